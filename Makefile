@@ -1,0 +1,56 @@
+# What a developer runs. `make help` lists it; every target brings the environment up to date first.
+#
+#   PYTHON  the interpreter that .venv is made with, 3.11 or later:  make setup PYTHON=python3.12
+#   ARGS    passed on to pytest or to the demo:                      make test ARGS="-k selection -x"
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fineprune-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
+.NOTPARALLEL:
+
+.PHONY: help setup demo test realdata lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## make .venv and install the project with its tools; again only when the pins changed
+
+# pip is what venv writes last: an environment that was interrupted half-way is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("fineprune needs Python >= 3.11, and %s is %d.%d: make setup PYTHON=..." % (sys.executable, *sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and under its pin: a CPU build that pip finds is then settled before anything else asks for torch.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## prune the embedded model on the embedded data, no network
+	$(BIN)/fineprune demo $(ARGS)
+
+test: $(STAMP)  ## the tests that need neither network nor data sets
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not realdata" $(ARGS)
+
+realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## time the selection and the cost of pruning a step; asserts nothing
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/selection.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
+
+clean:  ## remove caches and build artefacts; keeps .venv, runs/ and fineprune-demo/
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find . \( -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

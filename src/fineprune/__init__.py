@@ -1,0 +1,47 @@
+"""Fine-tune a pre-trained transformer and come out with 3-15 % of its weights."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+
+if TYPE_CHECKING:
+    from fineprune.pruning.pruner import Pruner, finalize, prepare
+    from fineprune.pruning.summary import Summary, summary
+    from fineprune.training.trainer import PruningTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FinepruneError",
+    "Pruner",
+    "PruningConfig",
+    "PruningTrainer",
+    "Summary",
+    "finalize",
+    "prepare",
+    "summary",
+]
+
+# Imported when first used: torch takes seconds to import, transformers' Trainer more.
+_LAZY = {
+    "Pruner": "fineprune.pruning.pruner",
+    "PruningTrainer": "fineprune.training.trainer",
+    "Summary": "fineprune.pruning.summary",
+    "finalize": "fineprune.pruning.pruner",
+    "prepare": "fineprune.pruning.pruner",
+    "summary": "fineprune.pruning.summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fineprune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

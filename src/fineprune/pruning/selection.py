@@ -1,0 +1,197 @@
+"""Eq. 1: exact Top_v over one matrix or over many, without sorting and without a copy.
+
+The threshold is the k-th highest score. A sample brackets it; one pass over the scores counts
+what lies above the bracket and gathers the few scores inside; the k-th is found among those.
+The result is exact whatever the sample was: a bracket that missed is widened and counted
+again. Counts add up, so scores may be spread over any number of tensors and devices.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fineprune.errors import FinepruneError
+
+_DIRECT = 1 << 14  # this many scores are simply ranked
+_SAMPLE = 1 << 17  # scores sampled at most to place the bracket; of fewer scores, one in sixteen
+_CHUNK = 1 << 20  # scores looked at together: their flags stay in the cache
+_MARGIN = 3.0  # half width of the bracket, in standard errors of the sample's rank
+
+
+class Threshold(NamedTuple):
+    """Where Top_v cuts: scores above `value` stay, and the first `ties` of those equal to it."""
+
+    value: float
+    ties: int
+    equal: int
+    """How many scores equal `value`; with `ties == equal` the mask is simply score >= value."""
+
+
+Key = Callable[[Tensor], Tensor]
+
+
+def keep_count(density: float, total: int) -> int:
+    """How many of `total` units stay: round(v * n), at least 1."""
+    return min(total, max(1, round(density * total)))
+
+
+def top_v(
+    scores: Sequence[Tensor],
+    density: float,
+    masks: Sequence[Tensor],
+    key: Key | None = None,
+    floor: float = 0.0,
+) -> Threshold:
+    """Write into `masks` (bool, shaped as `scores`) the Top_v of all `scores` ranked together.
+
+    Exactly `keep_count` entries become True. Among equal scores the lower flat index wins, and
+    the earlier tensor. `key` (for example `torch.abs`) is applied to pieces of the scores, so
+    that a derived score needs no copy. With a `floor` each tensor keeps at least that share of
+    itself, and the others give up as many. Raises `FinepruneError` where scores are NaN.
+    """
+    keep = keep_count(density, sum(entry.numel() for entry in scores))
+    floors = [int(min(floor, density) * entry.numel()) for entry in scores]
+    rest = list(range(len(scores)))
+    while True:
+        threshold = find_threshold([scores[i] for i in rest], keep, key)
+        fill_masks([masks[i] for i in rest], [scores[i] for i in rest], threshold, key)
+        low = [i for i in rest if floors[i] and int(torch.count_nonzero(masks[i])) < floors[i]]
+        for i in low:
+            fill_masks([masks[i]], [scores[i]], find_threshold([scores[i]], floors[i], key), key)
+            keep -= floors[i]
+        rest = [i for i in rest if i not in low]
+        if not low or not rest:
+            return threshold
+        if keep == 0:
+            for i in rest:
+                masks[i].fill_(False)
+            return threshold
+
+
+@torch.no_grad()
+def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) -> Threshold:
+    """The threshold that keeps exactly the `keep` highest of all `scores`, 1 <= keep <= total."""
+    total = sum(entry.numel() for entry in scores)
+    if not 1 <= keep <= total:
+        raise FinepruneError(f"keep={keep}: must lie between 1 and the number of scores, {total}")
+    if total <= _DIRECT:
+        return _kth(torch.cat([piece.to(scores[0].device) for piece in _pieces(scores, key)]), keep)
+    sample = _sample(scores, total, key)
+    if bool(sample.isnan().any()):
+        raise _not_a_number(scores)
+    margin = _MARGIN
+    while True:
+        low, high = _bracket(sample, keep / total, margin)
+        at_least_high, inside = _scan(scores, low, high, key)
+        if at_least_high < keep <= at_least_high + len(inside):
+            return _kth(inside, keep - at_least_high)
+        # The bracket missed, or its end is itself the answer (many equal scores).
+        end = high if keep <= at_least_high else low
+        above, equal = _count(scores, end, key)
+        if above < keep <= above + equal:
+            return Threshold(end, keep - above, equal)
+        if math.isinf(low) and math.isinf(high):
+            raise _not_a_number(scores)
+        margin *= 4
+
+
+@torch.no_grad()
+def fill_masks(
+    masks: Sequence[Tensor], scores: Sequence[Tensor], threshold: Threshold, key: Key | None = None
+) -> None:
+    """Write the masks (bool, in place) that `threshold` stands for."""
+    compare = torch.ge if threshold.ties == threshold.equal else torch.gt
+    ties = 0 if threshold.ties == threshold.equal else threshold.ties
+    for mask, score in zip(masks, scores, strict=True):
+        flat_mask = mask.view(-1)
+        flat_score = score.detach().reshape(-1)
+        for start in range(0, flat_score.numel(), _CHUNK):
+            piece = flat_score[start : start + _CHUNK]
+            piece = piece if key is None else key(piece)
+            into = flat_mask[start : start + _CHUNK]
+            compare(piece, threshold.value, out=into)
+            if ties:
+                first = (piece == threshold.value).nonzero().squeeze(1)[:ties]
+                into[first] = True
+                ties -= len(first)
+
+
+def _pieces(scores: Sequence[Tensor], key: Key | None) -> Iterator[Tensor]:
+    for score in scores:
+        for piece in score.detach().reshape(-1).split(_CHUNK):
+            yield piece if key is None else key(piece)
+
+
+def _sample(scores: Sequence[Tensor], total: int, key: Key | None) -> Tensor:
+    """Scores at an odd stride, which no power-of-two layout repeats in."""
+    stride = max(16, total // _SAMPLE) | 1
+    device = scores[0].device
+    sample = torch.cat([score.detach().reshape(-1)[::stride].to(device) for score in scores])
+    return sample if key is None else key(sample)
+
+
+def _bracket(sample: Tensor, density: float, margin: float) -> tuple[float, float]:
+    """Two scores between which the threshold very likely lies, from ranks in the sample."""
+    size = len(sample)
+    rank = density * size
+    slack = margin * math.sqrt(size * density * (1 - density)) + margin
+    low, high = math.ceil(rank + slack), math.floor(rank - slack)
+
+    def ranked(position: int) -> float:  # position 1 is the highest score
+        return float(torch.kthvalue(sample, size - position + 1).values)
+
+    return (
+        ranked(low) if low <= size else -math.inf,
+        ranked(high) if high >= 1 else math.inf,
+    )
+
+
+def _scan(scores: Sequence[Tensor], low: float, high: float, key: Key | None) -> tuple[int, Tensor]:
+    """How many scores are >= high, and those strictly between low and high."""
+    device = scores[0].device
+    at_least_high = 0
+    inside = [torch.empty(0, dtype=scores[0].dtype, device=device)]
+    for piece in _pieces(scores, key):
+        upper = piece >= high
+        at_least_high += int(torch.count_nonzero(upper))
+        if low < high:
+            between = (piece > low).logical_xor_(upper)
+            inside.append(_pick(piece, between).to(device))
+    return at_least_high, torch.cat(inside)
+
+
+def _pick(values: Tensor, flags: Tensor) -> Tensor:
+    """`values[flags]` for few set flags: eight are tested at a time."""
+    whole = values.numel() // 8 * 8
+    groups = flags[:whole].view(torch.int64).nonzero().squeeze(1)
+    picked = values[:whole].view(-1, 8)[groups][flags[:whole].view(-1, 8)[groups]]
+    return torch.cat([picked, values[whole:][flags[whole:]]])
+
+
+def _count(scores: Sequence[Tensor], value: float, key: Key | None) -> tuple[int, int]:
+    """How many scores are above `value`, and how many equal it."""
+    above = equal = 0
+    for piece in _pieces(scores, key):
+        above += int(torch.count_nonzero(piece > value))
+        equal += int(torch.count_nonzero(piece == value))
+    return above, equal
+
+
+def _kth(candidates: Tensor, rank: int) -> Threshold:
+    """The threshold at the `rank`-th highest of `candidates`."""
+    value = float(torch.kthvalue(candidates, len(candidates) - rank + 1).values)
+    if math.isnan(value) or bool(candidates.isnan().any()):
+        raise _not_a_number([candidates])
+    higher = int(torch.count_nonzero(candidates > value))
+    return Threshold(value, rank - higher, int(torch.count_nonzero(candidates == value)))
+
+
+def _not_a_number(scores: Sequence[Tensor]) -> FinepruneError:
+    count = sum(int(torch.count_nonzero(entry.isnan())) for entry in scores)
+    return FinepruneError(
+        f"{count} importance scores are NaN: the training diverged; lower the learning rates "
+        "(lr, score_lr) or clip the gradient, and start from the last good checkpoint"
+    )

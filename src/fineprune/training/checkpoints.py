@@ -1,0 +1,78 @@
+"""Checkpoints that are whole or recognised as broken.
+
+A checkpoint is what the Trainer writes plus a manifest: the pruner's state, and the size and
+checksum of every file. It is written beside its place and renamed, so one that has its name
+was finished; the manifest tells whether it still is what was written.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from fineprune._files import write_json
+from fineprune.errors import FinepruneError
+
+MANIFEST = "fineprune_checkpoint.json"
+_PREFIX = "checkpoint-"
+
+
+def seal(folder: Path, state: dict[str, Any] | None) -> None:
+    """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense."""
+    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    write_json(folder / MANIFEST, {"pruner": state, "files": files})
+
+
+def verify(folder: Path) -> dict[str, Any] | None:
+    """The pruner's state of a checkpoint; raises `FinepruneError` where a file is not as written."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files, state = manifest["files"], manifest["pruner"]
+    except FileNotFoundError as error:
+        raise FinepruneError(
+            f"{folder}: no {MANIFEST} in it, so it is no checkpoint of a PruningTrainer; name another"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+    for name, expected in files.items():
+        try:
+            found = _fingerprint(folder / name)
+        except OSError as error:
+            raise _broken(folder, f"{name} cannot be read") from error
+        if found["size"] != expected["size"]:
+            raise _broken(folder, f"{name} has {found['size']:,} bytes of {expected['size']:,}")
+        if found != expected:
+            raise _broken(folder, f"{name} is not what was written")
+    return state  # type: ignore[no-any-return]
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, and why newer ones do not."""
+    numbered = [
+        (int(path.name.removeprefix(_PREFIX)), path)
+        for path in folder.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdigit()
+    ]
+    complaints = []
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            verify(path)
+        except FinepruneError as error:
+            complaints.append(str(error))
+        else:
+            return path, complaints
+    return None, complaints
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    size, checksum = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return {"size": size, "crc32": checksum}
+
+
+def _broken(folder: Path, why: str) -> FinepruneError:
+    return FinepruneError(f"{folder}: broken checkpoint ({why}); delete it and resume from an earlier one")

@@ -1,0 +1,199 @@
+"""A recipe: one YAML file that says what is trained, on what, how, and how it is pruned."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from fineprune._strict import check_keys
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.tasks.classification import ClassificationConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The `model` section: a pre-trained model, or its first layers."""
+
+    name: str
+    """A local folder, a name on the hub, or "minilm": all-MiniLM-L6-v2 from the extra `demo`."""
+
+    layers: int | None = None
+    """Keep only the first so many transformer layers. None: all."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
+        _whole("model.layers", self.layers, 1, optional=True)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The `training` section. Steps are optimiser steps."""
+
+    steps: int | None = None
+    """Length of the run; give this or `epochs`."""
+
+    epochs: float | None = None
+    batch_size: int = 32
+    accumulation: int = 1
+    """Batches that make one optimiser step."""
+
+    learning_rate: float = 3e-5
+    warmup: float = 0.1
+    """Share of the steps over which the learning rates rise; they then fall linearly to 0."""
+
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 128
+    """Tokens at which a text (or a pair) is cut."""
+
+    precision: str = "float32"
+    """"float32", or "bfloat16" autocast."""
+
+    seed: int = 0
+    evaluate_every: int | None = None
+    """Evaluate and save a checkpoint every so many steps. None: ten times in a run."""
+
+    keep_best: bool = False
+    """Keep the best evaluated state at the final density instead of the last state."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise FinepruneError("training: give either steps or epochs (for example training.steps=1000)")
+        _whole("training.steps", self.steps, 1, optional=True)
+        _real("training.epochs", self.epochs, optional=True)
+        if self.epochs is not None and self.epochs <= 0:
+            raise FinepruneError(f"training.epochs={self.epochs!r}: must be greater than 0")
+        _whole("training.batch_size", self.batch_size, 1)
+        _whole("training.accumulation", self.accumulation, 1)
+        _whole("training.max_length", self.max_length, 4)
+        _whole("training.seed", self.seed, 0)
+        _whole("training.evaluate_every", self.evaluate_every, 1, optional=True)
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+            _real(f"training.{name}", getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+            if getattr(self, name) < 0:
+                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must not be negative")
+        if self.warmup >= 1:
+            raise FinepruneError(f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1)")
+        if self.precision not in ("float32", "bfloat16"):
+            raise FinepruneError(f"training.precision={self.precision!r}: allowed are float32, bfloat16")
+        if not isinstance(self.keep_best, bool):
+            raise FinepruneError(f"training.keep_best={self.keep_best!r}: must be true or false")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of one run. `pruning` None trains densely."""
+
+    model: ModelConfig
+    task: ClassificationConfig
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3))
+    pruning: PruningConfig | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Check every key and value; raises `FinepruneError` with the first that is wrong."""
+        check_keys(values, (entry.name for entry in fields(cls)), "recipe")
+        for section in ("model", "task", "training"):
+            if section not in values:
+                raise FinepruneError(f"recipe: the section {section!r} is missing")
+        model = values["model"]
+        model = {"name": model} if isinstance(model, str) else model
+        check_keys(model, (entry.name for entry in fields(ModelConfig)), "model")
+        if "name" not in model:
+            raise FinepruneError("model: name is missing (a folder, a hub name, or minilm)")
+        check_keys(values["training"], (entry.name for entry in fields(TrainingConfig)), "training")
+        pruning = values.get("pruning")
+        return cls(
+            model=ModelConfig(**model),
+            task=ClassificationConfig.from_dict(values["task"]),
+            training=TrainingConfig(**values["training"]),
+            pruning=None if pruning is None else PruningConfig.from_dict(pruning),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, defaults written out."""
+        return {
+            "model": asdict(self.model),
+            "task": self.task.to_dict(),
+            "training": asdict(self.training),
+            "pruning": None if self.pruning is None else self.pruning.to_dict(),
+        }
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load` reads."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a YAML file, with `key=value` overrides such as `pruning.density=0.03`.
+
+        A value is read as YAML; `pruning=null` removes the section.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            values = yaml.load(text, Loader=_Loader)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FinepruneError(f"{path}: the recipe cannot be read ({reason})") from error
+        except yaml.YAMLError as error:
+            raise FinepruneError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(values, dict):
+            raise FinepruneError(f"{path}: a recipe has the sections model, task, training and pruning")
+        for override in overrides:
+            _override(values, override)
+        return cls.from_dict(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2e-4 is a number, as in YAML 1.2 and as everybody writes it."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise FinepruneError(f"{override!r}: overrides look like pruning.density=0.03")
+    for part in parts[:-1]:
+        inner = values.get(part)
+        if inner is None:
+            inner = values[part] = {}
+        elif isinstance(inner, str) and part == "model":
+            inner = values[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise FinepruneError(f"{override!r}: {part} is {inner!r}, which has no settings in it")
+        values = inner
+    try:
+        values[parts[-1]] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise FinepruneError(f"{override!r}: the value is not YAML") from error
+
+
+def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise FinepruneError(f"{name}={value!r}: must be a whole number, at least {least}")
+
+
+def _real(name: str, value: Any, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FinepruneError(f"{name}={value!r}: must be a finite number")

