@@ -97,12 +97,12 @@ class PruningConfig:
         self._choice("score_init", ("zero", "magnitude"))
         _duration("warmup", self.warmup)
         _duration("cooldown", self.cooldown)
-        if isinstance(self.warmup, float) and isinstance(self.cooldown, float):
-            if self.warmup + self.cooldown >= 1:
-                raise FinepruneError(
-                    f"warmup={self.warmup!r} and cooldown={self.cooldown!r}: together they must be "
-                    "less than 1 (all steps), so that steps remain to prune in"
-                )
+        shares = [value for value in (self.warmup, self.cooldown) if isinstance(value, float)]
+        if sum(shares) >= 1:
+            raise FinepruneError(
+                f"warmup={self.warmup!r} and cooldown={self.cooldown!r}: together they must be "
+                "less than 1 (all steps), so that steps remain to prune in"
+            )
         for name in ("score_lr", "penalty"):
             if (value := getattr(self, name)) is not None:
                 _number(name, value)
@@ -179,7 +179,7 @@ def _duration(name: str, value: Any) -> None:
     _number(name, value)
     if value < 0 or (isinstance(value, float) and value >= 1):
         raise FinepruneError(
-            f"{name}={value!r}: must be a share of the steps (a float in [0, 1)) or a number of steps (an int)"
+            f"{name}={value!r}: must be a share of the steps (a float in [0, 1)) or steps (an int)"
         )
 
 

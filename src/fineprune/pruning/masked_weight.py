@@ -63,7 +63,9 @@ class MaskedWeight(nn.Module):
         """W' in the weight's shape and dtype."""
         if self.scores is None:
             return weight * self.mask.view(torch.uint8)
-        product: Tensor = _MaskedProduct.apply(weight, self.scores, self.mask, self.gate(weight))
+        product: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
+            weight, self.scores, self.mask, self.gate(weight)
+        )
         return product
 
     def gate(self, weight: Tensor) -> Tensor | None:

@@ -166,7 +166,7 @@ class L0(Method):
             # Scores that fell below the closing point would shut gates which the density keeps.
             shift = min(0.0, control.threshold - hard_concrete.CLOSED - 1e-3)
             for target in targets:
-                target.masked.offset.fill_(shift)  # type: ignore[operator, union-attr]
+                target.masked.offset.fill_(shift)  # type: ignore[operator]
         return control
 
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:

@@ -31,13 +31,17 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
         raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
     schedule = Schedule.plan(total_steps, config.warmup, config.cooldown)
     method = METHODS[config.method](config, schedule)
+    found = find_targets(model, config.targets, config.exclude)
+    for name, module in found.items():  # all checks first: an error leaves the model as it was
+        if not isinstance(module.weight, nn.Parameter) or not module.weight.is_floating_point():
+            raise FinepruneError(
+                f"{name}: its weight is no floating-point parameter; prune before the model is quantised "
+                "or otherwise parametrized, or leave the layer out with exclude"
+            )
     targets: list[Target] = []
     by_weight: dict[int, MaskedWeight] = {}
-    for name, module in find_targets(model, config.targets, config.exclude).items():
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if not weight.is_floating_point():
-            raise FinepruneError(f"{name}: its weight is {weight.dtype}; prune before the model is quantised")
+    for name, module in found.items():
+        weight = module.get_parameter("weight")
         tied = by_weight.get(id(weight))
         masked = tied or method.masked_weight(weight)
         masked.train(module.training)
@@ -76,7 +80,7 @@ class Pruner:
                 groups["scores"].append(parameter)
             elif parameter.requires_grad:
                 groups["decay" if parameter.ndim > 1 else "no_decay"].append(parameter)
-        result = [
+        result: list[dict[str, Any]] = [
             {"params": groups["decay"], "lr": lr, "weight_decay": weight_decay},
             {"params": groups["no_decay"], "lr": lr, "weight_decay": 0.0},
             {"params": groups["scores"], "lr": self.score_lr, "weight_decay": 0.0},
@@ -166,7 +170,7 @@ def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWei
     """The prepared layers of a model: dotted name, module and mask, shared modules once."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            first = module.parametrizations["weight"][0]  # type: ignore[index]
+            first = module.parametrizations["weight"][0]
             if isinstance(first, MaskedWeight):
                 yield name, module, first
 

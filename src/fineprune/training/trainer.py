@@ -15,6 +15,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner, finalize, prepare
 from fineprune.training import checkpoints
+from fineprune.training.sampler import GroupedByLength
 
 
 class PruningTrainer(Trainer):  # type: ignore[misc]
@@ -24,12 +25,15 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     once, so that a setting which cannot work fails before anything is spent; `trainer.pruner`
     is its `Pruner`. Scores get their own parameter group, the penalty joins the training loss (not the
     evaluation loss), masks follow every optimiser step, and density, threshold and lambda
-    appear in the logs. With `load_best_model_at_end`, or `save_strategy="best"`, only states at the final density
-    compete. Checkpoints are written whole or not at all, and resume bit for bit.
+    appear in the logs. With `load_best_model_at_end`, or `save_strategy="best"`, only states at
+    the final density compete. Checkpoints are written whole or not at all, and resume bit for bit.
 
     After training, `fineprune.finalize(trainer.model)` makes the masks permanent;
     `trainer.save_model(folder)` writes such a finalized copy.
     """
+
+    model: Any
+    optimizer: Any
 
     def __init__(self, *args: Any, pruning: PruningConfig | None = None, **kwargs: Any) -> None:
         if pruning is not None and not isinstance(pruning, PruningConfig):
@@ -52,11 +56,22 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the arguments, over the pruner's parameter groups."""
         if self.pruner is None or self.optimizer is not None:
-            return super().create_optimizer(model)
+            return super().create_optimizer(model)  # type: ignore[no-any-return]
         cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
         groups = self.pruner.parameter_groups(self.args.learning_rate, self.args.weight_decay)
         self.optimizer = cls(groups, **kwargs)
-        return self.optimizer
+        return self.optimizer  # type: ignore[no-any-return]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
+        """With `group_by_length`, a sampler whose order is a function of seed and epoch: the
+        Trainer's own draws from the global generator, and could not resume exactly.
+        """
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "__len__"):
+            return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
+        lengths = [len(row["input_ids"]) for row in data]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The model's loss, plus the penalty while training."""
@@ -167,8 +182,8 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
             return
         if pruner.schedule.total != state.max_steps:
             raise FinepruneError(
-                f"the run takes {state.max_steps} steps, but pruning was planned over {pruner.schedule.total}: "
-                "the data or arguments changed after the trainer was made; make a new one"
+                f"the run takes {state.max_steps} steps, but pruning was planned over "
+                f"{pruner.schedule.total}: data or arguments changed since then; make a new trainer"
             )
         if pruner.steps_done != state.global_step:
             raise FinepruneError(

@@ -1,0 +1,5 @@
+"""`python -m fineprune`."""
+
+from fineprune.cli import main
+
+main()

@@ -1,0 +1,201 @@
+"""The command line: parses, calls, prints. What takes seconds to import is imported in the call."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from fineprune.errors import FinepruneError
+
+if TYPE_CHECKING:
+    from fineprune.training.demo import DemoRow
+
+app = typer.Typer(
+    help="Fine-tune a pre-trained transformer and come out with 3-15 % of its weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or a model folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
+    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each run.")] = 500,
+) -> None:
+    """The main job on an embedded model and data: no network, a few minutes."""
+    from fineprune.training.demo import run_demo
+
+    _print_demo(run_demo(out, steps), out)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example pruning.density=0.03.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME OF THE RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is in the folder.")] = False,
+) -> None:
+    """Train and prune what a recipe says, into a run folder."""
+    from fineprune.training.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or [])
+    place = out or Path("runs") / recipe.stem
+    from fineprune.training.run import run_recipe
+
+    results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
+    print(_headline(results))
+    print(f"model: {place / 'model'}   results: {place / 'results.json'}")
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    data: Annotated[Path | None, typer.Option(help="Score this file instead of the recipe's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score the model of a run on its validation data, or on another file of the same columns."""
+    from fineprune.training.run import evaluate_run
+
+    if not (folder / "recipe.yaml").is_file():
+        raise FinepruneError(f"{folder}: no recipe.yaml in it; evaluate needs the folder of a run")
+    scores = evaluate_run(folder, None if data is None else str(data))
+    if as_json:
+        print(json.dumps(scores))
+    else:
+        for name, value in scores.items():
+            print(f"{name:10} {value:.4f}")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; else lines of --file.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option("--pair", help="The second text of each pair, as often as TEXT.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A text a line, a tab between the two of a pair; - for standard input."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify texts with the model of a run."""
+    if (not texts) == (file is None):
+        raise FinepruneError("predict: give texts, or --file FILE (- for standard input), and not both")
+    first, second = (texts, pair) if texts else _lines(file)
+    if second and len(second) != len(first or []):
+        raise FinepruneError(
+            f"predict: {len(first or [])} texts but {len(second)} of --pair; give one for each"
+        )
+    from fineprune.tasks.prediction import predict as classify
+    from fineprune.training.run import load_run_model
+
+    model, tokenizer = load_run_model(folder)
+    answers = classify(model, tokenizer, first or [], second or None)
+    for index, (text, answer) in enumerate(zip(first or [], answers, strict=True)):
+        if as_json:
+            row: dict[str, Any] = {"text": text, "label": answer.label, "score": answer.score}
+            print(json.dumps(row | ({"pair": second[index]} if second else {})))
+        else:
+            label = "" if answer.label is None else f"{answer.label}\t"
+            print(f"{label}{answer.score:.4f}\t{text}" + (f"\t{second[index]}" if second else ""))
+
+
+@app.command()
+def inspect(folder: Folder, as_json: Json = False) -> None:
+    """What is left of a model, matrix by matrix, and the bytes it takes."""
+    from fineprune.pruning.summary import summary
+    from fineprune.training.run import load_run_model
+
+    model, _ = load_run_model(folder)
+    left = summary(model)
+    place = folder / "model" if (folder / "model").is_dir() else folder
+    size = sum(path.stat().st_size for path in place.glob("*.safetensors"))
+    results = folder / "results.json"
+    measured = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None
+    if as_json:
+        layers = [layer._asdict() | {"density": layer.density} for layer in left.layers]
+        counts = {
+            "density": left.density,
+            "kept": left.kept,
+            "total": left.total,
+            "parameters": left.parameters,
+        }
+        print(
+            json.dumps(counts | {"bytes": size, "layers": layers, "scores": measured and measured["scores"]})
+        )
+        return
+    print(left)
+    print(f"weights on disk: {size / 1e6:.1f} MB (zeros are stored in full)")
+    if measured is not None:
+        print(_headline(measured))
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit code 0: done; 2: the input cannot work, said in one line."""
+    try:
+        app(standalone_mode=True)
+    except FinepruneError as error:
+        print(f"fineprune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("fineprune: stopped; a run continues with --resume", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _lines(file: Path | None) -> tuple[list[str], list[str]]:
+    """The texts of a file, and the second ones where lines are pairs."""
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else Path(str(file)).read_bytes()
+        lines = [line for line in raw.decode("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise FinepruneError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise FinepruneError(f"{file}: not UTF-8 at byte {error.start}; convert it first") from error
+    if not lines:
+        raise FinepruneError(f"{file}: no text in it; one a line is expected")
+    split = [line.split("\t") for line in lines]
+    widths = {len(entry) for entry in split}
+    if widths - {1, 2} or len(widths) > 1:
+        raise FinepruneError(f"{file}: every line must be one text, or two with a tab between them")
+    return [entry[0] for entry in split], [entry[1] for entry in split if len(entry) == 2]
+
+
+def _headline(results: dict[str, Any]) -> str:
+    kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
+    return (
+        f"{results['metric']} {results['score']:.2%} with {kept}, "
+        f"after {results['steps']:,} steps in {results['seconds']:.0f} s"
+    )
+
+
+def _print_demo(rows: "list[DemoRow]", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="does this sentence describe the function of this name?")
+    for column in ("", "density", "accuracy", "of dense", "seconds", "run"):
+        table.add_column(column, justify="left" if column in ("", "run") else "right")
+    for row in rows:
+        numbers = (f"{row.density:.1%}", f"{row.score:.1%}", f"{row.kept:.1%}", f"{row.seconds:.0f}")
+        table.add_row(row.name, *numbers, str(row.folder))
+    Console().print(table)
+    print("density counts the matrices of the encoder's layers; embeddings and the head are whole")
+    print(
+        f"one seed each, so differences under about 2 points are noise; try: fineprune inspect {out}/movement"
+    )
+
+
+if __name__ == "__main__":
+    main()

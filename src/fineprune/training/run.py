@@ -1,0 +1,324 @@
+"""The run of one recipe: from a YAML file to a folder with a pruned model and its score.
+
+The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/`
+(while the run is under way), `model/` (an ordinary model, zeros in place) and, written last,
+`results.json`. Whatever is there is whole, so a run that was killed can be continued.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    DataCollatorWithPadding,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+import fineprune
+from fineprune._files import replace_folder, write_json, write_text
+from fineprune.errors import FinepruneError
+from fineprune.pruning.pruner import finalize
+from fineprune.pruning.summary import summary
+from fineprune.tasks.classification import ClassificationData
+from fineprune.tasks.loading import load_data
+from fineprune.tasks.metrics import compute_metrics
+from fineprune.tasks.modeling import build_model
+from fineprune.tasks.prediction import encode
+from fineprune.training import checkpoints
+from fineprune.training.recipe import Recipe
+from fineprune.training.trainer import PruningTrainer
+
+_log = logging.getLogger("fineprune")
+
+
+def run_recipe(
+    recipe: Recipe, out: str | Path, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train what `recipe` says into the folder `out`, and return what `results.json` holds.
+
+    `resume` continues a run of the same recipe from its newest whole checkpoint, and returns
+    the results of one that is finished. Raises `FinepruneError` before anything is written
+    where the recipe or the data cannot work, and where `out` holds something else.
+    """
+    out = Path(out)
+    finished = _claim(out, recipe, resume)
+    if finished is not None:
+        return finished
+    with _quiet(progress):
+        data = load_data(recipe.task)
+        set_seed(recipe.training.seed)
+        model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
+        _check_length(recipe, model)
+        trainer = _trainer(recipe, data, model, tokenizer, out / "checkpoints", progress)
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+        trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
+        checkpoint = _resumable(out / "checkpoints") if resume else None
+        begin = time.perf_counter()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        seconds = time.perf_counter() - begin
+        return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
+
+
+def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str, float]:
+    """Score the model of a finished run on its recipe's validation data, or on another file."""
+    from dataclasses import replace
+
+    from fineprune.tasks.modeling import known_labels
+
+    folder = Path(folder)
+    recipe = Recipe.load(folder / "recipe.yaml")
+    model, tokenizer = load_run_model(folder)
+    task = recipe.task
+    if validation is not None:
+        task = replace(task, train=None, validation=validation, hub=None, subset=None)
+    names = known_labels(model)
+    data = load_data(task, need_train=False, labels=names, regression=names is None)
+    with _quiet(progress=False):
+        trainer = _trainer(recipe, data, model, tokenizer, folder / "checkpoints", progress=False)
+        return _scores(trainer)
+
+
+def load_run_model(folder: Path) -> tuple[Any, Any]:
+    """The model and tokenizer of a run folder (its `model/`) or of a model folder."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    place = folder / "model" if (folder / "model").is_dir() else folder
+    if not (place / "config.json").is_file():
+        unfinished = (folder / "recipe.yaml").is_file()
+        hint = (
+            "the run is not finished: fineprune run … --resume"
+            if unfinished
+            else "name a run or a model folder"
+        )
+        raise FinepruneError(f"{folder}: no model in it; {hint}")
+    with _quiet(progress=False):
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
+            return model, AutoTokenizer.from_pretrained(place, local_files_only=True)
+        except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
+            raise FinepruneError(
+                f"{place}: cannot load the model ({' '.join(str(error).split())[:200]})"
+            ) from error
+
+
+def _claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+    """Check that `out` is free, or this recipe's; returns the results of a finished run."""
+    if out.exists() and not out.is_dir():
+        raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return None
+    if not (out / "recipe.yaml").is_file():
+        raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
+    if not resume:
+        raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
+    there = Recipe.load(out / "recipe.yaml")
+    if there != recipe:
+        ours, theirs = recipe.to_dict(), there.to_dict()
+        differing = [
+            f"{section}: {theirs[section]} there, {ours[section]} now"
+            for section in ours
+            if ours[section] != theirs[section]
+        ]
+        raise FinepruneError(
+            f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
+        )
+    try:
+        return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+
+
+def _resumable(folder: Path) -> Path | None:
+    checkpoint, complaints = checkpoints.newest_whole(folder)
+    for complaint in complaints:
+        _log.warning("%s", complaint)
+    if checkpoint is None and complaints:
+        raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
+    for broken in folder.glob("checkpoint-*"):  # newer ones would be written again
+        if checkpoint is None or int(broken.name.split("-")[-1]) > int(checkpoint.name.split("-")[-1]):
+            shutil.rmtree(broken)
+    return checkpoint
+
+
+def _trainer(
+    recipe: Recipe, data: ClassificationData, model: Any, tokenizer: Any, folder: Path, progress: bool
+) -> PruningTrainer:
+    training = recipe.training
+    train = None if data.train is None else encode(data.train, tokenizer, training.max_length)
+    rows = 0 if train is None else len(train)
+    per_step = training.batch_size * training.accumulation
+    steps = training.steps or max(1, round(training.epochs * rows / per_step))  # type: ignore[operator]
+    every = training.evaluate_every or max(1, steps // 10)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(training.warmup * steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.precision == "bfloat16",
+        seed=training.seed,
+        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=training.keep_best,
+        metric_for_best_model=data.metric,
+        greater_is_better=True,
+        logging_steps=max(1, every // 5),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=not progress,
+        dataloader_pin_memory=False,
+    )
+    trainer = PruningTrainer(
+        model=model,
+        args=arguments,
+        pruning=recipe.pruning if train is not None else None,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train,
+        eval_dataset=_by_length(encode(data.validation, tokenizer, training.max_length)),
+        compute_metrics=compute_metrics(data),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(_Bar)
+    return trainer
+
+
+def _by_length(encoded: Any) -> Any:
+    """The rows in order of length: metrics do not mind, and batches need little padding."""
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return encoded.select(sorted(range(len(lengths)), key=lengths.__getitem__))
+
+
+def _scores(trainer: PruningTrainer) -> dict[str, float]:
+    """The metrics of the validation data, as fractions, and the loss."""
+    timing = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time")
+    metrics = trainer.evaluate()
+    names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
+    return {name: float(metrics[key]) for key, name in names.items() if name not in timing}
+
+
+def _finish(
+    recipe: Recipe,
+    data: ClassificationData,
+    trainer: PruningTrainer,
+    tokenizer: Any,
+    out: Path,
+    seconds: float,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Finalize, score what will be loaded, and write the model, then the results."""
+    model = trainer.model
+    if trainer.pruner is not None:
+        finalize(model)
+        trainer.pruner = None
+    left = summary(model)
+    scores = _scores(trainer)
+    results = {
+        "metric": data.metric,
+        "score": scores[data.metric],
+        "scores": scores,
+        "density": left.density,
+        "kept": left.kept,
+        "total": left.total,
+        "parameters": left.parameters,
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 1),
+        "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
+        "examples": {"train": len(data.train or ()), "validation": len(data.validation)},
+        "recipe": recipe.to_dict(),
+        "environment": _environment(),
+    }
+    beside = out / ".model"
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    replace_folder(beside, out / "model")
+    write_json(out / "results.json", results)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return results
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "fineprune": fineprune.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _check_length(recipe: Recipe, model: Any) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(limit, int) and recipe.training.max_length > limit:
+        raise FinepruneError(
+            f"training.max_length={recipe.training.max_length}: "
+            f"{recipe.model.name} takes at most {limit} tokens"
+        )
+
+
+class _Bar(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's progress bar over steps, without a line for each log and bars for evaluations."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            shown = {key: f"{logs[key]:.3g}" for key in ("loss", "density") if key in logs}
+            self.training_bar.set_postfix(shown)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: evaluations are short."""
+
+
+class _MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """Every log as a line of JSON; on resume, the lines after the checkpoint are written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+@contextlib.contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Hold back transformers' advice, and its bars unless `progress`, while our lines are read."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
