@@ -79,9 +79,7 @@ def rows(tokenizer):
 
     rng = random.Random(0)
     labels = [index % 2 for index in range(48)]
-    return Dataset.from_dict(
-        {**tokenizer([text_of(rng, label) for label in labels]), "labels": labels}
-    )
+    return Dataset.from_dict({**tokenizer([text_of(rng, label) for label in labels]), "labels": labels})
 
 
 @pytest.fixture
@@ -138,7 +136,8 @@ def files(tmp_path: Path, pretrained: str) -> SimpleNamespace:
     lines = [f"{text_of(rng, index % 2)}\t{('neg', 'pos')[index % 2]}" for index in range(48)]
     (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
     cells = [
-        {"text": text_of(rng, index % 2), "label": ("neg", "pos")[index % 2], "id": index} for index in range(20)
+        {"text": text_of(rng, index % 2), "label": ("neg", "pos")[index % 2], "id": index}
+        for index in range(20)
     ]
     (folder / "validation.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
 

@@ -56,7 +56,8 @@ class MaskedWeight(nn.Module):
 
     def __init__(self, weight: Tensor, scores: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        mask = torch.ones_like(weight, dtype=torch.bool, memory_format=torch.contiguous_format)
+        self.register_buffer("mask", mask)
         self.scores = None if scores is None else nn.Parameter(scores)
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) 
         above, equal = _count(scores, end, key)
         if above < keep <= above + equal:
             return Threshold(end, keep - above, equal)
-        if math.isinf(low) and math.isinf(high):
+        if low == -math.inf and high == math.inf:
             raise _not_a_number(scores)
         margin *= 4
 

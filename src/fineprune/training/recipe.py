@@ -146,7 +146,7 @@ class Recipe:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise FinepruneError(f"{path}: the recipe cannot be read ({reason})") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             raise FinepruneError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
         if not isinstance(values, dict):
             raise FinepruneError(f"{path}: a recipe has the sections model, task, training and pruning")
@@ -185,7 +185,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         values = inner
     try:
         values[parts[-1]] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise FinepruneError(f"{override!r}: the value is not YAML") from error
 
 

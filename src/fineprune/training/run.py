@@ -62,7 +62,13 @@ def run_recipe(
         set_seed(recipe.training.seed)
         model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
         _check_length(recipe, model)
-        trainer = _trainer(recipe, data, model, tokenizer, out / "checkpoints", progress)
+        try:
+            trainer = _trainer(recipe, data, model, tokenizer, out / "checkpoints", progress)
+        except FinepruneError:
+            for made in (out / "checkpoints", out):  # by the Trainer, before the pruning was checked
+                with contextlib.suppress(OSError):
+                    made.rmdir()  # only if it is empty
+            raise
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "recipe.yaml", recipe.to_yaml())
         trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
@@ -84,11 +90,19 @@ def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str,
     model, tokenizer = load_run_model(folder)
     task = recipe.task
     if validation is not None:
-        task = replace(task, train=None, validation=validation, hub=None, subset=None)
+        task = replace(
+            task,
+            train=None,
+            validation=validation,
+            hub=None,
+            subset=None,
+            train_split="train",
+            validation_split="validation",
+        )
     names = known_labels(model)
     data = load_data(task, need_train=False, labels=names, regression=names is None)
     with _quiet(progress=False):
-        trainer = _trainer(recipe, data, model, tokenizer, folder / "checkpoints", progress=False)
+        trainer = _trainer(recipe, data, model, tokenizer, folder, progress=False)
         return _scores(trainer)
 
 
@@ -175,6 +189,7 @@ def _trainer(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # or bf16 is refused
         seed=training.seed,
         train_sampling_strategy="group_by_length" if training.group_by_length else "random",
         eval_strategy="steps",
@@ -215,7 +230,13 @@ def _by_length(encoded: Any) -> Any:
 
 def _scores(trainer: PruningTrainer) -> dict[str, float]:
     """The metrics of the validation data, as fractions, and the loss."""
-    timing = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time")
+    timing = (
+        "runtime",
+        "samples_per_second",
+        "steps_per_second",
+        "jit_compilation_time",
+        "model_preparation_time",
+    )
     metrics = trainer.evaluate()
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
     return {name: float(metrics[key]) for key, name in names.items() if name not in timing}

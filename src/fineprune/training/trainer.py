@@ -71,7 +71,9 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
         lengths = [len(row["input_ids"]) for row in data]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return GroupedByLength(lengths, batch, self.args.data_seed or self.args.seed)
+        return GroupedByLength(
+            lengths, batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
+        )
 
     def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The model's loss, plus the penalty while training."""

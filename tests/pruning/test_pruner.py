@@ -1,0 +1,429 @@
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fineprune.config import METHODS, PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.pruning.pruner import finalize, masked_modules, prepare
+
+TOTAL = 20
+
+
+def tiny_bert(seed=0):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+        num_labels=2,
+    )
+    return BertForSequenceClassification(config)
+
+
+# Six matrices in each of two layers. Of 10 %, a global ranking keeps 410 (409.6), a local one in
+# each layer 4 * 26 (25.6) and 2 * 51 (51.2), together 412.
+WEIGHTS = 2 * (4 * 16 * 16 + 2 * 16 * 32)
+
+
+class Blocks(nn.Module):
+    """Two blocks of two layers, an embedding and a head: the smallest model there is to prune."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(2)
+        )
+        self.head = nn.Linear(6, 2)
+        if tied:
+            self.blocks[1][0].weight = self.blocks[0][0].weight
+
+    def forward(self, tokens):
+        hidden = self.embedding(tokens).mean(1)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.head(hidden)
+
+
+BLOCK_WEIGHTS = 4 * 48
+
+
+def blocks(seed=0, **options):
+    torch.manual_seed(seed)
+    return Blocks(**options)
+
+
+def train(pruner, steps, seed=0, rate=1e-2):
+    """A plain loop; returns the density after each step."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(pruner.parameter_groups(rate, weight_decay=0.01))
+    densities = []
+    for _ in range(steps):
+        tokens = torch.randint(0, 7, (8, 5), generator=generator)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(pruner.model(tokens), (tokens[:, 0] > 3).long())
+        (loss + pruner.penalty()).backward()
+        optimizer.step()
+        pruner.step()
+        densities.append(pruner.density)
+    return densities
+
+
+# ---- the whole life ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_from_a_dense_model_to_a_sparse_one_of_the_same_kind(method):
+    model = tiny_bert()
+    kind, before = type(model), copy.deepcopy(model.state_dict())
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    pruner = prepare(model, PruningConfig(method, density=0.1, warmup=2, cooldown=3), 10)
+    assert pruner.model is model
+    assert pruner.density == 1.0
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(pruner.parameter_groups(1e-3))
+    for _ in range(10):
+        tokens = torch.randint(0, 30, (4, 12), generator=generator)
+        optimizer.zero_grad()
+        (model(tokens, labels=tokens[:, 0] % 2).loss + pruner.penalty()).backward()
+        optimizer.step()
+        pruner.step()
+    assert abs(pruner.density - 0.1) <= 0.001
+    model.eval()
+    masks = {target.name: target.masked.kept().clone() for target in pruner.targets}
+    with torch.no_grad():
+        logits = model(tokens).logits
+    assert finalize(model) is model
+
+    assert type(model) is kind
+    assert {name: type(module) for name, module in model.named_modules()} == kinds
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert {name: value.shape for name, value in after.items()} == {n: v.shape for n, v in before.items()}
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trainable
+    assert len(masks) == 12
+    for name, mask in masks.items():
+        weight = after[f"{name}.weight"]
+        assert torch.equal(weight != 0, mask)
+        assert not weight[~mask].signbit().any()
+    zeros = sum(int((after[f"{name}.weight"] == 0).sum()) for name in masks)
+    assert zeros == WEIGHTS - (410 if METHODS[method].scopes[0] == "global" else 412)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens).logits, logits, atol=1e-6)
+    for name in before:
+        if "embeddings.word" in name:
+            assert torch.equal(after[name], before[name])  # frozen
+    tiny_bert(1).load_state_dict(after)  # strict
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.03])
+def test_a_plain_loop_ends_at_the_density(method, density):
+    pruner = prepare(
+        blocks(), PruningConfig(method, density=density, scope=METHODS[method].scopes[-1]), TOTAL
+    )
+    densities = train(pruner, TOTAL)
+    wanted = [pruner.schedule.density(step, density) for step in range(1, TOTAL + 1)]
+    # global scope: the rounding of one ranking, at every step
+    assert densities == [round(value * BLOCK_WEIGHTS) / BLOCK_WEIGHTS for value in wanted]
+    assert abs(densities[-1] - density) <= 0.5 / BLOCK_WEIGHTS
+    model = finalize(pruner.model)
+    kept = sum(int(layer.weight.count_nonzero()) for block in model.blocks for layer in (block[0], block[2]))
+    assert kept == round(density * BLOCK_WEIGHTS)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "movement"])
+def test_local_density_is_exact_in_every_matrix(method):
+    pruner = prepare(blocks(), PruningConfig(method, density=0.1, scope="local"), TOTAL)
+    for step in range(1, TOTAL + 1):
+        pruner.step()
+        keep = round(pruner.schedule.density(step, 0.1) * 48)
+        assert [int(target.masked.mask.sum()) for target in pruner.targets] == [keep] * 4
+    assert keep == 5
+
+
+def test_without_training_nothing_else_changes():
+    model = blocks()
+    before = copy.deepcopy(model.state_dict())
+    prepare(model, PruningConfig(), TOTAL)
+    finalize(model)
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    prepare(model, PruningConfig(), TOTAL)  # and it can be prepared again
+
+
+def test_a_deep_copy_can_be_finalized():
+    pruner = prepare(blocks(), PruningConfig(density=0.1), TOTAL)
+    train(pruner, 12)
+    twin = finalize(copy.deepcopy(pruner.model))
+    assert type(twin.blocks[0][0]) is nn.Linear
+    assert twin.embedding.weight.requires_grad
+    assert twin.blocks[0][0].weight.count_nonzero() == pruner.targets[0].masked.mask.sum()
+    # the original goes on as if nothing had been
+    assert pruner.targets[0].masked.mask is pruner.model.blocks[0][0].parametrizations.weight[0].mask
+    assert len(list(masked_modules(pruner.model))) == 4
+    assert not pruner.model.embedding.weight.requires_grad
+    assert train(pruner, 8)[-1] == pytest.approx(0.1, abs=0.01)
+
+
+# ---- prepare -------------------------------------------------------------------------------------------
+
+
+def test_prepare_twice():
+    model = blocks()
+    prepare(model, PruningConfig(), TOTAL)
+    with pytest.raises(FinepruneError, match="prepared already: finalize it first"):
+        prepare(model, PruningConfig(), TOTAL)
+
+
+def test_finalize_without_prepare():
+    model = blocks()
+    with pytest.raises(FinepruneError, match="not prepared"):
+        finalize(model)
+    prepare(model, PruningConfig(), TOTAL)
+    finalize(model)
+    with pytest.raises(FinepruneError, match="finalized already"):
+        finalize(model)
+
+
+def test_what_prepare_refuses_it_leaves_alone():
+    model = blocks()
+    keys = set(model.state_dict())
+    for config, steps, message in [
+        (PruningConfig(warmup=10, cooldown=10), 20, "needs at least 21 steps"),
+        (PruningConfig(), 0, "total_steps=0"),
+        (PruningConfig(targets="nothing"), TOTAL, "no linear layer matches 'nothing'"),
+    ]:
+        with pytest.raises(FinepruneError, match=message):
+            prepare(model, config, steps)
+        assert set(model.state_dict()) == keys
+        assert model.embedding.weight.requires_grad
+    with pytest.raises(FinepruneError, match=r"prepare takes a torch\.nn\.Module"):
+        prepare("bert-base-uncased", PruningConfig(), TOTAL)
+
+
+def test_quantised_weights():
+    model = blocks()
+    model.blocks[1][2].weight = nn.Parameter(torch.zeros(6, 8, dtype=torch.int8), requires_grad=False)
+    keys = set(model.state_dict())
+    with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
+        prepare(model, PruningConfig(), TOTAL)
+    assert set(model.state_dict()) == keys
+    assert len(prepare(model, PruningConfig(exclude="1.2"), TOTAL).targets) == 3
+
+
+def test_embeddings_are_frozen_until_the_end():
+    model = blocks()
+    other = nn.Embedding(3, 3)
+    other.weight.requires_grad_(False)  # frozen by its owner: it stays so
+    model.other = other
+    prepare(model, PruningConfig(), TOTAL)
+    assert not model.embedding.weight.requires_grad
+    finalize(model)
+    assert model.embedding.weight.requires_grad
+    assert not model.other.weight.requires_grad
+    prepare(model, PruningConfig(freeze_embeddings=False), TOTAL)
+    assert model.embedding.weight.requires_grad
+
+
+def test_frozen_targets_stay_frozen():
+    model = blocks()
+    model.blocks[0][0].weight.requires_grad_(False)
+    pruner = prepare(model, PruningConfig(), TOTAL)
+    assert not pruner.targets[0].weight.requires_grad
+    assert pruner.targets[0].scores.requires_grad
+    finalize(model)
+    assert not model.blocks[0][0].weight.requires_grad
+    assert model.blocks[0][0].bias.requires_grad
+    assert model.blocks[0][2].weight.requires_grad
+
+
+def test_a_weight_that_is_transposed_in_memory():
+    model = blocks()
+    model.blocks[0][0].weight = nn.Parameter(torch.randn(6, 8).t())
+    for method in METHODS:
+        pruner = prepare(model, PruningConfig(method, density=0.5), TOTAL)
+        train(pruner, TOTAL)
+        finalize(model)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_that_share_a_weight_share_its_mask(method):
+    model = blocks(tied=True)
+    pruner = prepare(model, PruningConfig(method, density=0.25), TOTAL)
+    assert [target.name for target in pruner.targets] == ["blocks.0.0", "blocks.0.2", "blocks.1.2"]
+    first, second = (block[0].parametrizations.weight for block in model.blocks)
+    assert first[0] is second[0]
+    assert first.original is second.original
+    train(pruner, TOTAL)
+    assert pruner.density == 36 / 144  # counted once
+    model.eval()
+    tokens = torch.arange(7)[None]
+    with torch.no_grad():
+        logits = model(tokens)
+        weight = model.blocks[0][0].weight.clone()
+    finalize(model)
+    assert model.blocks[0][0].weight is model.blocks[1][0].weight
+    # folded once: a second fold would multiply by l0's gates again
+    assert torch.equal(model.blocks[0][0].weight, weight)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens), logits, atol=1e-6)
+
+
+def test_albert_prunes_its_shared_layer_once():
+    from transformers import AlbertConfig, AlbertModel
+
+    config = AlbertConfig(
+        vocab_size=30,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model = AlbertModel(config)
+    keys = set(model.state_dict())
+    pruner = prepare(model, PruningConfig("magnitude", density=0.5, warmup=0, cooldown=1), 2)
+    assert len(pruner.targets) == 6
+    pruner.step()
+    assert pruner.density == 0.5
+    finalize(model)
+    assert set(model.state_dict()) == keys
+
+
+# ---- the optimiser's groups ----------------------------------------------------------------------------
+
+
+def names(pruner, group):
+    ids = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in pruner.model.named_parameters() if id(parameter) in ids}
+
+
+def test_parameter_groups():
+    pruner = prepare(blocks(), PruningConfig(score_lr=0.5), TOTAL)
+    weights, others, scores = pruner.parameter_groups(1e-3, weight_decay=0.01)
+    layers = ["blocks.0.0", "blocks.0.2", "blocks.1.0", "blocks.1.2"]
+    originals = {f"{layer}.parametrizations.weight.original" for layer in layers}
+    assert names(pruner, weights) == {*originals, "head.weight"}  # the embedding is frozen
+    assert names(pruner, others) == {*(f"{layer}.bias" for layer in layers), "head.bias"}
+    assert names(pruner, scores) == {f"{layer}.parametrizations.weight.0.scores" for layer in layers}
+    rates = [(group["lr"], group["weight_decay"]) for group in (weights, others, scores)]
+    assert rates == [(1e-3, 0.01), (1e-3, 0.0), (0.5, 0.0)]
+
+
+@pytest.mark.parametrize(("method", "rate"), [("movement", 3e-2), ("soft_movement", 3e-2), ("l0", 1e-1)])
+def test_the_methods_own_score_rate(method, rate):
+    pruner = prepare(blocks(), PruningConfig(method), TOTAL)
+    assert pruner.parameter_groups(1e-3)[-1]["lr"] == pruner.score_lr == rate
+
+
+def test_magnitude_has_no_scores_to_learn():
+    pruner = prepare(blocks(), PruningConfig("magnitude", freeze_embeddings=False), TOTAL)
+    groups = pruner.parameter_groups(1e-3)
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3]
+    assert "embedding.weight" in names(pruner, groups[0])
+    assert pruner.score_lr is None
+
+
+# ---- step by step --------------------------------------------------------------------------------------
+
+
+def test_mask_interval():
+    # 20 steps, 2 of warm-up, the final density from step 14: refreshed at 5, 10, 14, 15, 20. Of 48
+    # stay 23 (x = 1/4: 0.4797), 6 (x = 2/3: 0.1333) and 5.
+    pruner = prepare(blocks(), PruningConfig("magnitude", density=0.1, mask_interval=5), TOTAL)
+    densities = []
+    for _ in range(TOTAL):
+        pruner.step()
+        densities.append(pruner.density)
+    changes = [step for step in range(2, TOTAL + 1) if densities[step - 1] != densities[step - 2]]
+    assert changes == [5, 10, 14]
+    assert [densities[step - 1] for step in (1, 5, 10, 14, 20)] == [1, 23 / 48, 6 / 48, 5 / 48, 5 / 48]
+
+
+@pytest.mark.parametrize("method", ["soft_movement", "l0"])
+def test_with_an_interval_the_last_masks_are_exact_all_the_same(method):
+    pruner = prepare(blocks(), PruningConfig(method, density=0.1, mask_interval=7), TOTAL)
+    assert train(pruner, TOTAL)[-1] == round(0.1 * BLOCK_WEIGHTS) / BLOCK_WEIGHTS
+
+
+def test_at_final_density():
+    pruner = prepare(blocks(), PruningConfig("magnitude"), TOTAL)
+    arrived = []
+    for _ in range(TOTAL):
+        pruner.step()
+        arrived.append(pruner.at_final_density)
+    assert arrived == [False] * 13 + [True] * 7
+    pruner.step()  # one more than planned is no harm
+    assert pruner.density == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_penalty_is_always_a_scalar_to_add():
+    for method in METHODS:
+        pruner = prepare(blocks(), PruningConfig(method), TOTAL)
+        penalty = pruner.penalty()
+        assert penalty.shape == ()
+        assert penalty.item() == 0  # in the warm-up
+        train(pruner, 10)
+        assert (pruner.penalty().item() > 0) == (method in ("soft_movement", "l0"))
+
+
+# ---- resume --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_state_goes_through_json(method):
+    config = PruningConfig(method, density=0.2)
+    pruner = prepare(blocks(), config, TOTAL)
+    train(pruner, 11)
+    state = json.loads(json.dumps(pruner.state_dict()))
+    other = prepare(blocks(seed=1), config, TOTAL)
+    other.model.load_state_dict(pruner.model.state_dict())
+    other.load_state_dict(state)
+    assert other.steps_done == 11
+    assert (other.threshold, other.lambda_, other.density) == (
+        pruner.threshold,
+        pruner.lambda_,
+        pruner.density,
+    )
+    assert other.penalty().item() == pruner.penalty().item()
+    torch.manual_seed(0)
+    expected = train(pruner, 9, seed=1)
+    torch.manual_seed(0)
+    assert train(other, 9, seed=1) == expected
+    assert other.threshold == pruner.threshold
+    for ours, theirs in zip(other.model.parameters(), pruner.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_state_of_another_run():
+    state = prepare(blocks(), PruningConfig(density=0.2), TOTAL).state_dict()
+    with pytest.raises(FinepruneError, match=r"another one \(density: saved 0\.2, now 0\.1\); resume with"):
+        prepare(blocks(), PruningConfig(), TOTAL).load_state_dict(state)
+    pruner = prepare(blocks(), PruningConfig(density=0.2), 30)
+    with pytest.raises(FinepruneError, match=r"\(total_steps: saved 20, now 30\)"):
+        pruner.load_state_dict(state)
+    assert pruner.steps_done == 0
+
+
+@pytest.mark.parametrize("broken", [{}, {"config": None}, {"config": {"densty": 1}}])
+def test_a_broken_state(broken):
+    pruner = prepare(blocks(), PruningConfig(), TOTAL)
+    with pytest.raises(FinepruneError):
+        pruner.load_state_dict(broken)
+    for key in pruner.state_dict():
+        state = pruner.state_dict()
+        del state[key]
+        with pytest.raises(FinepruneError, match=f"not the state of a pruner: '{key}' is missing"):
+            pruner.load_state_dict(state)

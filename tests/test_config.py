@@ -1,0 +1,169 @@
+import dataclasses
+import json
+
+import pytest
+
+from fineprune import FinepruneError, PruningConfig
+from fineprune.config import METHODS
+
+
+def test_defaults():
+    config = PruningConfig()
+    assert (config.method, config.density, config.warmup, config.cooldown) == ("movement", 0.1, 0.1, 0.3)
+    assert (config.scope, config.score_lr, config.score_init, config.penalty) == (None,) * 4
+    assert config.freeze_embeddings
+    assert config.mask_interval == 1
+    assert config.controlled
+
+
+def test_table_1():
+    assert {name: traits.scopes for name, traits in METHODS.items()} == {
+        "magnitude": ("local", "global"),
+        "l0": ("global",),
+        "movement": ("local", "global"),
+        "soft_movement": ("global",),
+    }
+    assert [name for name, traits in METHODS.items() if traits.takes_penalty] == ["l0", "soft_movement"]
+    assert [name for name, traits in METHODS.items() if not traits.learns_scores] == ["magnitude"]
+
+
+def test_frozen():
+    config = PruningConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.density = 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_scope(method):
+    for scope in METHODS[method].scopes:
+        assert PruningConfig(method, scope=scope).traits is METHODS[method]
+
+
+GOOD = [
+    {"density": 1},
+    {"density": 1e-9},
+    {"warmup": 0, "cooldown": 0},
+    {"warmup": 0.0, "cooldown": 0.99},
+    {"warmup": 500, "cooldown": 0.5},
+    {"method": "l0", "penalty": 0},
+    {"method": "soft_movement", "penalty": 125.0},
+    {"mask_interval": 100},
+    {"targets": "query"},
+    {"score_lr": 1},
+]
+
+
+@pytest.mark.parametrize("settings", GOOD)
+def test_values_at_the_edge_are_taken(settings):
+    config = PruningConfig(**settings)
+    assert config.controlled == ("penalty" not in settings)
+
+
+BAD = [
+    ({"method": "movment"}, r"method='movment': did you mean 'movement'\? allowed are magnitude, l0"),
+    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement"),
+    ({"method": None}, "method=None"),
+    ({"method": ["l0"]}, r"method=\['l0'\]"),
+    ({"density": 0}, r"density=0: .*\(0, 1\].* 0\.1"),
+    ({"density": 0.0}, r"density=0\.0"),
+    ({"density": 2}, r"density=2: .*\(0, 1\]"),
+    ({"density": 1.0001}, r"density=1\.0001"),
+    ({"density": -0.1}, r"density=-0\.1"),
+    ({"density": "0.1"}, "density='0.1': must be a finite number"),
+    ({"density": True}, "density=True: must be a finite number"),
+    ({"density": None}, "density=None"),
+    ({"density": float("nan")}, "density=nan: must be a finite number"),
+    ({"scope": "layer"}, "scope='layer': movement allows 'local' or 'global'"),
+    ({"method": "l0", "scope": "local"}, "scope='local': l0 allows 'global'"),
+    ({"method": "soft_movement", "scope": "local"}, "scope='local': soft_movement allows 'global'"),
+    ({"score_init": "one"}, "score_init='one': movement allows 'zero' or 'magnitude'"),
+    ({"warmup": -1}, "warmup=-1"),
+    ({"warmup": 1.0}, r"warmup=1\.0: .*float in \[0, 1\).*int"),
+    ({"cooldown": -0.1}, r"cooldown=-0\.1"),
+    ({"cooldown": float("inf")}, "cooldown=inf: must be a finite number"),
+    ({"warmup": True}, "warmup=True"),
+    ({"warmup": 0.5, "cooldown": 0.5}, r"warmup=0\.5 and cooldown=0\.5: .*less than 1"),
+    ({"score_lr": 0}, "score_lr=0: must be greater than 0"),
+    ({"score_lr": -1e-2}, r"score_lr=-0\.01"),
+    ({"score_lr": "1e-2"}, "score_lr='1e-2'"),
+    ({"method": "l0", "penalty": -1}, "penalty=-1"),
+    ({"penalty": 1.0}, r"penalty=1\.0: movement has no penalty; only l0, soft_movement have"),
+    ({"method": "magnitude", "penalty": 1.0}, "magnitude has no penalty"),
+    ({"method": "magnitude", "score_lr": 1e-2}, r"score_lr=0\.01: magnitude learns no scores"),
+    ({"method": "magnitude", "score_init": "zero"}, "score_init='zero': magnitude learns no scores"),
+    ({"targets": []}, r"targets=\[\]: must be a pattern or a list of patterns"),
+    ({"targets": ["query", 3]}, r"targets=\['query', 3\]"),
+    ({"targets": ""}, "targets=''"),
+    ({"exclude": {"a": 1}}, "exclude={'a': 1}"),
+    ({"freeze_embeddings": 1}, "freeze_embeddings=1: must be true or false"),
+    ({"mask_interval": 0}, "mask_interval=0: must be at least 1"),
+    ({"mask_interval": 1.5}, r"mask_interval=1\.5: must be a whole number"),
+    ({"mask_interval": True}, "mask_interval=True"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD, ids=[str(settings) for settings, _ in BAD])
+def test_what_cannot_work_is_one_clear_line(settings, message):
+    with pytest.raises(FinepruneError, match=message) as raised:
+        PruningConfig(**settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_and_patterns_are_normalised():
+    config = PruningConfig("l0", density=1, penalty=2, score_lr=1, targets="query", exclude=["a", "b"])
+    assert [type(value) for value in (config.density, config.penalty, config.score_lr)] == [float] * 3
+    assert (config.targets, config.exclude) == (("query",), ("a", "b"))
+    assert isinstance(PruningConfig(warmup=3).warmup, int)  # an int is steps, a float a share
+
+
+FULL = PruningConfig(
+    "soft_movement",
+    density=0.03,
+    scope="global",
+    warmup=7,
+    cooldown=0.25,
+    score_lr=0.01,
+    score_init="zero",
+    penalty=1.5,
+    targets=("query", "key"),
+    exclude=("layer.0.*",),
+    freeze_embeddings=False,
+    mask_interval=5,
+)
+
+
+@pytest.mark.parametrize("config", [PruningConfig(), FULL])
+def test_json_both_ways(config, tmp_path):
+    path = tmp_path / "pruning.json"
+    config.save(path)
+    assert PruningConfig.load(path) == config
+    assert type(PruningConfig.load(path).warmup) is type(config.warmup)
+    assert json.loads(path.read_text()) == config.to_dict()
+    assert PruningConfig.from_dict(config.to_dict()) == config
+    assert hash(PruningConfig.load(path)) == hash(config)
+
+
+def test_an_unknown_setting_names_the_near_one():
+    with pytest.raises(FinepruneError, match="unknown setting 'densty'; did you mean density"):
+        PruningConfig.from_dict({"densty": 0.1})
+    with pytest.raises(FinepruneError, match=r"expected a mapping of settings, got \[\]"):
+        PruningConfig.from_dict([])
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00", None])
+def test_a_broken_file(content, tmp_path):
+    path = tmp_path / "pruning.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FinepruneError, match=r"pruning\.json: not a pruning config"):
+        PruningConfig.load(path)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "pruning.json"
+    path.write_text("[1, 2]")
+    with pytest.raises(FinepruneError, match="expected a mapping"):
+        PruningConfig.load(path)
+    path.write_text('{"density": 3}')
+    with pytest.raises(FinepruneError, match="density=3"):
+        PruningConfig.load(path)

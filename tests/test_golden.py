@@ -1,0 +1,95 @@
+"""A short training per method, step by step, against what it gave when it was last looked at.
+
+`python tests/test_golden.py --write` writes the trajectories of today: do it when a change of
+numbers is meant, and say why in the commit.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fineprune import PruningConfig, prepare
+from fineprune.config import METHODS
+
+GOLDEN = Path(__file__).parent / "golden"
+STEPS = 12
+
+
+def trajectory(method):
+    """Task loss, penalty and density of each of the steps."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            num_labels=2,
+        )
+    )
+    generator = torch.Generator().manual_seed(1)
+    # Weights as large as trained ones: the 0.02 of a fresh model leaves gradients of nothing.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    tokens = torch.randint(0, 50, (8, 10), generator=generator)
+    labels = torch.randint(0, 2, (8,), generator=generator)
+
+    pruner = prepare(model, PruningConfig(method, density=0.3, warmup=2, cooldown=3), STEPS)
+    optimizer = torch.optim.AdamW(pruner.parameter_groups(1e-3))
+    model.train()
+    torch.manual_seed(2)  # l0's gates
+    steps = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(tokens, labels=labels).loss
+        penalty = pruner.penalty()
+        (loss + penalty).backward()
+        optimizer.step()
+        pruner.step()
+        steps.append({"loss": loss.item(), "penalty": penalty.item(), "density": pruner.density})
+    return steps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectory(method):
+    expected = json.loads((GOLDEN / f"{method}.json").read_text(encoding="utf-8"))
+    got = trajectory(method)
+    assert len(got) == len(expected) == STEPS
+    for step, (ours, theirs) in enumerate(zip(got, expected, strict=True), start=1):
+        assert ours == pytest.approx(theirs, rel=1e-4), f"step {step}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_golden_runs_cover(method):
+    steps = json.loads((GOLDEN / f"{method}.json").read_text(encoding="utf-8"))
+    assert [step["density"] for step in steps[:2]] == [1.0, 1.0]
+    assert steps[-1]["density"] == pytest.approx(0.3, abs=0.001)
+    assert len({step["loss"] for step in steps}) == STEPS
+    assert (max(step["penalty"] for step in steps) > 0) == METHODS[method].takes_penalty
+
+
+def write():
+    """Write the trajectories of every method."""
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    for method in METHODS:
+        (GOLDEN / f"{method}.json").write_text(
+            json.dumps(trajectory(method), indent=1) + "\n", encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit("usage: python tests/test_golden.py --write")
+    write()
