@@ -134,6 +134,13 @@ def test_one_block_is_enough_in_a_list_only():
         find_targets(Blocks(1, nn.Sequential))
 
 
+def test_a_list_of_single_layers_or_of_different_modules_is_no_repetition():
+    model = Blocks()
+    model.heads = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2))  # a layer each
+    model.parts = nn.ModuleList([block(), nn.TransformerEncoderLayer(4, 1, 8)])  # of two classes
+    assert {name.split(".")[0] for name in find_targets(model)} == {"blocks"}
+
+
 def test_a_model_without_blocks_says_which_layers_it_has():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(

@@ -183,9 +183,6 @@ def test_evaluate_run_gives_scores_and_nothing_else(files, tmp_path):
     assert set(evaluate_run(tmp_path / "run")) == set(results["scores"])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: the Trainer makes its output_dir, checkpoints/, in the run folder"
-)
 def test_evaluate_run_leaves_the_run_as_it_was(files, tmp_path):
     run_recipe(files.recipe(), tmp_path / "run", progress=False)
     evaluate_run(tmp_path / "run")
@@ -318,7 +315,6 @@ def test_a_killed_run_is_continued_as_if_it_had_not_been(files, tmp_path, where,
     assert_same_run(tmp_path / "whole", out)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the Trainer makes checkpoints/ before recipe.yaml is written")
 def test_a_run_killed_before_its_recipe_was_written_is_begun_again(files, tmp_path):
     out = tmp_path / "killed"
     killed(files.recipe(), out, "write:recipe.yaml")
@@ -394,7 +390,6 @@ def test_without_a_whole_checkpoint_nothing_is_lost_in_silence(files, interrupte
     assert names(out / "checkpoints") == ["checkpoint-4", "checkpoint-8"]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: _resumable takes int() of every checkpoint-*")
 def test_a_foreign_folder_among_the_checkpoints_is_no_matter(files, interrupted):
     recipe = files.recipe()
     out = interrupted(recipe, 9)
@@ -459,7 +454,6 @@ def test_resume_of_another_recipe_is_refused(files, tmp_path):
     assert (out / "results.json").read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="bug: _claim does not catch JSONDecodeError")
 @pytest.mark.parametrize("content", ["", "{", '{"score": 0.'])
 def test_broken_results_are_one_line(files, tmp_path, content):
     out = tmp_path / "run"
@@ -510,7 +504,6 @@ def test_a_model_that_cannot_work_leaves_nothing_behind(files, tmp_path, section
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the Trainer makes checkpoints/ before the pruning is checked")
 @pytest.mark.parametrize(
     ("pruning", "part"),
     [

@@ -182,9 +182,6 @@ def mean_loss(outputs, labels, num_items_in_batch=None):
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: with compute_loss_func the penalty is added for each micro-batch"
-)
 def test_with_a_loss_function_of_the_users_the_penalty_still_counts_once(make_trainer, make_model):
     losses = []
     for batch, accumulation in ((8, 1), (4, 2)):
@@ -264,7 +261,6 @@ def test_scores_train_at_their_own_rate_and_embeddings_stay(make_trainer):
     assert any(name.endswith("weight.original") for name in changed)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: create_optimizer does not look at optimizer_cls_and_kwargs")
 def test_an_optimizer_class_of_the_users_runs_over_the_pruners_groups(make_trainer):
     choice = (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.5})
     trainer = make_trainer(CONFIGS["movement"], given={"optimizer_cls_and_kwargs": choice})
@@ -441,9 +437,6 @@ def test_save_model_writes_an_ordinary_folder_with_zeros(make_trainer, tmp_path,
         torch.testing.assert_close(model.eval()(**batch).logits, expected)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: finalize of a deep copy takes `weight` from the class that both share"
-)
 def test_save_model_leaves_the_model_in_training(make_trainer, tmp_path):
     settings = {"save_strategy": "no", "eval_strategy": "no"}
     plain = make_trainer(CONFIGS["l0"], **settings)

@@ -152,7 +152,7 @@ class Pruner:
             config = PruningConfig.from_dict(state["config"])
             total, steps_done = int(state["total_steps"]), int(state["steps_done"])
             threshold, lambda_ = state["threshold"], float(state["lambda"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise FinepruneError(f"not the state of a pruner: {error} is missing or wrong") from error
         if config != self.config or total != self.schedule.total:
             ours, theirs = self.config.to_dict(), config.to_dict()
@@ -188,13 +188,18 @@ def finalize(model: nn.Module) -> nn.Module:
         raise FinepruneError(
             "this model was not prepared (or is finalized already): there are no masks to fold"
         )
+    folded: set[int] = set()
     for _, module, masked in prepared:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-        trainable = original.requires_grad
-        folded = masked.fold(original)
+        if id(original) not in folded:  # layers that share one weight share its mask
+            folded.add(id(original))
+            original.copy_(masked.fold(original))
+        # Deep copies share the class that torch made for this module, and it is about to lose its
+        # property: give this module a class of its own first.
+        shared = type(module)
+        own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        original.copy_(folded)
-        original.requires_grad_(trainable)
     for module in model.modules():
         for parameter in getattr(module, _FROZEN, ()):
             module.get_parameter(parameter).requires_grad_(True)

@@ -3,6 +3,7 @@
 Nothing here is stored, so nothing can drift when a run resumes.
 """
 
+import math
 from typing import NamedTuple
 
 from fineprune.errors import FinepruneError
@@ -53,7 +54,9 @@ def _steps(duration: float | int, total: int) -> int:
 
 def _least_total(warmup: float | int, cooldown: float | int) -> int:
     """The fewest steps with which `plan` succeeds."""
-    total = 1
+    fixed = sum(value for value in (warmup, cooldown) if isinstance(value, int))
+    share = sum(value for value in (warmup, cooldown) if isinstance(value, float))
+    total = max(1, math.floor(fixed / (1 - share)) - 2)  # rounding moves it by a step or two
     while _steps(warmup, total) + _steps(cooldown, total) >= total:
         total += 1
     return total

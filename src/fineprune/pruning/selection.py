@@ -16,7 +16,7 @@ from torch import Tensor
 from fineprune.errors import FinepruneError
 
 _DIRECT = 1 << 14  # this many scores are simply ranked
-_SAMPLE = 1 << 17  # scores sampled at most to place the bracket; of fewer scores, one in sixteen
+_SAMPLE = 1 << 18  # scores sampled at most to place the bracket; of fewer scores, one in sixteen
 _CHUNK = 1 << 20  # scores looked at together: their flags stay in the cache
 _MARGIN = 3.0  # half width of the bracket, in standard errors of the sample's rank
 
@@ -50,7 +50,8 @@ def top_v(
     Exactly `keep_count` entries become True. Among equal scores the lower flat index wins, and
     the earlier tensor. `key` (for example `torch.abs`) is applied to pieces of the scores, so
     that a derived score needs no copy. With a `floor` each tensor keeps at least that share of
-    itself, and the others give up as many. Raises `FinepruneError` where scores are NaN.
+    itself, and the others give up as many. Raises `FinepruneError` where the scores are NaN, as
+    after a divergence; a lone NaN that the sample misses ranks lowest.
     """
     keep = keep_count(density, sum(entry.numel() for entry in scores))
     floors = [int(min(floor, density) * entry.numel()) for entry in scores]
@@ -158,17 +159,20 @@ def _scan(scores: Sequence[Tensor], low: float, high: float, key: Key | None) ->
         upper = piece >= high
         at_least_high += int(torch.count_nonzero(upper))
         if low < high:
-            between = (piece > low).logical_xor_(upper)
-            inside.append(_pick(piece, between).to(device))
+            inside.append(_between(piece, upper, low, high).to(device))
     return at_least_high, torch.cat(inside)
 
 
-def _pick(values: Tensor, flags: Tensor) -> Tensor:
-    """`values[flags]` for few set flags: eight are tested at a time."""
-    whole = values.numel() // 8 * 8
-    groups = flags[:whole].view(torch.int64).nonzero().squeeze(1)
-    picked = values[:whole].view(-1, 8)[groups][flags[:whole].view(-1, 8)[groups]]
-    return torch.cat([picked, values[whole:][flags[whole:]]])
+def _between(piece: Tensor, upper: Tensor, low: float, high: float) -> Tensor:
+    """The few scores strictly between low and high, where `upper` is `piece >= high`.
+
+    Groups of eight flags are compared as one word each: where those of the two ends differ, a
+    score lies between.
+    """
+    whole = piece.numel() // 8 * 8
+    words = (piece[:whole] > low).view(torch.int64) != upper[:whole].view(torch.int64)
+    near = torch.cat([piece[:whole].view(-1, 8)[words.nonzero().squeeze(1)].view(-1), piece[whole:]])
+    return near[(near > low) & (near < high)]
 
 
 def _count(scores: Sequence[Tensor], value: float, key: Key | None) -> tuple[int, int]:

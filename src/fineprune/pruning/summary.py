@@ -80,6 +80,9 @@ def summary(model: nn.Module) -> Summary:
     if not layers:
         for name, module in find_targets(model).items():
             weight = module.get_parameter("weight")
+            if id(weight) in counted:  # layers that share one weight
+                continue
+            counted.add(id(weight))
             layers.append(Layer(name, tuple(weight.shape), int(torch.count_nonzero(weight)), weight.numel()))
     parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
     return Summary(tuple(layers), parameters)

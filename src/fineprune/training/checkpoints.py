@@ -20,7 +20,8 @@ _PREFIX = "checkpoint-"
 def seal(folder: Path, state: dict[str, Any] | None) -> None:
     """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense."""
     files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    write_json(folder / MANIFEST, {"pruner": state, "files": files})
+    content = {"pruner": state, "files": files}
+    write_json(folder / MANIFEST, content | {"crc32": _checksum(content)})
 
 
 def verify(folder: Path) -> dict[str, Any] | None:
@@ -29,16 +30,21 @@ def verify(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files, state = manifest["files"], manifest["pruner"]
+        if manifest["crc32"] != _checksum({"pruner": state, "files": files}):
+            raise _broken(folder, f"{MANIFEST} is not what was written")
     except FileNotFoundError as error:
         raise FinepruneError(
             f"{folder}: no {MANIFEST} in it, so it is no checkpoint of a PruningTrainer; name another"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+    if not isinstance(files, dict):
+        raise _broken(folder, f"{MANIFEST} lists no files")
     for name, expected in files.items():
         try:
             found = _fingerprint(folder / name)
-        except OSError as error:
+            expected = {"size": int(expected["size"]), "crc32": int(expected["crc32"])}
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise _broken(folder, f"{name} cannot be read") from error
         if found["size"] != expected["size"]:
             raise _broken(folder, f"{name} has {found['size']:,} bytes of {expected['size']:,}")
@@ -72,6 +78,10 @@ def _fingerprint(path: Path) -> dict[str, int]:
             size += len(block)
             checksum = zlib.crc32(block, checksum)
     return {"size": size, "crc32": checksum}
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _broken(folder: Path, why: str) -> FinepruneError:

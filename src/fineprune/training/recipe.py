@@ -76,6 +76,8 @@ class TrainingConfig:
         _whole("training.accumulation", self.accumulation, 1)
         _whole("training.max_length", self.max_length, 4)
         _whole("training.seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise FinepruneError(f"training.seed={self.seed!r}: must be below 2**32")
         _whole("training.evaluate_every", self.evaluate_every, 1, optional=True)
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
             _real(f"training.{name}", getattr(self, name))
@@ -132,7 +134,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load` reads."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
@@ -159,14 +161,16 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 2e-4 is a number, as in YAML 1.2 and as everybody writes it."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would read as numbers."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -57,7 +57,7 @@ def run_recipe(
     finished = _claim(out, recipe, resume)
     if finished is not None:
         return finished
-    with _quiet(progress):
+    with _quiet():
         data = load_data(recipe.task)
         set_seed(recipe.training.seed)
         model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
@@ -101,7 +101,7 @@ def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str,
         )
     names = known_labels(model)
     data = load_data(task, need_train=False, labels=names, regression=names is None)
-    with _quiet(progress=False):
+    with _quiet():
         trainer = _trainer(recipe, data, model, tokenizer, folder, progress=False)
         return _scores(trainer)
 
@@ -119,7 +119,7 @@ def load_run_model(folder: Path) -> tuple[Any, Any]:
             else "name a run or a model folder"
         )
         raise FinepruneError(f"{folder}: no model in it; {hint}")
-    with _quiet(progress=False):
+    with _quiet():
         try:
             model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
             return model, AutoTokenizer.from_pretrained(place, local_files_only=True)
@@ -136,6 +136,8 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
     if not out.is_dir() or not any(out.iterdir()):
         return None
     if not (out / "recipe.yaml").is_file():
+        if all(path.name == "checkpoints" or path.name.startswith(".recipe.yaml.") for path in out.iterdir()):
+            return None  # a run that was killed before it began
         raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
     if not resume:
         raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
@@ -154,6 +156,10 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FinepruneError(
+            f"{out / 'results.json'}: cannot be read ({error}); delete it and --resume to evaluate again"
+        ) from error
 
 
 def _resumable(folder: Path) -> Path | None:
@@ -162,9 +168,6 @@ def _resumable(folder: Path) -> Path | None:
         _log.warning("%s", complaint)
     if checkpoint is None and complaints:
         raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
-    for broken in folder.glob("checkpoint-*"):  # newer ones would be written again
-        if checkpoint is None or int(broken.name.split("-")[-1]) > int(checkpoint.name.split("-")[-1]):
-            shutil.rmtree(broken)
     return checkpoint
 
 
@@ -331,8 +334,8 @@ class _MetricsFile(TrainerCallback):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
-    """Hold back transformers' advice, and its bars unless `progress`, while our lines are read."""
+def _quiet() -> Iterator[None]:
+    """Hold back transformers' advice and loading bars, while our lines are read."""
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

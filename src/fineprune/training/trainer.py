@@ -57,7 +57,10 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         """The optimizer of the arguments, over the pruner's parameter groups."""
         if self.pruner is None or self.optimizer is not None:
             return super().create_optimizer(model)  # type: ignore[no-any-return]
-        cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
+        chosen = self.optimizer_cls_and_kwargs
+        cls, kwargs = chosen or self.get_optimizer_cls_and_kwargs(
+            self.args, self.model if model is None else model
+        )
         groups = self.pruner.parameter_groups(self.args.learning_rate, self.args.weight_decay)
         self.optimizer = cls(groups, **kwargs)
         return self.optimizer  # type: ignore[no-any-return]
@@ -81,6 +84,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         if self.pruner is None or not model.training:
             return result
         penalty = self.pruner.penalty()
+        if self.compute_loss_func is not None:  # the Trainer then does not average over micro-batches
+            penalty = penalty / getattr(self, "current_gradient_accumulation_steps", 1)
         if isinstance(result, tuple):
             return result[0] + penalty, *result[1:]
         return result + penalty
