@@ -19,15 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("magnitude", "movement", "soft_movement", "l0")
-DENSITIES = (0.1, 0.03)
 
 
 def cells(seeds: int) -> list[tuple[str, str, float, int]]:
-    """Name, method, density and seed of each run, one seed after another."""
+    """Name, method, density and seed of each run: the dense ones and 3 % first, then 10 %."""
+    groups = [[("dense", 1.0), *((method, 0.03) for method in METHODS)], [(method, 0.1) for method in METHODS]]
     return [
         (f"{method}-{density:g}-{seed}", method, density, seed)
+        for group in groups
         for seed in range(seeds)
-        for method, density in [("dense", 1.0), *((m, d) for d in reversed(DENSITIES) for m in METHODS)]
+        for method, density in group
     ]
 
 
