@@ -3,7 +3,7 @@
     python benchmarks/sst2.py            all 27 runs, about 1.5 hours on 2 cores; resumes
     python benchmarks/sst2.py --table    the table of what is finished
 
-The first three layers of all-MiniLM-L6-v2, 1,000 steps of batch 32. Every method gets the
+Run it from the repository: the recipe's data are in ../shared/data. The first three layers of all-MiniLM-L6-v2, 1,000 steps of batch 32. Every method gets the
 library's defaults; nothing is tuned for one of them. Runs lie in runs/sst2, the figures in
 benchmarks/results/sst2.json and sst2.md.
 """
@@ -23,7 +23,8 @@ METHODS = ("magnitude", "movement", "soft_movement", "l0")
 
 def cells(seeds: int) -> list[tuple[str, str, float, int]]:
     """Name, method, density and seed of each run: the dense ones and 3 % first, then 10 %."""
-    groups = [[("dense", 1.0), *((method, 0.03) for method in METHODS)], [(method, 0.1) for method in METHODS]]
+    low = [("dense", 1.0), *((method, 0.03) for method in METHODS)]
+    groups = [low, [(method, 0.1) for method in METHODS]]
     return [
         (f"{method}-{density:g}-{seed}", method, density, seed)
         for group in groups

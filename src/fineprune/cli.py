@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
-    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each run.")] = 500,
+    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each run.")] = 250,
 ) -> None:
     """The main job on an embedded model and data: no network, a few minutes."""
     from fineprune.training.demo import run_demo

@@ -8,9 +8,8 @@ from fineprune.training import demo
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """The demo's folder, its rows and what it said; one layer and few pairs, to be quick."""
+    """The demo's folder, its rows and what it said; few pairs, to be quick."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(demo, "LAYERS", 1)
     patch.setattr(demo, "VALIDATION", 100)
     said = []
     out = tmp_path_factory.mktemp("demo") / "out"
@@ -25,7 +24,7 @@ def test_rows(shown):
     assert rows[0].density == 1.0
     assert rows[0].kept == 1.0
     for row in rows[1:]:
-        assert row.density == pytest.approx(0.05, abs=1e-4)
+        assert row.density == pytest.approx(0.25, abs=1e-4)
         assert row.kept == pytest.approx(row.score / rows[0].score)
         assert (out / row.name / "model" / "config.json").is_file()
     assert any("320 + 100 pairs" in line for line in said)

@@ -1,8 +1,12 @@
 """The main job on what is on this machine: an embedded model, and the docstrings around us.
 
-Does this sentence describe the function of this name? all-MiniLM-L6-v2 is fine-tuned densely,
-then fine-pruned by magnitude and by movement to the same low density, from the same data and
+Does this sentence describe the function of this name? all-MiniLM-L6-v2 is fine-tuned densely; from
+there it is fine-pruned by magnitude and by movement to the same density, on the same data and
 for the same number of steps. No network, and nothing shipped but code.
+
+The budget of minutes sets the density. To match a name with a sentence takes all six layers, and
+in 250 steps this survives a cut to 25 %; to 10 % it fell to chance by either method. Runs of the
+usual length go lower (README).
 """
 
 import sys
@@ -18,11 +22,11 @@ from fineprune.tasks import docstrings
 from fineprune.tasks.classification import ClassificationConfig
 from fineprune.training.recipe import ModelConfig, Recipe, TrainingConfig
 
-DENSITY = 0.05
-STEPS = 500
-LAYERS = 2
-VALIDATION = 2000
+DENSITY = 0.25
+STEPS = 250
+VALIDATION = 1000
 _BATCH = 32
+_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,13 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "demo.json").is_file())):
         raise FinepruneError(f"{out}: not empty, and not a demo; name another folder with --out")
-    settings = {"steps": steps, "density": DENSITY, "layers": LAYERS}
+    settings = {"steps": steps, "density": DENSITY}
     _data(out, steps, settings, say)
     results: dict[str, dict[str, Any]] = {}
     for name in ("dense", "magnitude", "movement"):
-        what = "fine-tuning densely" if name == "dense" else f"fine-pruning by {name} to {DENSITY:.0%}"
-        say(f"{what}: {steps} steps of {_BATCH}, the first {LAYERS} layers of all-MiniLM-L6-v2")
+        dense_run = "fine-tuning all-MiniLM-L6-v2 densely"
+        what = dense_run if name == "dense" else f"fine-pruning that model by {name} to {DENSITY:.0%}"
+        say(f"{what}: {steps} steps of {_BATCH} pairs of at most {_LENGTH} tokens")
         results[name] = run_recipe(
             _recipe(out, name, steps), out / name, resume=True, progress=sys.stderr.isatty()
         )
@@ -80,7 +85,7 @@ def _data(out: Path, steps: int, settings: dict[str, Any], say: Callable[[str], 
 
 def _recipe(out: Path, name: str, steps: int) -> Recipe:
     return Recipe(
-        model=ModelConfig("minilm", layers=LAYERS),
+        model=ModelConfig("minilm" if name == "dense" else str(out / "dense" / "model")),
         task=ClassificationConfig(
             train=str(out / "train.jsonl"),
             validation=str(out / "validation.jsonl"),
@@ -90,10 +95,16 @@ def _recipe(out: Path, name: str, steps: int) -> Recipe:
         training=TrainingConfig(
             steps=steps,
             batch_size=_BATCH,
-            learning_rate=2e-4,
-            max_length=64,
+            learning_rate=1e-4,
+            max_length=_LENGTH,
             group_by_length=True,
             evaluate_every=max(1, steps // 2),
         ),
-        pruning=None if name == "dense" else PruningConfig(method=name, density=DENSITY),
+        pruning=None if name == "dense" else _pruning(name),
     )
+
+
+def _pruning(method: str) -> PruningConfig:
+    """No warm-up, since the model is tuned already; scores at the paper's rate."""
+    score_lr = 1e-2 if method == "movement" else None
+    return PruningConfig(method=method, density=DENSITY, warmup=0, score_lr=score_lr)
