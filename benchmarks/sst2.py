@@ -3,9 +3,9 @@
     python benchmarks/sst2.py            all 27 runs, about 1.5 hours on 2 cores; resumes
     python benchmarks/sst2.py --table    the table of what is finished
 
-Run it from the repository: the recipe's data are in ../shared/data. The first three layers of all-MiniLM-L6-v2, 1,000 steps of batch 32. Every method gets the
-library's defaults; nothing is tuned for one of them. Runs lie in runs/sst2, the figures in
-benchmarks/results/sst2.json and sst2.md.
+Run it from the repository: the recipe's data are in ../shared/data. The first three layers of
+all-MiniLM-L6-v2, 1,000 steps of batch 32. Every method gets the library's defaults; nothing is
+tuned for one of them. Runs lie in runs/sst2, the figures in benchmarks/results/sst2.json, sst2.md.
 """
 
 import argparse
