@@ -13,6 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from fineprune.pruning.summary import summary
 from fineprune.tasks.classification import ClassificationData
 from fineprune.tasks.loading import load_data
 from fineprune.tasks.metrics import compute_metrics
-from fineprune.tasks.modeling import build_model
+from fineprune.tasks.modeling import build_model, known_labels
 from fineprune.tasks.prediction import encode
 from fineprune.training import checkpoints
 from fineprune.training.recipe import Recipe
@@ -81,10 +82,6 @@ def run_recipe(
 
 def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str, float]:
     """Score the model of a finished run on its recipe's validation data, or on another file."""
-    from dataclasses import replace
-
-    from fineprune.tasks.modeling import known_labels
-
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     model, tokenizer = load_run_model(folder)

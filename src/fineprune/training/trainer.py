@@ -47,7 +47,9 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         if pruning is not None and self.train_dataset is not None:
             if self.model_init is not None:
                 raise FinepruneError("model_init cannot be combined with pruning; pass the model itself")
-            total = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+            total = self.args.max_steps
+            if total <= 0:  # given in epochs: the data tell
+                total = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             self.pruner = prepare(self.model, pruning, total)
             if self.optimizer is not None:
                 self._check_optimizer(self.optimizer)
@@ -72,7 +74,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "__len__"):
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
-        lengths = [len(row["input_ids"]) for row in data]
+        columns = hasattr(data, "column_names")  # a `datasets.Dataset`, where rows are slow to read
+        lengths = [len(ids) for ids in (data["input_ids"] if columns else (row["input_ids"] for row in data))]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return GroupedByLength(
             lengths, batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
