@@ -3,10 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fineprune import _transformers_import
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
+    from fineprune.checkpoint.compact import Compact, save_compact
+    from fineprune.checkpoint.delta import save_delta
+    from fineprune.checkpoint.loading import load
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.trainer import PruningTrainer
@@ -14,25 +18,35 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Compact",
     "FinepruneError",
     "Pruner",
     "PruningConfig",
     "PruningTrainer",
     "Summary",
     "finalize",
+    "load",
     "prepare",
+    "save_compact",
+    "save_delta",
     "summary",
 ]
 
 # Imported when first used: torch takes seconds to import, transformers' Trainer more.
 _LAZY = {
+    "Compact": "fineprune.checkpoint.compact",
     "Pruner": "fineprune.pruning.pruner",
     "PruningTrainer": "fineprune.training.trainer",
     "Summary": "fineprune.pruning.summary",
     "finalize": "fineprune.pruning.pruner",
+    "load": "fineprune.checkpoint.loading",
     "prepare": "fineprune.pruning.pruner",
+    "save_compact": "fineprune.checkpoint.compact",
+    "save_delta": "fineprune.checkpoint.delta",
     "summary": "fineprune.pruning.summary",
 }
+
+_transformers_import.hook()
 
 
 def __getattr__(name: str) -> Any:

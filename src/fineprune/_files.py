@@ -1,8 +1,12 @@
 """Files that are there whole or not at all."""
 
+import contextlib
+import ctypes
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,47 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` to write a folder to, which takes its place when the block ends well."""
+    place = folder.resolve()  # where a link leads
+    staging = place.with_name(f".{place.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+        replace_folder(staging, place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def replace_folder(new: Path, place: Path) -> None:
-    """Move the finished folder `new` to `place`, whatever was there before."""
+    """Move the finished folder `new` to `place`, whatever was there before.
+
+    A kill leaves the old folder at `place` or the new one. Where the file system cannot exchange two
+    folders in one step, the old one may be left beside it, as `.NAME.old`. A link stays a link: the
+    folder that it leads to is replaced.
+    """
+    place = place.resolve()
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
+        if _exchange(new, place):
+            shutil.rmtree(new)
+            return
         os.replace(place, old)
     os.replace(new, place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step (Linux's renameat2); False where that is not to be had."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS):  # not on this file system, or not in this kernel
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))

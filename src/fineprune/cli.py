@@ -59,6 +59,9 @@ def run(
 def evaluate(
     folder: Folder,
     data: Annotated[Path | None, typer.Option(help="Score this file instead of the recipe's own.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Score the model of this folder instead, for example a compact one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score the model of a run on its validation data, or on another file of the same columns."""
@@ -66,7 +69,7 @@ def evaluate(
 
     if not (folder / "recipe.yaml").is_file():
         raise FinepruneError(f"{folder}: no recipe.yaml in it; evaluate needs the folder of a run")
-    scores = evaluate_run(folder, None if data is None else str(data))
+    scores = evaluate_run(folder, None if data is None else str(data), model)
     if as_json:
         print(json.dumps(scores))
     else:
@@ -112,12 +115,75 @@ def predict(
 
 
 @app.command()
+def compact(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    values: Annotated[
+        str, typer.Option(help="Type of the sparse values: float32 (exact), float16, bfloat16 or int8.")
+    ] = "float32",
+    embeddings: Annotated[
+        str, typer.Option(help="Type of the embedding tables: keep, float16, int8 or int4.")
+    ] = "keep",
+    form: Annotated[
+        str, typer.Option("--format", help="compact, or dense: plain zeros that load without fineprune.")
+    ] = "compact",
+    base: Annotated[
+        str | None, typer.Option(help="Store only what differs from this model, a folder or a hub name.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option("--vocabulary", help="Drop the tokens that no line of this file uses.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="How an older program pruned its checkpoint, if it does not say."),
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Its final threshold.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model such that its zeros take no room: of a run, a model folder, an older program."""
+    from fineprune.training.shipping import compact_folder, dense_folder
+
+    if form == "dense":
+        if (values, embeddings, base, texts) != ("float32", "keep", None, None):
+            raise FinepruneError("--format dense: takes no --values, --embeddings, --base or --vocabulary")
+        done = dense_folder(folder, out, method, threshold)
+    elif form == "compact":
+        as_asked: dict[str, Any] = {"values": values, "embeddings": embeddings}  # checked there
+        done = compact_folder(
+            folder, out, base=base, texts=texts, method=method, threshold=threshold, **as_asked
+        )
+    else:
+        raise FinepruneError(f"--format {form}: allowed are compact and dense")
+    if as_json:
+        print(json.dumps(done._asdict() | {"folder": str(done.folder)}))
+        return
+    share = f"{done.bytes / done.dense_bytes:.1%} of {done.dense_bytes / 1e6:.1f} MB dense"
+    print(f"{done.bytes / 1e6:.1f} MB of weights, {share}; density {done.density:.2%}")
+    print(f"outputs on a probe batch differ by {done.difference:.2g} of the largest; model: {done.folder}")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the weights to 8 bits.")] = False,
+) -> None:
+    """Write the model for another runtime, and compare the outputs (needs fineprune[export])."""
+    from fineprune.training.shipping import export_folder
+
+    done = export_folder(folder, out, to, int8)
+    print(f"{done.bytes / 1e6:.1f} MB: zeros are stored in full, neither format leaves them out")
+    print(f"outputs differ from PyTorch's by {done.difference:.2g} of the largest; model: {done.path}")
+
+
+@app.command()
 def inspect(folder: Folder, as_json: Json = False) -> None:
     """What is left of a model, matrix by matrix, and the bytes it takes."""
     from fineprune.pruning.summary import summary
-    from fineprune.training.run import load_run_model
+    from fineprune.training.shipping import open_folder
 
-    model, _ = load_run_model(folder)
+    model, _ = open_folder(folder)
     left = summary(model)
     place = folder / "model" if (folder / "model").is_dir() else folder
     size = sum(path.stat().st_size for path in place.glob("*.safetensors"))
@@ -136,7 +202,8 @@ def inspect(folder: Folder, as_json: Json = False) -> None:
         )
         return
     print(left)
-    print(f"weights on disk: {size / 1e6:.1f} MB (zeros are stored in full)")
+    stored = "packed" if (place / "fineprune.json").is_file() else "zeros are stored in full"
+    print(f"weights on disk: {size / 1e6:.1f} MB ({stored})")
     if measured is not None:
         print(_headline(measured))
 

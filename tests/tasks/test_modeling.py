@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import ClassificationData, Examples
-from fineprune.tasks.modeling import build_model, ensure_padding, known_labels
+from fineprune.tasks.modeling import build_model, known_labels
 
 TWO = ClassificationData(None, Examples([]), ("neg", "pos"), "accuracy")
 THREE = ClassificationData(None, Examples([]), ("a", "b", "c"), "accuracy")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fineprune._reason import listing
 from fineprune._strict import check_keys, near
 from fineprune.errors import FinepruneError
-from fineprune.tasks._reason import listing
 from fineprune.tasks.metrics import CLASSES, REGRESSION
 
 _SPLITS = {"train_split": "train", "validation_split": "validation"}

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fineprune._reason import listing
 from fineprune.errors import FinepruneError
-from fineprune.tasks._reason import listing
 
 _NUMBER = re.compile(r"[+-]?(\d{1,300}(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DISTINCT_ROWS = 20  # from so many rows on, a label for each row is not a label

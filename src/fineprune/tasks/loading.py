@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fineprune._reason import listing
 from fineprune.errors import FinepruneError
 from fineprune.tasks import labels as label_rules
-from fineprune.tasks._reason import listing
 from fineprune.tasks.classification import ClassificationConfig, ClassificationData, Examples
 from fineprune.tasks.metrics import CLASSES, REGRESSION
 from fineprune.tasks.tables import hub_name, read_hub, read_table

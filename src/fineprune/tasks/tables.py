@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fineprune._reason import listing, reason
 from fineprune._strict import near
 from fineprune.errors import FinepruneError
-from fineprune.tasks._reason import listing, reason
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 

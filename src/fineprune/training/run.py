@@ -30,6 +30,8 @@ from transformers import (
 
 import fineprune
 from fineprune._files import replace_folder, write_json, write_text
+from fineprune.checkpoint import delta
+from fineprune.checkpoint.loading import load
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import finalize
 from fineprune.pruning.summary import summary
@@ -58,7 +60,7 @@ def run_recipe(
     finished = _claim(out, recipe, resume)
     if finished is not None:
         return finished
-    with _quiet():
+    with quiet():
         data = load_data(recipe.task)
         set_seed(recipe.training.seed)
         model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
@@ -80,11 +82,13 @@ def run_recipe(
         return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
 
 
-def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str, float]:
-    """Score the model of a finished run on its recipe's validation data, or on another file."""
+def evaluate_run(
+    folder: str | Path, validation: str | None = None, model_folder: str | Path | None = None
+) -> dict[str, float]:
+    """Score the model of a finished run, or another (its compact form), on the recipe's data or other."""
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
-    model, tokenizer = load_run_model(folder)
+    model, tokenizer = load_run_model(folder if model_folder is None else Path(model_folder))
     task = recipe.task
     if validation is not None:
         task = replace(
@@ -98,15 +102,13 @@ def evaluate_run(folder: str | Path, validation: str | None = None) -> dict[str,
         )
     names = known_labels(model)
     data = load_data(task, need_train=False, labels=names, regression=names is None)
-    with _quiet():
+    with quiet():
         trainer = _trainer(recipe, data, model, tokenizer, folder, progress=False)
         return _scores(trainer)
 
 
-def load_run_model(folder: Path) -> tuple[Any, Any]:
-    """The model and tokenizer of a run folder (its `model/`) or of a model folder."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
+def model_place(folder: Path) -> Path:
+    """The model folder of a run folder (its `model/`), or the model folder itself."""
     place = folder / "model" if (folder / "model").is_dir() else folder
     if not (place / "config.json").is_file():
         unfinished = (folder / "recipe.yaml").is_file()
@@ -116,10 +118,23 @@ def load_run_model(folder: Path) -> tuple[Any, Any]:
             else "name a run or a model folder"
         )
         raise FinepruneError(f"{folder}: no model in it; {hint}")
-    with _quiet():
+    return place
+
+
+def load_run_model(folder: Path) -> tuple[Any, Any]:
+    """The classifier and tokenizer of a run or model folder, dense, compact or a delta."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    place = model_place(folder)
+    with quiet():
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
+            if (place / delta.WEIGHTS).is_file():
+                model = load(place)
+            else:
+                model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
             return model, AutoTokenizer.from_pretrained(place, local_files_only=True)
+        except FinepruneError:
+            raise
         except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
             raise FinepruneError(
                 f"{place}: cannot load the model ({' '.join(str(error).split())[:200]})"
@@ -331,7 +346,7 @@ class _MetricsFile(TrainerCallback):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back transformers' advice and loading bars, while our lines are read."""
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()

@@ -1,0 +1,377 @@
+"""Dense array <-> packed values and positions, exactly; docs/format.md describes the bytes.
+
+A blob is one array packed into bytes: a header, then scales, values and positions. It carries its
+own checksum, and nothing in it is believed before it was checked: the shape comes from the
+caller, so a blob from a stranger can name no size that makes us allocate.
+
+Needs numpy alone.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = Literal["mask", "float32", "float16", "bfloat16", "int8", "int4"]
+Bytes = NDArray[np.uint8]
+
+VERSION = 1
+MAGIC = b"\x93FPK"
+_FIXED = struct.Struct("<4sBBBBIBBHQ")  # then one uint64 for each dimension
+_MAX_DIMENSIONS = 8
+_VALUES: tuple[Values, ...] = get_args(Values)  # a type's code is its place here
+_ITEM_BITS = {"mask": 0, "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
+_LEVELS = {"int8": 127, "int4": 7}
+_DENSE, _BITMASK, _GAPS = range(3)
+
+
+class CodecError(ValueError):
+    """Bytes that are no whole, valid blob, or an array that the asked type cannot hold."""
+
+
+class Header(NamedTuple):
+    """What a blob says of itself."""
+
+    values: Values
+    shape: tuple[int, ...]
+    kept: int
+    """Stored elements; the others are zero."""
+    positions: int
+    """0: every element is stored; 1: a bit an element; 2: Rice-coded gaps."""
+    rice: int
+    """Bits of a gap's remainder."""
+    checksum: int
+    size: int
+    """Bytes before scales."""
+
+
+class Packed(NamedTuple):
+    """A blob taken apart, still sparse."""
+
+    header: Header
+    positions: NDArray[np.int64]
+    """(kept,), flat, ascending."""
+    values: NDArray[Any]
+    """(kept,): float32, or int8 for int8 and int4; empty for a mask."""
+    scales: NDArray[np.float32]
+    """(rows,) for int8 and int4, else empty."""
+
+
+def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
+    """Pack a float32 array of any shape into bytes, 1-d uint8.
+
+    Elements whose bits are all zero are left out; -0.0 is kept. "float32" is exact, and so are "float16"
+    and "bfloat16" for values that were of that type; else they round to nearest. "int8" and "int4"
+    are symmetric with a scale for each row (first dimension). "mask" keeps positions alone.
+    Positions are stored in whichever form is smallest. Raises `CodecError` for values that the
+    type cannot hold: float16 beyond 65,504, int8 and int4 beyond 2^127 or not finite.
+    """
+    array = np.asarray(array, dtype=np.float32, order="C")  # ascontiguousarray makes a scalar 1-d
+    if array.ndim > _MAX_DIMENSIONS:
+        raise CodecError(f"an array of {array.ndim} dimensions; {_MAX_DIMENSIONS} are the most")
+    flat = array.reshape(-1)
+    nonzero = flat.view(np.uint32) != 0
+    kept = int(np.count_nonzero(nonzero))
+    where = np.flatnonzero(nonzero)
+    form, rice, positions = _encode_positions(nonzero, where)
+    stored, scales = _encode_values(flat[where], where, array.shape, values)
+    header = _FIXED.pack(
+        MAGIC, VERSION, form, _VALUES.index(values), array.ndim, 0, rice, 0, 0, kept
+    ) + struct.pack(f"<{array.ndim}Q", *array.shape)
+    blob = np.concatenate(
+        [np.frombuffer(header, np.uint8), scales.view(np.uint8), stored.view(np.uint8), positions]
+    )
+    blob[8:12] = np.frombuffer(struct.pack("<I", _checksum(blob)), np.uint8)
+    return blob
+
+
+def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
+    """The array of `shape` that `encode` packed; for a mask, ones where it keeps.
+
+    `shape` is the one the caller expects. Raises `CodecError` for anything else than a whole
+    blob of exactly that shape, before it allocates.
+    """
+    packed = unpack(blob, shape)
+    dense = np.zeros(math.prod(packed.header.shape), np.float32)
+    dense[packed.positions] = 1 if packed.header.values == "mask" else dequantized(packed)
+    return dense.reshape(packed.header.shape)
+
+
+def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
+    """Check a blob and take it apart without filling the zeros in. Errors as `decode`."""
+    header = read_header(blob)
+    if header.shape != tuple(shape):
+        raise CodecError(f"holds an array of shape {header.shape}, expected {tuple(shape)}")
+    count, kept = math.prod(header.shape), header.kept
+    if kept > count or (header.positions == _DENSE and kept != count):
+        raise CodecError(f"says that {kept} of {count} elements are stored")
+    rows = _rows(header.shape) if header.values in _LEVELS else 0
+    begin = header.size
+    middle = begin + 4 * rows
+    end = middle + -(-kept * _ITEM_BITS[header.values] // 8)
+    if end > len(blob):
+        raise CodecError(f"cut off: {len(blob)} bytes, and its values alone end at {end}")
+    if _checksum(blob) != header.checksum:
+        raise CodecError("checksum does not match: the bytes were changed")
+    scales = np.frombuffer(blob[begin:middle].tobytes(), np.float32)
+    # A NaN fails both comparisons; up to the limit even the lowest level times the scale is finite.
+    if rows and not ((scales >= 0) & (scales < _scale_limit(header.values))).all():
+        raise CodecError("a scale is negative, too large or not finite")
+    positions = _decode_positions(blob[end:], header, count)
+    return Packed(header, positions, _decode_values(blob[middle:end], header), scales)
+
+
+def dequantized(packed: Packed) -> NDArray[np.float32]:
+    """The stored values as float32, (kept,)."""
+    if packed.header.values not in _LEVELS:
+        return packed.values
+    counts = _row_counts(packed.positions, packed.header.shape)
+    scaled: NDArray[np.float32] = packed.values * np.repeat(packed.scales, counts)
+    return scaled
+
+
+def read_header(blob: Bytes) -> Header:
+    """The header alone; `blob` may end after it. Nothing but the header's own form is checked."""
+    if len(blob) < _FIXED.size:
+        raise CodecError(f"cut off: {len(blob)} bytes, a header alone takes {_FIXED.size}")
+    fixed = _FIXED.unpack(blob[: _FIXED.size].tobytes())
+    magic, version, form, values, dimensions, checksum, rice, pad, pad2, kept = fixed
+    if magic != MAGIC:
+        raise CodecError("not packed by fineprune: the first bytes are others")
+    if version != VERSION:
+        raise CodecError(f"format version {version}; this fineprune reads version {VERSION}: upgrade it")
+    size = _FIXED.size + 8 * dimensions
+    if (
+        form > _GAPS
+        or values >= len(_VALUES)
+        or dimensions > _MAX_DIMENSIONS
+        or rice > (31 if form == _GAPS else 0)
+        or pad
+        or pad2
+        or len(blob) < size
+    ):
+        raise CodecError("its header makes no sense")
+    shape = struct.unpack(f"<{dimensions}Q", blob[_FIXED.size : size].tobytes())
+    return Header(_VALUES[values], shape, kept, form, rice, checksum, size)
+
+
+def is_blob(array: NDArray[Any]) -> bool:
+    """Whether an array looks like a blob: 1-d bytes that begin like one."""
+    return array.dtype == np.uint8 and array.ndim == 1 and array[:4].tobytes() == MAGIC
+
+
+def _checksum(blob: Bytes) -> int:
+    return zlib.crc32(blob[12:].data, zlib.crc32(blob[:8].data))
+
+
+def _scale_limit(values: Values) -> np.float32:
+    return np.float32(2.0**128 / (_LEVELS[values] + 1))
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) > 1 else 1
+
+
+def _row_counts(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Stored elements of each row; a search for its first one is cheaper than a division for each."""
+    rows = _rows(shape)
+    width = math.prod(shape) // max(1, rows)
+    return np.diff(np.searchsorted(positions, np.arange(rows + 1) * width))
+
+
+# -- positions ---------------------------------------------------------------------------------
+
+
+def _encode_positions(nonzero: NDArray[np.bool_], where: NDArray[np.int64]) -> tuple[int, int, Bytes]:
+    """Form, Rice parameter and bytes of the smallest form."""
+    empty = np.empty(0, np.uint8)
+    kept, count = len(where), len(nonzero)
+    if kept == count:
+        return _DENSE, 0, empty
+    if kept == 0:
+        return _GAPS, 0, empty
+    gaps = np.diff(where, prepend=-1) - 1
+    rice, size = _best_rice(gaps)
+    if size >= -(-count // 8):
+        return _BITMASK, 0, np.packbits(nonzero, bitorder="little")
+    planes = [np.packbits((gaps >> bit) & 1 == 1, bitorder="little") for bit in range(rice)]
+    ends = np.cumsum((gaps >> rice) + 1) - 1
+    unary = np.zeros(ends[-1] + 1, np.bool_)
+    unary[ends] = True
+    return _GAPS, rice, np.concatenate([*planes, np.packbits(unary, bitorder="little")])
+
+
+def _best_rice(gaps: NDArray[np.int64]) -> tuple[int, int]:
+    """The remainder's bits that take the fewest bytes, and those bytes.
+
+    Geometric gaps of mean g are coded best with about log2(g ln 2) bits (Rice 1979, Golomb 1966);
+    clustered ones with fewer, so the neighbours are tried.
+    """
+    guess = round(math.log2(max(1.0, (float(gaps.mean()) + 1) * math.log(2))))
+    sizes = {}
+    for rice in range(max(0, guess - 2), min(31, guess + 1) + 1):
+        unary = int((gaps >> rice).sum()) + len(gaps)
+        sizes[rice] = rice * -(-len(gaps) // 8) + -(-unary // 8)
+    best = min(sizes, key=sizes.__getitem__)
+    return best, sizes[best]
+
+
+def _decode_positions(stream: Bytes, header: Header, count: int) -> NDArray[np.int64]:
+    kept = header.kept
+    if header.positions == _DENSE or kept == 0:
+        if len(stream):
+            raise CodecError(f"{len(stream)} bytes too many")
+        return np.arange(kept)
+    if header.positions == _BITMASK:
+        if len(stream) != -(-count // 8):
+            raise CodecError(f"its bitmask has {len(stream)} bytes for {count} elements")
+        where = np.flatnonzero(_bits(stream))
+    else:
+        where = _decode_gaps(stream, header.rice, kept, count)
+    if len(where) != kept:
+        raise CodecError(f"says that {kept} elements are stored, and gives {len(where)} positions")
+    if where[-1] >= count:
+        raise CodecError(f"a position is {where[-1]}, and there are {count} elements")
+    return where
+
+
+def _decode_gaps(stream: Bytes, rice: int, kept: int, count: int) -> NDArray[np.int64]:
+    plane = -(-kept // 8)
+    if len(stream) < rice * plane:
+        raise CodecError("its gaps are cut off")
+    ends = np.flatnonzero(_bits(stream[rice * plane :]))
+    if len(ends) != kept:
+        raise CodecError(f"says that {kept} elements are stored, and gives {len(ends)} gaps")
+    if ends[-1] // 8 != len(stream) - rice * plane - 1:
+        raise CodecError("bytes follow its last gap")
+    # Before shifting, which could overflow. Remainders cannot: it takes 2^32 of them, gigabytes.
+    if (int(ends[-1]) + 1 - kept) << rice > count - kept:
+        raise CodecError(f"its gaps lead past the last of {count} elements")
+    gaps = (np.diff(ends, prepend=-1) - 1) << rice
+    for bit in range(rice):
+        gaps |= _bits(stream[bit * plane : (bit + 1) * plane])[:kept].astype(np.int64) << bit
+    return np.cumsum(gaps + 1) - 1
+
+
+def _bits(stream: Bytes) -> Bytes:
+    return np.unpackbits(stream, bitorder="little")
+
+
+# -- values ------------------------------------------------------------------------------------
+
+
+def _encode_values(
+    stored: NDArray[np.float32], where: NDArray[np.int64], shape: tuple[int, ...], values: Values
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Values in their type, and the rows' scales."""
+    none = np.empty(0, np.float32)
+    if values == "mask":
+        return none, none
+    if values == "float32":
+        return stored, none
+    if values == "float16":
+        with np.errstate(over="ignore"):
+            half = stored.astype(np.float16)
+        if np.isinf(half).sum() > np.isinf(stored).sum():
+            largest = float(np.abs(stored[np.isfinite(stored)]).max())
+            raise CodecError(f"a value of {largest:g} does not fit float16; use bfloat16 or float32")
+        return half, none
+    if values == "bfloat16":
+        return _to_bfloat16(stored), none
+    if values not in _LEVELS:
+        raise CodecError(f"values={values!r}: allowed are {', '.join(_VALUES)}")
+    if not (np.abs(stored) <= np.float32(2.0**127)).all():  # nearer to float32's end a scale rounds beyond it
+        raise CodecError(f"a value is not finite or beyond 2^127, and {values} cannot hold it")
+    counts = _row_counts(where, shape)
+    scales = _row_scales(stored, counts, values)
+    quantized = _levels(stored, np.repeat(scales, counts), values).astype(np.int8)
+    return (_pack_nibbles(quantized) if values == "int4" else quantized), scales
+
+
+def _decode_values(stream: Bytes, header: Header) -> NDArray[Any]:
+    raw = stream.tobytes()  # aligned, which a slice of a blob need not be
+    if header.values == "float16":
+        return np.frombuffer(raw, np.float16).astype(np.float32)
+    if header.values == "bfloat16":
+        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if header.values == "int8":
+        return np.frombuffer(raw, np.int8)
+    if header.values == "int4":
+        return _unpack_nibbles(np.frombuffer(raw, np.uint8), header.kept)
+    return np.frombuffer(raw, np.float32)
+
+
+def _to_bfloat16(stored: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper half of each float32, rounded to nearest, ties to even; a NaN stays one."""
+    bits = stored.view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(stored), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def _row_scales(
+    stored: NDArray[np.float32], counts: NDArray[np.int64], values: Values
+) -> NDArray[np.float32]:
+    """A scale for each row; 0 for a row without values.
+
+    int8: the largest magnitude lands on 127. int4 has so few levels that cutting the largest
+    values off can pay: of a few clipping ratios each row takes the one of least squared error.
+    """
+    peak = _by_row(np.maximum, np.abs(stored), counts)
+    scales = _coarse(peak / np.float32(_LEVELS[values]))
+    if values == "int8":
+        return scales
+    best = np.full(len(counts), np.inf, np.float32)
+    for ratio in (1.0, 0.9, 0.8, 0.7, 0.6):
+        tried = _coarse(peak / np.float32(_LEVELS[values] / ratio))
+        spread = np.repeat(tried, counts)
+        error = _levels(stored, spread, values)
+        error *= spread
+        error -= stored
+        with np.errstate(over="ignore"):  # of two errors beyond float32 neither is the better
+            total = _by_row(np.add, np.square(error, out=error), counts)
+        better = total < best
+        best[better], scales[better] = total[better], tried[better]
+    return scales
+
+
+def _by_row(reduce: np.ufunc, stored: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`reduce` over each row's stored values; 0 where a row has none."""
+    result = np.zeros(len(counts), np.float32)
+    filled = counts > 0  # reduceat would give an empty row the next one's first value
+    if filled.any():
+        result[filled] = reduce.reduceat(stored, (np.cumsum(counts) - counts)[filled])
+    return result
+
+
+def _coarse(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales rounded up to 16 bits of mantissa: level x scale is then exact in float32, so packing
+    what was unpacked gives the same values. Those below the normal numbers have fewer bits, and are raised.
+    """
+    coarse = ((scales.view(np.uint32) + 0xFF) & 0xFFFFFF00).astype(np.uint32).view(np.float32)
+    return np.where(scales > 0, np.maximum(coarse, np.finfo(np.float32).tiny), np.float32(0))
+
+
+def _levels(stored: NDArray[np.float32], scales: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
+    """The level of each value, still as float32."""
+    level = np.divide(stored, scales, out=np.zeros_like(stored), where=scales > 0)
+    np.rint(level, out=level)
+    return np.clip(level, -_LEVELS[values], _LEVELS[values], out=level)
+
+
+def _pack_nibbles(quantized: NDArray[np.int8]) -> Bytes:
+    nibbles = np.zeros(-(-len(quantized) // 2) * 2, np.uint8)
+    nibbles[: len(quantized)] = quantized.view(np.uint8) & 0x0F
+    packed: Bytes = nibbles[::2] | (nibbles[1::2] << np.uint8(4))
+    return packed
+
+
+def _unpack_nibbles(packed: Bytes, count: int) -> NDArray[np.int8]:
+    nibbles = np.empty(2 * len(packed), np.uint8)
+    nibbles[::2] = packed & 0x0F
+    nibbles[1::2] = packed >> 4
+    signed: NDArray[np.int8] = ((nibbles ^ 8).view(np.int8) - np.int8(8))[:count]  # sign extension
+    return signed

@@ -1,0 +1,200 @@
+"""To ONNX or OpenVINO by transformers' own exporters, and compared with the PyTorch model before it counts.
+
+Zeros stay where they are: neither format stores them in fewer bytes. `int8` is ONNX Runtime's dynamic
+quantisation (weights when written, activations when run), or NNCF's compression of the weights alone.
+"""
+
+import importlib.util
+import io
+import logging
+import math
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from fineprune._files import replace_folder
+from fineprune._padding import ensure_padding
+from fineprune._reason import reason
+from fineprune.errors import FinepruneError
+from fineprune.pruning.pruner import masked_modules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TOLERANCE = 1e-3
+_PACKAGES = {
+    "onnx": ("transformers.exporters", "onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("transformers.exporters", "openvino"),
+}
+_SENTENCES = ("A short film.", "It is longer than it should be, and better than it looks.")
+
+
+class Exported(NamedTuple):
+    """A finished export: its folder, the size of graph and weights, and how far its outputs are off.
+
+    `difference` is the largest one to the PyTorch model's, as a fraction of the largest output.
+    """
+
+    path: Path
+    bytes: int
+    difference: float
+
+
+def export_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    out: Path,
+    to: Literal["onnx", "openvino"],
+    int8: bool = False,
+) -> Exported:
+    """Write `model` for another runtime into the folder `out`, for batches and texts of any size.
+
+    The folder holds `model.onnx` with its weights beside it, or `openvino_model.xml` and `.bin`;
+    `config.json`, the tokenizer, and what transformers needs to load it (`ExportedModel`). What was
+    written is loaded and run at float32 on inputs of other sizes than it was traced with. A model
+    without a tokenizer is one of images. As before training, model and tokenizer are given a
+    padding token where they have none.
+
+    Raises `FinepruneError`, and leaves nothing at `out`, when a package of `fineprune[export]` is
+    missing; `out` is not empty; the model is not finalized, not float32 on the CPU, in training
+    mode, or of a kind that cannot be exported; its outputs are not finite, or, without `int8`,
+    further than 0.001 from PyTorch's.
+    """
+    if to not in _PACKAGES:
+        raise FinepruneError(f"to is {to!r}, allowed: {', '.join(_PACKAGES)}")
+    place = Path(out).resolve()
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise FinepruneError(f"{out}: there already, and not an empty folder; name another for the export")
+    _check_packages(to, int8)
+    _check_model(model)
+    traced, *others = _inputs(model, tokenizer)
+    beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        try:
+            beside.mkdir(parents=True)
+            with _quiet():
+                _write(model, traced, beside, to, int8)
+                difference = _difference(model, others, beside, to)
+        except Exception as error:  # whatever a kind of model makes the exporter or the runtime raise
+            kind = type(model).__name__
+            raise FinepruneError(f"{kind}: export to {to} failed, try the other: {reason(error)}") from error
+        if not difference < (math.inf if int8 else _TOLERANCE):  # nan too
+            raise FinepruneError(
+                f"{to}: the outputs differ from PyTorch's by {difference:.2g} of the largest, allowed: "
+                f"{'any finite number' if int8 else _TOLERANCE}; nothing was written, try the other format"
+            )
+        size = sum(path.stat().st_size for path in beside.iterdir() if "model." in path.name)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
+        replace_folder(beside, place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Exported(Path(out), size, difference)
+
+
+def _check_packages(to: str, int8: bool) -> None:
+    needed = (*_PACKAGES[to], "nncf") if to == "openvino" and int8 else _PACKAGES[to]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FinepruneError(f"export to {to} needs {', '.join(missing)}: pip install 'fineprune[export]'")
+
+
+def _check_model(model: "PreTrainedModel") -> None:
+    if any(True for _ in masked_modules(model)):
+        raise FinepruneError("this model is still being pruned: finalize it before the export")
+    if model.training:
+        raise FinepruneError("this model is in training mode: model.eval() before the export")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise FinepruneError(
+                f"{name} is {parameter.dtype} on {parameter.device}, allowed: torch.float32 on cpu; "
+                "model.float().cpu() before the export"
+            )
+
+
+def _inputs(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> list[dict[str, Any]]:
+    """What to trace with, a batch of 2, then what to compare on: batches of 1 and 3, shorter and longer."""
+    inputs: list[dict[str, Any]]
+    if tokenizer is not None:
+        ensure_padding(model, tokenizer)
+        positions = getattr(model.config, "max_position_embeddings", 0) - 2  # RoBERTa's begin at 2
+        length = min(n for n in (64, tokenizer.model_max_length, positions) if n > 0)
+        limits = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}
+        batches = (_SENTENCES, _SENTENCES[:1], (" ".join(_SENTENCES * 8), *_SENTENCES))
+        inputs = [dict(tokenizer(list(texts), **limits)) for texts in batches]
+    elif model.main_input_name == "pixel_values":
+        side = getattr(model.config, "image_size", 224)
+        shape = (getattr(model.config, "num_channels", 3), *((side, side) if isinstance(side, int) else side))
+        random = torch.Generator().manual_seed(0)
+        inputs = [{"pixel_values": torch.randn(batch, *shape, generator=random)} for batch in (2, 1, 3)]
+    else:
+        raise FinepruneError(
+            f"{type(model).__name__} takes {model.main_input_name}: give its tokenizer; only a model of "
+            "pixel_values is exported without one"
+        )
+    if getattr(model.config, "use_cache", False):  # a classifier has no use for a decoder's cache
+        inputs = [batch | {"use_cache": False} for batch in inputs]
+    return inputs
+
+
+def _write(model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: str, int8: bool) -> None:
+    from transformers import exporters
+
+    quantizer = None
+    if to == "onnx":
+        if int8:
+            quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(per_channel=True))
+        exporter, config = exporters.OnnxExporter(), exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
+    else:
+        # OpenVINO and NNCF report their use to Intel without asking, but go on without the package that does.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        if int8:
+            quantizer = exporters.NNCFOpenVINOQuantizer(exporters.NNCFWeightCompressionConfig())
+        exporter = exporters.OpenVINOExporter()
+        config = exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer)
+    exporter.export(model, dict(inputs), config).save_pretrained(folder)
+
+
+@torch.no_grad()
+def _difference(model: "PreTrainedModel", batches: list[dict[str, Any]], folder: Path, to: str) -> float:
+    """The largest difference of any output, over the largest absolute value of that output; may be nan."""
+    from transformers.exporters import ExportedModel
+
+    # Where the CPU has bfloat16, OpenVINO would compute in it: that is the machine's error, not the file's.
+    options = {"config": {"INFERENCE_PRECISION_HINT": "f32"}} if to == "openvino" else {}
+    exported = ExportedModel.from_pretrained(folder, device="cpu", **options)
+    found = []
+    for batch in batches:
+        ours, theirs = model(**batch), exported(**batch)
+        mask = batch.get("attention_mask", torch.empty(0)).bool()
+        for name, output in ours.items():
+            if torch.is_tensor(output):
+                off = (theirs[name] - output).abs()
+                if off.ndim == 3 and off.shape[:2] == mask.shape:  # an answer for each token: not for padding
+                    off, output = off[mask], output[mask]
+                found.append(off.max() / output.abs().max().clamp(min=1e-12))
+    return float(torch.stack(found).max())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporters print, log and warn of: about each other's versions and insides, which no
+    user can act on. What counts is checked: an error is raised, and the outputs are compared.
+    """
+    level, handlers = logging.root.manager.disable, logging.root.handlers[:]
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        logging.root.handlers[:] = handlers  # onnxruntime's quantisation adds one

@@ -1,0 +1,248 @@
+"""The one seam to transformers' loading: compact models open through plain `from_pretrained`.
+
+A quantizer of the name "fineprune" (`register_quantizer`), which config.json asks for. It checks the
+files before a weight is made, unpacks each matrix as it is loaded, and hands out an ordinary
+dense model that writes the compact form again on `save_pretrained`. Without fineprune imported,
+transformers skips the unknown name and stops on the shapes of the packed matrices.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.core_model_loading import (
+    ConversionOps,
+    WeightConverter,
+    build_glob_alternation,
+    revert_weight_conversion,
+)
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from fineprune.checkpoint import codec, packing
+from fineprune.errors import FinepruneError
+from fineprune.pruning.targets import find_targets, is_linear
+
+METHOD = "fineprune"
+
+_staying_packed = contextvars.ContextVar("staying_packed", default=False)
+
+
+@contextlib.contextmanager
+def staying_packed() -> Iterator[None]:
+    """Within it, `from_pretrained` keeps the pruned matrices packed (`PackedLinear`)."""
+    token = _staying_packed.set(True)
+    try:
+        yield
+    finally:
+        _staying_packed.reset(token)
+
+
+@register_quantization_config(METHOD)
+class CompactConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """What config.json says of a compact model: the types that it is packed with."""
+
+    def __init__(
+        self,
+        values: str = "float32",
+        embeddings: str = "keep",
+        version: int = codec.VERSION,
+        **unknown: Any,
+    ) -> None:
+        unknown.pop("quant_method", None)
+        if version != codec.VERSION or unknown:
+            raise FinepruneError(
+                f"config.json: format version {version!r} with {sorted(unknown) or 'no'} further settings; "
+                f"this fineprune reads version {codec.VERSION}: upgrade it"
+            )
+        packing.check_types(values, embeddings)
+        self.quant_method = METHOD
+        self.version = version
+        self.values = values
+        self.embeddings = embeddings
+
+
+class _Unpack(ConversionOps):  # type: ignore[misc]
+    """Unpacks a matrix where the checkpoint holds a blob; passes everything else on."""
+
+    def __init__(self) -> None:
+        self.loaded: set[str] = set()
+        self.types: dict[str, torch.dtype] = {}
+        self.stay_packed = _staying_packed.get()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Unpack":
+        return self  # transformers copies the converter for each weight; `loaded` is one for all
+
+    def convert(
+        self, input_dict: dict[str, Any], full_layer_name: str = "", model: Any = None, **_: Any
+    ) -> dict[str, Any]:
+        (tensor,) = input_dict.values()
+        tensor = tensor[0] if isinstance(tensor, list) else tensor
+        self.loaded.add(full_layer_name)
+        wanted = model.get_parameter_or_buffer(full_layer_name)
+        if tensor.ndim == 1 and wanted.ndim != 1:
+            dtype = self.types.get(full_layer_name, wanted.dtype)
+            # transformers 5.0 casts bytes to the parameter's type; they are whole numbers still.
+            blob = tensor.detach().cpu().to(torch.uint8)
+            if packing.is_blob(blob) and self.stay_packed and _stay_packed(model, full_layer_name, dtype):
+                tensor = blob.view(torch.int8).to(tensor.device)
+            elif packing.is_blob(blob):
+                tensor = packing.unpack(blob, wanted.shape).to(tensor.device, dtype)
+        return {full_layer_name: tensor}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _AsItIs()
+
+
+class _AsItIs(ConversionOps):  # type: ignore[misc]
+    """The way back: `get_state_dict_and_metadata` has packed already."""
+
+    def convert(self, input_dict: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return input_dict
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self
+
+
+@register_quantizer(METHOD)
+class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Loads and writes compact models for transformers."""
+
+    def __init__(self, quantization_config: CompactConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._unpack = _Unpack()
+        self._wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        if not self.pre_quantized:
+            raise FinepruneError(
+                "quantization_config: a model is not packed while it loads; use fineprune.save_compact"
+            )
+
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: Any
+    ) -> None:
+        self._wanted = {
+            name: (parameter.shape, _own_type(model, name, parameter.dtype))
+            for name, parameter in model.named_parameters()
+        }
+        self._unpack.types = {name: dtype for name, (_shape, dtype) in self._wanted.items()}
+        if checkpoint_files is not None:
+            if not all(str(file).endswith(".safetensors") for file in checkpoint_files):
+                raise FinepruneError(f"{checkpoint_files[0]}: a compact model is stored as safetensors only")
+            prefix = f"{model.base_model_prefix}."
+            shapes = {}
+            for name, (shape, _dtype) in self._wanted.items():
+                for known in _variants(name, prefix):
+                    shapes[known] = tuple(shape)
+            packing.verify(checkpoint_files, shapes)
+
+    def get_weight_conversions(self) -> list[WeightConverter]:
+        return [WeightConverter("weight", "weight", operations=[self._unpack])]
+
+    def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
+        # What lets transformers put a blob of any length where a packed layer waits for it.
+        return isinstance(model.get_submodule(param_name.rpartition(".")[0]), packing.PackedLinear)
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        for name, parameter in model.named_parameters():
+            shape, dtype = self._wanted.get(name, (parameter.shape, parameter.dtype))
+            if isinstance(model.get_submodule(name.rpartition(".")[0]), packing.PackedLinear):
+                continue
+            if parameter.shape != shape:
+                raise FinepruneError(
+                    f"{name}: the checkpoint holds {tuple(parameter.shape)}, the model takes {tuple(shape)}"
+                )
+            parameter.data = parameter.data.to(dtype)  # transformers 5.0 forgets some that were renamed
+        converters = [
+            entry for entry in model._weight_conversions or [] if isinstance(entry, WeightConverter)
+        ]
+        if len(converters) <= 1:  # ours alone, so that each linear weight came through it
+            for name in _block_layers(model):
+                if f"{name}.weight" not in self._unpack.loaded:
+                    raise FinepruneError(
+                        f"{name}: config.json asks for it, the checkpoint lacks it; they are not of one model"
+                    )
+        # An ordinary model from here on: to cast, to train, to prune again.
+        model.is_quantized = False
+        for module in model.modules():
+            if hasattr(getattr(module, "config", None), "_is_quantized"):
+                module.config._is_quantized = False
+        model.register_load_state_dict_pre_hook(_unpack_state)
+        return model
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        config = self.quantization_config
+        state, kept = packing.pack_state(model, config.values, config.embeddings)
+        for key in model._keys_to_ignore_on_save or ():
+            state.pop(key, None)
+        state = remove_tied_weights_from_state_dict(state, model)
+        # The manifest goes by the names in the file, which transformers may still change.
+        named = revert_weight_conversion(model, dict(state))
+        pruned = {state[key].data_ptr() for key in kept["pruned"] if key in state}
+        kept["pruned"] = sorted(key for key, tensor in named.items() if tensor.data_ptr() in pruned)
+        return state, packing.manifest(named, kept)
+
+    def is_serializable(self, **_: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+def _unpack_state(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Unpack what `load_state_dict` is given: Trainer reads its checkpoints with no quantizer asked."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tensor = state.get(name)
+        if isinstance(tensor, Tensor) and parameter.ndim != 1 and packing.is_blob(tensor):
+            state[name] = packing.unpack(tensor, parameter.shape).to(parameter.dtype)
+
+
+def _stay_packed(model: nn.Module, weight: str, dtype: torch.dtype) -> bool:
+    """Put a layer that keeps its matrix packed in the place of a linear one; False for a table."""
+    name = weight.removesuffix(".weight")
+    module = model.get_submodule(name)
+    if not is_linear(module):
+        return False
+    parent, _, last = name.rpartition(".")
+    empty = torch.empty(0, dtype=torch.int8, device="meta")
+    packed = packing.PackedLinear(module, empty)
+    packed.dtype = dtype
+    setattr(model.get_submodule(parent), last, packed)
+    return True
+
+
+def _own_type(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type to load a parameter as: T5 keeps `wo` in float32 where float16 is asked, others others."""
+    planned = getattr(model, "_get_dtype_plan", None)
+    plan = model.dtype_plan if planned is None else planned(dtype)  # transformers 5.0 has the first alone
+    if not plan:
+        return dtype
+    pattern, by_group, _ = build_glob_alternation(list(plan))
+    match = pattern.search(name)
+    return dtype if match is None else plan[by_group[match.lastgroup]]
+
+
+def _variants(name: str, prefix: str) -> tuple[str, ...]:
+    """How a checkpoint of a class with or without a head may name the same weight."""
+    return (name, name.removeprefix(prefix), prefix + name)
+
+
+def _block_layers(model: nn.Module) -> list[str]:
+    try:
+        return list(find_targets(model))
+    except FinepruneError:  # nothing of the kind is left, as with packed layers
+        return []
+
+
+def is_ours(conversion: Any) -> bool:
+    """Whether a weight conversion is the one that unpacks."""
+    return any(isinstance(entry, _Unpack) for entry in getattr(conversion, "operations", ()))

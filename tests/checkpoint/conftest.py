@@ -1,0 +1,159 @@
+"""Pruned models of a few thousand weights, of nine architectures, and how two of them are compared."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fineprune.pruning.targets import find_targets
+
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 50,
+    "max_position_embeddings": 32,
+}
+DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": 50}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
+
+# class, auto class, settings
+ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertForSequenceClassification", "AutoModelForSequenceClassification", SMALL),
+    "roberta": ("RobertaForTokenClassification", "AutoModelForTokenClassification", SMALL),
+    "distilbert": ("DistilBertForQuestionAnswering", "AutoModelForQuestionAnswering", DISTIL),
+    "electra": (
+        "ElectraForSequenceClassification",
+        "AutoModelForSequenceClassification",
+        {**SMALL, "embedding_size": 8},
+    ),
+    "albert": (
+        "AlbertForSequenceClassification",
+        "AutoModelForSequenceClassification",
+        {**SMALL, "embedding_size": 8},
+    ),
+    "gpt2": ("GPT2LMHeadModel", "AutoModelForCausalLM", GPT2),
+    "llama": ("LlamaForCausalLM", "AutoModelForCausalLM", {**SMALL, "num_key_value_heads": 1}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "AutoModelForSeq2SeqLM",
+        {**T5, "decoder_start_token_id": 0, "tie_word_embeddings": True},
+    ),
+    "vit": (
+        "ViTForImageClassification",
+        "AutoModelForImageClassification",
+        {**SMALL, "image_size": 16, "patch_size": 8},
+    ),
+}
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def auto_class() -> Callable[[str], Any]:
+    """`auto_class("bert")`: the Auto class that opens it."""
+
+    def find(name: str) -> Any:
+        import transformers
+
+        return getattr(transformers, ARCHITECTURES[name][1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def make_dense() -> Callable[..., Any]:
+    """`make_dense("bert", **config)`: always the same weights, spread wide, in evaluation mode."""
+
+    def make(name: str = "bert", **settings: Any) -> Any:
+        import transformers
+
+        kind = getattr(transformers, ARCHITECTURES[name][0])
+        torch.manual_seed(0)
+        given = {**ARCHITECTURES[name][2], "initializer_range": 0.3, "pad_token_id": 0} | settings
+        return kind(kind.config_class(**given)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_pruned(make_dense: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with all but a tenth of each matrix set to zero by hand, the largest tenth."""
+
+    @torch.no_grad()
+    def make(name: str = "bert", **settings: Any) -> Any:
+        model = make_dense(name, **settings)
+        for module in find_targets(model).values():
+            size = module.weight.abs()
+            module.weight[size < size.flatten().quantile(0.9)] = 0
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def same_answers() -> Callable[[Any, Any], bool]:
+    """Whether two models answer the probe batch with the same numbers, all of them."""
+    from fineprune.checkpoint.probe import outputs, probe_inputs
+
+    def same(one: Any, other: Any) -> bool:
+        ours, theirs = outputs(one, probe_inputs(one)), outputs(other, probe_inputs(one))
+        return len(ours) == len(theirs) > 0 and all(map(torch.equal, ours, theirs))
+
+    return same
+
+
+@pytest.fixture(scope="session")
+def same_weights() -> Callable[[Any, Any], bool]:
+    """Whether two models hold the same tensors, in the same types."""
+
+    def same(one: Any, other: Any) -> bool:
+        ours, theirs = one.state_dict(), other.state_dict()
+        return set(ours) == set(theirs) and all(
+            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
+        )
+
+    return same
+
+
+@pytest.fixture
+def compact(make_pruned: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder with BERT, packed."""
+    from fineprune import save_compact
+
+    return save_compact(make_pruned(), tmp_path / "compact").folder
+
+
+@pytest.fixture(scope="session")
+def change_json() -> Callable[..., None]:
+    """`change_json(file, key=value)`; a dict changes what is inside."""
+
+    def change(file: Path, **values: Any) -> None:
+        content = json.loads(file.read_text())
+        for key, value in values.items():
+            content[key] = content[key] | value if isinstance(value, dict) else value
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run code in a fresh process; its arguments are in sys.argv[1:]."""
+
+    def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        )
+
+    return run

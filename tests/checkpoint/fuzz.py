@@ -1,0 +1,400 @@
+"""Throws broken and forged checkpoints at the reader: python tests/checkpoint/fuzz.py --count 100000.
+
+A case is refused with a `FinepruneError` (the codec's own is `CodecError`), or it gives the arrays that were
+saved; a forged one, whose checksums are right, may give others of the same shapes. Any other exception,
+much memory or much time is a failure. Case i of a seed is the same in every run: --first i --count 1.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+import resource
+import shutil
+import struct
+import tempfile
+import time
+import tracemalloc
+import warnings
+import zlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import BertConfig, BertForSequenceClassification, logging
+
+import fineprune
+from fineprune.checkpoint import codec, packing
+from fineprune.errors import FinepruneError
+
+MEGABYTES = 50
+SECONDS = 1.0
+DEEP, LONG, NAN = "@deep", "@long", "@nan"  # what json.dumps does not write
+ODD: list[Any] = [
+    None, True, False, 0, 1, 2, -1, 0.5, 1e300, 255, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
+    10**400, "", "x", "\0", "1", [], [1], [[]], [0, 1], {}, {"": []}, DEEP, LONG, NAN,
+]  # fmt: skip
+NUMBERS = (0, 1, 2, 3, 7, 8, 9, 31, 32, 64, 127, 255, 2**16, 2**31, 2**32, 2**40, 2**62, 2**63, 2**64 - 1)
+FLOATS = (math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, 1e-45, 1e-38, 2.0**121, 2.0**125, 3.4e38, 1.0)
+SHAPES = ([], [0], [2**63, 0], [2**64 - 1, 0], [0] * 70, [1] * 70, [2**32, 2**32], [2**63 - 1, 0])
+TYPES = ["BOOL", "F4", "F6_E2M3", "U8", "I8", "F8_E4M3", "F8_E8M0", "I16", "F16", "BF16", "F32", "C64", "I64"]
+KNOWN = {"U8": torch.uint8, "I8": torch.int8, "BOOL": torch.bool, "F16": torch.float16, "F32": torch.float32}
+# A blob's header fields but the checksum, as offset and format; the last two are dimensions.
+FIELDS = ["0I", "4B", "5B", "6B", "7B", "12B", "13B", "14H", "16Q", "24Q", "32Q"]
+
+
+class Stored(NamedTuple):
+    """A tensor as a safetensors file has it."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class Target(NamedTuple):
+    """A compact checkpoint that is right, and what it holds."""
+
+    folder: Path
+    content: bytes
+    metadata: dict[str, str]
+    tensors: dict[str, Stored]
+    shapes: dict[str, tuple[int, ...]]
+    arrays: dict[str, np.ndarray]
+    state: dict[str, torch.Tensor]
+
+
+class Case(NamedTuple):
+    """A model.safetensors, and the blobs in it that differ from those saved."""
+
+    content: bytes
+    blobs: dict[str, bytes]
+    forged: bool
+
+
+def make_folder(folder: Path, values: Any, embeddings: Any) -> Path:
+    """A compact checkpoint of some 10 kB, with dense, bitmask and gap positions."""
+    sizes = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 30,
+        "max_position_embeddings": 12,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(hidden_size=16, intermediate_size=24, **sizes)
+        model = BertForSequenceClassification(config).eval()
+        linear = [part for part in model.bert.encoder.modules() if isinstance(part, torch.nn.Linear)]
+        for index, layer in enumerate(linear):
+            layer.weight.data[torch.rand_like(layer.weight) > (0.7 if index % 2 else 0.05)] = 0
+    fineprune.save_compact(model, folder, values=values, embeddings=embeddings)
+    return folder
+
+
+def read_target(folder: Path) -> Target:
+    content = (folder / "model.safetensors").read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header, tensors = json.loads(content[8:begin]), {}
+    metadata = header.pop("__metadata__")
+    for name, said in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        low, high = said["data_offsets"]
+        tensors[name] = Stored(said["dtype"], said["shape"], content[begin + low : begin + high])
+    state = fineprune.load(folder).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    blobs = {name: stored.data for name, stored in tensors.items() if stored.data.startswith(codec.MAGIC)}
+    arrays = {name: codec.decode(np.frombuffer(blob, "u1"), shapes[name]) for name, blob in blobs.items()}
+    return Target(folder, content, metadata, tensors, shapes, arrays, state)
+
+
+def make_case(chance: random.Random, target: Target) -> Case:
+    return chance.choice((broken, broken, tweaked, restructured, forged, forged))(chance, target)
+
+
+def mangled(chance: random.Random, content: bytes, begin: int = 0) -> bytes:
+    """Bytes with something wrong from `begin` on."""
+    size = len(content)
+    if size <= begin:
+        return content + chance.randbytes(3)
+    one, other = chance.randrange(begin, size), chance.randrange(begin, size)
+    length = min(chance.choice((1, 2, 4, 8, 64, size)), size - max(one, other))
+    action = chance.randrange(9)
+    changed = bytearray(content)
+    if action == 0:
+        return content[:one]
+    if action == 1:
+        return content + (chance.randbytes(length) if chance.random() < 0.5 else bytes(length))
+    if action in (2, 3):
+        changed[one : one + length] = (b"\0" if action == 2 else b"\xff") * length
+    elif action == 4:  # one range over another
+        changed[one : one + length] = content[other : other + length]
+    elif action == 5:  # a range twice
+        changed[one:one] = content[one : one + length]
+    elif action == 6:
+        del changed[one : one + length]
+    else:
+        for _ in range(chance.choice((1, 1, 2, 8))):
+            changed[chance.randrange(begin, size)] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def broken(chance: random.Random, target: Target) -> Case:
+    """Damage anywhere, as by a disk or a network."""
+    content = mangled(chance, target.content)
+    blobs, place = {}, 8 + int.from_bytes(target.content[:8], "little")
+    for name, stored in target.tensors.items():
+        there = content[place : place + len(stored.data)]
+        place += len(stored.data)
+        if name in target.arrays and there != stored.data:
+            blobs[name] = there
+    return Case(content, blobs, False)
+
+
+def tweaked(chance: random.Random, target: Target) -> Case:
+    """Other numbers, or types, in the text of the header, the manifest's among them."""
+    size = int.from_bytes(target.content[:8], "little")
+    text, data = target.content[8 : 8 + size].decode(), target.content[8 + size :]
+    for _ in range(chance.choice((1, 1, 1, 2, 5))):
+        types = chance.random() < 0.1
+        found = chance.choice(list(re.finditer(r'(?<="dtype":")[A-Z0-9]+' if types else r"\d+", text)))
+        other = chance.choice(TYPES) if types else str(chance.choice((*NUMBERS, int(found[0]) + 1, -1)))
+        text = text[: found.start()] + other + text[found.end() :]
+    length = len(text) if chance.random() < 0.9 else chance.choice((0, 1, size, 99_999_999, 2**63, 2**64 - 1))
+    return Case(struct.pack("<Q", length) + text.encode() + data, {}, False)
+
+
+def restructured(chance: random.Random, target: Target) -> Case:
+    """Well-formed JSON of an odd structure, in the manifest or in the header."""
+    tensors, manifest = dict(target.tensors), json.loads(target.metadata[packing.MANIFEST])
+    for _ in range(chance.choice((1, 1, 2))):
+        name, odd, action = chance.choice(list(tensors)), chance.choice(ODD), chance.randrange(8)
+        if action == 0:
+            del tensors[name]
+        elif action == 1:
+            tensors[chance.choice(("more", "", "é", name + "x"))] = tensors[name]
+        elif action == 2:
+            shape = chance.choice(SHAPES)
+            tensors[name] = Stored(chance.choice(("F32", *TYPES)), shape, bytes(4 * min(math.prod(shape), 1)))
+        elif action == 3 or not (isinstance(manifest, dict) and manifest):
+            manifest = odd
+        elif action == 4:
+            del manifest[chance.choice(list(manifest))]
+        elif action == 5 and isinstance(manifest.get("tensors"), dict):
+            manifest["tensors"][chance.choice((name, "more", "\ud800", ""))] = odd
+        elif action == 6 and isinstance(manifest.get("pruned"), list):
+            manifest["pruned"] = [*manifest["pruned"][: chance.randrange(9)], odd]
+        else:
+            manifest[chance.choice((*manifest, "more"))] = odd
+    return Case(written(target.metadata, manifest, tensors), {}, False)
+
+
+def forged(chance: random.Random, target: Target) -> Case:
+    """A blob or a tensor of somebody's making, with checksums that are right."""
+    tensors, manifest = dict(target.tensors), json.loads(target.metadata[packing.MANIFEST])
+    blobs: dict[str, bytes] = {}
+    if chance.random() < 0.1:
+        name = chance.choice(list(tensors))
+        dtype = chance.choice(list(KNOWN))
+        shape = chance.choice(([], [0], [1], [4], [2, 3], [1] * 9, list(target.shapes[name]), [2**62, 0]))
+        size = math.prod(shape) * KNOWN[dtype].itemsize
+        data = chance.choice((bytes(size), (codec.MAGIC * (size // 4 + 1))[:size]))
+        tensors[name] = Stored(dtype, shape, data)
+    else:
+        name = chance.choice(list(target.arrays))
+        blob = tensors[name].data
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            blob = forged_blob(chance, blob, target.shapes[name])
+        if len(blob) >= 12:
+            blob = blob[:8] + struct.pack("<I", zlib.crc32(blob[:8] + blob[12:])) + blob[12:]
+        if len(blob) >= 24 and name in manifest["pruned"] and chance.random() < 0.8:
+            for sign, kept in ((1, blob[16:24]), (-1, tensors[name].data[16:24])):
+                manifest["kept"] += sign * int.from_bytes(kept, "little")
+        tensors[name] = Stored("U8", [len(blob)], blob)
+        blobs[name] = blob
+    stored = tensors[name]
+    about = f"{name}{KNOWN[stored.dtype]}{tuple(stored.shape)}"
+    manifest["tensors"][name] = zlib.crc32(about.encode() + stored.data)
+    return Case(written(target.metadata, manifest, tensors), blobs, True)
+
+
+def forged_blob(chance: random.Random, blob: bytes, shape: tuple[int, ...]) -> bytes:
+    """One more change to a blob; the checksum is for the caller."""
+    action = chance.randrange(6)
+    if action == 0:
+        values: Any = chance.choice(("mask", "float32", "float16", "bfloat16", "int8", "int4"))
+        other = chance.choice((*[shape] * 4, shape[::-1], (math.prod(shape),), (), (0, *shape), (1, *shape)))
+        seeded = np.random.default_rng(chance.randrange(2**32))
+        kept = seeded.random(other) < chance.choice((0, 0.02, 0.2, 0.6, 1))
+        array = np.where(kept, seeded.standard_normal(other), 0).astype(np.float32)
+        return codec.encode(array, values).tobytes()
+    if action == 1:
+        field = chance.choice(FIELDS)
+        offset, size = int(field[:-1]), struct.calcsize(field[-1])
+        before = int.from_bytes(blob[offset : offset + size], "little")
+        number = chance.choice((*NUMBERS, before + 1, before - 1)) % 256**size
+        return blob[:offset] + number.to_bytes(size, "little") + blob[offset + size :]
+    if action == 2 and len(blob) >= 44:  # where the scales are, if it has any
+        offset = 40 + 4 * chance.randrange(min(30, (len(blob) - 40) // 4))
+        return blob[:offset] + struct.pack("<f", chance.choice(FLOATS)) + blob[offset + 4 :]
+    return mangled(chance, blob, 40)
+
+
+def written(metadata: dict[str, str], manifest: Any, tensors: dict[str, Stored]) -> bytes:
+    """A safetensors file."""
+    header: dict[str, Any] = {"__metadata__": metadata | {packing.MANIFEST: dumped(manifest)}}
+    data = b""
+    for name, stored in tensors.items():
+        offsets = [len(data), len(data) + len(stored.data)]
+        header[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": offsets}
+        data += stored.data
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def dumped(value: Any) -> str:
+    text = json.dumps(value)
+    for name, instead in ((DEEP, "[" * 5000 + "]" * 5000), (LONG, "1" * 5000), (NAN, "NaN")):
+        text = text.replace(f'"{name}"', instead)
+    return text
+
+
+def changed_config(chance: random.Random, text: str) -> str:
+    """Other settings. Only small numbers: transformers makes as many layers as it is told."""
+    config = json.loads(text)
+    small = [odd for odd in ODD if not isinstance(odd, int | float) or abs(odd) < 256]
+    if chance.random() < 0.25:
+        return mangled(chance, text.encode()).decode(errors="replace")
+    inner = chance.choice((config, config, config["quantization_config"]))
+    inner[chance.choice((*inner, "more"))] = chance.choice((*small, "float16", "gelu", 16))
+    return dumped(config)
+
+
+def check_files(chance: random.Random, target: Target, scratch: Path) -> str:
+    """Verify and decode one case; what came of it."""
+    case, shapes, place = make_case(chance, target), chance.random() < 0.8, scratch / "model.safetensors"
+    place.write_bytes(case.content)
+    for name, blob in case.blobs.items():
+        try:
+            array = codec.decode(np.frombuffer(blob, np.uint8), target.shapes[name])
+        except codec.CodecError:
+            continue
+        same_as(array, target.arrays[name], case, name)
+    try:
+        packing.verify([place], target.shapes if shapes else None)
+    except FinepruneError:
+        return "refused"
+    with safe_open(place, framework="pt") as opened:
+        for name in target.arrays:
+            tensor = opened.get_tensor(name)
+            if case.forged and not packing.is_blob(tensor):
+                continue
+            try:
+                array = packing.unpack(tensor, target.shapes[name]).numpy()
+            except codec.CodecError as error:
+                if shapes:
+                    raise AssertionError(f"{name} passed verify, and not decode: {error}") from error
+                return "refused late"
+            same_as(array, target.arrays[name], case, name)
+    return "other" if case.forged else "same"
+
+
+def same_as(array: np.ndarray, expected: np.ndarray, case: Case, name: str) -> None:
+    if array.shape != expected.shape or array.dtype != expected.dtype:
+        raise AssertionError(f"{name}: decodes to {array.dtype} {array.shape}, expected {expected.shape}")
+    if not case.forged and array.tobytes() != expected.tobytes():
+        raise AssertionError(f"{name}: decodes to other values, and no checksum told")
+
+
+def check_load(chance: random.Random, target: Target, scratch: Path) -> str:
+    """Load a whole folder of which the weights or the settings are wrong."""
+    place = shutil.copytree(target.folder, scratch / "folder", dirs_exist_ok=True)
+    case, what = Case(target.content, {}, False), chance.choice(("config", "weights"))
+    if what == "weights":
+        case = make_case(chance, target)
+        (place / "model.safetensors").write_bytes(case.content)
+    else:
+        text = (place / "config.json").read_text(encoding="utf-8")
+        (place / "config.json").write_text(changed_config(chance, text), encoding="utf-8")
+    try:
+        state = fineprune.load(place).state_dict()
+    except FinepruneError:
+        return f"load, {what}: refused"
+    for name, tensor in state.items():
+        expected = target.state.get(name)
+        # Settings may ask for another type or leave weights out; those that are there are the ones saved.
+        if expected is None or tensor.shape != expected.shape:
+            raise AssertionError(f"{name}: {tuple(tensor.shape)} was not saved")
+        if not case.forged and not torch.equal(tensor, expected.to(tensor.dtype)):
+            raise AssertionError(f"{name}: loads with other values")
+    return f"load, {what}: {'other' if case.forged else 'same'}"
+
+
+def watched(check: Any, traced: bool) -> str:
+    """What `check` returns; an error where it took too long, or too much memory."""
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    if traced:
+        tracemalloc.start()
+    try:
+        outcome: str = check()
+        peak = tracemalloc.get_traced_memory()[1] if traced else 0
+    finally:
+        tracemalloc.stop()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if max(peak, grown) > MEGABYTES * 2**20:
+        raise AssertionError(f"took {max(peak, grown) >> 20} MB")
+    if (took := time.process_time() - began) > SECONDS:
+        raise AssertionError(f"took {took:.1f} s")
+    return outcome
+
+
+def run(
+    targets: list[Target], count: int, seed: int, first: int = 0, loads: int = 200
+) -> tuple[Counter[str], list[str]]:
+    """Outcomes of `count` cases, and the failures; each `loads`th is a folder loaded whole."""
+    outcomes, failures = Counter[str](), []
+    with tempfile.TemporaryDirectory() as scratch:
+        for index in range(first, first + count):
+            chance = random.Random(f"{seed} {index}")
+            target = targets[index // loads % len(targets)]
+            whole = index % loads == loads - 1
+            check = partial(check_load if whole else check_files, chance, target, Path(scratch))
+            try:
+                outcome = check() if whole else watched(check, traced=index % 16 == 0)
+            except Exception as error:  # what is looked for
+                outcome = "FAILED"
+                failures.append(f"case {index}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            outcomes[outcome] += 1
+    return outcomes, failures
+
+
+def make_targets(folder: Path) -> list[Target]:
+    types = (("int8", "int4"), ("float32", "keep"), ("float16", "int8"), ("bfloat16", "float16"))
+    return [read_target(make_folder(folder / "-".join(pair), *pair)) for pair in types]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("count", 10_000), ("seed", 0), ("first", 0), ("loads", 200)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    warnings.simplefilter("error")  # as under pytest
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        targets = make_targets(Path(scratch))
+        outcomes, failures = run(targets, given.count, given.seed, given.first, given.loads)
+    for outcome, times in sorted(outcomes.items()):
+        print(f"{times:8,}  {outcome}")
+    took = time.monotonic() - began
+    print(f"{given.count:,} cases in {took:.0f} s, {len(failures)} failures", *failures, sep="\n")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

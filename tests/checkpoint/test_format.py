@@ -1,0 +1,146 @@
+"""docs/format.md says enough to read a blob: here is a reader made from it, bit by bit, without numpy."""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fineprune.checkpoint import packing
+from fineprune.checkpoint.codec import decode, encode
+from fineprune.checkpoint.transformers_hook import CompactConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "format.md"
+
+
+def crc32(data):
+    """CRC-32 by its definition, to be sure that zlib's is meant."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = (register >> 1) ^ (0xEDB88320 if register & 1 else 0)
+    return register ^ 0xFFFFFFFF
+
+
+def bit(data, place):
+    return data[place // 8] >> (place % 8) & 1
+
+
+def read(blob):
+    """Shape and elements, as Python numbers."""
+    assert blob[:5] == b"\x93FPK\x01"
+    form, values, dimensions, checksum, r, *zeros, k = struct.unpack_from("<BBBIBBHQ", blob, 5)
+    assert zeros == [0, 0]
+    assert checksum == crc32(blob[:8] + blob[12:])
+    shape = struct.unpack_from(f"<{dimensions}Q", blob, 24)
+    n = 1
+    for size in shape:
+        n *= size
+    rows = shape[0] if dimensions > 1 else 1
+    rest = blob[24 + 8 * dimensions :]
+    scales = struct.unpack_from(f"<{rows}f", rest) if values in (4, 5) else ()
+    rest = rest[4 * len(scales) :]
+    size = (0, 4 * k, 2 * k, 2 * k, k, (k + 1) // 2)[values]
+    stored, rest = rest[:size], rest[size:]
+    if values == 0:
+        stored = [1] * k
+    elif values == 1:
+        stored = struct.unpack(f"<{k}f", stored)
+    elif values == 2:
+        stored = struct.unpack(f"<{k}e", stored)
+    elif values == 3:
+        stored = [struct.unpack("<f", b"\0\0" + stored[2 * i : 2 * i + 2])[0] for i in range(k)]
+    elif values == 4:
+        stored = struct.unpack(f"{k}b", stored)
+    else:
+        halves = [half for byte in stored for half in (byte & 15, byte >> 4)][:k]
+        stored = [half - 16 if half > 7 else half for half in halves]
+    where = positions(form, r, k, n, rest)
+    elements = [0.0] * n
+    for place, value in zip(where, stored, strict=True):
+        elements[place] = value * scales[place // (n // rows)] if scales else value
+    return shape, elements
+
+
+def positions(form, r, k, n, rest):
+    if k == 0 or form == 0:
+        assert rest == b""
+        return range(k)
+    if form == 1:
+        return [place for place in range(n) if bit(rest, place)]
+    plane = -(-k // 8)
+    unary = rest[r * plane :]
+    where, place, at = [], -1, 0
+    for i in range(k):
+        quotient = 0
+        while not bit(unary, at):
+            quotient, at = quotient + 1, at + 1
+        at += 1
+        place += (quotient << r) + sum(bit(rest[j * plane :], i) << j for j in range(r)) + 1
+        where.append(place)
+    assert -(-at // 8) == len(unary)
+    return where
+
+
+def test_the_worked_example():
+    (block,) = re.findall(r"```\n(93 46 .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [re.split(r" {3,}", line)[0] for line in block.splitlines()]
+    array = np.zeros((2, 40), np.float32)
+    array[0, 6], array[1, 8], array[1, 22] = 127, -0.5, 1
+    blob = bytes.fromhex(" ".join(lines))
+    assert encode(array, "int8").tobytes() == blob
+    shape, elements = read(blob)
+    assert shape == (2, 40)
+    assert {place: value for place, value in enumerate(elements) if value} == pytest.approx(
+        {6: 127, 48: -0.49607778, 62: 1.00002980}, rel=1e-7
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.integers(0, 12), max_size=3),
+    st.sampled_from([0, 0.03, 0.2, 0.6, 1]),
+    st.sampled_from(["mask", "float32", "float16", "bfloat16", "int8", "int4"]),
+    st.integers(0, 2**32),
+)
+def test_the_page_is_enough_to_read_with(shape, density, values, seed):
+    random = np.random.default_rng(seed)
+    array = (random.standard_normal(shape) * (random.random(shape) < density)).astype(np.float32)
+    blob = encode(array, values)
+    expected = decode(blob, shape)
+    found_shape, elements = read(blob.tobytes())
+    assert found_shape == tuple(shape)
+    assert np.array(elements, np.float32).tolist() == expected.reshape(-1).tolist()
+
+
+def test_the_manifest():
+    blob = torch.from_numpy(encode(np.eye(4, dtype=np.float32)))
+    state = {
+        "ä.weight": blob,
+        "bias": torch.tensor([1.0, -2.0]),
+        "scale": torch.tensor(0.5, dtype=torch.bfloat16),
+    }
+    text = packing.manifest(state, {"pruned": ["ä.weight"], "kept": 4, "total": 16})["fineprune"]
+    # -2.0 is C0000000, and 0.5 in bfloat16 is 3F00
+    assert json.loads(text) == {
+        "version": 1,
+        "pruned": ["ä.weight"],
+        "kept": 4,
+        "total": 16,
+        "tensors": {
+            "ä.weight": crc32(f"ä.weighttorch.uint8({len(blob)},)".encode() + blob.numpy().tobytes()),
+            "bias": crc32(b"biastorch.float32(2,)" + bytes.fromhex("0000803F 000000C0")),
+            "scale": crc32(b"scaletorch.bfloat16()" + bytes.fromhex("003F")),
+        },
+    }
+
+
+def test_the_settings():
+    (text,) = re.findall(r'"quantization_config": (\{.*?\})', PAGE.read_text(encoding="utf-8"))
+    assert CompactConfig("int8", "int4").to_dict() == json.loads(text)
