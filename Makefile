@@ -9,13 +9,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fineprune-installed
+OLDEST := $(VENV)/oldest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test realdata lint bench clean
+.PHONY: help setup demo test oldest realdata lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,16 @@ demo: $(STAMP)  ## prune the embedded model on the embedded data, no network
 test: $(STAMP)  ## the tests that need neither network nor data sets
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not realdata" $(ARGS)
 
+# Laid over .venv by PYTHONPATH: the oldest transformers that pyproject.toml allows, and what that asks for.
+$(OLDEST)/.installed: $(STAMP)
+	rm -rf $(OLDEST)
+	$(BIN)/python -m pip install --no-deps --target $(OLDEST) transformers==5.0.0 huggingface_hub==1.33.0 \
+		tokenizers==0.22.2 httpx==0.28.1 httpcore==1.0.9 certifi
+	@touch $@
+
+oldest: $(OLDEST)/.installed  ## the tests of loading and saving with the oldest supported transformers
+	HF_HUB_OFFLINE=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest tests/checkpoint --ignore tests/checkpoint/test_export.py $(ARGS)
+
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
 
@@ -47,9 +58,10 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## time the selection and the cost of pruning a step; asserts nothing
+bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the codec; asserts nothing
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/selection.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compact.py codec
 
 clean:  ## remove caches and build artefacts; keeps .venv, runs/ and fineprune-demo/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

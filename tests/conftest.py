@@ -1,7 +1,9 @@
-"""What every test stands on: no network, one thread, and the way to the real data sets."""
+"""What every test stands on: no network, one thread, a tiny BERT, and the way to the real data sets."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before anything imports transformers, tokenizers or datasets: they read these once, when imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,3 +37,67 @@ def realdata() -> Path:
     if os.environ.get("CI", "").lower() in ("", "0", "false"):
         pytest.skip(reason)
     pytest.fail(f"{reason} (in CI they must be there)")
+
+
+@pytest.fixture(scope="session")
+def names() -> Callable[[Path], set[str]]:
+    """`names(folder)`: of what is in it."""
+    return lambda folder: {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def same_weights() -> Callable[[Any, Any], bool]:
+    """Whether two models hold the same tensors, in the same types."""
+    import torch
+
+    def same(one: Any, other: Any) -> bool:
+        ours, theirs = one.state_dict(), other.state_dict()
+        return set(ours) == set(theirs) and all(
+            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
+        )
+
+    return same
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Ids are positions in WORDS: good is 5, bad 6, film 7, very 8; [CLS] is 2, [SEP] 3."""
+    from transformers import BertTokenizer
+
+    return BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
+
+
+@pytest.fixture(scope="session")
+def bert_config() -> Callable[..., Any]:
+    """`bert_config(**settings)`: parameters spread wide, so that different texts get different answers."""
+    from transformers import BertConfig
+
+    def make(**values: Any) -> Any:
+        settings = {
+            "vocab_size": len(WORDS),
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "max_position_embeddings": 32,
+            "initializer_range": 0.5,
+        }
+        return BertConfig(**(settings | values))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_body(tmp_path_factory: pytest.TempPathFactory, tokenizer, bert_config) -> Callable[..., str]:
+    """`save_body(**settings)`: a new folder with a BERT without a head, and its tokenizer."""
+    import torch
+    from transformers import BertModel
+
+    def save(**settings: Any) -> str:
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("models") / "tiny"
+        BertModel(bert_config(**settings)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fineprune import _files
-from fineprune._files import replace_folder, write_json, write_text
+from fineprune._files import replace_folder, staged, write_json, write_text
 
 CAN_EXCHANGE = sys.platform == "linux"
 
@@ -47,6 +47,48 @@ def test_text_and_json(tmp_path):
         write_json(tmp_path / "b", float("nan"))
     assert (tmp_path / "b").read_text().startswith("{")
     assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_staged_folder_takes_its_place(way, there, tmp_path):
+    if there:
+        folder(tmp_path / "place", "old")
+    folder(tmp_path / ".place.writing", "of a writer that was killed")
+    with staged(tmp_path / "place") as staging:
+        assert not staging.exists()
+        assert staging.parent == tmp_path
+        folder(staging, "new")
+        assert (tmp_path / "place").exists() == there
+    assert content(tmp_path / "place") == "new"
+    assert names(tmp_path) == ["place"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_staged_folder_that_fails(error, there, tmp_path):
+    if there:
+        folder(tmp_path / "place", "old")
+
+    def write():
+        with staged(tmp_path / "place") as staging:
+            folder(staging, "half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names(tmp_path) == (["place"] if there else [])
+    assert not there or content(tmp_path / "place") == "old"
+
+
+def test_a_link_is_staged_beside_where_it_leads(tmp_path):
+    folder(tmp_path / "disk" / "place", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "place")
+    with staged(tmp_path / "link") as staging:
+        assert staging.parent == tmp_path / "disk"
+        folder(staging, "new")
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path / "disk" / "place") == "new"
+    assert names(tmp_path / "disk") == ["place"]
 
 
 def test_a_place_that_is_free(way, tmp_path):

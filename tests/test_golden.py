@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fineprune import PruningConfig, prepare
+from fineprune import Distillation, PruningConfig, prepare
 from fineprune.config import METHODS
+from fineprune.training.distillation import distillation_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 12
 
 
-def trajectory(method):
-    """Task loss, penalty and density of each of the steps."""
+def trajectory(method, distillation=None):
+    """Task loss, penalty and density of each of the steps; with `distillation`, its loss."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -44,6 +45,7 @@ def trajectory(method):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     tokens = torch.randint(0, 50, (8, 10), generator=generator)
     labels = torch.randint(0, 2, (8,), generator=generator)
+    teacher = torch.randn(8, 2, generator=generator)
 
     pruner = prepare(model, PruningConfig(method, density=0.3, warmup=2, cooldown=3), STEPS)
     optimizer = torch.optim.AdamW(pruner.parameter_groups(1e-3))
@@ -52,12 +54,17 @@ def trajectory(method):
     steps = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = model(tokens, labels=labels).loss
+        outputs = model(tokens, labels=labels)
+        loss, extra = outputs.loss, {}
+        if distillation is not None:
+            distilled = distillation_loss("texts", outputs.logits, teacher, distillation.temperature)
+            extra = {"distillation": distilled.item()}
+            loss = distillation.alpha * distilled + (1 - distillation.alpha) * loss
         penalty = pruner.penalty()
         (loss + penalty).backward()
         optimizer.step()
         pruner.step()
-        steps.append({"loss": loss.item(), "penalty": penalty.item(), "density": pruner.density})
+        steps.append({"loss": loss.item(), "penalty": penalty.item(), "density": pruner.density} | extra)
     return steps
 
 
@@ -79,14 +86,22 @@ def test_what_the_golden_runs_cover(method):
     assert (max(step["penalty"] for step in steps) > 0) == METHODS[method].takes_penalty
 
 
+def test_a_trajectory_with_a_teacher():
+    expected = json.loads((GOLDEN / "movement_distilled.json").read_text(encoding="utf-8"))
+    got = trajectory("movement", Distillation())
+    for step, (ours, theirs) in enumerate(zip(got, expected, strict=True), start=1):
+        assert ours == pytest.approx(theirs, rel=1e-4), f"step {step}"
+    assert got[-1]["distillation"] < got[0]["distillation"]
+
+
 def write():
     """Write the trajectories of every method."""
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
-    for method in METHODS:
-        (GOLDEN / f"{method}.json").write_text(
-            json.dumps(trajectory(method), indent=1) + "\n", encoding="utf-8"
-        )
+    runs = {method: trajectory(method) for method in METHODS}
+    runs["movement_distilled"] = trajectory("movement", Distillation())
+    for name, steps in runs.items():
+        (GOLDEN / f"{name}.json").write_text(json.dumps(steps, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

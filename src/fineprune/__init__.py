@@ -4,13 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fineprune import _transformers_import
-from fineprune.config import PruningConfig
+from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
     from fineprune.checkpoint.compact import Compact, save_compact
     from fineprune.checkpoint.delta import save_delta
+    from fineprune.checkpoint.export import export_model
+    from fineprune.checkpoint.foreign import import_checkpoint
     from fineprune.checkpoint.loading import load
+    from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.trainer import PruningTrainer
@@ -19,16 +22,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Compact",
+    "Distillation",
     "FinepruneError",
     "Pruner",
     "PruningConfig",
     "PruningTrainer",
     "Summary",
+    "export_model",
     "finalize",
+    "import_checkpoint",
     "load",
     "prepare",
     "save_compact",
     "save_delta",
+    "shrink_vocabulary",
     "summary",
 ]
 
@@ -38,11 +45,14 @@ _LAZY = {
     "Pruner": "fineprune.pruning.pruner",
     "PruningTrainer": "fineprune.training.trainer",
     "Summary": "fineprune.pruning.summary",
+    "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.pruner",
+    "import_checkpoint": "fineprune.checkpoint.foreign",
     "load": "fineprune.checkpoint.loading",
     "prepare": "fineprune.pruning.pruner",
     "save_compact": "fineprune.checkpoint.compact",
     "save_delta": "fineprune.checkpoint.delta",
+    "shrink_vocabulary": "fineprune.checkpoint.vocabulary",
     "summary": "fineprune.pruning.summary",
 }
 

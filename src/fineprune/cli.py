@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fineprune.errors import FinepruneError
+from fineprune.study.command import study
 
 if TYPE_CHECKING:
     from fineprune.training.demo import DemoRow
@@ -92,7 +93,7 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify texts with the model of a run."""
+    """Classify texts with the model of a run, find their entities, or answer TEXT out of --pair."""
     if (not texts) == (file is None):
         raise FinepruneError("predict: give texts, or --file FILE (- for standard input), and not both")
     first, second = (texts, pair) if texts else _lines(file)
@@ -104,6 +105,12 @@ def predict(
     from fineprune.training.run import load_run_model
 
     model, tokenizer = load_run_model(folder)
+    if type(model).__name__.endswith("ForTokenClassification"):
+        _print_entities(model, tokenizer, first or [], second or [], as_json)
+        return
+    if "ForQuestionAnswering" in type(model).__name__:
+        _print_answers(folder, model, tokenizer, first or [], second or [], as_json)
+        return
     answers = classify(model, tokenizer, first or [], second or None)
     for index, (text, answer) in enumerate(zip(first or [], answers, strict=True)):
         if as_json:
@@ -112,6 +119,23 @@ def predict(
         else:
             label = "" if answer.label is None else f"{answer.label}\t"
             print(f"{label}{answer.score:.4f}\t{text}" + (f"\t{second[index]}" if second else ""))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
+) -> None:
+    """List the recipes that come with fineprune, for `fineprune run NAME`, or print one."""
+    from fineprune.training.packaged import FOLDER, locate, packaged
+
+    if name is not None:
+        path = locate(name)
+        if path.parent != FOLDER:
+            raise FinepruneError(f"{name}: is a file, not the name of a recipe; fineprune recipes lists them")
+        print(path.read_text(encoding="utf-8"), end="")
+        return
+    for known, about in packaged().items():
+        print(f"{known:12} {about}")
 
 
 @app.command()
@@ -188,7 +212,13 @@ def inspect(folder: Folder, as_json: Json = False) -> None:
     place = folder / "model" if (folder / "model").is_dir() else folder
     size = sum(path.stat().st_size for path in place.glob("*.safetensors"))
     results = folder / "results.json"
-    measured = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None
+    headline = scores = None
+    try:
+        if results.is_file():
+            measured = json.loads(results.read_text(encoding="utf-8"))
+            headline, scores = _headline(measured), measured["scores"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FinepruneError(f"{results}: not the results of a run ({error!r})") from error
     if as_json:
         layers = [layer._asdict() | {"density": layer.density} for layer in left.layers]
         counts = {
@@ -197,15 +227,16 @@ def inspect(folder: Folder, as_json: Json = False) -> None:
             "total": left.total,
             "parameters": left.parameters,
         }
-        print(
-            json.dumps(counts | {"bytes": size, "layers": layers, "scores": measured and measured["scores"]})
-        )
+        print(json.dumps(counts | {"bytes": size, "layers": layers, "scores": scores}))
         return
     print(left)
     stored = "packed" if (place / "fineprune.json").is_file() else "zeros are stored in full"
     print(f"weights on disk: {size / 1e6:.1f} MB ({stored})")
-    if measured is not None:
-        print(_headline(measured))
+    if headline is not None:
+        print(headline)
+
+
+app.command()(study)
 
 
 def main() -> NoReturn:
@@ -237,6 +268,52 @@ def _lines(file: Path | None) -> tuple[list[str], list[str]]:
     if widths - {1, 2} or len(widths) > 1:
         raise FinepruneError(f"{file}: every line must be one text, or two with a tab between them")
     return [entry[0] for entry in split], [entry[1] for entry in split if len(entry) == 2]
+
+
+def _print_entities(model: Any, tokenizer: Any, texts: list[str], pairs: list[str], as_json: bool) -> None:
+    """The entities of each text, one a line, and a blank line between texts."""
+    from dataclasses import asdict
+
+    from fineprune.tasks.entities import predict_entities
+
+    if pairs:
+        raise FinepruneError(
+            "predict: this model finds entities, in single texts; leave the second texts out"
+        )
+    for index, (text, entities) in enumerate(
+        zip(texts, predict_entities(model, tokenizer, texts), strict=True)
+    ):
+        if as_json:
+            print(json.dumps({"text": text, "entities": [asdict(entity) for entity in entities]}))
+            continue
+        if index:
+            print()
+        for entity in entities:
+            print(f"{entity.label}\t{entity.score:.4f}\t{entity.start}-{entity.end}\t{entity.text}")
+
+
+def _print_answers(
+    folder: Path, model: Any, tokenizer: Any, questions: list[str], contexts: list[str], as_json: bool
+) -> None:
+    from fineprune.tasks.qa_prediction import answer
+    from fineprune.tasks.question_answering import QuestionAnsweringConfig
+    from fineprune.training.recipe import Recipe
+
+    if not contexts:
+        raise FinepruneError('predict: the model answers questions; give the context of each as --pair "…"')
+    settings: dict[str, Any] = {}
+    if (folder / "recipe.yaml").is_file():
+        recipe = Recipe.load(folder / "recipe.yaml")
+        if isinstance(recipe.task, QuestionAnsweringConfig):
+            settings = recipe.task.answering() | {"max_length": recipe.training.max_length}
+    answers = answer(model, tokenizer, questions, contexts, **settings)
+    for question, context, best in zip(questions, contexts, answers, strict=True):
+        if as_json:
+            place = {"start": best.start, "end": best.end}
+            row = {"text": question, "answer": best.text, "score": best.score, **place, "pair": context}
+            print(json.dumps(row))
+        else:
+            print(f"{' '.join(best.text.split()) or '(no answer)'}\t{best.score:.4f}\t{question}")
 
 
 def _headline(results: dict[str, Any]) -> str:

@@ -170,6 +170,44 @@ class PruningConfig:
         return cls.from_dict(values)
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """How much a student learns from its teacher (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531).
+
+    The loss is alpha · T² · KL(teacher ‖ student) + (1 − alpha) · task loss, both sides softened by
+    the temperature T. The defaults are those of the paper's runs with distillation (its Table 3).
+    """
+
+    alpha: float = 0.9
+    """Share of the teacher in the loss, in [0, 1]; the labels have the rest."""
+
+    temperature: float = 2.0
+    """What the logits are divided by. Higher: more of what the teacher thinks of the wrong answers."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "temperature"):
+            _number(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not 0 <= self.alpha <= 1:
+            raise FinepruneError(
+                f"alpha={self.alpha!r}: the teacher's share of the loss must lie in [0, 1], for example 0.9"
+            )
+        if self.temperature <= 0:
+            raise FinepruneError(
+                f"temperature={self.temperature!r}: must be greater than 0; 2 is usual, 1 softens nothing"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The settings of a mapping; an unknown key is an error that names the nearest one."""
+        check_keys(values, (entry.name for entry in fields(cls)), "distillation")
+        return cls(**values)
+
+
 def _number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise FinepruneError(f"{name}={value!r}: must be a finite number")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,16 +115,25 @@ def same_answers() -> Callable[[Any, Any], bool]:
 
 
 @pytest.fixture(scope="session")
-def same_weights() -> Callable[[Any, Any], bool]:
-    """Whether two models hold the same tensors, in the same types."""
+def trained() -> Callable[..., Any]:
+    """`trained(model, *parts)`: of the parameters so named, or of all, each value moves that is not zero."""
 
-    def same(one: Any, other: Any) -> bool:
-        ours, theirs = one.state_dict(), other.state_dict()
-        return set(ours) == set(theirs) and all(
-            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
-        )
+    @torch.no_grad()
+    def train(model: Any, *parts: str) -> Any:
+        for name, parameter in model.named_parameters():
+            if not parts or any(part in name for part in parts):
+                parameter.mul_(1.25)
+                parameter[parameter.isnan()] = 0
+        return model
 
-    return same
+    return train
+
+
+@pytest.fixture
+def base(make_dense: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder with BERT before it was pruned."""
+    make_dense().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -157,3 +167,86 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a checkpoint of another program will be saved."""
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def foreign() -> SimpleNamespace:
+    """`bert()`, and how others save it: `masked(folder, scores)`, `patched(folder, scores)`, `save(...)`.
+
+    The layouts are written out here, key by key, as the two programs save them.
+    """
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+    def bert(kind=BertForSequenceClassification):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=11, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=8, num_labels=2 if kind is BertForQuestionAnswering else 3,
+            initializer_range=0.5,
+        )  # fmt: skip
+        model = kind(config).eval()
+        for module in find_targets(model).values():
+            torch.nn.init.normal_(module.bias)  # so that a lost one shows
+        return model
+
+    def save(folder: Path, model, scores, form="bin", state=None, **settings) -> Path:
+        """The files of a checkpoint; `scores` by key, config settings replaced where named."""
+        folder.mkdir(exist_ok=True)
+        config = model.config.to_dict() | {"architectures": [type(model).__name__]} | settings
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        state = (model.state_dict() if state is None else state) | scores
+        state = {key: value.clone() for key, value in state.items()}
+        if form == "safetensors":
+            save_file(state, folder / "model.safetensors")
+        else:
+            torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=form == "bin")
+        return folder
+
+    def masked(
+        folder, scores, method="topK", form="bin", kind=BertForSequenceClassification, state=None, **settings
+    ):
+        """As the original scripts save; a layer that `scores` lacks has high ones."""
+        model = bert(kind)
+        high = {name: torch.full_like(module.weight, 9.0) for name, module in find_targets(model).items()}
+        every = {} if method == "magnitude" else high | scores
+        settings = {
+            "model_type": "masked_bert", "architectures": ["Masked" + kind.__name__],
+            "pruning_method": method, "mask_init": "constant", "mask_scale": 0.0,
+        } | settings  # fmt: skip
+        scores = {f"{name}.mask_scores": score for name, score in every.items()}
+        return model, save(folder, model, scores, form, state, **settings)
+
+    def patched(folder, scores, form="bin", args=None, **settings):
+        """As nn_pruning saves a model it patched; `scores` by layer and side."""
+        model = bert()
+        keys = {
+            f"{name}.mask_module.context_modules.{side}.mask_scores": s for (name, side), s in scores.items()
+        }
+        save(folder, model, keys, form, **settings)
+        if args is not None:
+            (folder / "sparse_args.json").write_text(json.dumps(args))
+        return model, folder
+
+    return SimpleNamespace(bert=bert, save=save, masked=masked, patched=patched)
+
+
+@pytest.fixture(scope="session")
+def bert_of() -> Callable[..., tuple[Any, Any]]:
+    """`bert_of(tokens, head, rows, **config)`: a BERT, and its tokenizer, whose ids are positions."""
+
+    def make(tokens: list[str], head: str = "ForSequenceClassification", rows: int = 16, **settings: Any):
+        import transformers
+
+        torch.manual_seed(0)
+        sizes = SMALL | {"vocab_size": rows, "max_position_embeddings": 40}
+        model = getattr(transformers, f"Bert{head}")(transformers.BertConfig(**sizes, **settings)).eval()
+        return model, transformers.BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
+
+    return make

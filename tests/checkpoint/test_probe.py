@@ -13,7 +13,9 @@ def fake(main, **config):
     """What `probe_inputs` looks at."""
     settings = SimpleNamespace(is_encoder_decoder=False, **config)
     settings.get_text_config = lambda: settings
-    return SimpleNamespace(main_input_name=main, config=settings, device=torch.device("cpu"))
+    return SimpleNamespace(
+        main_input_name=main, config=settings, device=torch.device("cpu"), dtype=torch.float16
+    )
 
 
 def test_every_architecture_takes_its_inputs(architecture, make_dense):
@@ -26,6 +28,23 @@ def test_every_architecture_takes_its_inputs(architecture, make_dense):
     assert answers[0][0].sub(answers[0][1]).abs().max() > 1e-3  # two different examples
 
 
+@pytest.mark.parametrize("name", ["BartForSequenceClassification", "T5ForSequenceClassification"])
+def test_classifiers_with_a_decoder_take_theirs(name):
+    """They ask for as many ends of text in each row, and for an answer at each token."""
+    import transformers
+
+    kind = getattr(transformers, name)
+    config = kind.config_class(
+        d_model=16, vocab_size=6, num_layers=1, encoder_layers=1, decoder_layers=1, num_heads=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, d_kv=8, d_ff=8, eos_token_id=2, pad_token_id=1,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    model = kind(config).eval()
+    inputs = probe_inputs(model)
+    assert (inputs["input_ids"] == 2).sum(1).tolist() == [1, 1]
+    assert all(answer.isfinite().all() for answer in outputs(model, inputs))
+
+
 def test_inputs_of_text():
     inputs = probe_inputs(fake("input_ids", vocab_size=7, max_position_embeddings=10, pad_token_id=0))
     assert {name: tuple(tensor.shape) for name, tensor in inputs.items()} == {
@@ -34,7 +53,7 @@ def test_inputs_of_text():
     }
     assert inputs["attention_mask"].tolist() == [[1] * 5 + [0] * 5, [1] * 10]
     assert inputs["input_ids"].max() < 7
-    for none in ({}, {"max_position_embeddings": None}, {"max_position_embeddings": 512}):
+    for none in ({}, *({"max_position_embeddings": limit} for limit in (None, -1, 512))):  # -1: XLNet's
         assert probe_inputs(fake("input_ids", vocab_size=7, **none))["input_ids"].shape == (1, 16)
 
 
@@ -42,6 +61,7 @@ def test_inputs_of_text():
 def test_inputs_of_pixels(size, sides):
     inputs = probe_inputs(fake("pixel_values", image_size=size, num_channels=3))
     assert inputs["pixel_values"].shape == (2, 3, *sides)
+    assert inputs["pixel_values"].dtype == torch.float16  # the model's
 
 
 def test_inputs_of_sound():

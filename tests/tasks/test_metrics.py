@@ -6,13 +6,12 @@ from transformers import EvalPrediction
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import ClassificationData, Examples
-from fineprune.tasks.metrics import compute_metrics
 
 
 def score(labels, predictions, truth):
     data = ClassificationData(None, Examples([]), labels, "accuracy")
     logits = predictions if isinstance(predictions, tuple) else np.asarray(predictions, dtype=np.float32)
-    result = compute_metrics(data)(EvalPrediction(predictions=logits, label_ids=np.asarray(truth)))
+    result = data.compute_metrics()(EvalPrediction(predictions=logits, label_ids=np.asarray(truth)))
     assert all(type(value) is float for value in result.values())
     return result
 

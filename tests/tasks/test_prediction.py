@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from fineprune.errors import FinepruneError
-from fineprune.tasks.classification import ClassificationData, Examples
+from fineprune.tasks.classification import ClassificationData, Examples, encode
 from fineprune.tasks.modeling import build_model
-from fineprune.tasks.prediction import Prediction, encode, predict
+from fineprune.tasks.prediction import Prediction, predict
 
 TEXTS = ["good", "bad bad bad bad film", "", "very good film", "film", "very very bad a b"]
 

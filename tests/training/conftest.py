@@ -1,8 +1,9 @@
 """A model of a few hundred weights, its tokenizer, and data that it can learn."""
 
-import os
+import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,46 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
 STEPS = 12
-WEIGHTS = 2 * (4 * 8 * 8 + 2 * 8 * 16)  # of the target matrices: two blocks
 
 
 def text_of(rng: random.Random, label: int) -> str:
     """A text of 1 to 7 words, with the word that tells its label."""
-    words = [rng.choice(WORDS[7:]) for _ in range(rng.randint(0, 6))]
-    words.insert(rng.randint(0, len(words)), WORDS[5 + (label + 1) % 2])
+    words = [rng.choice(["film", "very", "a", "b"]) for _ in range(rng.randint(0, 6))]
+    words.insert(rng.randint(0, len(words)), ("bad", "good")[label])
     return " ".join(words)
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
-    """Ids are positions in WORDS."""
-    from transformers import BertTokenizer
-
-    return BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
-
-
-def bert_config(**values: Any):
-    """Two blocks; parameters are spread wide so that different inputs get different answers."""
-    from transformers import BertConfig
-
-    settings = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "max_position_embeddings": 32,
-        "initializer_range": 0.5,
-    }
-    return BertConfig(**(settings | values))
-
-
-@pytest.fixture(scope="session")
-def make_model() -> Callable[..., Any]:
+def make_model(bert_config) -> Callable[..., Any]:
     """`make_model(**config)`: always the same weights; dropout as in BERT unless told otherwise."""
     from transformers import BertForSequenceClassification
 
@@ -61,15 +34,9 @@ def make_model() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> str:
+def pretrained(save_body: Callable[..., str]) -> str:
     """A folder with the body, without a head, and its tokenizer."""
-    from transformers import BertModel
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    BertModel(bert_config()).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_body()
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +95,6 @@ def make_trainer(make_model, rows, tokenizer, tmp_path: Path) -> Callable[..., A
 @pytest.fixture
 def files(tmp_path: Path, pretrained: str) -> SimpleNamespace:
     """`train` (48 rows, TSV), `validation` (20 rows, JSONL) and `recipe(**sections)` over them."""
-    import json
-
     rng = random.Random(1)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -167,3 +132,149 @@ def files(tmp_path: Path, pretrained: str) -> SimpleNamespace:
     return SimpleNamespace(
         folder=folder, train=folder / "train.tsv", validation=folder / "validation.jsonl", recipe=recipe
     )
+
+
+# -- trainers ---------------------------------------------------------------------------------
+
+
+def without_times(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """What a trainer logs without times and without the closing line of the whole run."""
+    times = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+    return [
+        {name: value for name, value in line.items() if name not in times}
+        for line in lines
+        if "train_runtime" not in line
+    ]
+
+
+@pytest.fixture(scope="session")
+def history() -> Callable[[Any], list[dict[str, float]]]:
+    """`history(trainer)`: its logs, without times."""
+    return lambda trainer: without_times(trainer.state.log_history)
+
+
+@pytest.fixture(scope="session")
+def tensors() -> Callable[[Any], dict[str, torch.Tensor]]:
+    """`tensors(trainer)`: weights, scores, masks and offsets, copied."""
+    return lambda trainer: {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]:
+    """Of what `tensors` gives, twice."""
+
+    def check(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def every() -> Callable[..., Any]:
+    """`every(function)`: a callback that calls it with the step at the end of each, after everything else."""
+    from transformers import TrainerCallback
+
+    class Every(TrainerCallback):
+        def __init__(self, function: Callable[[int], object]) -> None:
+            self.function = function
+
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            self.function(state.global_step)
+
+    return Every
+
+
+@pytest.fixture(scope="session")
+def stop_after(every: Callable[..., Any]) -> Callable[[int], Any]:
+    """`stop_after(step)`: a callback that raises out of the training loop, as an interrupt would."""
+
+    def make(step: int) -> Any:
+        def stop(done: int) -> None:
+            if done == step:
+                raise KeyboardInterrupt
+
+        return every(stop)
+
+    return make
+
+
+# -- runs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def logs() -> Callable[[Path], list[dict[str, float]]]:
+    """`logs(folder)`: the lines of metrics.jsonl, without times."""
+    return lambda folder: without_times(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
+
+
+@pytest.fixture(scope="session")
+def assert_same_run(names: Callable[[Path], set[str]], logs) -> Callable[[Path, Path], None]:
+    """Two folders of finished runs: the same but for what depends on how the run went."""
+
+    def results(folder: Path) -> dict[str, Any]:
+        values = json.loads((folder / "results.json").read_text())
+        return {name: value for name, value in values.items() if name not in ("seconds", "resumed_from_step")}
+
+    def check(one: Path, other: Path) -> None:
+        assert names(one) == names(other) == {"metrics.jsonl", "model", "recipe.yaml", "results.json"}
+        assert results(one) == results(other)
+        assert logs(one) == logs(other)
+        weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (one, other)]
+        assert weights[0] == weights[1]
+        assert (one / "recipe.yaml").read_text() == (other / "recipe.yaml").read_text()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def refused_run() -> Callable[..., None]:
+    """`refused_run(recipe, out, *parts)`: it fails with one line that has these parts."""
+    from fineprune import FinepruneError
+    from fineprune.training.run import run_recipe
+
+    def check(recipe: Any, out: Path, *parts: str, resume: bool = False) -> None:
+        with pytest.raises(FinepruneError) as error:
+            run_recipe(recipe, out, resume=resume, progress=False)
+        text = str(error.value)
+        assert "\n" not in text
+        for part in parts:
+            assert part in text
+
+    return check
+
+
+# -- what is shipped --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, pretrained: str) -> Path:
+    """A run of twelve steps; not to be changed."""
+    from fineprune.training.recipe import Recipe
+    from fineprune.training.run import run_recipe
+
+    folder = tmp_path_factory.mktemp("shipping")
+    rows = [f"{'very ' * (i % 4)}{('bad', 'good')[i % 2]} film\t{('neg', 'pos')[i % 2]}" for i in range(40)]
+    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    data = str(folder / "train.tsv")
+    values = {
+        "model": pretrained,
+        "task": {"train": data, "validation": data},
+        "training": {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "max_length": 16},
+        "pruning": {"method": "movement", "density": 0.25},
+    }
+    run_recipe(Recipe.from_dict(values), folder / "run", progress=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The same run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def files_in() -> Callable[[Path], dict[Path, bytes]]:
+    """`files_in(folder)`: every file at or below it, with its bytes."""
+    return lambda folder: {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,12 +1,8 @@
-"""A recipe's run: what its folder holds, and that a killed run is continued as if nothing had been."""
+"""A recipe's run: what its folder holds, and what can be made of it."""
 
 import json
 import random
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,59 +11,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fineprune import FinepruneError, summary
 from fineprune.tasks.prediction import predict
-from fineprune.training import checkpoints
-from fineprune.training import run as run_module
 from fineprune.training.recipe import Recipe
 from fineprune.training.run import evaluate_run, load_run_model, run_recipe
 
-TIMING = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
-DONE = ["metrics.jsonl", "model", "recipe.yaml", "results.json"]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def logs(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without times and without the closing line."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in TIMING}
-        for line in lines
-        if "train_runtime" not in line
-    ]
-
-
-def lasting(results: dict) -> dict:
-    """What of the results does not depend on how the run went."""
-    return {name: value for name, value in results.items() if name not in ("seconds", "resumed_from_step")}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert names(one) == names(other) == DONE
-    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
-    assert lasting(results[0]) == lasting(results[1])
-    assert logs(one) == logs(other)
-    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (one, other)]
-    assert weights[0] == weights[1]
-    assert (one / "recipe.yaml").read_text() == (other / "recipe.yaml").read_text()
-
-
-def refused(recipe, out: Path, *parts: str, resume: bool = False) -> None:
-    """The run fails with one line that has these parts."""
-    with pytest.raises(FinepruneError) as error:
-        run_recipe(recipe, out, resume=resume, progress=False)
-    text = str(error.value)
-    assert "\n" not in text
-    for part in parts:
-        assert part in text
+DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json"}
 
 
 # -- a whole run ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["magnitude", "movement", "soft_movement", "l0", None])
-def test_a_run_leaves_its_folder_and_results(files, tmp_path, method):
+def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
     pruning = None if method is None else {"method": method, "density": 0.25}
     recipe = replace(files.recipe(), pruning=None)
     if pruning:
@@ -103,7 +57,7 @@ def test_the_score_is_that_of_the_saved_model(files, tmp_path):
     assert results["score"] == pytest.approx(right / 20)
 
 
-def test_metrics_are_a_line_for_each_log(files, tmp_path):
+def test_metrics_are_a_line_for_each_log(files, tmp_path, logs):
     run_recipe(files.recipe(), tmp_path / "run", progress=False)
     lines = logs(tmp_path / "run")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
@@ -114,7 +68,7 @@ def test_metrics_are_a_line_for_each_log(files, tmp_path):
     assert evaluations[2]["eval_loss"] == pytest.approx(evaluations[3]["eval_loss"])
 
 
-def test_runs_are_a_function_of_the_seed(files, tmp_path):
+def test_runs_are_a_function_of_the_seed(files, tmp_path, assert_same_run, logs):
     recipe = files.recipe()
     run_recipe(recipe, tmp_path / "one", progress=False)
     torch.manual_seed(1234)  # nothing of the process before counts
@@ -137,7 +91,7 @@ def test_epochs_become_steps(files, tmp_path, training, steps):
     assert results["steps"] == steps
 
 
-def test_group_by_length_bfloat16_layers_and_keep_best(files, tmp_path):
+def test_group_by_length_bfloat16_layers_and_keep_best(files, tmp_path, logs):
     recipe = files.recipe(
         training={"group_by_length": True, "precision": "bfloat16", "keep_best": True, "evaluate_every": 1},
     )
@@ -183,7 +137,7 @@ def test_evaluate_run_gives_scores_and_nothing_else(files, tmp_path):
     assert set(evaluate_run(tmp_path / "run")) == set(results["scores"])
 
 
-def test_evaluate_run_leaves_the_run_as_it_was(files, tmp_path):
+def test_evaluate_run_leaves_the_run_as_it_was(files, tmp_path, names):
     run_recipe(files.recipe(), tmp_path / "run", progress=False)
     evaluate_run(tmp_path / "run")
     assert names(tmp_path / "run") == DONE
@@ -243,285 +197,3 @@ def test_a_model_folder_loads_too(files, tmp_path):
     model, tokenizer = load_run_model(tmp_path / "run" / "model")
     assert model.num_labels == 2
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
-
-
-# -- killed and continued ---------------------------------------------------------------------
-
-KILL = """
-import os, sys
-import torch
-torch.set_num_threads(1)
-from transformers import TrainerCallback
-from fineprune.training import checkpoints, run
-from fineprune.training.recipe import Recipe
-
-where, recipe, out = sys.argv[1:]
-kind, _, name = where.partition(":")
-
-def die_in(module, function, test):
-    own = getattr(module, function)
-    def wrapped(*args, **kwargs):
-        if test(*args):
-            os._exit(9)
-        return own(*args, **kwargs)
-    setattr(module, function, wrapped)
-
-if kind == "step":
-    own = run._MetricsFile.on_log
-    def on_log(self, args, state, control, **kwargs):
-        own(self, args, state, control, **kwargs)
-        if state.global_step == int(name):
-            os._exit(9)
-    run._MetricsFile.on_log = on_log
-elif kind == "seal":
-    die_in(checkpoints, "seal", lambda folder, state: folder.name == name)
-elif kind == "write":
-    die_in(run, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
-elif kind == "model":
-    die_in(run, "replace_folder", lambda new, place: True)
-run.run_recipe(Recipe.load(recipe), out, progress=False)
-"""
-
-
-def killed(recipe: Recipe, out: Path, where: str) -> None:
-    """Run the recipe in a process that dies there as by kill -9: no handler, no clean-up."""
-    file = out.with_name("recipe to kill.yaml")
-    file.write_text(recipe.to_yaml())
-    process = subprocess.run(
-        [sys.executable, "-c", KILL, where, str(file), str(out)], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 9, process.stderr
-
-
-@pytest.mark.parametrize(
-    ("where", "step"),
-    [
-        ("step:2", 0),  # before the first checkpoint
-        ("step:7", 4),
-        ("seal:checkpoint-8", 4),  # everything is written but the manifest
-        ("model:", 12),  # trained and scored, the model not in its place
-        ("write:results.json", 12),
-    ],
-)
-def test_a_killed_run_is_continued_as_if_it_had_not_been(files, tmp_path, where, step):
-    recipe = files.recipe(pruning={"method": "soft_movement", "density": 0.25})
-    run_recipe(recipe, tmp_path / "whole", progress=False)
-    out = tmp_path / "killed"
-    killed(recipe, out, where)
-    assert not (out / "results.json").exists()
-    refused(recipe, out, "--resume")
-    results = run_recipe(recipe, out, resume=True, progress=False)
-    assert results["resumed_from_step"] == step
-    assert_same_run(tmp_path / "whole", out)
-
-
-def test_a_run_killed_before_its_recipe_was_written_is_begun_again(files, tmp_path):
-    out = tmp_path / "killed"
-    killed(files.recipe(), out, "write:recipe.yaml")
-    assert run_recipe(files.recipe(), out, resume=True, progress=False)["steps"] == 12
-
-
-class Interrupt(BaseException):
-    """What Ctrl-C raises, without being pytest's own."""
-
-
-@pytest.fixture
-def interrupted(files, tmp_path, monkeypatch):
-    """`interrupted(recipe, step)`: a run folder whose training stopped there."""
-
-    def make(recipe: Recipe, step: int) -> Path:
-        def on_log(self, args, state, control, **kwargs):
-            if state.global_step == step:
-                raise Interrupt
-
-        out = tmp_path / "interrupted"
-        with monkeypatch.context() as patch:
-            patch.setattr(run_module._MetricsFile, "on_log", on_log)
-            with pytest.raises(Interrupt):
-                run_recipe(recipe, out, progress=False)
-        return out
-
-    return make
-
-
-@pytest.mark.parametrize("method", ["magnitude", "movement", "l0", None])
-@pytest.mark.parametrize("group_by_length", [False, True])
-def test_an_interrupted_run_is_continued_in_its_second_epoch(
-    files, tmp_path, interrupted, method, group_by_length
-):
-    training = {"group_by_length": group_by_length, "batch_size": 4, "accumulation": 2}
-    recipe = files.recipe(training=training, pruning=method and {"method": method, "density": 0.25})
-    if method is None:
-        recipe = replace(recipe, pruning=None)
-    out = interrupted(recipe, 9)
-    results = run_recipe(recipe, out, resume=True, progress=False)
-    assert results["resumed_from_step"] == 8
-    run_recipe(recipe, tmp_path / "whole", progress=False)
-    assert_same_run(tmp_path / "whole", out)
-
-
-def test_keep_best_survives_an_interruption(files, tmp_path, interrupted):
-    recipe = files.recipe(training={"keep_best": True, "evaluate_every": 1, "steps": 16})
-    out = interrupted(recipe, 15)
-    run_recipe(recipe, out, resume=True, progress=False)
-    run_recipe(recipe, tmp_path / "whole", progress=False)
-    assert_same_run(tmp_path / "whole", out)
-
-
-def test_a_broken_newest_checkpoint_is_passed_over(files, tmp_path, interrupted, caplog):
-    recipe = files.recipe()
-    out = interrupted(recipe, 9)
-    newest = out / "checkpoints" / "checkpoint-8" / "model.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-1])
-    with caplog.at_level("WARNING", "fineprune"):
-        results = run_recipe(recipe, out, resume=True, progress=False)
-    assert results["resumed_from_step"] == 4
-    assert "checkpoint-8: broken checkpoint (model.safetensors" in caplog.text
-    run_recipe(recipe, tmp_path / "whole", progress=False)
-    assert_same_run(tmp_path / "whole", out)
-
-
-def test_without_a_whole_checkpoint_nothing_is_lost_in_silence(files, interrupted):
-    recipe = files.recipe()
-    out = interrupted(recipe, 9)
-    for name in ("checkpoint-4", "checkpoint-8"):
-        (out / "checkpoints" / name / "optimizer.pt").unlink()
-    refused(recipe, out, "no whole checkpoint is left", resume=True)
-    assert names(out / "checkpoints") == ["checkpoint-4", "checkpoint-8"]
-
-
-def test_a_foreign_folder_among_the_checkpoints_is_no_matter(files, interrupted):
-    recipe = files.recipe()
-    out = interrupted(recipe, 9)
-    (out / "checkpoints" / "checkpoint-old").mkdir()
-    assert run_recipe(recipe, out, resume=True, progress=False)["resumed_from_step"] == 8
-
-
-def test_two_checkpoints_are_kept_at_most(files, interrupted):
-    out = interrupted(files.recipe(training={"evaluate_every": 2}), 11)
-    assert names(out / "checkpoints") == ["checkpoint-10", "checkpoint-8"]
-    for name in names(out / "checkpoints"):
-        checkpoints.verify(out / "checkpoints" / name)
-
-
-# -- what is there already --------------------------------------------------------------------
-
-
-def test_resume_of_a_finished_run_returns_its_results(files, tmp_path):
-    recipe = files.recipe()
-    results = run_recipe(recipe, tmp_path / "run", progress=False)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    files.train.unlink()  # not even read
-    assert run_recipe(recipe, tmp_path / "run", resume=True, progress=False) == results
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
-
-
-def test_resume_where_nothing_is_begins(files, tmp_path):
-    (tmp_path / "run").mkdir()
-    assert run_recipe(files.recipe(), tmp_path / "run", resume=True, progress=False)["steps"] == 12
-
-
-def test_a_second_run_into_the_folder_is_refused(files, tmp_path):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    before = (out / "results.json").read_bytes()
-    refused(files.recipe(), out, str(out), "another run", "--resume")
-    assert (out / "results.json").read_bytes() == before
-
-
-def test_a_folder_with_something_else_in_it_is_refused(files, tmp_path):
-    out = tmp_path / "papers"
-    out.mkdir()
-    (out / "thesis.txt").write_text("years of work")
-    for resume in (False, True):
-        refused(files.recipe(), out, str(out), "not a run", resume=resume)
-    assert names(out) == ["thesis.txt"]
-
-
-def test_a_file_is_refused(files, tmp_path):
-    (tmp_path / "run").write_text("")
-    refused(files.recipe(), tmp_path / "run", "is a file")
-
-
-def test_resume_of_another_recipe_is_refused(files, tmp_path):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    before = (out / "results.json").read_bytes()
-    refused(
-        files.recipe(pruning={"density": 0.5}), out, "another recipe", "pruning: ", "0.25", "0.5", resume=True
-    )
-    refused(files.recipe(training={"seed": 6}), out, "another recipe", "training: ", resume=True)
-    assert (out / "results.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("content", ["", "{", '{"score": 0.'])
-def test_broken_results_are_one_line(files, tmp_path, content):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    (out / "results.json").write_text(content)
-    refused(files.recipe(), out, "results.json", resume=True)
-
-
-def test_a_broken_recipe_in_the_folder_is_one_line(files, tmp_path):
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "recipe.yaml").write_text("model: [")
-    refused(files.recipe(), out, "recipe.yaml", "not YAML", resume=True)
-
-
-# -- what cannot work leaves nothing ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["train", "validation"])
-@pytest.mark.parametrize(
-    "damage", ["missing", "empty", "header only", "no column", "not UTF-8", "unknown label"]
-)
-def test_bad_data_leaves_nothing_behind(files, tmp_path, name, damage):
-    path = files.folder / "bad.tsv"
-    contents = {
-        "empty": b"",
-        "header only": b"text\tlabel\n",
-        "no column": b"sentence\tlabel\ngood\tpos\nbad\tneg\n",
-        "not UTF-8": b"text\tlabel\ngood\xff\tpos\nbad\tneg\n",
-        "unknown label": b"text\tlabel\ngood\tpos\nbad\tnone\n",
-    }
-    if damage in contents:
-        path.write_bytes(contents[damage])
-    refused(files.recipe(task={name: str(path), "labels": ["neg", "pos"]}), tmp_path / "run", "bad.tsv")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("sections", "part"),
-    [
-        ({"model": "/no/such/model"}, "/no/such/model"),
-        ({"training": {"max_length": 64}}, "max_length=64"),
-        ({"training": {"max_length": 33}}, "at most 32 tokens"),
-    ],
-)
-def test_a_model_that_cannot_work_leaves_nothing_behind(files, tmp_path, sections, part):
-    refused(files.recipe(**sections), tmp_path / "run", part)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("pruning", "part"),
-    [
-        ({"warmup": 8, "cooldown": 4}, "at least 13 steps"),
-        ({"targets": ["qurey"]}, "query"),
-    ],
-)
-def test_pruning_that_cannot_work_leaves_nothing_behind(files, tmp_path, pruning, part):
-    refused(files.recipe(pruning=pruning), tmp_path / "run", part)
-    assert not (tmp_path / "run").exists()
-    run_recipe(files.recipe(), tmp_path / "run", progress=False)  # the same folder, the setting put right
-
-
-def test_the_settings_of_logging_are_given_back(files, tmp_path):
-    from transformers import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    refused(files.recipe(training={"max_length": 64}), tmp_path / "run", "max_length")
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    run_recipe(files.recipe(training={"steps": 3, "evaluate_every": 3}), tmp_path / "run", progress=False)
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)

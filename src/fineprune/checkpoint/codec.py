@@ -27,6 +27,7 @@ _VALUES: tuple[Values, ...] = get_args(Values)  # a type's code is its place her
 _ITEM_BITS = {"mask": 0, "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _LEVELS = {"int8": 127, "int4": 7}
 _DENSE, _BITMASK, _GAPS = range(3)
+_FULL = 0.94  # from this density on the few zeros may be stored as values
 
 
 class CodecError(ValueError):
@@ -64,7 +65,8 @@ class Packed(NamedTuple):
 def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
     """Pack a float32 array of any shape into bytes, 1-d uint8.
 
-    Elements whose bits are all zero are left out; -0.0 is kept. "float32" is exact, and so are "float16"
+    Elements whose bits are all zero are left out, unless they are so few that storing them costs
+    less than positions do; -0.0 is kept. "float32" is exact, and so are "float16"
     and "bfloat16" for values that were of that type; else they round to nearest. "int8" and "int4"
     are symmetric with a scale for each row (first dimension). "mask" keeps positions alone.
     Positions are stored in whichever form is smallest. Raises `CodecError` for values that the
@@ -76,6 +78,10 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
     flat = array.reshape(-1)
     nonzero = flat.view(np.uint32) != 0
     kept = int(np.count_nonzero(nonzero))
+    few = _FULL * flat.size <= kept < flat.size and values != "mask"
+    if few and (flat.size - kept) * _ITEM_BITS[values] <= flat.size:  # less than a bitmask takes
+        nonzero[:] = True
+        kept = flat.size
     where = np.flatnonzero(nonzero)
     form, rice, positions = _encode_positions(nonzero, where)
     stored, scales = _encode_values(flat[where], where, array.shape, values)

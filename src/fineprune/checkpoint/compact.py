@@ -71,7 +71,7 @@ def save_compact(
     folder = Path(folder)
     packing.check_types(values, embeddings)
     check_place(folder)
-    scores, dense_scores = _plain("scores", scores), _plain("dense_scores", dense_scores)
+    scores, dense_scores = plain_scores("scores", scores), plain_scores("dense_scores", dense_scores)
     config = config or (model.config if isinstance(model, Pruner) else None)
     model = finalized(model)
     with staged(folder) as staging:
@@ -121,7 +121,7 @@ def check_place(folder: Path) -> None:
         raise FinepruneError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
-def _plain(what: str, scores: Mapping[str, float] | None) -> dict[str, float] | None:
+def plain_scores(what: str, scores: Mapping[str, float] | None) -> dict[str, float] | None:
     """The scores as plain floats, whatever kind of number they are."""
     if scores is None:
         return None

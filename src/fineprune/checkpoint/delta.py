@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import fineprune
 from fineprune._files import staged, write_json
+from fineprune._reason import reason
 from fineprune.checkpoint import codec, packing
 from fineprune.checkpoint.compact import (
     ABOUT,
@@ -27,7 +28,9 @@ from fineprune.checkpoint.compact import (
     compare_outputs,
     compare_weights,
     finalized,
+    plain_scores,
 )
+from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
@@ -42,27 +45,40 @@ def save_delta(
     base: str | Path,
     tokenizer: Any = None,
     values: packing.Values = "float32",
+    *,
+    scores: Mapping[str, float] | None = None,
+    command: str | None = None,
+    config: PruningConfig | None = None,
     probe: Mapping[str, Tensor] | None = None,
 ) -> Compact:
     """Write what `model` adds to the pre-trained `base`, a folder or a hub name.
 
-    `values` and `probe` as in `save_compact`; matrices that are the base's under a mask are
-    exact whatever `values` says. `fineprune.load` puts the model together again, from the base under
+    The arguments are those of `save_compact`; matrices that are the base's under a mask are exact
+    whatever `values` says. `fineprune.load` puts the model together again, from the base under
     the name it has here or from `base=`; it compares a hash of what it takes from the base. Verified
-    by loading before it appears. Raises `FinepruneError` as `save_compact` does, and where `base`
-    does not load.
+    by loading before it appears. Raises `FinepruneError` as `save_compact` does, where `base` does not
+    load, and where `folder` is `base`.
     """
     folder = Path(folder)
     packing.check_types(values, "keep")
     check_place(folder)
+    if folder.resolve() == Path(base).resolve():
+        raise FinepruneError(f"{folder}: is the base, which the delta needs; name another folder")
+    pruning = config or (model.config if isinstance(model, Pruner) else None)
     model = finalized(model)
-    below = _state(_base_model(type(model), base, model.config, model.dtype))
+    settings = copy.deepcopy(model.config)
+    settings.architectures = [type(model).__name__]
+    settings.__dict__.pop("quantization_config", None)  # of a compact model: neither base nor delta is one
     state = _state(model)
-    stored, of_base, kept = _differences(state, below, values)
+    there, fresh = _base_model(type(model), base, settings, model.dtype)
+    below = _state(there)
+    if odd := [key for key in state if key not in below or state[key].shape != below[key].shape]:
+        raise FinepruneError(f"{odd[0]}: the class {type(model).__name__} has no such weight by its config")
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    exact = {key for key, entry in model.named_parameters() if id(entry) in tables}
+    stored, of_base, kept = _differences(state, below, fresh, exact, values)
     with staged(folder) as staging:
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]
-        config.save_pretrained(staging)
+        settings.save_pretrained(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         save_file(stored, staging / WEIGHTS, packing.manifest(stored, kept))
@@ -76,6 +92,9 @@ def save_delta(
             "kept": left.kept,
             "total": left.total,
             "bytes": (staging / WEIGHTS).stat().st_size,
+            "pruning": None if pruning is None else pruning.to_dict(),
+            "scores": plain_scores("scores", scores),
+            "command": command,
             "base": {"name": str(base), "sha256": _hash(below, of_base), "tensors": of_base},
         }
         write_json(staging / ABOUT, about)
@@ -91,14 +110,17 @@ def load_delta(
 ) -> PreTrainedModel:
     """Base + delta, of class `kind`; `about` is the folder's fineprune.json."""
     try:
-        name, expected, of_base = (about["base"][key] for key in ("name", "sha256", "tensors"))
+        name, expected = str(about["base"]["name"]), about["base"]["sha256"]
+        of_base = [str(key) for key in about["base"]["tensors"]]
         dtype = getattr(torch, about["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype {about['dtype']!r}")
         config = transformers.AutoConfig.from_pretrained(folder)
-    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
-        raise FinepruneError(f"{folder}: not a whole delta ({error})") from error
-    model = _base_model(kind, base or name, config, dtype)
+    except Exception as error:  # an odd config.json makes transformers raise anything
+        raise FinepruneError(f"{folder}: not a whole delta ({reason(error)})") from error
+    model, fresh = _base_model(kind, base or name, config, dtype)
     state = _state(model)
-    if not set(of_base) <= set(state) or _hash(state, of_base) != expected:
+    if not set(of_base) <= set(state) - fresh or _hash(state, of_base) != expected:
         raise FinepruneError(
             f"{base or name}: not the base that {folder} was made against, its hash differs; "
             "give the right one with base="
@@ -112,7 +134,13 @@ def load_delta(
         for key, tensor in stored.items():
             if key not in state:
                 raise FinepruneError(f"{path}: the model of config.json has no {key}")
-            state[key].copy_(_restored(tensor, state[key]))
+            restored = _restored(tensor, state[key], key in of_base)
+            if restored.shape != state[key].shape:
+                raise FinepruneError(
+                    f"{path}: {key} is {tuple(restored.shape)}, in the model of config.json "
+                    f"{tuple(state[key].shape)}; fetch both again"
+                )
+            state[key].copy_(restored)
     return model
 
 
@@ -123,23 +151,36 @@ def _state(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in model.named_parameters()} | buffers
 
 
-def _base_model(kind: Any, base: str | Path, config: Any, dtype: torch.dtype) -> Any:
-    """The base's weights in a model of class `kind`; a head that the base lacks is random, and replaced."""
+def _base_model(kind: Any, base: str | Path, config: Any, dtype: torch.dtype) -> tuple[Any, set[str]]:
+    """The base's weights in a model of class `kind`, and the names that the base lacks: those are random."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that report would tell the user to train the head
     try:
-        return kind.from_pretrained(base, config=config, dtype=dtype)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FinepruneError(f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({reason})") from error
+        model, info = kind.from_pretrained(
+            base, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        for key, there, here in sorted(info["mismatched_keys"]):  # transformers' own error would name none
+            raise ValueError(f"{key} is {tuple(there)} there, {tuple(here)} in the model")
+        return model, set(info["missing_keys"])
+    except Exception as error:  # by file, by hub and by version
+        raise FinepruneError(
+            f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({reason(error)})"
+        ) from error
     finally:
         transformers.logging.set_verbosity(before)
 
 
 def _differences(
-    state: Mapping[str, Tensor], below: Mapping[str, Tensor], values: packing.Values
+    state: Mapping[str, Tensor],
+    below: Mapping[str, Tensor],
+    fresh: set[str],
+    exact: set[str],
+    values: packing.Values,
 ) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
-    """What to store, the names of what is taken from the base, and what the manifest says."""
+    """What to store, the names of what is taken from the base, and what the manifest says.
+
+    Of the names `fresh` the base has nothing; those `exact`, embeddings, are not rounded to `values`.
+    """
     stored: dict[str, Tensor] = {}
     of_base: list[str] = []
     pruned: list[str] = []
@@ -147,29 +188,31 @@ def _differences(
     for key in sorted(state):
         tensor, there = state[key].cpu(), below[key].cpu()
         mask = tensor != 0
-        if torch.equal(tensor, there):
+        if key not in fresh and torch.equal(tensor, there):
             of_base.append(key)
             continue
         if tensor.ndim < 2 or mask.float().mean() >= packing.SPARSE:
             stored[key] = tensor.contiguous()
             continue
-        if torch.equal(tensor, torch.where(mask, there, 0)):
+        if key not in fresh and torch.equal(tensor, torch.where(mask, there, 0)):
             of_base.append(key)
             stored[key] = torch.from_numpy(codec.encode(mask.float().numpy(), "mask"))
         else:
-            stored[key] = packing.pack(key, tensor, values)
+            stored[key] = packing.pack(key, tensor, "float32" if key in exact else values)
         pruned.append(key)
         kept += int(mask.sum())
         total += mask.numel()
     return stored, of_base, {"pruned": pruned, "kept": kept, "total": total}
 
 
-def _restored(tensor: Tensor, there: Tensor) -> Tensor:
+def _restored(tensor: Tensor, there: Tensor, of_base: bool) -> Tensor:
     """A stored tensor as the model's: the base's under a mask, unpacked, or as it is."""
     if not packing.is_blob(tensor) or there.ndim == 1:
         return tensor
     unpacked = packing.unpack(tensor, there.shape)
     masked = codec.read_header(tensor.numpy()).values == "mask"
+    if masked and not of_base:
+        raise FinepruneError("a mask lies over what is not the base's: fineprune.json is of another delta")
     return torch.where(unpacked != 0, there.cpu(), 0) if masked else unpacked
 
 

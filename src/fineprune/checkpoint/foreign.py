@@ -104,12 +104,20 @@ def import_checkpoint(
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a folder's files name one of the other programs."""
+    """Whether a folder's files name one of the other programs, and masks are still to be folded in.
+
+    A compiled model is an ordinary one, whatever settings are left beside it.
+    """
     if not (folder / "config.json").is_file():
         return False
     config = _read_json(folder / "config.json")
-    masked = str(config.get("model_type")).startswith("masked_") or "pruning_method" in config
-    return masked or (folder / "sparse_args.json").is_file()
+    method = config.get("pruning_method")
+    if str(config.get("model_type")).startswith("masked_") or method == "magnitude":
+        return True
+    if method is None and not (folder / "sparse_args.json").is_file():
+        return False
+    marks = ("mask_scores", *_NO_FOLD)
+    return any(mark in key for key in _read_state(folder) for mark in marks)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     main = model.main_input_name
     inputs: dict[str, Tensor] = {}
     if main == "input_ids":
-        length = min(16, getattr(text, "max_position_embeddings", None) or 16)
+        limit = getattr(text, "max_position_embeddings", None) or 0
+        length = min(16, limit) if limit > 0 else 16  # XLNet has no limit, which it calls -1
         # A decoder's classifier takes no second row where there is no token to pad with.
         rows = 1 if getattr(text, "pad_token_id", None) is None else 2
         inputs["input_ids"] = torch.randint(0, text.vocab_size, (rows, length), generator=generator)
@@ -38,8 +39,15 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
             f"{type(model).__name__} takes {main}, and no example of it can be made up; give one with probe="
         )
     if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.randint(0, text.vocab_size, (2, 4), generator=generator)
-    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        shape = inputs["input_ids"].shape if main == "input_ids" else (2, 4)
+        inputs["decoder_input_ids"] = torch.randint(0, text.vocab_size, shape, generator=generator)
+        if main == "input_ids" and isinstance(eos := getattr(text, "eos_token_id", None), int):
+            # A classifier answers at the one end of each text, and asks for as many ends in all of them.
+            ids = inputs["input_ids"]
+            ids[ids == eos] = (eos + 1) % text.vocab_size
+            ids[:, -1] = eos
+    floats = {torch.float32: model.dtype}
+    return {name: entry.to(model.device, floats.get(entry.dtype)) for name, entry in inputs.items()}
 
 
 @torch.no_grad()

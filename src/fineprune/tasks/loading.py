@@ -54,6 +54,7 @@ def load_data(
         raise FinepruneError("task: no training data; give a `train` file")
     train = _read(config, config.train, config.train_split) if need_train else None
     validation = _read(config, config.validation, config.validation_split)
+    more = {name: _read(config, place, place) for name, place in (config.more or {}).items()}
     if regression or labels is not None:
         known = _known_to_model(config, labels, regression)
     else:
@@ -64,7 +65,8 @@ def load_data(
             f"{train.where}: every row has the label {train.cells[0]!r}; two or more are needed"
         )
     metric = config.metric or ("pearson" if known is None else "accuracy")
-    return ClassificationData(examples, validation.examples(known), known, metric)
+    others = {name: split.examples(known) for name, split in more.items()}
+    return ClassificationData(examples, validation.examples(known), known, metric, others)
 
 
 def _read(config: ClassificationConfig, path: str | None, split: str) -> _Split:

@@ -8,14 +8,12 @@ from fineprune.errors import FinepruneError
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from fineprune.tasks.classification import ClassificationData
-
 CLASSES = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 
 
-def compute_metrics(data: "ClassificationData") -> "Callable[[EvalPrediction], dict[str, float]]":
-    """The function that a `transformers.Trainer` scores an evaluation with.
+def compute_metrics(classes: int | None) -> "Callable[[EvalPrediction], dict[str, float]]":
+    """The function that a `transformers.Trainer` scores `classes` with; None: a regression.
 
     It takes logits of shape (rows, classes), or (rows, 1) for regression, beside the true labels
     of shape (rows,), and returns fractions, not percentages:
@@ -27,7 +25,6 @@ def compute_metrics(data: "ClassificationData") -> "Callable[[EvalPrediction], d
     A constant prediction scores 0.0 where the formula divides by zero. It raises `FinepruneError`
     when a prediction is NaN or infinite: the model diverged and has no score.
     """
-    classes = len(data.labels) if data.labels is not None else None
 
     def score(evaluation: "EvalPrediction") -> dict[str, float]:
         import numpy as np

@@ -13,13 +13,13 @@ from fineprune.errors import FinepruneError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from fineprune.tasks.classification import ClassificationData
+    from fineprune.tasks.task import TaskData
 
 _HEADS = {"classifier", "pre_classifier", "classification_head", "score", "pooler", "sequence_summary"}
 
 
 def build_model(
-    name: str, data: "ClassificationData", layers: int | None = None
+    name: str, data: "TaskData", layers: int | None = None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a pre-trained model and its tokenizer, and give the model a head for the task.
 
@@ -31,17 +31,18 @@ def build_model(
     missing from its files, or when it has fewer than `layers` layers.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     source = _locate(name)
     with _explained(name, "config"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **_head(data))
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **data.head())
     if layers is not None:
         _keep_layers(config, layers, name)
     with _explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     with _explained(name, "weights"), _quiet_loading():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, data.auto_class).from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
@@ -89,16 +90,6 @@ def _locate(name: str) -> str:
         what = "is a file" if path.exists() else "no such folder"
         raise FinepruneError(f"{name}: {what}; name the folder of a model, a model on the hub, or minilm")
     return name
-
-
-def _head(data: "ClassificationData") -> dict[str, Any]:
-    if data.labels is None:
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {
-        "id2label": dict(enumerate(data.labels)),
-        "label2id": {label: index for index, label in enumerate(data.labels)},
-        "problem_type": "single_label_classification",
-    }
 
 
 def _keep_layers(config: Any, layers: int, name: str) -> None:

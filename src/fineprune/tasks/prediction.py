@@ -1,4 +1,4 @@
-"""From texts to token ids, and from a trained model to answers."""
+"""From a trained classifier to answers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.classification import Examples
+from fineprune.tasks.classification import tokenize
 from fineprune.tasks.modeling import known_labels
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,22 +21,6 @@ class Prediction:
 
     label: str | None
     score: float
-
-
-def encode(examples: Examples, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
-    """Tokenize into a data set in memory, one row an example, in order.
-
-    Columns: `input_ids`, `attention_mask`, whatever else the tokenizer makes (`token_type_ids`),
-    each a list of at most `max_length` integers, and `labels` where there are any. Nothing is
-    padded: `transformers.DataCollatorWithPadding` pads each batch. Of a pair, the longer text is
-    cut first.
-    """
-    from datasets import Dataset
-
-    columns = _tokenize(examples.texts, examples.pairs, tokenizer, max_length)
-    if examples.labels is not None:
-        columns["labels"] = examples.labels
-    return Dataset.from_dict(columns)
 
 
 def predict(
@@ -57,17 +40,17 @@ def predict(
     import torch
     from transformers import DataCollatorWithPadding
 
-    _check(texts, pairs, batch_size)
+    check_texts(texts, pairs, batch_size)
     if not texts:
         return []
     ensure_padding(model, tokenizer)
-    columns = _tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, max_length)
+    columns = tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, max_length)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
     collate = DataCollatorWithPadding(tokenizer)
     names = known_labels(model)
     answers: dict[int, Prediction] = {}
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = collate([rows[index] for index in batch]).to(model.device)
@@ -86,14 +69,8 @@ def _answers(logits: Any, names: tuple[str, ...] | None) -> list[Prediction]:
     ]
 
 
-def _tokenize(
-    texts: list[str], pairs: list[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> dict[str, Any]:
-    encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=max_length, padding=False)
-    return dict(encoded)
-
-
-def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
+def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
+    """Raise for what `predict` cannot answer."""
     for name, values in (("texts", texts), ("pairs", pairs or [])):
         if isinstance(values, str):
             raise FinepruneError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
@@ -109,7 +86,7 @@ def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -
 
 
 @contextmanager
-def _evaluating(model: "nn.Module") -> Iterator[None]:
+def evaluating(model: "nn.Module") -> Iterator[None]:
     """Evaluation mode for a while; then each module's own mode again."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,50 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
             f"write one object a line and name it {path.stem}.jsonl; {known}" if suffix == ".json" else known
         )
         raise FinepruneError(f"{path}: cannot read a table from a file named *{suffix}; {hint}")
+    find_file(path)
+    return _parquet(path, columns) if suffix == ".parquet" else _from_text(path, suffix, columns)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a local file (in JSONL, of its first line); none where it cannot be read."""
+    path = path.expanduser()
+    with suppress(Exception):  # reading the data will say what is wrong
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet  # type: ignore[import-untyped]
+
+            return list(pyarrow.parquet.read_schema(path).names)
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            line = next(line for line in file if line.strip()).rstrip("\r\n")
+        if path.suffix.lower() == ".jsonl":
+            return list(json.loads(line))
+        return line.split("\t") if path.suffix.lower() == ".tsv" else next(csv.reader([line]))
+    return []
+
+
+def find_file(path: str | Path) -> Path:
+    """The path of a file that is there. Raises `FinepruneError`."""
+    path = Path(path).expanduser()
     if path.is_dir():
         raise FinepruneError(f"{path}: is a folder; name a file in it")
     if not path.exists():
         raise FinepruneError(f"{path}: no such file (looked in {path.absolute().parent})")
+    return path
+
+
+def decode(path: Path) -> str:
+    """The text of a UTF-8 file. Raises `FinepruneError` with the line of the first byte that is not."""
     try:
-        table = _parquet(path, columns) if suffix == ".parquet" else _from_text(path, suffix, columns)
+        raw = path.read_bytes()
     except OSError as error:
         raise FinepruneError(f"{path}: cannot be read: {reason(error)}") from error
-    return table
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        bad = f"byte 0x{raw[error.start]:02x}"
+        raise FinepruneError(
+            f"{path}, line {line}: {bad} is not UTF-8 text; save the file as UTF-8"
+        ) from error
 
 
 def read_hub(
@@ -63,14 +99,8 @@ def read_hub(
     """
     import datasets
 
-    where = hub_name(name, subset, split)
-    try:
-        table = datasets.load_dataset(name, subset, split=split)
-    except Exception as error:  # many libraries fail in there, each in its own way
-        raise FinepruneError(f"{where}: cannot be loaded from the hub: {reason(error)}") from error
+    where, table = open_hub(name, subset, split)
     _check_columns(where, columns, table.column_names)
-    if not len(table):
-        raise FinepruneError(f"{where}: has no rows")
     names = {
         column: tuple(feature.names)
         for column in columns
@@ -79,21 +109,27 @@ def read_hub(
     return {column: list(table[column]) for column in columns}, names
 
 
+def open_hub(name: str, subset: str | None, split: str) -> tuple[str, Any]:
+    """A split of a data set on the hub, not empty, as a `datasets.Dataset`, and its name in messages."""
+    import datasets
+
+    where = hub_name(name, subset, split)
+    try:
+        table = datasets.load_dataset(name, subset, split=split)
+    except Exception as error:  # many libraries fail in there, each in its own way
+        raise FinepruneError(f"{where}: cannot be loaded from the hub: {reason(error)}") from error
+    if not len(table):
+        raise FinepruneError(f"{where}: has no rows")
+    return where, table
+
+
 def hub_name(name: str, subset: str | None, split: str) -> str:
     """How messages call a split of a data set on the hub: `glue/sst2[train]`."""
     return f"{name}{'/' + subset if subset else ''}[{split}]"
 
 
 def _from_text(path: Path, suffix: str, columns: Sequence[str]) -> dict[str, list[Any]]:
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        bad = f"byte 0x{raw[error.start]:02x}"
-        raise FinepruneError(
-            f"{path}, line {line}: {bad} is not UTF-8 text; save the file as UTF-8"
-        ) from error
+    text = decode(path)
     if not text.strip():
         raise FinepruneError(f"{path}: the file is empty")
     if suffix == ".jsonl":
@@ -159,8 +195,8 @@ def _jsonl(path: Path, text: str, columns: Sequence[str]) -> dict[str, list[Any]
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that says what is trained, on what, how, and how it is pruned."""
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,9 +11,10 @@ from typing import Any, Self
 import yaml
 
 from fineprune._strict import check_keys
-from fineprune.config import PruningConfig
+from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.tasks.classification import ClassificationConfig
+from fineprune.tasks.task import TaskConfig, task_config
+from fineprune.training.packaged import locate
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class TrainingConfig:
     """Batches that make one optimiser step."""
 
     learning_rate: float = 3e-5
-    warmup: float = 0.1
-    """Share of the steps over which the learning rates rise; they then fall linearly to 0."""
+    warmup: float | int = 0.1
+    """Over so many steps the learning rates rise; they then fall linearly to 0. A float is a share of
+    all steps, an int is steps."""
 
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -81,11 +84,14 @@ class TrainingConfig:
         _whole("training.evaluate_every", self.evaluate_every, 1, optional=True)
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
             _real(f"training.{name}", getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
+            if name != "warmup":
+                object.__setattr__(self, name, float(getattr(self, name)))
             if getattr(self, name) < 0:
                 raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must not be negative")
-        if self.warmup >= 1:
-            raise FinepruneError(f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1)")
+        if isinstance(self.warmup, float) and self.warmup >= 1:
+            raise FinepruneError(
+                f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1), or steps, an int"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise FinepruneError(f"training.precision={self.precision!r}: allowed are float32, bfloat16")
         for name in ("keep_best", "group_by_length"):
@@ -94,13 +100,48 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """The `distillation` section: who teaches, and how much it counts."""
+
+    teacher: str
+    """A model fine-tuned on the task: a run folder, a model folder, or a name on the hub. Without a
+    `pruning` and a `distillation` section, a recipe makes one."""
+
+    alpha: float = Distillation.alpha
+    temperature: float = Distillation.temperature
+    cache: bool | str = False
+    """Compute the teacher's answers to the training data once, and read them from disk in each
+    epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.teacher, str) or not self.teacher:
+            raise FinepruneError(
+                f"distillation.teacher={self.teacher!r}: must be a run folder, a model folder or a hub name"
+            )
+        if not isinstance(self.cache, (bool, str)) or self.cache == "":
+            raise FinepruneError(f"distillation.cache={self.cache!r}: must be true, false or a folder")
+        try:
+            loss = self.loss
+        except FinepruneError as error:
+            raise FinepruneError(f"distillation.{error}") from error
+        for name, value in loss.to_dict().items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def loss(self) -> Distillation:
+        """The settings that the loss has."""
+        return Distillation(self.alpha, self.temperature)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """All of one run. `pruning` None trains densely."""
+    """All of one run. `pruning` None trains densely, `distillation` None without a teacher."""
 
     model: ModelConfig
-    task: ClassificationConfig
+    task: TaskConfig
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3))
     pruning: PruningConfig | None = None
+    distillation: DistillationConfig | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -115,12 +156,19 @@ class Recipe:
         if "name" not in model:
             raise FinepruneError("model: name is missing (a folder, a hub name, or minilm)")
         check_keys(values["training"], (entry.name for entry in fields(TrainingConfig)), "training")
-        pruning = values.get("pruning")
+        pruning, distillation = values.get("pruning"), values.get("distillation")
+        if distillation is not None:
+            check_keys(distillation, (entry.name for entry in fields(DistillationConfig)), "distillation")
+            if "teacher" not in distillation:
+                raise FinepruneError(
+                    "distillation: teacher is missing (a run folder, a model folder or a hub name)"
+                )
         return cls(
             model=ModelConfig(**model),
-            task=ClassificationConfig.from_dict(values["task"]),
+            task=task_config(values["task"]),
             training=TrainingConfig(**values["training"]),
             pruning=None if pruning is None else PruningConfig.from_dict(pruning),
+            distillation=None if distillation is None else DistillationConfig(**distillation),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,6 +178,7 @@ class Recipe:
             "task": self.task.to_dict(),
             "training": asdict(self.training),
             "pruning": None if self.pruning is None else self.pruning.to_dict(),
+            "distillation": None if self.distillation is None else asdict(self.distillation),
         }
 
     def to_yaml(self) -> str:
@@ -140,21 +189,29 @@ class Recipe:
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a YAML file, with `key=value` overrides such as `pruning.density=0.03`.
 
-        A value is read as YAML; `pruning=null` removes the section.
+        A value is read as YAML; `pruning=null` removes the section. A name without a suffix is a
+        recipe of the package (`packaged`). A file may have a section `methods`: settings of a
+        method's own, or of `dense`, which hold where that method is the one chosen, by the file or by
+        an override. Overrides win.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            values = yaml.load(text, Loader=_Loader)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise FinepruneError(f"{path}: the recipe cannot be read ({reason})") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-            raise FinepruneError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        path = locate(path)
+        values = read_yaml(path, "recipe")
         if not isinstance(values, dict):
-            raise FinepruneError(f"{path}: a recipe has the sections model, task, training and pruning")
-        for override in overrides:
-            _override(values, override)
-        return cls.from_dict(values)
+            raise FinepruneError(
+                f"{path}: a recipe has the sections model, task, training, pruning and distillation"
+            )
+        return cls.from_dict(_overridden(values, list(overrides)))
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds; raises `FinepruneError`, which calls the file the `what`."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FinepruneError(f"{path}: the {what} cannot be read ({reason})") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise FinepruneError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -173,6 +230,29 @@ for _class in (_Loader, _Dumper):
     )
 
 
+def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The values with those of the chosen method's own, then the overrides, and without `methods`."""
+    own = values.pop("methods", None) or {}
+    check_keys(own, (*METHODS, "dense"), "methods")
+    before = copy.deepcopy(values)
+    for override in overrides:
+        _override(values, override)
+    if not own:
+        return values
+    pruning = values.get("pruning")
+    chosen = str(pruning.get("method", PruningConfig.method)) if isinstance(pruning, dict) else "dense"
+    settings_of = own.get(chosen) or {}
+    if not isinstance(settings_of, Mapping):
+        raise FinepruneError(f"methods.{chosen}: expected a mapping of sections, got {settings_of!r}")
+    for section, settings in settings_of.items():
+        there = before.get(section)
+        merge = isinstance(there, dict) and isinstance(settings, dict)
+        before[section] = there | settings if merge else settings
+    for override in overrides:
+        _override(before, override)
+    return before
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
@@ -182,7 +262,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = values.get(part)
         if inner is None:
             inner = values[part] = {}
-        elif isinstance(inner, str) and part == "model":
+        elif isinstance(inner, str) and part in ("model", "task"):
             inner = values[part] = {"name": inner}
         if not isinstance(inner, dict):
             raise FinepruneError(f"{override!r}: {part} is {inner!r}, which has no settings in it")

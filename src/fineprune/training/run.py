@@ -1,8 +1,8 @@
 """The run of one recipe: from a YAML file to a folder with a pruned model and its score.
 
-The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/`
-(while the run is under way), `model/` (an ordinary model, zeros in place) and, written last,
-`results.json`. Whatever is there is whole, so a run that was killed can be continued.
+The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/` and
+`teacher_logits/` (while the run is under way), `model/` (an ordinary model, zeros in place) and,
+written last, `results.json`. Whatever is there is whole, so a run that was killed can be continued.
 """
 
 import contextlib
@@ -13,14 +13,12 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import (
-    DataCollatorWithPadding,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -35,16 +33,16 @@ from fineprune.checkpoint.loading import load
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import finalize
 from fineprune.pruning.summary import summary
-from fineprune.tasks.classification import ClassificationData
-from fineprune.tasks.loading import load_data
-from fineprune.tasks.metrics import compute_metrics
-from fineprune.tasks.modeling import build_model, known_labels
-from fineprune.tasks.prediction import encode
+from fineprune.tasks.modeling import build_model
+from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
+from fineprune.training.folders import model_place
 from fineprune.training.recipe import Recipe
 from fineprune.training.trainer import PruningTrainer
 
 _log = logging.getLogger("fineprune")
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # than of classification
+_KEPT = "teacher_logits"  # the teacher's answers, while the run is under way
 
 
 def run_recipe(
@@ -61,7 +59,7 @@ def run_recipe(
     if finished is not None:
         return finished
     with quiet():
-        data = load_data(recipe.task)
+        data = recipe.task.load()
         set_seed(recipe.training.seed)
         model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
         _check_length(recipe, model)
@@ -89,46 +87,22 @@ def evaluate_run(
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     model, tokenizer = load_run_model(folder if model_folder is None else Path(model_folder))
-    task = recipe.task
-    if validation is not None:
-        task = replace(
-            task,
-            train=None,
-            validation=validation,
-            hub=None,
-            subset=None,
-            train_split="train",
-            validation_split="validation",
-        )
-    names = known_labels(model)
-    data = load_data(task, need_train=False, labels=names, regression=names is None)
+    task = recipe.task if validation is None else recipe.task.with_validation(validation)
+    data = task.load(need_train=False, model=model)
     with quiet():
         trainer = _trainer(recipe, data, model, tokenizer, folder, progress=False)
-        return _scores(trainer)
-
-
-def model_place(folder: Path) -> Path:
-    """The model folder of a run folder (its `model/`), or the model folder itself."""
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    if not (place / "config.json").is_file():
-        unfinished = (folder / "recipe.yaml").is_file()
-        hint = (
-            "the run is not finished: fineprune run … --resume"
-            if unfinished
-            else "name a run or a model folder"
-        )
-        raise FinepruneError(f"{folder}: no model in it; {hint}")
-    return place
+        return _scores(trainer, more_rows(data, tokenizer, recipe.training.max_length))
 
 
 def load_run_model(folder: Path) -> tuple[Any, Any]:
-    """The classifier and tokenizer of a run or model folder, dense, compact or a delta."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    """The model with its head, and tokenizer, of a run or model folder, dense, compact or a delta."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     place = model_place(folder)
     with quiet():
         try:
-            if (place / delta.WEIGHTS).is_file():
+            named = AutoConfig.from_pretrained(place, local_files_only=True).architectures or [""]
+            if (place / delta.WEIGHTS).is_file() or any(head in named[0] for head in _OTHER_HEADS):
                 model = load(place)
             else:
                 model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
@@ -184,13 +158,16 @@ def _resumable(folder: Path) -> Path | None:
 
 
 def _trainer(
-    recipe: Recipe, data: ClassificationData, model: Any, tokenizer: Any, folder: Path, progress: bool
+    recipe: Recipe, data: TaskData, model: Any, tokenizer: Any, folder: Path, progress: bool
 ) -> PruningTrainer:
     training = recipe.training
-    train = None if data.train is None else encode(data.train, tokenizer, training.max_length)
+    train = data.train_rows(tokenizer, training.max_length)
     rows = 0 if train is None else len(train)
     per_step = training.batch_size * training.accumulation
     steps = training.steps or max(1, round(training.epochs * rows / per_step))  # type: ignore[operator]
+    in_steps = isinstance(training.warmup, int)
+    if in_steps and train is not None and training.warmup >= steps:
+        raise FinepruneError(f"training.warmup={training.warmup}: the run has {steps} steps; give fewer")
     every = training.evaluate_every or max(1, steps // 10)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -200,7 +177,7 @@ def _trainer(
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(training.warmup * steps),
+        warmup_steps=training.warmup if in_steps else round(training.warmup * steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",
@@ -225,10 +202,11 @@ def _trainer(
         model=model,
         args=arguments,
         pruning=recipe.pruning if train is not None else None,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        **({} if train is None else _teaching(recipe, folder.parent)),
+        data_collator=data.collator(tokenizer),
         train_dataset=train,
-        eval_dataset=_by_length(encode(data.validation, tokenizer, training.max_length)),
-        compute_metrics=compute_metrics(data),
+        eval_dataset=data.validation_rows(tokenizer, training.max_length),
+        compute_metrics=data.compute_metrics(),
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -237,14 +215,18 @@ def _trainer(
     return trainer
 
 
-def _by_length(encoded: Any) -> Any:
-    """The rows in order of length: metrics do not mind, and batches need little padding."""
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    return encoded.select(sorted(range(len(lengths)), key=lengths.__getitem__))
+def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """What the trainer needs to know of the teacher."""
+    section = recipe.distillation
+    if section is None:
+        return {}
+    own = str(out / _KEPT) if section.cache else None
+    folder = section.cache if isinstance(section.cache, str) else own
+    return {"teacher": section.teacher, "distillation": section.loss, "teacher_logits": folder}
 
 
-def _scores(trainer: PruningTrainer) -> dict[str, float]:
-    """The metrics of the validation data, as fractions, and the loss."""
+def _scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
+    """The metrics of the validation data, as fractions, and the loss; then those of further sets."""
     timing = (
         "runtime",
         "samples_per_second",
@@ -252,14 +234,16 @@ def _scores(trainer: PruningTrainer) -> dict[str, float]:
         "jit_compilation_time",
         "model_preparation_time",
     )
-    metrics = trainer.evaluate()
+    metrics = dict(trainer.evaluate())
+    for name, rows in more.items():
+        metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
-    return {name: float(metrics[key]) for key, name in names.items() if name not in timing}
+    return {name: float(metrics[key]) for key, name in names.items() if not name.endswith(timing)}
 
 
 def _finish(
     recipe: Recipe,
-    data: ClassificationData,
+    data: TaskData,
     trainer: PruningTrainer,
     tokenizer: Any,
     out: Path,
@@ -272,7 +256,7 @@ def _finish(
         finalize(model)
         trainer.pruner = None
     left = summary(model)
-    scores = _scores(trainer)
+    scores = _scores(trainer, more_rows(data, tokenizer, recipe.training.max_length))
     results = {
         "metric": data.metric,
         "score": scores[data.metric],
@@ -284,7 +268,7 @@ def _finish(
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
-        "examples": {"train": len(data.train or ()), "validation": len(data.validation)},
+        "examples": data.sizes(),
         "recipe": recipe.to_dict(),
         "environment": _environment(),
     }
@@ -294,7 +278,8 @@ def _finish(
     tokenizer.save_pretrained(beside)
     replace_folder(beside, out / "model")
     write_json(out / "results.json", results)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for spent in ("checkpoints", _KEPT):
+        shutil.rmtree(out / spent, ignore_errors=True)
     return results
 
 
@@ -312,6 +297,9 @@ def _environment() -> dict[str, Any]:
 
 def _check_length(recipe: Recipe, model: Any) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == limit and module.padding_idx:
+            limit -= module.padding_idx + 1  # RoBERTa and its kin count positions from behind the padding id
     if isinstance(limit, int) and recipe.training.max_length > limit:
         raise FinepruneError(
             f"training.max_length={recipe.training.max_length}: "

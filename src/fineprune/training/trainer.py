@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from fineprune.config import PruningConfig
+from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner, finalize, prepare
 from fineprune.training import checkpoints
-from fineprune.training.sampler import GroupedByLength
+from fineprune.training.sampler import GroupedByLength, lengths_of
+from fineprune.training.teacher import Teacher, check_fit, load_teacher
+from fineprune.training.teacher_logits import LOGITS, ROW, KeptLogits, numbered
 
 
 class PruningTrainer(Trainer):  # type: ignore[misc]
@@ -28,22 +30,47 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     appear in the logs. With `load_best_model_at_end`, or `save_strategy="best"`, only states at
     the final density compete. Checkpoints are written whole or not at all, and resume bit for bit.
 
+    `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The
+    training loss becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`),
+    and the log has the mean KD since the last line; the penalty comes on top, evaluation stays as it
+    is. `teacher_logits`: a folder for the teacher's answers, computed once before training.
+
     After training, `fineprune.finalize(trainer.model)` makes the masks permanent;
     `trainer.save_model(folder)` writes such a finalized copy.
     """
 
     model: Any
     optimizer: Any
+    train_dataset: Any
+    data_collator: Any
 
-    def __init__(self, *args: Any, pruning: PruningConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        pruning: PruningConfig | None = None,
+        teacher: nn.Module | str | Path | None = None,
+        distillation: Distillation | None = None,
+        teacher_logits: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise FinepruneError(f"pruning={pruning!r}: must be a fineprune.PruningConfig, or None")
+        if distillation is not None and not isinstance(distillation, Distillation):
+            raise FinepruneError(f"distillation={distillation!r}: must be a fineprune.Distillation, or None")
+        if teacher is None and (distillation is not None or teacher_logits is not None):
+            raise FinepruneError(
+                "distillation needs a teacher: pass teacher=, a model, a folder or a hub name"
+            )
+        self._kept: KeptLogits | None = None
+        self._teacher: Teacher | None = None
         super().__init__(*args, **kwargs)
         # Otherwise some models divide their loss by the accumulated item count and the Trainer does not
         # average over micro-batches: the loss comes out too large (transformers issue 47688).
         self.model_accepts_loss_kwargs = False
         self.pruner: Pruner | None = None
         self._staging: Path | None = None
+        if teacher is not None and self.train_dataset is not None:
+            self._take_teacher(teacher, distillation or Distillation(), teacher_logits)
         if pruning is not None and self.train_dataset is not None:
             if self.model_init is not None:
                 raise FinepruneError("model_init cannot be combined with pruning; pass the model itself")
@@ -74,27 +101,34 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "__len__"):
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
-        columns = hasattr(data, "column_names")  # a `datasets.Dataset`, where rows are slow to read
-        lengths = [len(ids) for ids in (data["input_ids"] if columns else (row["input_ids"] for row in data))]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return GroupedByLength(
-            lengths, batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
+            lengths_of(data), batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
         )
 
-    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """The model's loss, plus the penalty while training."""
-        result = super().compute_loss(model, *args, **kwargs)
-        if self.pruner is None or not model.training:
-            return result
-        penalty = self.pruner.penalty()
-        if self.compute_loss_func is not None:  # the Trainer then does not average over micro-batches
-            penalty = penalty / getattr(self, "current_gradient_accumulation_steps", 1)
-        if isinstance(result, tuple):
-            return result[0] + penalty, *result[1:]
-        return result + penalty
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """The model's loss; while training, mixed with the teacher's and plus the penalty."""
+        kept, labels = inputs.pop(LOGITS, None), inputs.get("labels")
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            # With a loss function of the user's the Trainer does not average over micro-batches.
+            parts = 1
+            if self.compute_loss_func is not None:
+                parts = getattr(self, "current_gradient_accumulation_steps", 1)
+            if self._teacher is not None:
+                alpha = self._teacher.config.alpha
+                distilled = self._teacher.loss(outputs, inputs, labels, kept)
+                loss = alpha * (distilled / parts) + (1 - alpha) * loss
+            if self.pruner is not None:
+                loss = loss + self.pruner.penalty() / parts
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the masks' state to what is logged during training."""
+        """Add the distillation loss and the masks' state to what is logged during training."""
+        if self._teacher is not None and "loss" in logs:
+            distilled = self._teacher.mean_loss()
+            if distilled is not None:
+                logs["distillation"] = distilled
         if self.pruner is not None and ("loss" in logs or "eval_loss" in logs):
             logs["density"] = self.pruner.density
             if self.pruner.threshold is not None:
@@ -118,6 +152,53 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             super().save_model(output_dir, _internal_call)
         finally:
             self.model = training
+
+    # -- the teacher ---------------------------------------------------------------------------
+
+    def _take_teacher(
+        self, source: nn.Module | str | Path, config: Distillation, folder: str | Path | None
+    ) -> None:
+        """Load it where it must be loaded, and check that it fits, before anything is spent."""
+        if not isinstance(source, (nn.Module, str, Path)):
+            raise FinepruneError(f"teacher={source!r}: must be a model, a folder or a hub name")
+        model, tokenizer = (source, None) if isinstance(source, nn.Module) else load_teacher(source)
+        name = "teacher" if isinstance(source, nn.Module) else f"teacher {source}"
+        own = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        rows = self.train_dataset
+        read = isinstance(rows, list) or "input_ids" in (getattr(rows, "column_names", None) or ())
+        longest = max(lengths_of(rows), default=None) if read else None
+        head = check_fit(self.model, model, name, (own, tokenizer), longest)
+        self._teacher = Teacher(model, head, config, self.args.device, self.accelerator.autocast)
+        if folder is not None:
+            if self.args.world_size > 1:
+                raise FinepruneError("teacher_logits: only with a single process; leave it out")
+            self._teacher_folder, self._plain_rows = Path(folder), self.train_dataset
+            self._kept = self.data_collator = KeptLogits(self.data_collator, head)
+            self.train_dataset = numbered(self.train_dataset)
+
+    def _read_teacher(self) -> None:
+        """With `teacher_logits`: read the answers, or let the teacher give them, before the first step."""
+        if self._kept is None or self._teacher is None:
+            return
+        rows = self._plain_rows
+        if hasattr(rows, "column_names"):
+            rows = self._remove_unused_columns(rows)
+        else:
+            self._kept.collate = self._get_collator_with_removed_columns(self._kept.collate)
+        teacher, device = self._teacher, self.args.device
+
+        def answer(batch: Any) -> Tensor:
+            teacher.model.to(device)
+            return teacher.answer(self._prepare_inputs(batch))
+
+        precision, progress = self.accelerator.mixed_precision, not self.args.disable_tqdm
+        self._kept.load(self._teacher_folder, rows, teacher.model, answer, precision, progress)
+        teacher.model.cpu()  # no longer needed
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._kept is not None and ROW not in self._signature_columns:
+            self._signature_columns.append(ROW)
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -187,6 +268,7 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._trainer._read_teacher()
         pruner = self._trainer.pruner
         if pruner is None:
             return

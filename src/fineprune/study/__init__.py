@@ -1,0 +1,1 @@
+"""Many runs: a grid of them, their tables, and what the paper claims of these."""

@@ -1,0 +1,176 @@
+"""What the paper claims of its methods, checked on the rows of a study.
+
+A method wins where its mean is the highest of those measured on the same task, at the same density,
+with the same teacher or none. Where no run is of a claim's kind, it is not tested, and not guessed.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from fineprune.study.grid import DENSE
+from fineprune.study.rows import Group, Row, groups, share
+
+Verdict = Literal["held", "not held", "not tested at this scale"]
+CLOSE = 1.0
+"""Points up to which two means count as close."""
+
+FIRST_ORDER = ("l0", "movement", "soft_movement")
+
+
+class Claim(NamedTuple):
+    """An ordering of the paper, whether it held, and the numbers."""
+
+    text: str
+    verdict: Verdict
+    numbers: tuple[str, ...]
+
+
+class _Case(NamedTuple):
+    """One place where a claim can be tested."""
+
+    held: bool
+    numbers: str
+
+
+def claims(rows: Iterable[Row]) -> list[Claim]:
+    """The list at the end of the paper's page in the specification, in its order."""
+    every = [group for group in groups(rows) if group.finished]
+    pruned = [group for group in every if group.cell.method != DENSE]
+    checks: list[tuple[str, list[_Case]]] = [
+        ("above 70 % density magnitude wins", _wins(pruned, lambda v: v > 0.7, ("magnitude",))),
+        ("below 15 % density first-order methods win", _wins(pruned, lambda v: v < 0.15, FIRST_ORDER)),
+        ("soft movement is best at 3 %", _wins(pruned, lambda v: v == 0.03, ("soft_movement",))),
+        ("distillation lifts all", _lifts(pruned)),
+        (
+            "soft movement with distillation keeps 95 % of dense at 5 % density (SQuAD, MNLI)",
+            _keeps(pruned, every),
+        ),
+        (
+            f"local and global selection are close above 3 % density (within {CLOSE:g} point)",
+            _scopes(pruned, lambda v: v > 0.03, lambda gap: abs(gap) <= CLOSE),
+        ),
+        (
+            f"at 3 % global selection is ahead of local (by more than {CLOSE:g} point)",
+            _scopes(pruned, lambda v: v == 0.03, lambda gap: gap > CLOSE),
+        ),
+    ]
+    checked = [_judged(text, cases) for text, cases in checks]
+    elsewhere = (
+        (
+            "global first-order methods keep more in low layers",
+            "`fineprune inspect` has the densities by layer",
+        ),
+        ("when kept connections are swapped, the training loss does not rise", "tests/pruning tests it"),
+    )
+    return checked + [Claim(text, "not tested at this scale", (where,)) for text, where in elsewhere]
+
+
+def as_lines(found: Iterable[Claim]) -> str:
+    """The claims as a list in Markdown."""
+    parts = []
+    for claim in found:
+        parts.append(f"- {claim.text}: **{claim.verdict}**")
+        parts += [f"  - {numbers}" for numbers in claim.numbers]
+    return "\n".join(parts) + "\n"
+
+
+def _judged(text: str, cases: list[_Case]) -> Claim:
+    """A claim holds where it does in all cases; each says what it is of."""
+    if not cases:
+        return Claim(text, "not tested at this scale", ())
+    held = sum(case.held for case in cases)
+    lines = tuple(f"{'yes' if case.held else 'no'}: {case.numbers}" for case in cases)
+    return Claim(
+        text, "held" if held == len(cases) else "not held", (f"{held} of {len(cases)} cases", *lines)
+    )
+
+
+def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str, ...]) -> list[_Case]:
+    """Where one of `winners` and another method were measured, whether the best is of the former."""
+    cases = []
+    for place, members in _places(pruned, fits).items():
+        inside = [group for group in members if group.cell.method in winners]
+        if not inside or len(inside) == len(members):
+            continue
+        ranked = sorted(members, key=_mean, reverse=True)
+        outside = max(_mean(group) for group in members if group not in inside)
+        held = max(map(_mean, inside)) > outside
+        cases.append(_Case(held, f"{place}: {', '.join(map(_told, ranked))}"))
+    return cases
+
+
+def _lifts(pruned: list[Group]) -> list[_Case]:
+    """Each method with a teacher against itself without one."""
+    cases = []
+    for group in pruned:
+        cell = group.cell
+        if not cell.distillation:
+            continue
+        key = (cell.task, cell.method, cell.density, cell.scope)
+        for other in pruned:
+            plain = other.cell
+            if not plain.distillation and (plain.task, plain.method, plain.density, plain.scope) == key:
+                told = f"{_where(group, teacher=False)}: {_told(other)}, with a teacher {_value(group)}"
+                cases.append(_Case(_mean(group) > _mean(other), told))
+    return cases
+
+
+def _keeps(pruned: list[Group], every: list[Group]) -> list[_Case]:
+    cases = []
+    for group in pruned:
+        cell = group.cell
+        kind = (cell.method, cell.density, cell.distillation)
+        if cell.task not in ("squad", "mnli") or kind != ("soft_movement", 0.05, True):
+            continue
+        kept = share(group, every)
+        if kept is not None:
+            cases.append(_Case(kept >= 0.95, f"{_where(group)}: {_told(group)}, {kept:.1%} of dense"))
+    return cases
+
+
+def _scopes(
+    pruned: list[Group], fits: Callable[[float], bool], judge: Callable[[float], bool]
+) -> list[_Case]:
+    """Global against local selection of the methods that know both; the gap is in points."""
+    cases = []
+    for place, members in _places(pruned, fits).items():
+        local = {group.cell.method: group for group in members if group.cell.scope is None}
+        for group in members:
+            other = local.get(group.cell.method)
+            if group.cell.scope == "global" and other is not None:
+                gap = _mean(group) - _mean(other)
+                told = f"{place}: {_told(group)}, local {_value(other)}, gap {gap:+.1f}"
+                cases.append(_Case(judge(gap), told))
+    return cases
+
+
+def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, list[Group]]:
+    """The groups by task, density and teacher, of the densities that fit."""
+    found: dict[str, list[Group]] = {}
+    for group in pruned:
+        if group.cell.density is not None and fits(group.cell.density):
+            found.setdefault(_where(group), []).append(group)
+    return found
+
+
+def _where(group: Group, teacher: bool = True) -> str:
+    cell = group.cell
+    taught = ", with a teacher" if teacher and cell.distillation else ""
+    return f"{cell.task} at {100 * (cell.density or 1):g} %{taught}"
+
+
+def _mean(group: Group) -> float:
+    """In the main metric; the groups here are those with results."""
+    mean = group.mean(group.metric or "")
+    assert mean is not None
+    return mean
+
+
+def _value(group: Group) -> str:
+    deviation, seeds = group.deviation(group.metric or ""), len(group.finished)
+    spread = "" if deviation is None else f" ± {deviation:.1f}"
+    return f"{_mean(group):.1f}{spread} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def _told(group: Group) -> str:
+    return f"{group.label} {_value(group)}"

@@ -1,0 +1,84 @@
+"""`fineprune study`. What takes seconds to import is imported in the call."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fineprune.errors import FinepruneError
+
+if TYPE_CHECKING:
+    from fineprune.study.grid import Study
+    from fineprune.study.runner import Planned
+
+
+def study(
+    source: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A YAML file, or a study of the package: small-table2.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The folder of the runs; runs/NAME OF THE STUDY.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once: 1, or all cores of the cluster with --ray.")
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster (needs the extra ray).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs, and run nothing.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Only make the tables of what is finished.")] = False,
+) -> None:
+    """Run a grid of recipes, several at once, and tabulate it; again, to go on where it was stopped."""
+    from fineprune.study.grid import Study
+
+    if dry_run and table:
+        raise FinepruneError("study: give --dry-run or --table, not both")
+    loaded = Study.load(source)
+    place = out or Path("runs") / loaded.name
+    if table:
+        if not place.is_dir():
+            raise FinepruneError(
+                f"{place}: no such folder; run the study first, or name its folder with --out"
+            )
+        _tabulate(loaded, place)
+        return
+    from fineprune.study.runner import FAILURES, plan, run_study
+
+    runs = loaded.runs(place)
+    if dry_run:
+        _print_plan(plan(runs, place), place)
+        return
+    failures = run_study(runs, place, jobs, ray, say=lambda line: print(line, flush=True))
+    _tabulate(loaded, place)
+    for failure in failures:
+        print(f"failed: {failure.run}: {failure.error}", file=sys.stderr)
+    if failures:
+        again = f"see {place / FAILURES}; the same command tries them again"
+        print(f"fineprune: {len(failures)} of {len(runs)} runs failed; {again}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _tabulate(loaded: "Study", place: Path) -> None:
+    """Print the tables and claims, and write them beside the runs."""
+    from fineprune._files import write_json, write_text
+    from fineprune.study import tables
+    from fineprune.study.claims import as_lines, claims
+    from fineprune.study.rows import as_dicts, collect
+
+    rows = collect(place, loaded.cells())
+    made, found = tables.tables(rows), as_lines(claims(rows))
+    write_json(place / "rows.json", as_dicts(rows))
+    write_text(place / "tables.csv", tables.as_csv(rows))
+    heading = "### What the paper claims"
+    write_text(place / "tables.md", f"{tables.as_markdown(made)}\n{heading}\n\n{found}")
+    print(tables.as_text(made, colour=sys.stdout.isatty()))
+    print(f"what the paper claims:\n{found}\ntables: {place / 'tables.md'}, tables.csv, rows.json")
+
+
+def _print_plan(planned: "list[Planned]", place: Path) -> None:
+    width = max(len(entry.run.name) for entry in planned)
+    for entry in planned:
+        state = "another recipe is in its folder" if entry.state == "differs" else entry.state
+        print(f"{entry.run.name:{width}}  {state:9}  {entry.length}")
+    counts = {
+        state: sum(entry.state == state for entry in planned) for state in ("finished", "cut", "differs")
+    }
+    said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    print(f"{len(planned)} runs{f', {said}' if said else ''}; folder: {place}")

@@ -1,0 +1,342 @@
+"""A study: one YAML file that stands for many runs, a grid over what is compared.
+
+    name: mine                                    # the runs go to runs/mine
+    recipes:                                      # a label for each task, and its recipe, with
+      sst2: [small-sst2, training.steps=600]      # overrides as on the command line of `fineprune run`
+      mnli: small-mnli
+    overrides: [training.batch_size=16]           # of all runs
+    axes:
+      method: [dense, magnitude, movement]
+      density: [0.1, 0.03]
+      scope: [local, global]                      # optional: the method's own
+      distillation: [false, true]                 # optional: false
+      seed: [0, 1]                                # optional: 0
+    skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
+    teacher: dense                                # optional, or "recipe": the recipe names a teacher
+
+A dense run has neither density nor scope nor teacher: there is one for each task and seed. It is the
+teacher of the runs with distillation, and is made for them where the axes do not list it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from fineprune._strict import check_keys
+from fineprune.config import METHODS, PruningConfig, Scope
+from fineprune.errors import FinepruneError
+from fineprune.training.packaged import locate
+from fineprune.training.recipe import Recipe, read_yaml
+
+FOLDER = Path(__file__).resolve().parent / "studies"
+"""Where the studies of the package are."""
+
+DENSE = "dense"
+AXES = ("task", "method", "density", "scope", "distillation", "seed")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SET_BY_AXES = {
+    "pruning": "method",
+    "pruning.method": "method",
+    "pruning.density": "density",
+    "pruning.scope": "scope",
+    "training.seed": "seed",
+    "distillation": "distillation",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run is of, in the terms of the study. Its name is that of the run's folder."""
+
+    task: str
+    method: str
+    """One of `METHODS`, or "dense"."""
+
+    density: float | None
+    """None: dense."""
+
+    scope: Scope | None
+    """None: the method's own, and of the dense run."""
+
+    distillation: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Task, method, density, scope if it is not the method's own, teacher, seed."""
+        density = "" if self.density is None else f"{self.density:g}"
+        distilled = "distilled" if self.distillation else ""
+        parts = (self.method, density, self.scope or "", distilled, f"s{self.seed}")
+        return "-".join([self.task, *filter(None, parts)])
+
+
+class Run(NamedTuple):
+    """A run of the grid: its recipe, and the run that must be finished before it."""
+
+    cell: Cell
+    recipe: Recipe
+    teacher: str | None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.cell.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """The grid, checked. `Study.load` reads one from a file."""
+
+    name: str
+    recipes: dict[str, tuple[str, ...]]
+    """For each task its recipe, then overrides."""
+
+    methods: tuple[str, ...]
+    densities: tuple[float, ...] = ()
+    scopes: tuple[Scope, ...] = ()
+    distillation: tuple[bool, ...] = (False,)
+    seeds: tuple[int, ...] = (0,)
+    overrides: tuple[str, ...] = ()
+    skip: tuple[dict[str, Any], ...] = ()
+    teacher: str = DENSE
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file, or a study of the package by its name. Raises `FinepruneError`."""
+        path = locate(path, FOLDER, "study")
+        values = read_yaml(path, "study")
+        try:
+            return cls.from_dict(values)
+        except FinepruneError as error:
+            raise FinepruneError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Check every key and value; raises `FinepruneError` with the first that is wrong."""
+        check_keys(values, ("name", "recipes", "overrides", "axes", "skip", "teacher"), "study")
+        for key in ("name", "recipes", "axes"):
+            if key not in values:
+                raise FinepruneError(f"study: {key} is missing")
+        name, recipes, axes = values["name"], values["recipes"], values["axes"]
+        _check_label("name", name)
+        if not isinstance(recipes, Mapping) or not recipes:
+            raise FinepruneError(f"recipes={recipes!r}: give a recipe for each task, as {{sst2: small-sst2}}")
+        overrides = _texts("overrides", values.get("overrides") or [])
+        _check_overrides("overrides", overrides)
+        named: dict[str, tuple[str, ...]] = {}
+        for task, recipe in recipes.items():
+            _check_label("recipes", task)
+            named[task] = _texts(f"recipes.{task}", recipe)
+            if not named[task]:
+                raise FinepruneError(f"recipes.{task}: give a recipe, then overrides if it needs any")
+            _check_overrides(f"recipes.{task}", named[task][1:])
+        check_keys(axes, AXES[1:], "axes")
+        teacher = values.get("teacher", DENSE)
+        if teacher not in (DENSE, "recipe"):
+            raise FinepruneError(f"teacher={teacher!r}: allowed are dense and recipe")
+        for override in (*overrides, *(text for texts in named.values() for text in texts[1:])):
+            if teacher == DENSE and override.startswith("distillation.teacher="):
+                raise FinepruneError(f"{override!r}: the dense runs teach; for another say teacher: recipe")
+        return cls(
+            name=name,
+            recipes=named,
+            methods=_axis("method", axes, ()),
+            densities=_axis("density", axes, ()),
+            scopes=_axis("scope", axes, ()),
+            distillation=_axis("distillation", axes, (False,)),
+            seeds=_axis("seed", axes, (0,)),
+            overrides=overrides,
+            skip=_rules(values.get("skip")),
+            teacher=teacher,
+        )
+
+    def cells(self) -> list[Cell]:
+        """The runs of the grid without their recipes: teachers first, those with a teacher last.
+
+        Raises `FinepruneError` where two would have one folder, and for a `skip` that skips nothing.
+        """
+        every = list(dict.fromkeys(self._product()))
+        for rule in self.skip:
+            if not any(_matches(cell, rule) for cell in every):
+                raise FinepruneError(
+                    f"skip: no run is {rule}; the axes list what there is, and a dense run has no density"
+                )
+        cells = [cell for cell in every if not any(_matches(cell, rule) for rule in self.skip)]
+        teachers = [] if self.teacher != DENSE else [_dense(cell) for cell in cells if cell.distillation]
+        plain = [cell for cell in cells if not cell.distillation]
+        taught = [cell for cell in cells if cell.distillation]
+        ordered = list(dict.fromkeys((*teachers, *plain, *taught)))
+        if not ordered:
+            raise FinepruneError("skip: leaves no run; take a line out")
+        seen: dict[str, Cell] = {}
+        for cell in ordered:
+            other = seen.setdefault(cell.name.casefold(), cell)
+            if other != cell:
+                raise FinepruneError(f"two runs would have one folder: {_told(other)}, and {_told(cell)}")
+        return ordered
+
+    def runs(self, out: Path) -> list[Run]:
+        """The cells with their recipes, for the folder `out`. Reads recipes; of data only what they name."""
+        return [self._run(cell, out) for cell in self.cells()]
+
+    def _product(self) -> Iterator[Cell]:
+        for seed in self.seeds:
+            for task in self.recipes:
+                for method in self.methods:
+                    if method == DENSE:
+                        yield Cell(task, DENSE, None, None, False, seed)
+                        continue
+                    if not self.densities:
+                        raise FinepruneError(f"axes: density is missing; {method} needs it, as [0.1, 0.03]")
+                    for density in self.densities:
+                        for scope in _scopes(method, self.scopes):
+                            PruningConfig(method=method, density=density, scope=scope)
+                            for distilled in self.distillation:
+                                yield Cell(task, method, density, scope, distilled, seed)
+
+    def _run(self, cell: Cell, out: Path) -> Run:
+        source, *own = self.recipes[cell.task]
+        overrides = [*self.overrides, *own, f"training.seed={cell.seed}"]
+        if cell.method == DENSE:
+            overrides.append("pruning=null")
+        else:
+            overrides += [f"pruning.method={cell.method}", f"pruning.density={cell.density!r}"]
+            if cell.scope is not None:
+                overrides.append(f"pruning.scope={cell.scope}")
+        teacher = None
+        if not cell.distillation:
+            overrides.append("distillation=null")
+        elif self.teacher == DENSE:
+            teacher = _dense(cell).name
+            overrides.append(f"distillation.teacher={json.dumps(from_here(out / teacher))}")
+        try:
+            recipe = Recipe.load(source, overrides)
+        except FinepruneError as error:
+            raise FinepruneError(f"{cell.name}: {error}") from error
+        if cell_of(cell.name, recipe.to_dict()) != cell:
+            raise FinepruneError(
+                f"{cell.name}: the recipe {source} is not of that scope or teacher; write its scope as an "
+                "axis (scope: [global]), and with teacher: recipe give the recipe one"
+            )
+        return Run(cell, recipe, teacher)
+
+
+def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
+    """What a run is of, from its folder's name and resolved recipe; None where these do not agree."""
+    pruning, seed = recipe["pruning"], recipe["training"]["seed"]
+    distilled = recipe["distillation"] is not None
+    cell = Cell("", DENSE, None, None, distilled, seed)
+    if pruning is not None:
+        own = METHODS[pruning["method"]].scopes[0]
+        scope = None if pruning["scope"] == own else pruning["scope"]
+        cell = Cell("", pruning["method"], pruning["density"], scope, distilled, seed)
+    task = name.removesuffix(cell.name)
+    return replace(cell, task=task) if task and task != name else None
+
+
+def from_here(path: Path) -> str:
+    """The path as seen from the working directory, however it was given."""
+    whole = os.path.abspath(path)
+    seen = os.path.relpath(whole)
+    return whole if seen.startswith(os.pardir) else seen
+
+
+def _dense(cell: Cell) -> Cell:
+    return Cell(cell.task, DENSE, None, None, False, cell.seed)
+
+
+def _scopes(method: str, scopes: tuple[Scope, ...]) -> list[Scope | None]:
+    """Those of the axis that the method knows; its own is None."""
+    own, *_ = allowed = METHODS[method].scopes
+    chosen: list[Scope | None] = [None if scope == own else scope for scope in scopes if scope in allowed]
+    return chosen or [None]
+
+
+def _told(cell: Cell) -> str:
+    """A cell with its values in full."""
+    values = ", ".join(f"{axis} {value}" for axis, value in asdict(cell).items() if value is not None)
+    return f"{cell.name} ({values})"
+
+
+def _check_label(where: str, label: Any) -> None:
+    if not isinstance(label, str) or not _LABEL.fullmatch(label):
+        raise FinepruneError(
+            f"{where}: {label!r} becomes the name of a folder; use letters, digits, and . _ - inside"
+        )
+
+
+def _texts(where: str, value: Any) -> tuple[str, ...]:
+    """A text, or a list of texts."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise FinepruneError(f"{where}={value!r}: expected texts such as training.steps=600")
+    return tuple(texts)
+
+
+def _check_overrides(where: str, overrides: Iterable[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in _SET_BY_AXES:
+            raise FinepruneError(
+                f"{where}: {override!r} sets what the runs differ by; list it in axes.{_SET_BY_AXES[key]}"
+            )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _axis(name: str, axes: Mapping[str, Any], default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of an axis, each of its kind, none of them twice."""
+    if name not in axes:
+        if name == "method":
+            raise FinepruneError(f"axes: method is missing; known: {DENSE}, {', '.join(METHODS)}")
+        return default
+    values = _listed(axes[name])
+    if not values:
+        raise FinepruneError(f"axes.{name}: is empty; list values, or leave it out")
+    for value in values:
+        _check_value(f"axes.{name}", name, value)
+    if name == "density":
+        values = [float(value) for value in values]
+    return tuple(dict.fromkeys(values))
+
+
+def _check_value(where: str, axis: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    known = {
+        "task": (isinstance(value, str), "a label of recipes"),
+        "method": (value in (DENSE, *METHODS), ", ".join((DENSE, *METHODS))),
+        "density": (number and 0 < value <= 1, "numbers in (0, 1]; for 10 % write 0.1"),
+        "scope": (value in ("local", "global"), "local, global"),
+        "distillation": (isinstance(value, bool), "false, true"),
+        "seed": (isinstance(value, int) and number and value >= 0, "whole numbers from 0"),
+    }
+    right, allowed = known[axis]
+    if not right:
+        raise FinepruneError(f"{where}={value!r}: allowed are {allowed}")
+
+
+def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(skip, (list, type(None))):
+        raise FinepruneError(f"skip={skip!r}: expected a list such as [{{method: l0, density: 0.03}}]")
+    for rule in skip or []:
+        check_keys(rule, [entry.name for entry in fields(Cell)], "skip")
+        if not rule:
+            raise FinepruneError("skip: {} would leave out every run; name what to leave out")
+        for axis, value in rule.items():
+            for one in _listed(value):
+                _check_value(f"skip.{axis}", axis, one)
+    return tuple(skip or ())
+
+
+def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
+    """Whether a cell is what a rule names; a scope that is the method's own has its name here, too."""
+    values = asdict(cell)
+    if cell.method != DENSE and cell.scope is None:
+        values["scope"] = METHODS[cell.method].scopes[0]
+    return all(values[axis] in _listed(wanted) for axis, wanted in rule.items())

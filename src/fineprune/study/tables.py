@@ -1,0 +1,162 @@
+"""The tables of a study, as text, Markdown and CSV.
+
+A run without results counts as missing: it has no number, and the column of seeds says so.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from fineprune.study import paper
+from fineprune.study.grid import DENSE
+from fineprune.study.rows import Group, Row, groups, share
+
+_HEADER = (
+    *("task", "method", "density", "scope", "distillation", "seeds", "planned"),
+    *("metric", "mean", "deviation", "of_dense", "kept", "paper"),
+)
+_NONE = "–"  # what stands for a number that there is not
+# Tasks that are scored by two numbers; the others show their main one.
+_SHOWN = paper.METRICS | {"mrpc": ("accuracy", "f1"), "stsb": ("pearson", "spearman")}
+
+
+class Table(NamedTuple):
+    """Cells of text, and which of them (line, column) are the best of their column."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    best: frozenset[tuple[int, int]]
+
+
+def tables(rows: Iterable[Row]) -> list[Table]:
+    """One for each task without and with teacher, with the dense runs in both."""
+    every = groups(rows)
+    kinds = dict.fromkeys((group.cell.task, group.cell.distillation) for group in every)
+    made = []
+    for task, distilled in kinds:
+        dense = [group for group in every if group.cell.task == task and group.cell.method == DENSE]
+        pruned = [
+            group
+            for group in every
+            if (group.cell.task, group.cell.distillation) == (task, distilled) and group not in dense
+        ]
+        if pruned or not any(kind == (task, True) for kind in kinds):
+            made.append(_table(task, distilled, [*dense, *pruned], every))
+    return made
+
+
+def metrics_of(task: str, members: Iterable[Group]) -> tuple[str, ...]:
+    """The metrics that the tables of a task show: the usual ones that its runs have."""
+    members = list(members)
+    finished = [group for group in members if group.finished]
+    if not finished:
+        return _SHOWN.get(task, ("score",))
+    usual = tuple(name for name in _SHOWN.get(task, ()) if any(group.values(name) for group in finished))
+    return usual or (str(finished[0].metric),)
+
+
+def as_markdown(made: Iterable[Table]) -> str:
+    """Tables with a heading each; the best of a column is bold."""
+    parts = []
+    for table in made:
+        rule = ["---" if column in ("density", "method") else "---:" for column in table.columns]
+        lines = [
+            [f"**{text}**" if (line, column) in table.best else text for column, text in enumerate(texts)]
+            for line, texts in enumerate(table.lines)
+        ]
+        bars = [f"| {' | '.join(texts)} |" for texts in (table.columns, rule, *lines)]
+        parts.append("\n".join([f"### {table.title}", "", *bars, ""]))
+    return "\n".join(parts)
+
+
+def as_text(made: Iterable[Table], width: int | None = None, colour: bool = False) -> str:
+    """Tables for a terminal; the best of a column is bold where there is colour, and has a star."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=colour or None, highlight=False)
+    for table in made:
+        shown = RichTable(title=escape(table.title), title_justify="left")
+        for column in table.columns:
+            shown.add_column(
+                column, justify="left" if column in ("density", "method") else "right", no_wrap=True
+            )
+        for line, texts in enumerate(table.lines):
+            marked = [
+                f"[bold]{escape(text)}*[/bold]" if (line, column) in table.best else escape(text)
+                for column, text in enumerate(texts)
+            ]
+            last = line + 1 == len(table.lines) or table.lines[line + 1][0] != texts[0]
+            shown.add_row(*marked, end_section=last)
+        console.print(shown)
+    return file.getvalue()
+
+
+def as_csv(rows: Iterable[Row]) -> str:
+    """A line for each cell and metric, with numbers in full; what there is not is empty."""
+    every = groups(rows)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for group in every:
+        cell = group.cell
+        same = [one for one in every if one.cell.task == cell.task]
+        whole, kept = share(group, every), group.kept
+        for metric in metrics_of(cell.task, same):
+            theirs = dict(zip(paper.METRICS.get(cell.task, ()), paper.numbers(cell) or (), strict=False))
+            settings = (cell.task, cell.method, cell.density, cell.scope, str(cell.distillation).lower())
+            measured = (group.mean(metric), group.deviation(metric))
+            counts = (len(group.finished), len(group.rows))
+            main = whole if metric == group.metric else None
+            writer.writerow([*settings, *counts, metric, *measured, main, kept, theirs.get(metric)])
+    return file.getvalue()
+
+
+def _table(task: str, distilled: bool, members: list[Group], every: list[Group]) -> Table:
+    metrics = metrics_of(task, members)
+    theirs = any(paper.numbers(group.cell) for group in members)
+    columns = ("density", "method", *(f"{metric}, %" for metric in metrics), "of dense", "kept", "seeds")
+    if theirs:
+        columns += (f"paper: {' / '.join(paper.METRICS[task])}",)
+    lines = []
+    for group in members:
+        whole, kept = share(group, every), group.kept
+        numbers = [_number(group, metric) for metric in metrics]
+        shares = [_NONE if value is None else f"{value:.1%}" for value in (whole, kept)]
+        done, planned = len(group.finished), len(group.rows)
+        seeds = str(done) if done == planned else f"{done} of {planned}"
+        pair = paper.numbers(group.cell)
+        line = (_percent(group.cell.density), group.label, *numbers, *shares, seeds)
+        lines.append((*line, " / ".join(map(str, pair)) if pair else _NONE) if theirs else line)
+    teacher = "with a teacher" if distilled else "without a teacher"
+    return Table(f"{task}, {teacher}", columns, lines, _best(members, metrics))
+
+
+def _best(members: list[Group], metrics: tuple[str, ...]) -> frozenset[tuple[int, int]]:
+    """The highest mean of each metric among pruned runs of one density, where two or more are measured."""
+    best = set()
+    for density in {group.cell.density for group in members if group.cell.density is not None}:
+        for column, metric in enumerate(metrics, 2):
+            means = {
+                line: mean
+                for line, group in enumerate(members)
+                if group.cell.density == density and (mean := group.mean(metric)) is not None
+            }
+            if len(means) > 1:
+                best |= {(line, column) for line, mean in means.items() if mean == max(means.values())}
+    return frozenset(best)
+
+
+def _number(group: Group, metric: str) -> str:
+    mean, deviation = group.mean(metric), group.deviation(metric)
+    if mean is None:
+        return _NONE
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _percent(density: float | None) -> str:
+    return "100 %" if density is None else f"{100 * density:g} %"

@@ -1,0 +1,114 @@
+"""Each claim of the paper, held and not held, on results written here."""
+
+import pytest
+
+from fineprune.study.claims import as_lines, claims
+from fineprune.study.rows import collect
+
+HIGH, LOW, BEST, LIFT, KEEP, CLOSE, AHEAD, LAYERS, SWAPS = range(9)
+
+
+@pytest.fixture
+def judge(tmp_path, write_results):
+    """`judge(names and scores)`: the claims on runs of these names."""
+
+    def make(**scores: float):
+        for key, score in scores.items():
+            task, method, density, *more = key.split("__")
+            name = "-".join([task, method, *([density] if method != "dense" else []), *more, "s0"])
+            scope = "global" if "global" in more else None
+            share = None if method == "dense" else float(density)
+            write_results(name, method, share, {"accuracy": score}, scope=scope)
+        return claims(collect(tmp_path / "out"))
+
+    return make
+
+
+def test_nothing_measured_is_not_tested(judge):
+    found = judge()
+    assert len(found) == 9
+    assert {claim.verdict for claim in found} == {"not tested at this scale"}
+    assert all(not claim.numbers for claim in found[:7])
+
+
+def test_who_wins(judge):
+    found = judge(
+        **{
+            "a__magnitude__0.8": 0.9,
+            "a__movement__0.8": 0.8,
+            "a__magnitude__0.1": 0.5,
+            "a__l0__0.1": 0.4,
+            "a__movement__0.1": 0.6,
+            "a__magnitude__0.03": 0.3,
+            "a__soft_movement__0.03": 0.2,
+            "b__soft_movement__0.03": 0.3,  # alone
+        }
+    )
+    assert found[HIGH].verdict == "held"
+    assert found[HIGH].numbers == (
+        "1 of 1 cases",
+        "yes: a at 80 %: magnitude 90.0 (1 seed), movement 80.0 (1 seed)",
+    )
+    assert found[LOW].verdict == "not held"
+    assert found[LOW].numbers == (
+        "1 of 2 cases",
+        "yes: a at 10 %: movement 60.0 (1 seed), magnitude 50.0 (1 seed), l0 40.0 (1 seed)",
+        "no: a at 3 %: magnitude 30.0 (1 seed), soft_movement 20.0 (1 seed)",
+    )
+    assert (found[BEST].verdict, len(found[BEST].numbers)) == ("not held", 2)
+    assert found[LIFT].verdict == "not tested at this scale"
+
+
+def test_a_tie_is_no_win(judge):
+    found = judge(**{"a__magnitude__0.03": 0.3, "a__soft_movement__0.03": 0.3})
+    assert found[LOW].verdict == found[BEST].verdict == "not held"
+
+
+def test_distillation(judge, write_results):
+    found = judge(
+        **{
+            "a__l0__0.1": 0.4,
+            "a__l0__0.1__distilled": 0.5,
+            "a__movement__0.1": 0.6,
+            "b__l0__0.1__distilled": 0.1,
+        }
+    )
+    assert found[LIFT].verdict == "held"
+    assert found[LIFT].numbers[1:] == ("yes: a at 10 %: l0 40.0 (1 seed), with a teacher 50.0 (1 seed)",)
+    assert judge(**{"a__movement__0.1__distilled": 0.6})[LIFT].numbers[0] == "1 of 2 cases"
+
+
+def test_95_percent_at_5_percent(judge):
+    found = judge(**{"mnli__dense__1": 0.8, "mnli__soft_movement__0.05__distilled": 0.76})
+    assert found[KEEP].verdict == "held"
+    assert found[KEEP].numbers[1].endswith("soft_movement 76.0 (1 seed), 95.0% of dense")
+    worse = judge(**{"squad__dense__1": 0.8, "squad__soft_movement__0.05__distilled": 0.75})
+    assert worse[KEEP].verdict == "not held"
+
+
+def test_scopes(judge):
+    found = judge(
+        **{
+            "a__movement__0.1": 0.6,
+            "a__movement__0.1__global": 0.609,
+            "a__movement__0.03": 0.5,
+            "a__movement__0.03__global": 0.523,
+            "a__l0__0.03": 0.9,
+        }
+    )
+    assert (found[CLOSE].verdict, found[AHEAD].verdict) == ("held", "held")
+    assert found[CLOSE].numbers[1] == (
+        "yes: a at 10 %: movement, global 60.9 (1 seed), local 60.0 (1 seed), gap +0.9"
+    )
+    worse = judge(**{"b__magnitude__0.1": 0.6, "b__magnitude__0.1__global": 0.58})
+    assert (worse[CLOSE].verdict, worse[AHEAD].verdict) == ("not held", "held")
+
+
+def test_lines(judge):
+    text = as_lines(judge(**{"a__magnitude__0.8": 0.9, "a__movement__0.8": 0.8}))
+    assert text.startswith(
+        "- above 70 % density magnitude wins: **held**\n"
+        "  - 1 of 1 cases\n"
+        "  - yes: a at 80 %: magnitude 90.0 (1 seed), movement 80.0 (1 seed)\n"
+        "- below 15 % density first-order methods win: **not tested at this scale**\n"
+    )

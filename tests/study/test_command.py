@@ -1,0 +1,92 @@
+"""`fineprune study` from the command line."""
+
+import csv
+import json
+import sys
+
+import pytest
+import yaml
+
+from fineprune import cli
+
+
+def call(*arguments) -> int:
+    """The exit code of `fineprune ARGUMENTS`, in this process."""
+    before = sys.argv
+    sys.argv = ["fineprune", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = before
+    return stop.value.code
+
+
+@pytest.fixture
+def here(recipe_file, tmp_path, monkeypatch):
+    """A working directory with the study mine.yaml: one run that works, and one that cannot."""
+    monkeypatch.chdir(tmp_path)
+    recipes = {"a": "recipe.yaml", "b": ["recipe.yaml", "model.name=nowhere/none"]}
+    axes = {"method": "movement", "density": 0.25}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "recipes": recipes, "axes": axes}))
+    return tmp_path
+
+
+def test_a_study_from_plan_to_table(here, capsys):
+    assert call("study", "mine.yaml", "--dry-run") == 0
+    assert capsys.readouterr().out == (
+        "a-movement-0.25-s0  to do      12 steps\n"
+        "b-movement-0.25-s0  to do      12 steps\n"
+        "2 runs; folder: runs/mine\n"
+    )
+    assert not (here / "runs").exists()
+
+    assert call("study", "mine.yaml") == 1
+    printed = capsys.readouterr()
+    assert "1/2 a-movement-0.25-s0: accuracy" in printed.out
+    assert "a, without a teacher" in printed.out
+    assert "distillation lifts all: **not tested at this scale**" in printed.out
+    lines = printed.err.splitlines()
+    assert any(line.startswith("failed: b-movement-0.25-s0: ") for line in lines)
+    assert lines[-1].startswith("fineprune: 1 of 2 runs failed; see runs/mine/failures.jsonl")
+    out = here / "runs" / "mine"
+    score = json.loads((out / "a-movement-0.25-s0" / "results.json").read_text())["score"]
+    assert [row["run"] for row in json.loads((out / "rows.json").read_text())] == ["a-movement-0.25-s0"]
+    rows = list(csv.DictReader((out / "tables.csv").read_text().splitlines()))
+    assert [(row["task"], row["seeds"]) for row in rows] == [("a", "1"), ("b", "0")]
+    assert float(rows[0]["mean"]) == 100 * score
+    assert f"| 25 % | movement | {100 * score:.1f} | – | 25.0% | 1 |" in (out / "tables.md").read_text()
+
+    assert call("study", "mine.yaml", "--dry-run", "--out", out) == 0
+    assert capsys.readouterr().out.startswith("a-movement-0.25-s0  finished   12 steps\n")
+
+    (here / "recipe.yaml").unlink()  # tables need neither recipes nor data
+    (out / "tables.md").unlink()
+    assert call("study", "mine.yaml", "--table") == 0
+    assert "0 of 1" in (out / "tables.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["study", "small-tabel2"], "no study of that name; did you mean small-table2"),
+        (["study", "mine.yaml", "--table"], "runs/mine: no such folder; run the study first"),
+        (["study", "mine.yaml", "--table", "--dry-run"], "not both"),
+        (["study", "none.yaml"], "none.yaml: the study cannot be read"),
+    ],
+)
+def test_what_cannot_work_is_one_line(here, capsys, arguments, said):
+    assert call(*arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_papers_plan(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("study", "paper-table2", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 28
+    assert lines[0].split() == ["squad-dense-s0", "to", "do", "3", "epochs,", "about", "16,500", "steps"]
+    assert lines[-1] == "27 runs; folder: runs/paper"
+    assert not any(tmp_path.iterdir())

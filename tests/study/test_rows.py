@@ -1,0 +1,70 @@
+"""Rows are read from run folders, and are not mixed where they are of different recipes."""
+
+import json
+
+import pytest
+
+from fineprune import FinepruneError
+from fineprune.study.grid import Cell
+from fineprune.study.rows import as_dicts, collect, groups, share
+
+
+def test_rows_are_of_the_folders_and_of_what_is_planned(tmp_path, write_results, caplog):
+    write_results("a-movement-0.1-s1", "movement", 0.1, {"accuracy": 0.75})
+    write_results("a-dense-s0", "dense", None, {"accuracy": 0.9})
+    (tmp_path / "out" / "a-movement-0.1-s2").mkdir()  # begun
+    planned = [Cell("a", "movement", 0.1, None, False, seed) for seed in (0, 1)]
+    rows = collect(tmp_path / "out", planned)
+    assert [(row.cell.name, row.results and row.results["score"]) for row in rows] == [
+        ("a-dense-s0", 0.9),
+        ("a-movement-0.1-s0", None),
+        ("a-movement-0.1-s1", 0.75),
+    ]
+    dense, pruned = groups(rows)
+    assert share(pruned, [dense, pruned]) == pytest.approx(0.75 / 0.9)
+    assert share(pruned, [pruned]) is None
+    plain = as_dicts(rows)
+    assert [row["run"] for row in plain] == ["a-dense-s0", "a-movement-0.1-s1"]
+    assert plain[1]["measured"]["scores"] == {"accuracy": 0.75, "loss": 0.5}
+    assert (plain[1]["method"], plain[1]["seed"]) == ("movement", 1)
+
+
+def test_mean_and_deviation(tmp_path, write_results):
+    for seed, score in enumerate((0.70, 0.72, 0.77)):
+        write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": score}, kept=0.1 + 0.001 * seed)
+    (group,) = groups(collect(tmp_path / "out"))
+    assert group.mean("f1") == pytest.approx(73.0)
+    assert group.deviation("f1") == pytest.approx(13**0.5)  # squares 9 + 1 + 16, by 2
+    assert group.kept == pytest.approx(0.101)
+    assert group.mean("accuracy") is None
+
+
+def test_a_folder_with_another_name_is_left_out(tmp_path, write_results, caplog):
+    write_results("a-movement-0.1-s0", "movement", 0.2, {"accuracy": 0.75})
+    assert collect(tmp_path / "out") == []
+    assert "left out, its name does not say what its recipe is" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": {"pruning": null}}'])
+def test_what_cannot_be_read_is_one_line(tmp_path, text):
+    folder = tmp_path / "out" / "a-dense-s0"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(text)
+    with pytest.raises(FinepruneError, match=r"results.json: not the results of a run .*; delete it"):
+        collect(tmp_path / "out")
+
+
+def test_seeds_of_different_recipes_are_not_averaged(tmp_path, write_results):
+    write_results("a-l0-0.1-distilled-s0", "l0", 0.1, {"f1": 0.7})
+    write_results("a-l0-0.1-distilled-s1", "l0", 0.1, {"f1": 0.8})
+    assert len(collect(tmp_path / "out")) == 2  # each has a teacher of its own
+    write_results("a-l0-0.1-distilled-s2", "l0", 0.1, {"f1": 0.9}, steps=8)
+    with pytest.raises(
+        FinepruneError, match=r"distilled-s0 and .*distilled-s2: seeds .* differ in training;"
+    ):
+        collect(tmp_path / "out")
+
+
+def test_json_can_hold_it(tmp_path, write_results):
+    write_results("a-dense-s0", "dense", None, {"accuracy": 0.9})
+    assert json.loads(json.dumps(as_dicts(collect(tmp_path / "out"))))[0]["density"] is None

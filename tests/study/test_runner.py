@@ -1,0 +1,263 @@
+"""The runs of a study: none twice, none lost, and what fails stops no other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from joblib import parallel
+from joblib._parallel_backends import ThreadingBackend
+
+from fineprune import FinepruneError
+from fineprune.study import runner
+from fineprune.study.grid import Study
+from fineprune.study.runner import Failure, plan, run_study, state
+from fineprune.training import run as run_module
+
+
+def make_runs(recipe: Path, out: Path, tasks: dict[str, list[str]] | None = None, **axes):
+    """Runs of the tiny recipe; a task has its overrides."""
+    recipes = {task: [str(recipe), *more] for task, more in (tasks or {"a": []}).items()}
+    axes = {"method": "movement", "density": 0.25} | axes
+    return Study.from_dict({"name": "x", "recipes": recipes, "axes": axes}).runs(out)
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+# -- real runs --------------------------------------------------------------------------------
+
+
+def test_a_study_with_a_teacher_a_student_and_a_failure(recipe_file, tmp_path):
+    out = tmp_path / "out"
+    tasks = {"a": [], "b": ["model.name=nowhere/none"]}
+    runs = make_runs(recipe_file, out, tasks, distillation=[True])
+    said: list[str] = []
+    failures = run_study(runs, out, say=said.append)
+    assert [failure.run for failure in failures] == ["b-dense-s0", "b-movement-0.25-distilled-s0"]
+    assert "nowhere/none" in failures[0].error
+    assert failures[1].error == "its teacher b-dense-s0 failed"
+    assert all("\n" not in failure.error for failure in failures)
+    written = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert [Failure(**line) for line in written] == failures
+    assert [line.split(" ")[:2] for line in said] == [
+        ["1/4", "a-dense-s0:"],
+        ["2/4", "b-dense-s0:"],
+        ["3/4", "b-movement-0.25-distilled-s0:"],
+        ["4/4", "a-movement-0.25-distilled-s0:"],
+    ]
+    assert said[1].startswith("2/4 b-dense-s0: FAILED: ")
+    assert "accuracy" in said[3]
+    student = results_of(out / "a-movement-0.25-distilled-s0")
+    assert student["density"] == 0.25
+    assert student["recipe"]["distillation"]["teacher"] == str(out / "a-dense-s0")
+
+    (out / "b-dense-s0").mkdir(exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("a-*/**/*")}
+    again = make_runs(recipe_file, out, {"a": []}, distillation=[True])
+    said.clear()
+    assert run_study(again, out, say=said.append) == []
+    assert said == ["2 of 2 runs are finished"]
+    assert {path: path.stat().st_mtime_ns for path in out.glob("a-*/**/*")} == before
+    assert not (out / "failures.jsonl").exists()
+
+
+class Killed(BaseException):
+    """What stops a process in the middle of a run."""
+
+
+def test_a_run_that_was_cut_goes_on(recipe_file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    runs = make_runs(recipe_file, out, seed=[0, 1])
+    own = run_module._MetricsFile.on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        own(self, args, state, control, **kwargs)
+        if state.global_step == 7 and args.seed == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module._MetricsFile, "on_log", on_log)
+        with pytest.raises(Killed):
+            run_study(runs, out, say=lambda line: None)
+    assert [entry.state for entry in plan(runs, out)] == ["cut", "to do"]
+    assert run_study(runs, out, say=lambda line: None) == []
+    assert [results_of(out / run.name)["resumed_from_step"] for run in runs] == [4, 0]
+    assert [entry.state for entry in plan(runs, out)] == ["finished", "finished"]
+
+    changed = make_runs(recipe_file, out, {"a": ["training.batch_size=4"]}, seed=[0])
+    assert plan(changed, out)[0].state == "differs"
+    (failure,) = run_study(changed, out, say=lambda line: None)
+    assert "holds a run of another recipe" in failure.error
+    (out / runs[0].name / "recipe.yaml").write_text("model: [")
+    assert state(runs[0], out) == "differs"
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+def stub(run, out, place, threads):
+    """In the place of `work`: writes what it was given; dies or fails where the task says so."""
+    import os
+    import time
+
+    begun = out / ".study" / f"{run.name}.begun"
+    begun.touch()
+    if run.cell.task == "dies":
+        time.sleep(0.5)  # until the others have begun
+        os._exit(9)
+    if run.cell.task == "waits" and not (out / "waited").exists():
+        (out / "waited").touch()
+        time.sleep(60)
+    begun.unlink()
+    (out / run.name).mkdir(exist_ok=True)
+    (out / run.name / "given").write_text(f"{os.getpid()} {place} {threads}")
+    return run.name, "done"
+
+
+stub.__module__ = "__main__"  # so that workers get it by value: they cannot import this file
+
+
+def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(runner, "work", stub)
+    tasks = {"dies": [], "waits": [], "c": [], "d": []}
+    said: list[str] = []
+    failures = run_study(make_runs(recipe_file, out, tasks), out, jobs=2, say=said.append)
+    assert failures == [Failure("dies-movement-0.25-s0", "its process was killed; is the memory full?", "")]
+    assert sorted(line.partition(" ")[2] for line in said) == [
+        "c-movement-0.25-s0: done",
+        "d-movement-0.25-s0: done",
+        "dies-movement-0.25-s0: FAILED: its process was killed; is the memory full?",
+        "waits-movement-0.25-s0: done",
+    ]
+    given = [path.read_text().split(" ") for path in out.glob("*/given")]
+    cores = len(os.sched_getaffinity(0))
+    assert {tuple(words[1:]) for words in given} == {(os.getcwd(), str(max(1, cores // 2)))}
+    assert str(os.getpid()) not in {words[0] for words in given}
+
+
+def test_ray_is_joblibs_backend_of_that_name(recipe_file, tmp_path, monkeypatch):
+    used: list[int] = []
+
+    class Cluster(ThreadingBackend):
+        supports_return_generator = False  # as Ray's
+
+        def configure(self, n_jobs=1, **settings):
+            used.append(n_jobs)
+            return super().configure(2 if n_jobs == -1 else n_jobs, **settings)
+
+    module = types.ModuleType("ray.util.joblib")
+    module.register_ray = lambda: parallel.register_parallel_backend("ray", Cluster)
+    for name in ("ray", "ray.util"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ray.util.joblib", module)
+    monkeypatch.setattr(runner, "work", stub)
+    out = tmp_path / "out"
+    try:
+        assert run_study(make_runs(recipe_file, out, {"a": [], "b": []}), out, ray=True) == []
+    finally:
+        parallel.BACKENDS.pop("ray", None)
+    assert used[0] == -1
+    given = [path.read_text() for path in out.glob("*/given")]
+    assert given == [f"{os.getpid()} {os.getcwd()} 1"] * 2
+
+
+def test_a_pool_that_does_not_work_is_one_line(recipe_file, tmp_path, monkeypatch):
+    def parallel(*arguments):
+        raise ValueError("no\ncluster")
+        yield
+
+    monkeypatch.setattr(runner, "_parallel", parallel)
+    out = tmp_path / "out"
+    with pytest.raises(FinepruneError, match=r"^loky cannot start a run: no cluster$"):
+        run_study(make_runs(recipe_file, out), out, say=lambda line: None)
+
+
+def test_ray_that_is_not_installed_is_one_line(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(FinepruneError, match=r"--ray needs Ray: pip install 'fineprune\[ray\]'"):
+        run_study(make_runs(recipe_file, tmp_path / "out"), tmp_path / "out", ray=True)
+    assert not (tmp_path / "out").exists()
+
+
+# -- one study in a folder --------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_study_is_refused_until_the_first_is_gone(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "work", stub)
+    out = tmp_path / "out"
+    (out / ".study").mkdir(parents=True)
+    runs = make_runs(recipe_file, out)
+    command = [sys.executable, "-c", HOLD, str(out / ".study" / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(FinepruneError, match="a study is running there; wait for it") as error:
+            run_study(runs, out)
+        assert "\n" not in str(error.value)
+        other.send_signal(signal.SIGKILL)
+    assert run_study(runs, out) == []
+
+
+def test_work_waits_for_another_process_at_the_same_run(recipe_file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (out / ".study").mkdir(parents=True)
+    (run,) = make_runs(recipe_file, out)
+    held: list[bool] = []
+
+    def run_recipe(recipe, folder, **settings):
+        other = FileLock(out / ".study" / f"{folder.name}.lock", timeout=0)
+        try:
+            other.acquire()
+        except TimeoutError:
+            held.append(True)
+        raise ValueError("a\nb")
+
+    monkeypatch.setattr(run_module, "run_recipe", run_recipe)
+    name, outcome = runner.work(run, out, os.getcwd(), None)
+    assert held == [True]
+    assert (name, outcome.error) == (run.name, "ValueError: a b")
+    assert 'raise ValueError("a\\nb")' in outcome.trace
+    assert not list(out.glob(".study/*.begun"))
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(recipe_file, tmp_path):
+    with pytest.raises(FinepruneError, match="the runs cannot go there"):
+        run_study(make_runs(recipe_file, recipe_file), recipe_file)
+
+
+# -- the plan ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "expected"),
+    [
+        ("paper-mnli", "mnli", "6 epochs, about 73,700 steps"),  # 6 · 393,000 / 32
+        ("paper-mnli", "mine", "6 epochs"),
+    ],
+)
+def test_length(recipe, task, expected):
+    runs = Study.from_dict(
+        {"name": "x", "recipes": {task: recipe}, "axes": {"method": "movement", "density": 0.1}}
+    )
+    assert runner.length(runs.runs(Path("out"))[0]) == expected
+
+
+def test_length_in_steps(recipe_file, tmp_path):
+    (run,) = make_runs(recipe_file, tmp_path, {"a": ["training.steps=1200"]})
+    assert runner.length(run) == "1,200 steps"

@@ -1,0 +1,272 @@
+"""`fineprune compact` and `export`, and what the other commands do with the folders that they write."""
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fineprune import cli
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
+EXPORT = ("transformers.exporters", "onnx", "onnxscript", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """`tiny`, a pre-trained model wide enough that packing pays, `run`, a run of it, `small`, packed."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("cli")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder / "tiny")
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder / "tiny")
+    rng = random.Random(0)
+    rows = [
+        f"{'very ' * rng.randint(0, 3)}{('bad', 'good')[i % 2]} film\t{('no', 'yes')[i % 2]}"
+        for i in range(40)
+    ]
+    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "texts.txt").write_text("good film\nbad film\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        f"""
+model: {folder / "tiny"}
+task: {{kind: classification, train: {folder / "train.tsv"}, validation: {folder / "train.tsv"}}}
+training: {{steps: 10, batch_size: 4, learning_rate: 1e-3, max_length: 16}}
+pruning: {{method: movement, density: 0.125}}
+""",
+        encoding="utf-8",
+    )
+    assert call("run", folder / "recipe.yaml", "--out", folder / "run") == 0
+    assert call("compact", folder / "run", folder / "small") == 0
+    return folder
+
+
+def call(*arguments) -> int:
+    """The exit code of `fineprune ARGUMENTS`, in this process."""
+    before = sys.argv
+    sys.argv = ["fineprune", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = before
+    return stop.value.code
+
+
+def refused(capsys, *arguments) -> str:
+    """What is said of input that cannot work: one line, exit code 2."""
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("fineprune: ")
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_compact_prints_sizes(place, capsys, tmp_path):
+    assert call("compact", place / "run", tmp_path / "small") == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    first, second = told.out.splitlines()
+    # 2 blocks of 4 64x64 and 2 64x128 matrices
+    size = (tmp_path / "small/model.safetensors").stat().st_size
+    dense = json.loads((tmp_path / "small/fineprune.json").read_text())["dense_bytes"]
+    assert size < dense / 3
+    assert first == (
+        f"{size / 1e6:.1f} MB of weights, {size / dense:.1%} of {dense / 1e6:.1f} MB dense; density 12.50%"
+    )
+    assert second == f"outputs on a probe batch differ by 0 of the largest; model: {tmp_path / 'small'}"
+
+
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [
+        ([], True),
+        (["--values", "int8", "--embeddings", "int4"], False),
+        (["--vocabulary", "texts.txt"], None),
+        (["--base", "tiny"], True),
+        (["--base", "tiny", "--values", "float16"], False),
+        (["--format", "dense"], True),
+    ],
+)
+def test_forms(options, exact, place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    capsys.readouterr()
+    assert call("compact", "run", tmp_path / "new", "--json", *options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"folder", "bytes", "dense_bytes", "density", "difference"}
+    assert told["folder"] == str(tmp_path / "new")
+    assert told["density"] == 0.125
+    assert exact is None or (told["difference"] == 0) == exact
+    answers = []
+    for model in ("run", tmp_path / "new"):
+        assert call("predict", model, "good film", "bad film", "--json") == 0
+        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [row["label"] for row in answers[0]] == [row["label"] for row in answers[1]]
+    for one, other in zip(*answers, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6 if exact else 0.05)
+
+
+def test_the_place_of_the_model(place, capsys, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    assert call("compact", tmp_path / "run", tmp_path / "run/model") == 0
+    assert call("evaluate", tmp_path / "run", "--json") == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert scores == json.loads((tmp_path / "run/results.json").read_text())["scores"]
+
+
+def test_evaluate_another_model(place, capsys):
+    capsys.readouterr()
+    scores = []
+    for options in ([], ["--model", place / "small"], ["--model", place / "run"]):
+        assert call("evaluate", place / "run", "--json", *options) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == pytest.approx(scores[1])
+    assert scores[0] == scores[2]
+    data = ["--data", place / "train.tsv"]
+    assert call("evaluate", place / "run", "--model", place / "small", *data) == 0
+    assert f"accuracy   {scores[0]['accuracy']:.4f}" in capsys.readouterr().out
+    assert "no model in it" in refused(capsys, "evaluate", place / "run", "--model", place / "nowhere")
+    assert "needs the folder of a run" in refused(capsys, "evaluate", place / "small")
+
+
+def test_predict(place, capsys):
+    capsys.readouterr()
+    told = []
+    for model in ("run", "small"):
+        assert call("predict", place / model, "good film") == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert told[0].endswith("\tgood film\n")
+
+
+def test_inspect(place, capsys, tmp_path):
+    assert call("compact", place / "run", tmp_path / "delta", "--base", place / "tiny") == 0
+    capsys.readouterr()
+    for folder, said in (
+        (place / "run", "zeros are stored in full"),
+        (place / "small", "packed"),
+        (tmp_path / "delta", "packed"),
+    ):
+        assert call("inspect", folder) == 0
+        told = capsys.readouterr()
+        assert told.err == ""
+        weights = next(iter([*folder.glob("*.safetensors"), *folder.glob("model/*.safetensors")]))
+        assert f"weights on disk: {weights.stat().st_size / 1e6:.1f} MB ({said})" in told.out
+        assert "12.50%" in told.out
+        assert ("accuracy" in told.out) == (folder.name == "run")
+    assert call("inspect", place / "small", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == (place / "small/model.safetensors").stat().st_size
+    # 2 blocks of 4 64x64 and 2 64x128 matrices, an eighth of each
+    assert (told["kept"], told["total"], told["scores"]) == (8192, 65536, None)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": {}}'])
+def test_inspect_damaged_results(content, place, capsys, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run/results.json").write_text(content)
+    assert "results.json: not the results of a run" in refused(capsys, "inspect", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "new"], "nowhere: no model in it"),
+        (["unfinished", "new"], "the run is not finished: fineprune run … --resume"),
+        (["run", "run"], "run: not empty, and no model that could be replaced"),
+        (["run", "texts.txt"], "texts.txt: is a file"),
+        (["run", "texts.txt/below"], "cannot be made"),
+        (["run", "full"], "full: not empty"),
+        (["run", "new", "--values", "int9"], "values='int9': did you mean 'int8'"),
+        (["run", "new", "--embeddings", "int5"], "embeddings='int5'"),
+        (["run", "new", "--format", "denze"], "--format denze: allowed are compact and dense"),
+        (["run", "new", "--format", "dense", "--values", "int8"], "--format dense: takes no --values"),
+        (["run", "new", "--format", "dense", "--base", "tiny"], "--format dense: takes no --values"),
+        (["run", "new", "--base", "no/where"], "base='no/where': cannot be loaded"),
+        (["run", "tiny", "--base", "tiny"], "tiny: is the base"),
+        (["run", "new", "--base", "tiny", "--embeddings", "int8"], "a delta takes the base's"),
+        (["run", "new", "--base", "tiny", "--vocabulary", "texts.txt"], "only a whole model"),
+        (["run", "new", "--vocabulary", "nowhere.txt"], "nowhere.txt: cannot be read as UTF-8 text"),
+        (["run", "new", "--vocabulary", "empty.txt"], "empty.txt: no text in it"),
+        (["run", "new", "--vocabulary", "latin.txt"], "latin.txt: cannot be read as UTF-8 text"),
+        (["run", "new", "--threshold", "0.1"], "an ordinary checkpoint"),
+        (["run", "new", "--method", "topK", "--threshold", "0.1"], "an ordinary checkpoint"),
+    ],
+)  # fmt: skip
+def test_bad_input(arguments, said, place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "tiny"):
+        (tmp_path / name).symlink_to(place / name)
+    for name in ("unfinished/recipe.yaml", "full/data.csv", "texts.txt", "empty.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("" if name == "empty.txt" else "good film\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    before = {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), *place.rglob("*")]}
+    assert said in refused(capsys, "compact", *arguments)
+    assert {path: path.stat().st_mtime_ns for path in [*tmp_path.rglob("*"), *place.rglob("*")]} == before
+
+
+def test_a_changed_base(place, capsys, tmp_path):
+    shutil.copytree(place / "tiny", tmp_path / "tiny")
+    assert call("compact", place / "run", tmp_path / "delta", "--base", tmp_path / "tiny") == 0
+    shutil.rmtree(tmp_path / "tiny")
+    for command in ("inspect", "predict"):
+        text = ["text"] if command == "predict" else []
+        assert "tiny': cannot be loaded" in refused(capsys, command, tmp_path / "delta", *text)
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in EXPORT), reason="needs fineprune[export]"
+)
+def test_export(place, capsys, tmp_path):
+    capsys.readouterr()
+    assert call("export", place / "small", tmp_path / "onnx", "--to", "onnx") == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "MB: zeros are stored in full" in told.out
+    assert f"model: {tmp_path / 'onnx'}" in told.out
+    assert {"model.onnx", "config.json", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "onnx").iterdir()
+    }
+    assert "not an empty folder" in refused(
+        capsys, "export", place / "small", tmp_path / "onnx", "--to", "onnx"
+    )
+
+
+def test_bad_exports(place, capsys, tmp_path):
+    out = tmp_path / "out"
+    assert "to is 'onyx', allowed: onnx, openvino" in refused(
+        capsys, "export", place / "small", out, "--to", "onyx"
+    )
+    assert "no model in it" in refused(capsys, "export", place / "nowhere", out, "--to", "onnx")
+    assert not out.exists()
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from fineprune.cli import app;"
+        "[app([name, '--help'], standalone_mode=False) for name in ('compact', 'export', 'evaluate')];"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    environment = os.environ | {"COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "--vocabulary" in done.stdout
+    assert "--int8" in done.stdout
