@@ -93,7 +93,11 @@ def sizes(model: torch.nn.Module, place: Path) -> None:
 
 
 def load(rounds: int) -> None:
-    """Interleaved `from_pretrained` of the same model, dense and compact; files in the page cache."""
+    """Interleaved `from_pretrained` of the same model, dense and compact.
+
+    Warm: the file in the page cache, where the dense one is only mapped, and nothing of it is read. Cold: the
+    page cache told to forget the file, as on a machine that has just started.
+    """
     with tempfile.TemporaryDirectory() as folder:
         model = bert_base(0.03)
         places = {"dense": Path(folder) / "dense"}
@@ -101,16 +105,32 @@ def load(rounds: int) -> None:
         for values, embeddings in TYPES:
             name = f"{values}, embeddings {embeddings}"
             places[name] = fineprune.save_compact(model, Path(folder) / name, None, values, embeddings).folder
-        times: dict[str, list[float]] = {name: [] for name in places}
+        ids = torch.arange(1000, 1128).view(1, -1)
+        times: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds + 1):
-            for name, place in places.items():
-                begin = time.perf_counter()
-                AutoModelForSequenceClassification.from_pretrained(place)
-                times[name].append(time.perf_counter() - begin)
-        dense = statistics.median(times["dense"][1:])
-        print(f"BERT-base's shape at 3 %, median of {rounds} interleaved rounds, 1 thread; dense takes 1")
-        for name, taken in times.items():
-            print(f"{name:28} {statistics.median(taken[1:]) / dense:.2f}")
+            for state in ("warm", "cold"):
+                for name, place in places.items():
+                    if state == "cold":
+                        forget(place / "model.safetensors")
+                    begin = time.perf_counter()
+                    loaded = AutoModelForSequenceClassification.from_pretrained(place)
+                    with torch.inference_mode():
+                        loaded(input_ids=ids)
+                    times.setdefault((state, name), []).append(time.perf_counter() - begin)
+        print(f"BERT-base's shape at 3 %: load, answer a text of 128 tokens; median of {rounds} interleaved")
+        print("rounds, 1 thread; dense takes 1        warm   cold")
+        median = {key: statistics.median(taken[1:]) for key, taken in times.items()}
+        for name in places:
+            ratios = [median[state, name] / median[state, "dense"] for state in ("warm", "cold")]
+            print(f"{name:38} {ratios[0]:.2f}   {ratios[1]:.2f}")
+
+
+def forget(path: Path) -> None:
+    """Drop a file from the page cache."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
 
 
 def codec_speed(repeats: int = 5) -> None:

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification
 
@@ -166,6 +168,9 @@ def test_load_state_dict_takes_blobs_and_plain_weights(compact, make_pruned, mak
     assert same_weights(other, loaded)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="refuses other sizes where a quantizer loads"
+)
 def test_a_new_head_where_it_is_asked_for(compact, make_pruned, same_weights):
     loaded = load(compact, num_labels=5, ignore_mismatched_sizes=True)
     assert loaded.classifier.out_features == 5
@@ -251,7 +256,8 @@ def test_a_config_of_another_model(change, message, auto, compact, change_json):
 @pytest.mark.parametrize("change", [{"vocab_size": 60}, {"max_position_embeddings": 40}])
 def test_a_config_with_other_tables(change, compact, change_json):
     change_json(compact / "config.json", **change)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    # transformers' own error, or where it leaves that to the quantizer, as the oldest does, ours.
+    with pytest.raises((RuntimeError, FinepruneError), match=r"ignore_mismatched_sizes|the checkpoint holds"):
         load(compact)
 
 

@@ -101,14 +101,26 @@ def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
     `shape` is the one the caller expects. Raises `CodecError` for anything else than a whole
     blob of exactly that shape, before it allocates.
     """
-    packed = unpack(blob, shape)
-    dense = np.zeros(math.prod(packed.header.shape), np.float32)
-    dense[packed.positions] = 1 if packed.header.values == "mask" else dequantized(packed)
-    return dense.reshape(packed.header.shape)
+    packed = _apart(blob, shape)
+    header = packed.header
+    if header.positions == _DENSE and header.values != "mask":
+        return dequantized(packed).reshape(header.shape)
+    dense = np.zeros(math.prod(header.shape), np.float32)
+    where = slice(None) if header.positions == _DENSE else packed.positions
+    dense[where] = 1 if header.values == "mask" else dequantized(packed)
+    return dense.reshape(header.shape)
 
 
 def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
     """Check a blob and take it apart without filling the zeros in. Errors as `decode`."""
+    packed = _apart(blob, shape)
+    if packed.header.positions != _DENSE:
+        return packed
+    return packed._replace(positions=np.arange(packed.header.kept))
+
+
+def _apart(blob: Bytes, shape: Sequence[int]) -> Packed:
+    """As `unpack`, but with no positions where every element is stored."""
     header = read_header(blob)
     if header.shape != tuple(shape):
         raise CodecError(f"holds an array of shape {header.shape}, expected {tuple(shape)}")
@@ -135,6 +147,9 @@ def dequantized(packed: Packed) -> NDArray[np.float32]:
     """The stored values as float32, (kept,)."""
     if packed.header.values not in _LEVELS:
         return packed.values
+    if packed.header.positions == _DENSE and packed.header.kept:
+        rows: NDArray[np.float32] = packed.values.reshape(len(packed.scales), -1) * packed.scales[:, None]
+        return rows.reshape(-1)
     counts = _row_counts(packed.positions, packed.header.shape)
     scaled: NDArray[np.float32] = packed.values * np.repeat(packed.scales, counts)
     return scaled
@@ -231,7 +246,7 @@ def _decode_positions(stream: Bytes, header: Header, count: int) -> NDArray[np.i
     if header.positions == _DENSE or kept == 0:
         if len(stream):
             raise CodecError(f"{len(stream)} bytes too many")
-        return np.arange(kept)
+        return np.empty(0, np.int64)
     if header.positions == _BITMASK:
         if len(stream) != -(-count // 8):
             raise CodecError(f"its bitmask has {len(stream)} bytes for {count} elements")
@@ -263,8 +278,8 @@ def _decode_gaps(stream: Bytes, rice: int, kept: int, count: int) -> NDArray[np.
     return np.cumsum(gaps + 1) - 1
 
 
-def _bits(stream: Bytes) -> Bytes:
-    return np.unpackbits(stream, bitorder="little")
+def _bits(stream: Bytes) -> NDArray[np.bool_]:
+    return np.unpackbits(stream, bitorder="little").view(np.bool_)  # whose nonzero is the fastest
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -299,16 +314,16 @@ def _encode_values(
 
 
 def _decode_values(stream: Bytes, header: Header) -> NDArray[Any]:
-    raw = stream.tobytes()  # aligned, which a slice of a blob need not be
+    raw = stream.copy()  # aligned, which a slice of a blob need not be, and writable
     if header.values == "float16":
-        return np.frombuffer(raw, np.float16).astype(np.float32)
+        return raw.view(np.float16).astype(np.float32)
     if header.values == "bfloat16":
-        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if header.values == "int8":
-        return np.frombuffer(raw, np.int8)
+        return raw.view(np.int8)
     if header.values == "int4":
-        return _unpack_nibbles(np.frombuffer(raw, np.uint8), header.kept)
-    return np.frombuffer(raw, np.float32)
+        return _unpack_nibbles(raw, header.kept)
+    return raw.view(np.float32)
 
 
 def _to_bfloat16(stored: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -149,11 +149,14 @@ def manifest(state: Mapping[str, Tensor], kept: Mapping[str, Any]) -> dict[str, 
 
 
 def verify(
-    files: Iterable[str | Path], shapes: Mapping[str, tuple[int, ...]] | None = None
+    files: Iterable[str | Path],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    matrices: dict[str, tuple[int, Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Check every byte of a compact checkpoint before anything is made of it; returns the manifest.
 
-    `shapes`, where given, are the model's, by name: a blob of another shape is an error. Raises
+    `shapes`, where given, are the model's, by name: a blob of another shape is an error. `matrices`,
+    where given, takes what those blobs hold, unpacked, by name, beside the blob's checksum. Raises
     `FinepruneError` for a file that is cut off or changed, a tensor that is missing, added or
     damaged, and a checkpoint that does not hold what it says.
     """
@@ -174,7 +177,7 @@ def verify(
                             f"{file}: {name} is not what was saved: save or fetch the file again"
                         )
                     if is_blob(tensor):
-                        header = _checked(file, name, tensor, (shapes or {}).get(name))
+                        header = _checked(file, name, tensor, (shapes or {}).get(name), matrices)
                         if name in pruned:
                             kept += header.kept
                             total += math.prod(header.shape)
@@ -229,11 +232,21 @@ def _parsed(file: Any, text: str | None, before: dict[str, Any] | None) -> dict[
     return said  # type: ignore[no-any-return]
 
 
-def _checked(file: Any, name: str, tensor: Tensor, shape: tuple[int, ...] | None) -> codec.Header:
+def _checked(
+    file: Any,
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int, ...] | None,
+    matrices: dict[str, tuple[int, Tensor]] | None,
+) -> codec.Header:
     try:
+        header = codec.read_header(tensor.numpy())
         if shape is not None:  # without it nothing bounds what the blob says of itself
-            return codec.unpack(tensor.numpy(), shape).header
-        return codec.read_header(tensor.numpy())
+            if matrices is None:
+                codec.unpack(tensor.numpy(), shape)
+            else:
+                matrices[name] = (header.checksum, unpack(tensor, shape))
+        return header
     except codec.CodecError as error:
         raise FinepruneError(f"{file}: {name}: {error}") from error
 

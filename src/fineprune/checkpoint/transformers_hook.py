@@ -74,6 +74,7 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
         self.loaded: set[str] = set()
         self.types: dict[str, torch.dtype] = {}
         self.stay_packed = _staying_packed.get()
+        self.matrices: dict[str, tuple[int, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Unpack":
         return self  # transformers copies the converter for each weight; `loaded` is one for all
@@ -87,13 +88,21 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
         wanted = model.get_parameter_or_buffer(full_layer_name)
         if tensor.ndim == 1 and wanted.ndim != 1:
             dtype = self.types.get(full_layer_name, wanted.dtype)
-            # transformers 5.0 casts bytes to the parameter's type; they are whole numbers still.
+            # transformers 5.16 may cast bytes to the parameter's type; they are whole numbers still.
             blob = tensor.detach().cpu().to(torch.uint8)
             if packing.is_blob(blob) and self.stay_packed and _stay_packed(model, full_layer_name, dtype):
                 tensor = blob.view(torch.int8).to(tensor.device)
             elif packing.is_blob(blob):
-                tensor = packing.unpack(blob, wanted.shape).to(tensor.device, dtype)
+                tensor = self._matrix(blob, full_layer_name, model).to(tensor.device, dtype)
         return {full_layer_name: tensor}
+
+    def _matrix(self, blob: Tensor, name: str, model: Any) -> Tensor:
+        """What a blob holds: unpacked when it was checked, or now where transformers renamed it."""
+        checksum = codec.read_header(blob.numpy()).checksum
+        for known in _variants(name, f"{model.base_model_prefix}."):
+            if known in self.matrices and self.matrices[known][0] == checksum:
+                return self.matrices.pop(known)[1]
+        return packing.unpack(blob, model.get_parameter_or_buffer(name).shape)
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -142,7 +151,8 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
             for name, (shape, _dtype) in self._wanted.items():
                 for known in _variants(name, prefix):
                     shapes[known] = tuple(shape)
-            packing.verify(checkpoint_files, shapes)
+            # Checking a blob unpacks it: what it held is kept until it is asked for, and not unpacked twice.
+            packing.verify(checkpoint_files, shapes, None if _staying_packed.get() else self._unpack.matrices)
 
     def get_weight_conversions(self) -> list[WeightConverter]:
         return [WeightConverter("weight", "weight", operations=[self._unpack])]
@@ -154,13 +164,13 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         for name, parameter in model.named_parameters():
             shape, dtype = self._wanted.get(name, (parameter.shape, parameter.dtype))
-            if isinstance(model.get_submodule(name.rpartition(".")[0]), packing.PackedLinear):
+            if parameter.dtype == torch.int8:  # the matrix of a packed layer
                 continue
             if parameter.shape != shape:
                 raise FinepruneError(
                     f"{name}: the checkpoint holds {tuple(parameter.shape)}, the model takes {tuple(shape)}"
                 )
-            parameter.data = parameter.data.to(dtype)  # transformers 5.0 forgets some that were renamed
+            parameter.data = parameter.data.to(dtype)  # transformers 5.16 forgets some that were renamed
         converters = [
             entry for entry in model._weight_conversions or [] if isinstance(entry, WeightConverter)
         ]
@@ -170,6 +180,7 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
                     raise FinepruneError(
                         f"{name}: config.json asks for it, the checkpoint lacks it; they are not of one model"
                     )
+        self._unpack.matrices.clear()
         # An ordinary model from here on: to cast, to train, to prune again.
         model.is_quantized = False
         for module in model.modules():
@@ -222,8 +233,7 @@ def _stay_packed(model: nn.Module, weight: str, dtype: torch.dtype) -> bool:
 
 def _own_type(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
     """The type to load a parameter as: T5 keeps `wo` in float32 where float16 is asked, others others."""
-    planned = getattr(model, "_get_dtype_plan", None)
-    plan = model.dtype_plan if planned is None else planned(dtype)  # transformers 5.0 has the first alone
+    plan = model._get_dtype_plan(dtype)
     if not plan:
         return dtype
     pattern, by_group, _ = build_glob_alternation(list(plan))
