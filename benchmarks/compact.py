@@ -106,7 +106,7 @@ def load(rounds: int) -> None:
             name = f"{values}, embeddings {embeddings}"
             places[name] = fineprune.save_compact(model, Path(folder) / name, None, values, embeddings).folder
         ids = torch.arange(1000, 1128).view(1, -1)
-        times: dict[tuple[str, str], list[float]] = {}
+        times: dict[tuple[str, str, str], list[float]] = {}
         for _ in range(rounds + 1):
             for state in ("warm", "cold"):
                 for name, place in places.items():
@@ -114,15 +114,18 @@ def load(rounds: int) -> None:
                         forget(place / "model.safetensors")
                     begin = time.perf_counter()
                     loaded = AutoModelForSequenceClassification.from_pretrained(place)
+                    times.setdefault((name, "load", state), []).append(time.perf_counter() - begin)
                     with torch.inference_mode():
                         loaded(input_ids=ids)
-                    times.setdefault((state, name), []).append(time.perf_counter() - begin)
-        print(f"BERT-base's shape at 3 %: load, answer a text of 128 tokens; median of {rounds} interleaved")
-        print("rounds, 1 thread; dense takes 1        warm   cold")
+                    times.setdefault((name, "answer", state), []).append(time.perf_counter() - begin)
+        print(f"BERT-base's shape at 3 %, median of {rounds} interleaved rounds, 1 thread; dense takes 1")
+        print("                              from_pretrained      and one answer to 128 tokens")
+        print("                              warm      cold       warm      cold")
         median = {key: statistics.median(taken[1:]) for key, taken in times.items()}
+        columns = [(what, state) for what in ("load", "answer") for state in ("warm", "cold")]
         for name in places:
-            ratios = [median[state, name] / median[state, "dense"] for state in ("warm", "cold")]
-            print(f"{name:38} {ratios[0]:.2f}   {ratios[1]:.2f}")
+            ratios = (median[(name, *column)] / median[("dense", *column)] for column in columns)
+            print(f"{name:28}  " + "".join(f"{ratio:<10.2f}" for ratio in ratios))
 
 
 def forget(path: Path) -> None:
