@@ -193,7 +193,7 @@ def export(
     to: Annotated[str, typer.Option(help="onnx or openvino.")],
     int8: Annotated[bool, typer.Option("--int8", help="Quantise the weights to 8 bits.")] = False,
 ) -> None:
-    """Write the model for another runtime, and compare the outputs (needs fineprune[export])."""
+    """Write the model for another runtime, and compare the outputs; needs the extra `export`."""
     from fineprune.training.shipping import export_folder
 
     done = export_folder(folder, out, to, int8)
