@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from fineprune import cli
+from support import call
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
 
@@ -49,18 +48,6 @@ pruning: {{method: movement, density: 0.25}}
 def finished(place) -> Path:
     assert call("run", place / "recipe.yaml", "--out", place / "run") == 0
     return place / "run"
-
-
-def call(*arguments) -> int:
-    """The exit code of `fineprune ARGUMENTS`, in this process."""
-    before = sys.argv
-    sys.argv = ["fineprune", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    return stop.value.code
 
 
 def test_run_prints_density_and_leaves_a_model(place, capsys):

@@ -1,13 +1,11 @@
 """The command line with recipes of the package, tasks by name, and models that find entities."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-from fineprune import cli
+from support import call
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ann", "smith", "rome", "in", "is", "good", "bad"]
 TASK = """
@@ -53,18 +51,6 @@ def place(tmp_path_factory) -> Path:
 def tagger(place) -> Path:
     assert call("run", place / "recipe.yaml", "--out", place / "tagger") == 0
     return place / "tagger"
-
-
-def call(*arguments) -> int:
-    """The exit code of `fineprune ARGUMENTS`, in this process."""
-    before = sys.argv
-    sys.argv = ["fineprune", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    return stop.value.code
 
 
 def test_recipes_are_listed_and_printed(capsys):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from fineprune import cli
+from support import call
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
 EXPORT = ("transformers.exporters", "onnx", "onnxscript", "onnxruntime")
@@ -54,18 +53,6 @@ pruning: {{method: movement, density: 0.125}}
     assert call("run", folder / "recipe.yaml", "--out", folder / "run") == 0
     assert call("compact", folder / "run", folder / "small") == 0
     return folder
-
-
-def call(*arguments) -> int:
-    """The exit code of `fineprune ARGUMENTS`, in this process."""
-    before = sys.argv
-    sys.argv = ["fineprune", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    return stop.value.code
 
 
 def refused(capsys, *arguments) -> str:

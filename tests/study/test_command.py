@@ -2,24 +2,10 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import yaml
-
-from fineprune import cli
-
-
-def call(*arguments) -> int:
-    """The exit code of `fineprune ARGUMENTS`, in this process."""
-    before = sys.argv
-    sys.argv = ["fineprune", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    return stop.value.code
+from support import call
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import importlib.util
 import io
 import logging
 import math
-import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from fineprune._files import replace_folder
+from fineprune._files import staged
 from fineprune._padding import ensure_padding
 from fineprune._reason import reason
 from fineprune.errors import FinepruneError
@@ -75,9 +73,7 @@ def export_model(
     _check_packages(to, int8)
     _check_model(model)
     traced, *others = _inputs(model, tokenizer)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
+    with staged(place) as beside:
         try:
             beside.mkdir(parents=True)
             with _quiet():
@@ -94,9 +90,6 @@ def export_model(
         size = sum(path.stat().st_size for path in beside.iterdir() if "model." in path.name)
         if tokenizer is not None:
             tokenizer.save_pretrained(beside)
-        replace_folder(beside, place)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return Exported(Path(out), size, difference)
 
 
