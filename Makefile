@@ -9,6 +9,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fineprune-installed
+RUNTIME := $(VENV)/.runtime-installed
 OLDEST := $(VENV)/oldest
 OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k "not export"
 
@@ -17,20 +18,27 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata lint bench clean
+.PHONY: help setup demo test oldest realdata lint bench runtime-alone sanitize clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(STAMP)  ## make .venv and install the project with its tools; again only when the pins changed
+setup: $(STAMP)  ## make .venv and install the project with its tools; again only what changed
 
 # pip is what venv writes last: an environment that was interrupted half-way is made again.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("fineprune needs Python >= 3.11, and %s is %d.%d: make setup PYTHON=..." % (sys.executable, *sys.version_info[:2]) if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
+# runtime/, whose C++ is compiled when it changed: in .venv itself, since only there the last build can be continued.
+$(RUNTIME): runtime/pyproject.toml runtime/CMakeLists.txt $(wildcard runtime/native/*) | $(BIN)/pip
+	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core cmake ninja
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ./runtime
+	@touch $@
+
 # torch first and under its pin: a CPU build that pip finds is then settled before anything else asks for torch.
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+# A new runtime does not install the rest again, as it stands behind the bar.
+$(STAMP): pyproject.toml constraints.txt | $(RUNTIME)
 	$(BIN)/python -m pip install -c constraints.txt torch
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -64,6 +72,30 @@ bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the code
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compact.py codec
 
+# What a user of the runtime has: its wheel and what that asks for, and no more. Sizes are without the byte code that
+# Python writes at its first start (a quarter more), and without pip.
+ALONE := $(VENV)/alone
+ALONE_MB := 100
+runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: its size, and predictions without torch
+	rm -rf build/alone $(ALONE)
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/alone ./runtime
+	$(BIN)/python -m venv --without-pip $(ALONE)
+	$(BIN)/python -m pip --python $(ALONE)/bin/python install -q --no-compile -c constraints.txt build/alone/*.whl
+	@size=$$(du -s --apparent-size --block-size=MB $(ALONE) | cut -f1); echo "the environment takes $$size"; \
+		test "$${size%MB}" -le $(ALONE_MB) || { echo "that is more than $(ALONE_MB)MB" >&2; exit 1; }
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/runtime/make_alone.py build/alone/model
+	$(ALONE)/bin/python tests/runtime/alone.py build/alone/model
+
+# gcc's sanitizers have to be in the process before Python starts. Python itself leaks by design.
+SANITIZED := build/sanitized
+sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-behaviour sanitizers (gcc)
+	$(BIN)/cmake -S runtime -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DCMAKE_CXX_COMPILER=g++ -DFINEPRUNE_RUNTIME_SANITIZE=ON
+	$(BIN)/cmake --build $(SANITIZED)
+	HF_HUB_OFFLINE=1 FINEPRUNE_RUNTIME_LIBRARIES=$(abspath $(SANITIZED)) ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+		$(BIN)/python -m pytest tests/runtime/test_fuzz_engine.py $(ARGS)
+
 clean:  ## remove caches and build artefacts; keeps .venv, runs/ and fineprune-demo/
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf build dist runtime/build runtime/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find . \( -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

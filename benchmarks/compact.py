@@ -26,8 +26,8 @@ import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import fineprune
-from fineprune.checkpoint import codec
 from fineprune.pruning.targets import find_targets
+from fineprune_runtime import codec
 
 DENSITIES = (0.10, 0.05, 0.03)
 TYPES = (("float32", "keep"), ("float16", "float16"), ("int8", "int8"), ("int8", "int4"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune import _transformers_import
 from fineprune.config import Distillation, PruningConfig
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 
 if TYPE_CHECKING:
     from fineprune.checkpoint.compact import Compact, save_compact
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.foreign import import_checkpoint
     from fineprune.checkpoint.loading import load
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
+    from fineprune.inference.accelerate import accelerate
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.trainer import PruningTrainer
@@ -24,10 +25,12 @@ __all__ = [
     "Compact",
     "Distillation",
     "FinepruneError",
+    "FinepruneWarning",
     "Pruner",
     "PruningConfig",
     "PruningTrainer",
     "Summary",
+    "accelerate",
     "export_model",
     "finalize",
     "import_checkpoint",
@@ -45,6 +48,7 @@ _LAZY = {
     "Pruner": "fineprune.pruning.pruner",
     "PruningTrainer": "fineprune.training.trainer",
     "Summary": "fineprune.pruning.summary",
+    "accelerate": "fineprune.inference.accelerate",
     "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.pruner",
     "import_checkpoint": "fineprune.checkpoint.foreign",

@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and the one warning."""
 
 
 class FinepruneError(ValueError):
@@ -7,3 +7,7 @@ class FinepruneError(ValueError):
     Its message is one line that names the bad value, what is allowed and what to do. The
     command line prints it and exits with code 2; anything else that escapes is our bug.
     """
+
+
+class FinepruneWarning(UserWarning):
+    """What was asked is done, yet not in the way that was most likely meant: slower, for one."""

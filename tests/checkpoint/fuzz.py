@@ -29,8 +29,10 @@ from safetensors import safe_open
 from transformers import BertConfig, BertForSequenceClassification, logging
 
 import fineprune
-from fineprune.checkpoint import codec, packing
+from fineprune.checkpoint import packing
 from fineprune.errors import FinepruneError
+from fineprune_runtime import codec
+from fineprune_runtime.manifest import KEY
 
 MEGABYTES = 50
 SECONDS = 1.0
@@ -168,7 +170,7 @@ def tweaked(chance: random.Random, target: Target) -> Case:
 
 def restructured(chance: random.Random, target: Target) -> Case:
     """Well-formed JSON of an odd structure, in the manifest or in the header."""
-    tensors, manifest = dict(target.tensors), json.loads(target.metadata[packing.MANIFEST])
+    tensors, manifest = dict(target.tensors), json.loads(target.metadata[KEY])
     for _ in range(chance.choice((1, 1, 2))):
         name, odd, action = chance.choice(list(tensors)), chance.choice(ODD), chance.randrange(8)
         if action == 0:
@@ -193,7 +195,7 @@ def restructured(chance: random.Random, target: Target) -> Case:
 
 def forged(chance: random.Random, target: Target) -> Case:
     """A blob or a tensor of somebody's making, with checksums that are right."""
-    tensors, manifest = dict(target.tensors), json.loads(target.metadata[packing.MANIFEST])
+    tensors, manifest = dict(target.tensors), json.loads(target.metadata[KEY])
     blobs: dict[str, bytes] = {}
     if chance.random() < 0.1:
         name = chance.choice(list(tensors))
@@ -244,7 +246,7 @@ def forged_blob(chance: random.Random, blob: bytes, shape: tuple[int, ...]) -> b
 
 def written(metadata: dict[str, str], manifest: Any, tensors: dict[str, Stored]) -> bytes:
     """A safetensors file."""
-    header: dict[str, Any] = {"__metadata__": metadata | {packing.MANIFEST: dumped(manifest)}}
+    header: dict[str, Any] = {"__metadata__": metadata | {KEY: dumped(manifest)}}
     data = b""
     for name, stored in tensors.items():
         offsets = [len(data), len(data) + len(stored.data)]

@@ -10,8 +10,9 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 
 import fineprune
 from fineprune import FinepruneError, PruningConfig, load, prepare, save_compact, save_delta
-from fineprune.checkpoint import codec, delta, packing
+from fineprune.checkpoint import delta, packing
 from fineprune.pruning.pruner import masked_modules
+from fineprune_runtime import codec
 
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 FILES = {"config.json", "delta.safetensors", "fineprune.json"}

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from fineprune import FinepruneError, _files, load, save_compact, save_delta
-from fineprune.checkpoint import codec, delta, packing
+from fineprune.checkpoint import delta, packing
+from fineprune_runtime import codec
 
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"

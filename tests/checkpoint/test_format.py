@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineprune.checkpoint import packing
-from fineprune.checkpoint.codec import decode, encode
 from fineprune.checkpoint.transformers_hook import CompactConfig
+from fineprune_runtime.codec import decode, encode
 
 PAGE = Path(__file__).parents[2] / "docs" / "format.md"
 

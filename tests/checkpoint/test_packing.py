@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from fineprune import FinepruneError, save_compact
-from fineprune.checkpoint import codec, packing
+from fineprune.checkpoint import packing
 from fineprune.checkpoint.packing import PackedLinear, is_blob, manifest, pack_state, unpack, verify
 from fineprune.pruning.targets import find_targets
+from fineprune_runtime import codec
 
 
 def blob(array, values="float32"):

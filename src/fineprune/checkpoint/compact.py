@@ -20,6 +20,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner, finalize, masked_modules
 from fineprune.pruning.summary import summary
+from fineprune.pruning.targets import refuse_accelerated
 
 ABOUT = "fineprune.json"
 # The largest relative error (2-norm, a matrix at a time) that rounding to a type can explain; a row
@@ -100,7 +101,8 @@ def finalized(model: "PreTrainedModel | Pruner") -> PreTrainedModel:
         model = model.model
     if not isinstance(model, PreTrainedModel):
         raise FinepruneError(f"model={type(model).__name__}: a transformers model or a Pruner is needed")
-    if any(isinstance(module, packing.PackedLinear) for module in model.modules()):
+    refuse_accelerated(model, "save it before accelerate, or load it again without")
+    if any(map(packing.is_packed, model.modules())):
         raise FinepruneError("this model's matrices are packed: load it without packed=True")
     return finalize(copy.deepcopy(model)) if any(True for _ in masked_modules(model)) else model
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 import fineprune
 from fineprune._files import staged, write_json
 from fineprune._reason import reason
-from fineprune.checkpoint import codec, packing
+from fineprune.checkpoint import packing
 from fineprune.checkpoint.compact import (
     ABOUT,
     Compact,
@@ -34,6 +34,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
+from fineprune_runtime import codec
 
 # Not model.safetensors: `from_pretrained` alone then finds no weights and stops.
 WEIGHTS = "delta.safetensors"

@@ -22,6 +22,7 @@ from fineprune._padding import ensure_padding
 from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import masked_modules
+from fineprune.pruning.targets import refuse_accelerated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,7 +77,7 @@ def export_model(
     with staged(place) as beside:
         try:
             beside.mkdir(parents=True)
-            with _quiet():
+            with quiet_exporters():
                 _write(model, traced, beside, to, int8)
                 difference = _difference(model, others, beside, to)
         except Exception as error:  # whatever a kind of model makes the exporter or the runtime raise
@@ -93,6 +94,19 @@ def export_model(
     return Exported(Path(out), size, difference)
 
 
+def write_graph(
+    model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: Literal["onnx", "openvino"], int8: bool
+) -> None:
+    """The graph alone, as `export_model` writes it, into a folder that is there; nothing is compared.
+
+    `inputs` are what it is traced with, a batch and a length of 2 or more. Raises `FinepruneError` for a package
+    that is missing, and whatever the exporter raises.
+    """
+    _check_packages(to, int8)
+    with quiet_exporters():
+        _write(model, inputs, folder, to, int8)
+
+
 def _check_packages(to: str, int8: bool) -> None:
     needed = (*_PACKAGES[to], "nncf") if to == "openvino" and int8 else _PACKAGES[to]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -103,6 +117,7 @@ def _check_packages(to: str, int8: bool) -> None:
 def _check_model(model: "PreTrainedModel") -> None:
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is still being pruned: finalize it before the export")
+    refuse_accelerated(model, "export it before accelerate, or load it again without")
     if model.training:
         raise FinepruneError("this model is in training mode: model.eval() before the export")
     for name, parameter in model.named_parameters():
@@ -178,7 +193,7 @@ def _difference(model: "PreTrainedModel", batches: list[dict[str, Any]], folder:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Hold back what the exporters print, log and warn of: about each other's versions and insides, which no
     user can act on. What counts is checked: an error is raised, and the outputs are compared.
     """

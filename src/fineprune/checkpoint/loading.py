@@ -12,6 +12,7 @@ from fineprune._reason import reason
 from fineprune.checkpoint import delta, packing, transformers_hook
 from fineprune.checkpoint.compact import ABOUT
 from fineprune.errors import FinepruneError
+from fineprune.pruning.targets import refuse_accelerated
 
 
 def load(
@@ -19,9 +20,10 @@ def load(
 ) -> PreTrainedModel:
     """The model of a folder, of the class that config.json names, in evaluation mode.
 
-    `packed` keeps the pruned matrices packed in memory: small, and slow until the sparse engine runs
-    them. A folder of `save_delta` takes the rest from the base that it names, or from `base`. `kwargs`
-    go to `from_pretrained` (dtype, device_map, ...). Raises `FinepruneError` for a folder without a
+    `packed` keeps the pruned matrices packed in memory: small, and slow until `accelerate` hands them to
+    the sparse engine. Of the models that it runs whole the table of words stays packed too, unless a decoder
+    is tied to it. A folder of `save_delta` takes the rest from the base that it names, or from `base`.
+    `kwargs` go to `from_pretrained` (dtype, device_map, ...). Raises `FinepruneError` for a folder without a
     model, for a damaged one, and for another base.
     """
     folder = Path(folder)
@@ -68,7 +70,8 @@ def _about(folder: Path) -> Any:
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
     """Make a loaded compact model forget that it was one, in place: `save_pretrained` then writes zeros."""
-    if any(isinstance(module, packing.PackedLinear) for module in model.modules()):
+    refuse_accelerated(model, "load it again, without accelerate")
+    if any(map(packing.is_packed, model.modules())):
         raise FinepruneError("this model's matrices are packed: load it without packed=True")
     quantizer = getattr(model, "hf_quantizer", None)
     if isinstance(quantizer, transformers_hook.CompactQuantizer):

@@ -2,29 +2,29 @@
 
 A packed matrix is a blob of `codec` under the weight's own name, as 1-d bytes: a reader that knows
 nothing of it stops on the shape. All other tensors are stored as they are. The manifest lies in
-the metadata of each safetensors file: a checksum for every tensor of the model, and what is kept.
+the metadata of each safetensors file; `fineprune_runtime.manifest` checks it.
 """
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fineprune._strict import near
-from fineprune.checkpoint import codec
+from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import is_linear
+from fineprune_runtime import codec
+from fineprune_runtime import manifest as manifests
+from fineprune_runtime.errors import EngineError
 
 Values = Literal["float32", "float16", "bfloat16", "int8"]
 Embeddings = Literal["keep", "float16", "int8", "int4"]
 
-MANIFEST = "fineprune"  # the key in a file's metadata
 SPARSE = 0.94  # a matrix denser than this takes no less room packed
 _OWN_TYPE = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -60,6 +60,11 @@ class PackedLinear(nn.Module):
         return f"shape={self.shape}, bytes={self.weight.numel()}"
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether a module keeps its weight packed in memory."""
+    return isinstance(module, (PackedLinear, PackedEmbedding))
+
+
 def check_types(values: str, embeddings: str) -> None:
     """Raise `FinepruneError` unless both are known."""
     for name, value, known in (
@@ -90,6 +95,8 @@ def pack_state(
             kinds.setdefault(key, "linear")
         elif isinstance(module, PackedLinear):
             kinds.setdefault(key, "packed")
+        elif isinstance(module, PackedEmbedding):
+            kinds.setdefault(key, "packed table")
     state = model.state_dict()
     # Tied weights are one tensor under several names: packed once, and as the table if one is a table.
     ordered = sorted(state, key=lambda key: kinds.get(key) != "embedding")
@@ -114,7 +121,7 @@ def pack_state(
 
 def _packed(key: str, tensor: Tensor, kind: str, values: Values, embeddings: Embeddings) -> Tensor:
     """The blob of a weight, or the weight where it is not to be packed."""
-    if kind == "packed":
+    if kind in ("packed", "packed table"):
         return tensor.cpu().view(torch.uint8)
     if kind == "embedding" and embeddings == "keep":
         return tensor
@@ -145,7 +152,7 @@ def unpack(blob: Tensor, shape: Iterable[int]) -> Tensor:
 def manifest(state: Mapping[str, Tensor], kept: Mapping[str, Any]) -> dict[str, str]:
     """The metadata for a file that holds `state`, whole or in part."""
     tensors = {name: _checksum(name, tensor) for name, tensor in state.items()}
-    return {MANIFEST: json.dumps({"version": codec.VERSION, **kept, "tensors": tensors})}
+    return {manifests.KEY: json.dumps({"version": codec.VERSION, **kept, "tensors": tensors})}
 
 
 def verify(
@@ -160,41 +167,19 @@ def verify(
     `FinepruneError` for a file that is cut off or changed, a tensor that is missing, added or
     damaged, and a checkpoint that does not hold what it says.
     """
-    said: dict[str, Any] | None = None
-    seen: dict[str, int] = {}
-    kept = total = 0
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                text = (opened.metadata() or {}).get(MANIFEST)
-                said = _parsed(file, text, said)
-                pruned = set(said["pruned"])
-                for name in opened.keys():  # noqa: SIM118 - no mapping
-                    tensor = _tensor(opened, name)
-                    seen[name] = _checksum(name, tensor)
-                    if seen[name] != said["tensors"].get(name):
-                        raise FinepruneError(
-                            f"{file}: {name} is not what was saved: save or fetch the file again"
-                        )
-                    if is_blob(tensor):
-                        header = _checked(file, name, tensor, (shapes or {}).get(name), matrices)
-                        if name in pruned:
-                            kept += header.kept
-                            total += math.prod(header.shape)
-        except (OSError, SafetensorError) as error:
-            raise FinepruneError(f"{file}: cannot be read, it is cut off or damaged ({error})") from error
-    if said is None:
-        raise FinepruneError("no weights: a compact checkpoint has one .safetensors file or more")
-    if missing := sorted(set(said["tensors"]) - set(seen)):
-        raise FinepruneError(
-            f"{missing[0]} is missing ({len(missing)} tensors in all): a file of the checkpoint is not there"
-        )
-    if (kept, total) != (said["kept"], said["total"]):
-        raise FinepruneError(
-            f"the checkpoint says that it keeps {said['kept']:,} of {said['total']:,} weights, "
-            f"and holds {kept:,} of {total:,}"
-        )
-    return said
+
+    def keep(name: str, blob: codec.Bytes, shape: tuple[int, ...]) -> None:
+        if matrices is None:
+            codec.take_apart(
+                blob, shape
+            )  # not codec.unpack, which numbers each place of a whole table: 8 bytes each
+            return
+        matrices[name] = (codec.read_header(blob).checksum, torch.from_numpy(codec.decode(blob, shape)))
+
+    try:
+        return manifests.verify(files, shapes, keep)
+    except EngineError as error:
+        raise FinepruneError(str(error)) from error
 
 
 def is_blob(tensor: Tensor) -> bool:
@@ -202,56 +187,6 @@ def is_blob(tensor: Tensor) -> bool:
     return tensor.dtype == torch.uint8 and tensor.ndim == 1 and codec.is_blob(tensor[:4].numpy())
 
 
-def _tensor(opened: Any, name: str) -> Tensor:
-    try:
-        return opened.get_tensor(name)  # type: ignore[no-any-return]
-    except TypeError as error:  # torch has no word for a dimension of 2^63, and safetensors lets it pass
-        raise SafetensorError(f"{name}: {error}") from error
-
-
-def _parsed(file: Any, text: str | None, before: dict[str, Any] | None) -> dict[str, Any]:
-    if text is None:
-        raise FinepruneError(
-            f"{file}: has no fineprune manifest; it is no compact checkpoint, or one that was rewritten"
-        )
-    try:
-        said = json.loads(text)
-        version, tensors, pruned = said["version"], said["tensors"], said["pruned"]
-        whole = all(isinstance(number, int) for number in (version, said["kept"], said["total"]))
-        named = isinstance(pruned, list) and all(isinstance(name, str) for name in pruned)
-        if not (whole and named and isinstance(tensors, dict)):
-            raise TypeError("wrong types in it")
-    except (ValueError, RecursionError, KeyError, TypeError) as error:  # a number too long: ValueError
-        raise FinepruneError(f"{file}: its fineprune manifest cannot be read ({error})") from error
-    if version != codec.VERSION:
-        raise FinepruneError(
-            f"{file}: format version {version}; this fineprune reads version {codec.VERSION}: upgrade it"
-        )
-    if before is not None and said != before:
-        raise FinepruneError(f"{file}: belongs to another checkpoint than the files before it")
-    return said  # type: ignore[no-any-return]
-
-
-def _checked(
-    file: Any,
-    name: str,
-    tensor: Tensor,
-    shape: tuple[int, ...] | None,
-    matrices: dict[str, tuple[int, Tensor]] | None,
-) -> codec.Header:
-    try:
-        header = codec.read_header(tensor.numpy())
-        if shape is not None:  # without it nothing bounds what the blob says of itself
-            if matrices is None:
-                codec.unpack(tensor.numpy(), shape)
-            else:
-                matrices[name] = (header.checksum, unpack(tensor, shape))
-        return header
-    except codec.CodecError as error:
-        raise FinepruneError(f"{file}: {name}: {error}") from error
-
-
 def _checksum(name: str, tensor: Tensor) -> int:
-    """Of a tensor's name, type, shape and bytes."""
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return zlib.crc32(data.data, zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode()))
+    return manifests.checksum(name, str(tensor.dtype), tuple(tensor.shape), data)

@@ -24,9 +24,12 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from fineprune.checkpoint import codec, packing
+from fineprune.checkpoint import packing
+from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import find_targets, is_linear
+from fineprune_runtime import codec
+from fineprune_runtime.architectures import ARCHITECTURES
 
 METHOD = "fineprune"
 
@@ -35,7 +38,7 @@ _staying_packed = contextvars.ContextVar("staying_packed", default=False)
 
 @contextlib.contextmanager
 def staying_packed() -> Iterator[None]:
-    """Within it, `from_pretrained` keeps the pruned matrices packed (`PackedLinear`)."""
+    """Within it, `from_pretrained` keeps the pruned matrices packed (`PackedLinear`, `PackedEmbedding`)."""
     token = _staying_packed.set(True)
     try:
         yield
@@ -90,10 +93,11 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
             dtype = self.types.get(full_layer_name, wanted.dtype)
             # transformers 5.16 may cast bytes to the parameter's type; they are whole numbers still.
             blob = tensor.detach().cpu().to(torch.uint8)
-            if packing.is_blob(blob) and self.stay_packed and _stay_packed(model, full_layer_name, dtype):
-                tensor = blob.view(torch.int8).to(tensor.device)
-            elif packing.is_blob(blob):
-                tensor = self._matrix(blob, full_layer_name, model).to(tensor.device, dtype)
+            if packing.is_blob(blob):
+                if self.stay_packed and _stay_packed(model, full_layer_name, dtype, blob):
+                    tensor = blob.view(torch.int8).to(tensor.device)
+                else:
+                    tensor = self._matrix(blob, full_layer_name, model).to(tensor.device, dtype)
         return {full_layer_name: tensor}
 
     def _matrix(self, blob: Tensor, name: str, model: Any) -> Tensor:
@@ -159,12 +163,12 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
         # What lets transformers put a blob of any length where a packed layer waits for it.
-        return isinstance(model.get_submodule(param_name.rpartition(".")[0]), packing.PackedLinear)
+        return packing.is_packed(model.get_submodule(param_name.rpartition(".")[0]))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         for name, parameter in model.named_parameters():
             shape, dtype = self._wanted.get(name, (parameter.shape, parameter.dtype))
-            if parameter.dtype == torch.int8:  # the matrix of a packed layer
+            if parameter.dtype == torch.int8:  # of a packed layer or table
                 continue
             if parameter.shape != shape:
                 raise FinepruneError(
@@ -217,18 +221,34 @@ def _unpack_state(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
             state[name] = packing.unpack(tensor, parameter.shape).to(parameter.dtype)
 
 
-def _stay_packed(model: nn.Module, weight: str, dtype: torch.dtype) -> bool:
-    """Put a layer that keeps its matrix packed in the place of a linear one; False for a table."""
+def _stay_packed(model: Any, weight: str, dtype: torch.dtype, blob: Tensor) -> bool:
+    """Put a module that keeps its matrix packed in the place of a linear layer or of the words' table;
+    False for what has to be unpacked.
+    """
     name = weight.removesuffix(".weight")
     module = model.get_submodule(name)
-    if not is_linear(module):
-        return False
-    parent, _, last = name.rpartition(".")
     empty = torch.empty(0, dtype=torch.int8, device="meta")
-    packed = packing.PackedLinear(module, empty)
+    packed: packing.PackedLinear | PackedEmbedding
+    if is_linear(module):
+        packed = packing.PackedLinear(module, empty)
+    elif _is_only_looked_up(model, weight, module) and PackedEmbedding.fits(module, blob):
+        packed = PackedEmbedding(module, empty)
+    else:
+        return False
     packed.dtype = dtype
+    parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, packed)
     return True
+
+
+def _is_only_looked_up(model: Any, weight: str, module: nn.Module) -> bool:
+    """Whether nothing else reads a table's weight: no tied decoder, and no model code, which only those
+    architectures vouch for that the engine runs whole. The table of words alone is worth it.
+    """
+    if model.config.model_type not in ARCHITECTURES or model.get_input_embeddings() is not module:
+        return False
+    ties = model.all_tied_weights_keys
+    return weight not in {*ties, *ties.values()}
 
 
 def _own_type(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:

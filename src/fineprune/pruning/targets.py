@@ -21,8 +21,10 @@ def find_targets(
     matches a whole dotted name or any dotted end of it (`query` matches every query matrix,
     `layer.0.*` the first block); transformers' Conv1D counts as linear.
 
-    Raises `FinepruneError` for a model without such layers, and for a pattern without match.
+    Raises `FinepruneError` for a model without such layers or an accelerated one, and for a pattern without
+    match.
     """
+    refuse_accelerated(model, "load it again, without accelerate")
     linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     if targets is None:
         found = {name: linear[name] for name in _inside_blocks(model, linear)}
@@ -46,6 +48,12 @@ def is_linear(module: nn.Module) -> bool:
     # Conv1D can only be in a model whose process has imported it; the core does not import it.
     utils = sys.modules.get("transformers.pytorch_utils")
     return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear)
+
+
+def refuse_accelerated(model: nn.Module, instead: str) -> None:
+    """Raise `FinepruneError` for a model whose weights `accelerate` has handed to an engine."""
+    if any(getattr(module, "is_accelerated", False) for module in model.modules()):
+        raise FinepruneError(f"this model is accelerated, which takes its weights out of it: {instead}")
 
 
 def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[str]:

@@ -1,28 +1,16 @@
 """From a trained tagger to the entities of plain text."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fineprune._padding import ensure_padding
 from fineprune.tasks.prediction import check_texts, evaluating
-from fineprune.tasks.token_classification import are_entities
 from fineprune.tasks.windows import windows
+from fineprune_runtime.entities import are_entities, entities, word_spans
+from fineprune_runtime.results import Entity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Entity:
-    """A part of a text: its type, the characters `text[start:end]`, and the mean probability of its tags."""
-
-    label: str
-    text: str
-    start: int
-    end: int
-    score: float
 
 
 def predict_entities(
@@ -43,7 +31,7 @@ def predict_entities(
 
     check_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
-    words = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
+    words = [word_spans(text) for text in texts]
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     found: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # of each word, its tag and probability
     if texts:
@@ -64,22 +52,6 @@ def predict_entities(
                             found[source][word] = (known[row_ids[at]], row_scores[at])
     plain = not are_entities(known)
     return [
-        list(_entities(text, spans, tags, plain))
+        list(entities(text, spans, tags, plain))
         for text, spans, tags in zip(texts, words, found, strict=True)
     ]
-
-
-def _entities(
-    text: str, spans: Sequence[tuple[int, int]], tags: dict[int, tuple[str, float]], plain: bool
-) -> Any:
-    """The entities of one text; a word that no token stands for (a lone zero-width space) is outside."""
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    if plain:
-        chunks = [(tag, word, word) for word, (tag, _) in sorted(tags.items())]
-    else:
-        chunks = get_entities([tags.get(word, ("O", 0.0))[0] for word in range(len(spans))])
-    for label, first, last in chunks:
-        start, end = spans[first][0], spans[last][1]
-        scores = [tags[word][1] for word in range(first, last + 1)]
-        yield Entity(label, text[start:end], start, end, sum(scores) / len(scores))

@@ -2,25 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import tokenize
 from fineprune.tasks.modeling import known_labels
+from fineprune_runtime import results
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.results import Prediction
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer: the class name and its probability (0 to 1); for regression None and the value."""
-
-    label: str | None
-    score: float
 
 
 def predict(
@@ -70,19 +64,11 @@ def _answers(logits: Any, names: tuple[str, ...] | None) -> list[Prediction]:
 
 
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    """Raise for what `predict` cannot answer."""
-    for name, values in (("texts", texts), ("pairs", pairs or [])):
-        if isinstance(values, str):
-            raise FinepruneError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
-        for index, value in enumerate(values):
-            if not isinstance(value, str):
-                raise FinepruneError(f"predict: {name}[{index}] is {value!r}, which is not text")
-    if pairs is not None and len(pairs) != len(texts):
-        raise FinepruneError(
-            f"predict: {len(texts)} texts but {len(pairs)} pairs; give one pair text for each text"
-        )
-    if batch_size < 1:
-        raise FinepruneError(f"predict: batch_size is {batch_size}, allowed: 1 or more")
+    """Raise `FinepruneError` for what `predict` cannot answer."""
+    try:
+        results.check_texts(texts, pairs, batch_size)
+    except EngineError as error:
+        raise FinepruneError(str(error)) from None
 
 
 @contextmanager

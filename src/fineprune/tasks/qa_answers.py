@@ -1,116 +1,26 @@
-"""From start and end logits to answers, over all windows of a question, and their scores.
+"""From start and end logits to answers, by the rules of `fineprune_runtime.answers`, and their scores."""
 
-The rules are those of Hugging Face's run_qa: in each window the `n_best` highest starts and ends are
-paired; a pair counts if both tokens are of the context, the end is not before the start, and it is not
-too long; its score is the sum of its logits. Of all windows of a question the `n_best` highest pairs
-are kept. "No answer" (SQuAD v2) scores the least that any window gives to [CLS]. Two rules are
-ours: a pair without text does not count, and a question without any pair gets "", not "empty".
-"""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.squad import Questions
+from fineprune_runtime import answers
+from fineprune_runtime.answers import Spans, best_answers, best_texts
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.results import Answer
 
 if TYPE_CHECKING:
     from fineprune.tasks.qa_features import Windows
 
-_ROWS = 1024  # windows whose pairs are in memory at a time
+__all__ = ["Answer", "Spans", "best_answers", "best_spans", "best_texts", "score_texts"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """`context[start:end]` is `text`; "" and twice 0: no answer. `score`: its share among the n best."""
-
-    text: str
-    score: float
-    start: int
-    end: int
-
-
-class Spans(NamedTuple):
-    """Candidates of all questions as arrays, question by question, the best first.
-
-    `question` (its row), `start` and `end` (characters; twice 0: no answer), `score` (sum of logits),
-    `share` (softmax of the scores over the candidates of a question).
-    """
-
-    question: Any
-    start: Any
-    end: Any
-    score: Any
-    share: Any
-
-
-def best_spans(
-    windows: "Windows",
-    starts: Any,
-    ends: Any,
-    n_best: int = 20,
-    max_answer_length: int = 30,
-    unanswerable: bool = False,
-    threshold: float = 0.0,
-) -> Spans:
-    """The at most `n_best` best candidates of each question, and with `unanswerable` "no answer" too.
-
-    `starts` and `ends`: the logits, a row for each of `windows`, as wide as the longest window or
-    wider; what stands behind the end of a window is not looked at. `max_answer_length` is in
-    tokens. "No answer" comes before the best candidate if its score is greater by more than
-    `threshold`. Raises `FinepruneError` where a logit is NaN or infinite: the model diverged.
-    """
-    import numpy as np
-
-    lengths = windows.lengths()
-    starts, ends = (_framed(np.asarray(logits), lengths) for logits in (starts, ends))
-    firsts, lasts = windows.tokens("starts"), windows.tokens("ends")
-    begins = np.cumsum(lengths) - lengths
-    parts = []
-    for begin in range(0, len(lengths), _ROWS):
-        rows = np.arange(begin, min(begin + _ROWS, len(lengths)))
-        parts.append(
-            _pairs(starts[rows], ends[rows], firsts, lasts, begins[rows], n_best, max_answer_length, rows)
-        )
-    window, first, last, score = (np.concatenate(column) for column in zip(*parts, strict=True))
-    question = windows.column("question")
-    owner = question[window]
-    order = np.lexsort((-score, owner))
-    order = order[_place(owner[order]) < n_best]
-    owner, first, last, score = (values[order] for values in (owner, first, last, score))
-    if unanswerable:
-        anchor = windows.column("cls")
-        each = np.arange(len(lengths))
-        null = np.full(int(question[-1]) + 1, np.inf, dtype=score.dtype)
-        np.minimum.at(null, question, starts[each, anchor] + ends[each, anchor])
-        nobody = np.zeros(len(null), dtype=first.dtype)
-        owner = np.concatenate([owner, np.arange(len(null), dtype=owner.dtype)])
-        first, last = np.concatenate([first, nobody]), np.concatenate([last, nobody])
-        rank = np.concatenate([score, null - np.asarray(threshold, dtype=null.dtype)])
-        score = np.concatenate([score, null])
-        order = np.lexsort((-rank, owner))
-        owner, first, last, score = (values[order] for values in (owner, first, last, score))
-    return Spans(owner, first, last, score, _shares(owner, score))
-
-
-def best_answers(spans: Spans, contexts: list[str]) -> list[list[Answer]]:
-    """The candidates of each question with their texts, the best first; at least one each."""
-    answers: list[list[Answer]] = [[] for _ in contexts]
-    columns = (spans.question, spans.share, spans.start, spans.end)
-    for row, share, start, end in zip(*(column.tolist() for column in columns), strict=True):
-        answers[row].append(Answer(contexts[row][start:end], share, start, end))
-    return [known or [Answer("", 0.0, 0, 0)] for known in answers]
-
-
-def best_texts(spans: Spans, contexts: list[str]) -> list[str]:
-    """The text of the best candidate of each question; "" where there is none."""
-    import numpy as np
-
-    texts = [""] * len(contexts)
-    heads = np.flatnonzero(_place(spans.question) == 0)
-    columns = (spans.question[heads], spans.start[heads], spans.end[heads])
-    for row, start, end in zip(*(column.tolist() for column in columns), strict=True):
-        texts[row] = contexts[row][start:end]
-    return texts
+def best_spans(windows: "Windows", starts: Any, ends: Any, *arguments: Any, **settings: Any) -> Spans:
+    """As `fineprune_runtime.answers.best_spans`; raises `FinepruneError` where the model diverged."""
+    try:
+        return answers.best_spans(windows, starts, ends, *arguments, **settings)
+    except EngineError as error:
+        raise FinepruneError(f"{error}; lower the learning rate") from None
 
 
 def score_texts(texts: list[str], read: Questions) -> dict[str, float]:
@@ -126,67 +36,3 @@ def score_texts(texts: list[str], read: Questions) -> dict[str, float]:
         for spans, name in zip(read.answers, read.ids, strict=True)
     ]
     return {name: float(value) / 100 for name, value in squad(given, truth).items()}
-
-
-def _framed(logits: Any, lengths: Any) -> Any:
-    """Logits whose every window is finite, and minus infinity behind its end."""
-    import numpy as np
-
-    if logits.shape[0] != len(lengths) or logits.shape[1] < lengths.max():
-        raise ValueError(f"logits of shape {logits.shape} for {len(lengths)} windows of {lengths.max()}")
-    inside = np.arange(logits.shape[1]) < lengths[:, None]
-    if not np.isfinite(logits[inside]).all():
-        raise FinepruneError(
-            "the model's predictions contain NaN or infinity: training diverged; lower the learning rate"
-        )
-    return np.where(inside, logits, -np.inf)
-
-
-def _pairs(
-    starts: Any, ends: Any, firsts: Any, lasts: Any, begins: Any, n_best: int, longest: int, rows: Any
-) -> tuple[Any, Any, Any, Any]:
-    """The best pairs of some windows: window, first and last character, and score of each."""
-    import numpy as np
-
-    one, two = _highest(starts, n_best), _highest(ends, n_best)
-    behind = len(firsts) - 1
-    first = firsts[np.minimum(begins[:, None] + one, behind)]  # of a token behind the end: anything
-    last = lasts[np.minimum(begins[:, None] + two, behind)]
-    score = np.take_along_axis(starts, one, 1)[:, :, None] + np.take_along_axis(ends, two, 1)[:, None, :]
-    tokens = two[:, None, :] - one[:, :, None] + 1
-    valid = (tokens >= 1) & (tokens <= longest) & np.isfinite(score)
-    valid &= (first >= 0)[:, :, None] & (last[:, None, :] > first[:, :, None])
-    score = np.where(valid, score, -np.inf).reshape(len(rows), -1)
-    best = _highest(score, n_best)
-    window, at = np.nonzero(np.isfinite(np.take_along_axis(score, best, 1)))
-    pair = best[window, at]
-    width = two.shape[1]
-    return rows[window], first[window, pair // width], last[window, pair % width], score[window, pair]
-
-
-def _highest(values: Any, count: int) -> Any:
-    """Where the highest values of each row are, the highest first; of equal ones the first first."""
-    import numpy as np
-
-    return np.argsort(-values, axis=1, kind="stable")[:, :count]
-
-
-def _place(owner: Any) -> Any:
-    """0, 1, 2, … within each run of equal values."""
-    import numpy as np
-
-    heads = np.flatnonzero(np.diff(owner, prepend=-1))
-    return np.arange(len(owner)) - np.repeat(heads, np.diff(heads, append=len(owner)))
-
-
-def _shares(owner: Any, score: Any) -> Any:
-    """Softmax within each run of equal owners."""
-    import numpy as np
-
-    heads = np.flatnonzero(np.diff(owner, prepend=-1))
-    if not len(heads):
-        return np.zeros(0)
-    counts = np.diff(heads, append=len(owner))
-    score = score.astype(np.float64)
-    powers = np.exp(score - np.repeat(np.maximum.reduceat(score, heads), counts))
-    return powers / np.repeat(np.add.reduceat(powers, heads), counts)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.squad import Questions, Span
+from fineprune_runtime.windows import anchors, question_limit, shortened
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 500  # questions that are in memory as Python's lists at a time
-_STRIDE = 128
 _NOT_FOR_MODELS = ("question", "cls", "starts", "ends")
 
 _log = logging.getLogger("fineprune")
@@ -121,21 +121,15 @@ def make_windows(
 
 
 def _limits(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | None) -> tuple[int, int]:
-    """The tokens that a question may have, and the stride.
-
-    A question takes half a window at most, and leaves to the context the stride and half of it again,
-    so that windows advance by that.
-    """
+    """The tokens that a question may have, and the stride."""
     if not tokenizer.is_fast:
         raise FinepruneError(
             f"{tokenizer.name_or_path}: the tokenizer ({type(tokenizer).__name__}) does not know the places "
             "of its tokens in the text; question answering needs a fast tokenizer"
         )
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    chosen = min(_STRIDE, max_length // 3) if stride is None else stride
-    limit = min(room // 2, room - chosen - chosen // 2)
-    if limit < max(1, room // 8):
-        most = max(0, (room - max(1, room // 8)) * 2 // 3)
+    limit, chosen, most = question_limit(room, max_length, stride)
+    if not limit:
         raise FinepruneError(
             f"task.stride={chosen}: too long for windows of training.max_length={max_length} tokens; "
             f"allowed: 0 to {most}, or a greater max_length"
@@ -147,16 +141,14 @@ def _shortened(
     questions: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: int
 ) -> tuple[list[str], int]:
     """The questions cut to `limit` tokens, and how many were."""
-    short = list(questions)
+    short: list[str] = []
     cut = 0
-    for begin in range(0, len(short), _CHUNK):
-        for index, offsets in enumerate(_offsets(short[begin : begin + _CHUNK], tokenizer), start=begin):
-            cut += len(offsets) > limit
-            keep = limit
-            while len(offsets) > limit:  # the end of a word that was cut may take more tokens than before
-                short[index] = short[index][: offsets[keep - 1][1]] if keep else ""
-                (offsets,) = _offsets([short[index]], tokenizer)
-                keep -= 1
+    for begin in range(0, len(questions), _CHUNK):
+        part, some = shortened(
+            questions[begin : begin + _CHUNK], lambda texts: _offsets(texts, tokenizer), limit
+        )
+        short += part
+        cut += some
     return short, cut
 
 
@@ -196,7 +188,9 @@ def _columns(
     places = np.fromiter(spans, np.int32, 2 * size).reshape(size, 2)
     places[side != (0 if context_first else 1)] = -1
     ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, size)
-    anchor = _anchors(ids, side < 0, ends, tokenizer)
+    begins_with = (tokenizer.bos_token_id, tokenizer.cls_token_id)
+    known = [token for token in begins_with if token is not None]
+    anchor = anchors(ids, side < 0, ends, known)
     positions, lost = _positions(places, ends, question, answers, anchor)
     inputs = {
         name: _ragged(np.fromiter(chain.from_iterable(encoded[name]), np.int8, size), ends)
@@ -214,19 +208,6 @@ def _columns(
         "ends": _ragged(places[:, 1], ends),
     }
     return columns, lost
-
-
-def _anchors(ids: Any, special: Any, ends: Any, tokenizer: "PreTrainedTokenizerBase") -> Any:
-    """The position of [CLS] in each window, else of the token that begins a text, else 0."""
-    import numpy as np
-
-    anchors = np.zeros(len(ends), dtype=np.int64)
-    for token in (tokenizer.bos_token_id, tokenizer.cls_token_id):  # the last found counts
-        if token is not None:
-            found = np.flatnonzero(special & (ids == token))[::-1]
-            window = np.searchsorted(ends, found, side="right")
-            anchors[window] = found - (ends - np.diff(ends, prepend=0))[window]  # the first is written last
-    return anchors
 
 
 def _positions(

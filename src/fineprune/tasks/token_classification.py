@@ -10,6 +10,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import by_length, check_source, check_text
 from fineprune.tasks.token_files import Sentence, read_hub_sentences, read_sentences
 from fineprune.tasks.windows import join, windows
+from fineprune_runtime.entities import are_entities
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 METRICS = ("f1", "precision", "recall", "accuracy")
 MOST_TAGS = 1000  # of which no labels are given: more, and the column is hardly one of tags
-
-_PREFIXES = ("B-", "I-", "E-", "S-")  # those that seqeval knows
 
 
 @dataclass(frozen=True)
@@ -255,11 +254,6 @@ def compute_metrics(labels: Sequence[str]) -> "Callable[[EvalPrediction], dict[s
         return scores
 
     return score
-
-
-def are_entities(tags: Sequence[str]) -> bool:
-    """Whether the tags mark entities: O, or B-, I-, E-, S- with a type."""
-    return all(tag == "O" or tag.startswith(_PREFIXES) for tag in tags)
 
 
 def infer_tags(sentences: Sequence[Sentence]) -> tuple[str, ...]:

@@ -4,11 +4,11 @@ The words are joined and tokenized as running text, as the model was trained: to
 space as part of the word after it (RoBERTa's) split words that stand alone otherwise.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fineprune.errors import FinepruneError
+from fineprune_runtime.entities import begun_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,17 +52,4 @@ def windows(
         )
     )
     offsets, sources = (encoded.pop(name) for name in _OURS)
-    places: list[tuple[int, list[int | None]]] = []
-    last, begun = -1, -1
-    for source, spans in zip(sources, offsets, strict=True):
-        if source != last:
-            last, begun = source, -1
-        row: list[int | None] = []
-        for start, end in spans:
-            while start < end and texts[source][start].isspace():
-                start += 1
-            word = bisect_right(starts[source], start) - 1 if start < end else -1
-            row.append(word if word > begun else None)
-            begun = max(begun, word)
-        places.append((source, row))
-    return encoded, places
+    return encoded, begun_words(texts, starts, sources, offsets)

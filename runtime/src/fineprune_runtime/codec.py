@@ -101,7 +101,7 @@ def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
     `shape` is the one the caller expects. Raises `CodecError` for anything else than a whole
     blob of exactly that shape, before it allocates.
     """
-    packed = _apart(blob, shape)
+    packed = take_apart(blob, shape)
     header = packed.header
     if header.positions == _DENSE and header.values != "mask":
         return dequantized(packed).reshape(header.shape)
@@ -113,14 +113,14 @@ def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
 
 def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
     """Check a blob and take it apart without filling the zeros in. Errors as `decode`."""
-    packed = _apart(blob, shape)
+    packed = take_apart(blob, shape)
     if packed.header.positions != _DENSE:
         return packed
     return packed._replace(positions=np.arange(packed.header.kept))
 
 
-def _apart(blob: Bytes, shape: Sequence[int]) -> Packed:
-    """As `unpack`, but with no positions where every element is stored."""
+def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
+    """As `unpack`, but with no positions where every element is stored: they would take more than it."""
     header = read_header(blob)
     if header.shape != tuple(shape):
         raise CodecError(f"holds an array of shape {header.shape}, expected {tuple(shape)}")

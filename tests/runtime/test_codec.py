@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fineprune.checkpoint import codec
-from fineprune.checkpoint.codec import CodecError, decode, encode, read_header, unpack
+from fineprune_runtime import codec
+from fineprune_runtime.codec import CodecError, decode, encode, read_header, unpack
 
 MASK, FLOAT32, FLOAT16, BFLOAT16, INT8, INT4 = range(6)
 DENSE, BITMASK, GAPS = range(3)

@@ -1,0 +1,180 @@
+// Softmax(Q K' / sqrt(head_dim)) V of one head over the tokens of one sequence.
+//
+// Tokens lie packed in the tiles, sequences one after another without padding, so no mask is needed: keys are
+// exactly the sequence's own. Queries are vector lanes; the softmax then runs down the rows, and the
+// result is feature-major again.
+#pragma once
+#include "elementwise.hpp"
+
+namespace fp {
+
+// Where query, key and value of all tokens lie: a tile has `features` rows of kTile tokens.
+struct Heads {
+    const char *qkv;
+    int64_t features;       // rows of a tile of qkv: 3 x heads x head_dim
+    float *context;         // rows of a tile: heads x head_dim
+    int64_t heads, head_dim;
+    int64_t width;          // tokens in a tile; the last one may have fewer
+    int64_t tokens;         // of all sequences
+};
+
+struct Sequence {
+    int64_t first, count;
+};
+
+// Query, key and value are bfloat16 rows in packed order, or floats. They are multiplied as bfloat16 where the
+// processor does.
+template <class Kernel>
+class Attention {
+    static constexpr bool kFloats = Kernel::kGroup == 1;
+    static constexpr bool kPairs = !kFloats && kHasBf16;
+    static constexpr int kQueries = 4 * kLanes;
+    typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
+
+  public:
+    static constexpr int kRow = kFloats ? 4 * Kernel::kTile : 2 * Kernel::kTile;  // bytes of a row of qkv
+
+    void grow(int64_t longest, int64_t head_dim) {
+        const int64_t line = (longest + 2 * Kernel::kTile) * 4;
+        query_.grow(head_dim * line + 4 * kQueries);
+        key_.grow(head_dim * line + 4 * kQueries);
+        value_.grow(head_dim * line + 4 * kQueries);
+        scores_.grow((longest + 1) * kQueries * 4);
+        result_.grow(head_dim * kQueries);
+    }
+
+    void run(const Heads &h, int64_t head, Sequence s) {
+        const int64_t begin = s.first / h.width, end = (s.first + s.count - 1) / h.width + 1;
+        const int64_t line = (end - begin) * h.width * 4;  // bytes of a copied row: a word for each token
+        const int64_t at = s.first - begin * h.width;
+        copy(h, head, begin, end, line);
+        if (kPairs && s.count % 2)  // the last pair's second key has weight 0, and must not be NaN
+            for (int64_t d = 0; d < h.head_dim; d++)
+                std::memset(value_.data() + d * line + (at + s.count) * 2, 0, 2);
+        for (int64_t q = 0; q < s.count;) {
+            const int64_t left = s.count - q;
+            if (left > 2 * kLanes) q += block<4>(h, head, s, q, at, line);
+            else if (left > kLanes) q += block<2>(h, head, s, q, at, line);
+            else q += block<1>(h, head, s, q, at, line);
+        }
+    }
+
+  private:
+    // Gathers the head's rows from the tiles: query and key as words (a float, or a pair of features),
+    // value as floats or as bfloat16 in natural order.
+    void copy(const Heads &h, int64_t head, int64_t begin, int64_t end, int64_t line) {
+        const int64_t inner = h.heads * h.head_dim, row = head * h.head_dim;
+        for (int64_t t = begin; t < end; t++) {
+            const char *tile = h.qkv + t * h.features * kRow;
+            const int64_t to = (t - begin) * h.width * 4;
+            const char *q = tile + row * kRow, *k = q + inner * kRow, *v = k + inner * kRow;
+            // A narrow tile's rows are packed in narrower vectors.
+            const int64_t tokens = std::min<int64_t>(h.width, h.tokens - t * h.width);
+            if (kFloats) {
+                copy_floats(q, query_.data() + to, h.head_dim, line, h.width * 4);
+                copy_floats(k, key_.data() + to, h.head_dim, line, h.width * 4);
+                copy_floats(v, value_.data() + to, h.head_dim, line, h.width * 4);
+            } else {
+                with_width<Kernel>(tokens, [&](auto width) {
+                    constexpr int B = Kernel::template kVector<decltype(width)::value>;
+                    constexpr int kParts = 2 * decltype(width)::value / B;
+                    copy_words<B>(q, query_.data() + to, h.head_dim, line, kParts);
+                    copy_words<B>(k, key_.data() + to, h.head_dim, line, kParts);
+                    if (kPairs) copy_halves<B>(v, value_.data() + to / 2, h.head_dim, line, kParts);
+                    else copy_words<B>(v, value_.data() + to, h.head_dim, line, kParts);
+                });
+            }
+        }
+    }
+    static void copy_floats(const char *from, char *to, int64_t rows, int64_t line, int64_t bytes) {
+        for (int64_t d = 0; d < rows; d++) std::memcpy(to + d * line, from + d * kRow, bytes);
+    }
+    template <int B>
+    static void copy_words(const char *from, char *to, int64_t rows, int64_t line, int parts) {
+        for (int part = 0; part < parts; part++, from += B, to += 2 * B)
+            for (int64_t d = 0; d < rows; d += kPairs ? 2 : 1) {
+                const Words<B> x = load<Words<B>>(from + d * kRow);
+                // Beside a row of zeros, a bfloat16 in the upper half of a word is a float.
+                const Words<B> y = kPairs && d + 1 < rows ? load<Words<B>>(from + (d + 1) * kRow) : Words<B>{};
+                char *line_of = to + (kPairs ? d / 2 : d) * line;
+                put(line_of, kPairs ? low16<B>(x, y) : low16<B>(y, x));
+                put(line_of + B, kPairs ? high16<B>(x, y) : high16<B>(y, x));
+            }
+    }
+    template <int B>
+    static void copy_halves(const char *from, char *to, int64_t rows, int64_t line, int parts) {
+        typedef typename VecOf<uint16_t, B / 2>::type Halves;
+        for (int part = 0; part < parts; part++, from += B, to += B)
+            for (int64_t d = 0; d < rows; d++) {
+                const Words<B> x = load<Words<B>>(from + d * kRow), zero = {};
+                store_as<uint16_t, B / 2>(to + d * line, __builtin_convertvector(low16<B>(x, zero), Halves));
+                store_as<uint16_t, B / 2>(to + d * line + B / 2, __builtin_convertvector(high16<B>(x, zero), Halves));
+            }
+    }
+
+    // N vectors of queries from query `q` on; returns how many queries those are.
+    template <int N>
+    int64_t block(const Heads &h, int64_t head, Sequence s, int64_t q, int64_t at, int64_t line) {
+        constexpr int64_t kRowBytes = N * kBytes;
+        char *scores = scores_.data();
+        const int64_t groups = kPairs ? (h.head_dim + 1) / 2 : h.head_dim;
+        product<Dot, N>(Left{key_.data() + at * 4, 4, size_t(line)}, s.count, query_.data() + (at + q) * 4, line, groups,
+                        [&](int64_t m, const auto *sums) {
+                            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
+                        });
+        Floats<> total[N];
+        softmax<N>(scores, s.count, 1.0f / std::sqrt(float(h.head_dim)), total);
+        for (int n = 0; n < N; n++) total[n] = 1.0f / total[n];
+        float *result = result_.data();
+        const Left value = kPairs ? Left{value_.data() + at * 2, size_t(line), 4} : Left{value_.data() + at * 4, size_t(line), 4};
+        product<Dot, N>(value, h.head_dim, scores, kRowBytes, kPairs ? (s.count + 1) / 2 : s.count,
+                        [&](int64_t d, const auto *sums) {
+                            for (int n = 0; n < N; n++) store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);
+                        });
+        const int64_t queries = std::min<int64_t>(N * kLanes, s.count - q);
+        write(h, head, s.first + q, queries, N * kLanes);
+        return queries;
+    }
+
+    // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.
+    template <int N>
+    static void softmax(char *scores, int64_t keys, float scale, Floats<> *total) {
+        Floats<> most[N];
+        for (int n = 0; n < N; n++) most[n] = load<Floats<>>(scores + n * kBytes), total[n] = Floats<>{};
+        for (int64_t m = 1; m < keys; m++)
+            for (int n = 0; n < N; n++) most[n] = larger<kBytes>(most[n], load<Floats<>>(scores + (m * N + n) * kBytes));
+        auto weight = [&](int64_t m, int n) {
+            const Floats<> e = exponential<kBytes>((load<Floats<>>(scores + (m * N + n) * kBytes) - most[n]) * scale);
+            total[n] += e;
+            return e;
+        };
+        if (!kPairs) {
+            for (int64_t m = 0; m < keys; m++)
+                for (int n = 0; n < N; n++) store<kBytes>(scores + (m * N + n) * kBytes, weight(m, n));
+        } else {  // pair m / 2 overwrites row m / 2, which has been read
+            for (int64_t m = 0; m < keys; m += 2)
+                for (int n = 0; n < N; n++) {
+                    const Floats<> even = weight(m, n), odd = m + 1 < keys ? weight(m + 1, n) : Floats<>{};
+                    put(scores + (m / 2 * N + n) * kBytes, pair<kBytes>(even, odd));
+                }
+        }
+    }
+
+    // The result's queries to their places in the tiles of the context.
+    void write(const Heads &h, int64_t head, int64_t token, int64_t queries, int64_t line) {
+        const int64_t inner = h.heads * h.head_dim;
+        for (int64_t done = 0; done < queries;) {
+            const int64_t t = (token + done) / h.width, at = (token + done) % h.width;
+            const int64_t count = std::min(queries - done, h.width - at);
+            float *to = h.context + (t * inner + head * h.head_dim) * Kernel::kTile + at;
+            for (int64_t d = 0; d < h.head_dim; d++)
+                std::memcpy(to + d * Kernel::kTile, result_.data() + d * line + done, count * 4);
+            done += count;
+        }
+    }
+
+    Buffer<char> query_, key_, value_, scores_;
+    Buffer<float> result_;
+};
+
+}  // namespace fp

@@ -1,0 +1,195 @@
+// The C interface over the kernels. This file is compiled once for each instruction level, into a library of its
+// own, so that no code of a higher level can be reached on a processor without it.
+#include "engine.h"
+
+#include <cstdio>
+#include <exception>
+
+#include "encoder.hpp"
+
+namespace fp {
+namespace {
+
+int fail(const std::exception &error, char *message, size_t size) {
+    std::snprintf(message, size, "%s", error.what());
+    return 1;
+}
+
+template <class F>
+int guarded(char *message, size_t size, F &&f) {
+    try {
+        f();
+        return 0;
+    } catch (const std::bad_alloc &) {
+        std::snprintf(message, size, "not enough memory");
+        return 1;
+    } catch (const std::exception &error) {
+        return fail(error, message, size);
+    }
+}
+
+bool offers(int32_t dtype) { return dtype == FP_FLOAT32 || dtype == FP_INT8 || (dtype == FP_BFLOAT16 && kHasBf16); }
+
+void check_settings(int32_t dtype, int32_t threads) {
+    if (!offers(dtype)) throw Error("dtype " + std::to_string(dtype) + " is not offered by this library");
+    if (threads < 1 || threads > 1024) throw Error("threads is " + std::to_string(threads) + "; 1 to 1024 are allowed");
+}
+
+struct LinearBase {
+    virtual ~LinearBase() = default;
+    virtual void run(const float *x, int64_t tokens, float *out) = 0;
+    virtual size_t bytes() const = 0;
+};
+
+// A linear layer alone: tokens to tiles and back around it.
+template <class Kernel>
+class LinearAlone : public LinearBase {
+    static constexpr int T = Kernel::kTile;
+
+  public:
+    LinearAlone(const fp_matrix &m, int32_t threads) : linear_(m, "weight"), pool_(threads), workers_(threads) {}
+    size_t bytes() const override { return linear_.bytes(); }
+
+    void run(const float *x, int64_t tokens, float *out) override {
+        const std::lock_guard<std::mutex> hold(lock_);
+        const int64_t width = tile_width<Kernel>(tokens, pool_.threads()), tiles = (tokens + width - 1) / width;
+        for (Worker &w : workers_) {
+            w.x.grow(linear_.columns() * T);
+            w.y.grow(linear_.rows() * T);
+            w.rows.grow(linear_.columns() * Kernel::kRow);
+            w.partial.grow(linear_.partial_bytes());
+            w.grouped.grow(linear_.grouped_bytes());
+        }
+        if (!tokens) return;
+        std::atomic<int64_t> next{0};
+        pool_.run(int(std::min<int64_t>(pool_.threads(), tiles)), [&](int worker) {
+            for (int64_t t; (t = next.fetch_add(1)) < tiles;) {
+                const int64_t first = t * width;
+                one_tile(workers_[worker], x + first * linear_.columns(), int(std::min(width, tokens - first)),
+                         out + first * linear_.rows());
+            }
+        });
+    }
+
+  private:
+    struct Worker {
+        Buffer<float> x, y;
+        Buffer<char> rows, partial, grouped;
+        alignas(kAlign) float scale[T + 4 * kLanes] = {}, zero[T + 4 * kLanes] = {};
+        alignas(kAlign) float low[T + 4 * kLanes] = {}, high[T + 4 * kLanes] = {};
+    };
+
+    void one_tile(Worker &w, const float *x, int tokens, float *out) {
+        const float *from[T];
+        float *to[T];
+        for (int i = 0; i < tokens; i++) from[i] = x + i * linear_.columns(), to[i] = out + i * linear_.rows();
+        gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.data());
+        with_width<Kernel>(tokens, [&](auto width) {
+            constexpr int W = decltype(width)::value, B = Kernel::template kVector<W>;
+            Tile tile{reinterpret_cast<char *>(w.x.data()), nullptr, nullptr};
+            if (Kernel::kGroup > 1) {
+                Range range{w.low, w.high};
+                if (Kernel::kGroup == 4) find_range<Kernel, W>(w.x.data(), linear_.columns(), range);
+                tile = {w.rows.data(), w.scale, w.zero};
+                take_floats<Kernel, W>(w.x.data(), linear_.columns(), tile, range);
+            }
+            linear_.template run<W>(tile, w.partial.data(), w.grouped.data(), [&](uint32_t n, const auto *y) {
+                for (int j = 0; j < W * 4 / B; j++) store<B>(w.y.data() + size_t(n) * T + j * (B / 4), y[j]);
+            });
+        });
+        scatter_tokens<Kernel>(w.y.data(), tokens, linear_.rows(), to);
+    }
+
+    const Linear<Kernel> linear_;
+    Pool pool_;
+    std::vector<Worker> workers_;
+    std::mutex lock_;
+};
+
+// Base's template over the kernel of a dtype.
+template <template <class> class Of, class Base, class... Arguments>
+std::unique_ptr<Base> of_dtype(int32_t dtype, const Arguments &...arguments) {
+    if (dtype == FP_INT8) return std::make_unique<Of<Int8>>(arguments...);
+    if constexpr (kHasBf16)
+        if (dtype == FP_BFLOAT16) return std::make_unique<Of<BFloat16>>(arguments...);
+    return std::make_unique<Of<Float32>>(arguments...);
+}
+
+}  // namespace
+}  // namespace fp
+
+struct fp_encoder {
+    std::unique_ptr<fp::EncoderBase> encoder;
+};
+struct fp_linear {
+    std::unique_ptr<fp::LinearBase> linear;
+};
+
+extern "C" {
+
+int32_t fp_version(void) { return FP_VERSION; }
+
+int32_t fp_runs(const char *level) {
+    const std::string name = level;
+    if (name == "portable") return 1;  // or else we would not be here
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                      __builtin_cpu_supports("bmi2");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (name == "avx2") return avx2;
+    if (name == "avx512") return avx512;
+    if (name == "avx512_vnni") return vnni;
+    if (name == "avx512_bf16") return vnni && __builtin_cpu_supports("avx512bf16");
+#endif
+    return 0;
+}
+
+int32_t fp_offers(int32_t dtype) { return fp::offers(dtype); }
+
+int fp_encoder_new(const fp_settings *settings, fp_encoder **out, char *message, size_t size) {
+    return fp::guarded(message, size, [&] {
+        fp::check_settings(settings->dtype, settings->threads);
+        if (settings->hidden < 1 || settings->hidden > fp::kLargest)
+            throw fp::Error("hidden is " + std::to_string(settings->hidden) + "; 1 to " + std::to_string(fp::kLargest) +
+                            " can be run");
+        if (settings->head_dim < 1 || settings->head_dim > fp::kLargest)
+            throw fp::Error("head_dim is " + std::to_string(settings->head_dim) + "; it is at least 1");
+        if (settings->activation < FP_GELU || settings->activation > FP_RELU)
+            throw fp::Error("activation " + std::to_string(settings->activation) + " is not known");
+        *out = new fp_encoder{fp::of_dtype<fp::Encoder, fp::EncoderBase>(settings->dtype, *settings)};
+    });
+}
+
+int fp_encoder_add(fp_encoder *encoder, const fp_layer *layer, char *message, size_t size) {
+    return fp::guarded(message, size, [&] { encoder->encoder->add(*layer); });
+}
+
+int fp_encoder_run(fp_encoder *encoder, const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out,
+                   char *message, size_t size) {
+    return fp::guarded(message, size, [&] { encoder->encoder->run(hidden, mask, batch, length, out); });
+}
+
+int64_t fp_encoder_bytes(const fp_encoder *encoder) { return int64_t(encoder->encoder->bytes()); }
+
+void fp_encoder_free(fp_encoder *encoder) { delete encoder; }
+
+int fp_linear_new(const fp_matrix *matrix, int32_t dtype, int32_t threads, fp_linear **out, char *message, size_t size) {
+    return fp::guarded(message, size, [&] {
+        fp::check_settings(dtype, threads);
+        *out = new fp_linear{fp::of_dtype<fp::LinearAlone, fp::LinearBase>(dtype, *matrix, threads)};
+    });
+}
+
+int fp_linear_run(fp_linear *linear, const float *x, int64_t tokens, float *out, char *message, size_t size) {
+    return fp::guarded(message, size, [&] { linear->linear->run(x, tokens, out); });
+}
+
+int64_t fp_linear_bytes(const fp_linear *linear) { return int64_t(linear->linear->bytes()); }
+
+void fp_linear_free(fp_linear *linear) { delete linear; }
+
+}  // extern "C"

@@ -1,0 +1,70 @@
+// The plain C interface of the sparse engine; fineprune_runtime/native.py calls it through ctypes.
+//
+// Every function that can fail returns 0, or 1 with a message (UTF-8, cut to `size` bytes) that names
+// the bad value. Nothing is kept of the pointers that are passed in. An encoder or a linear layer may be
+// used from several threads; two of them share nothing.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#define FP_API __attribute__((visibility("default")))
+#define FP_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum fp_dtype { FP_FLOAT32 = 0, FP_BFLOAT16 = 1, FP_INT8 = 2 };
+enum fp_activation { FP_GELU = 0, FP_GELU_TANH = 1, FP_RELU = 2 };
+
+// A weight matrix of a linear layer, y = W x + bias: its stored elements in row-major order.
+typedef struct {
+    int64_t rows, columns;     // outputs, inputs
+    int64_t kept;              // stored elements
+    const int64_t *positions;  // [kept] flat, strictly ascending; null: every element is stored
+    const float *values;       // [kept]
+    const float *bias;         // [rows]; null: zeros
+    const float *scales;       // [rows], values are whole multiples of them, at most 127; null: none known
+} fp_matrix;
+
+// A post-norm encoder layer. `qkv` has the rows of query, key and value below one another, heads x head_dim
+// each; heads and the inner size of the feed-forward part may differ by layer, and be 0.
+typedef struct {
+    fp_matrix qkv, attention_output, ffn_in, ffn_out;
+    const float *attention_norm_weight, *attention_norm_bias;  // [hidden] each
+    const float *output_norm_weight, *output_norm_bias;
+} fp_layer;
+
+typedef struct {
+    int64_t hidden, head_dim;
+    float epsilon;       // of the layer norms
+    int32_t activation;  // fp_activation
+    int32_t dtype;       // fp_dtype
+    int32_t threads;
+} fp_settings;
+
+typedef struct fp_encoder fp_encoder;
+typedef struct fp_linear fp_linear;
+
+FP_API int32_t fp_version(void);
+FP_API int32_t fp_runs(const char *level);  // whether this processor has what a level's library needs; ask the portable one
+FP_API int32_t fp_offers(int32_t dtype);    // whether this library has kernels for it
+
+FP_API int fp_encoder_new(const fp_settings *, fp_encoder **, char *message, size_t size);
+FP_API int fp_encoder_add(fp_encoder *, const fp_layer *, char *message, size_t size);
+// hidden and out: [batch][length][hidden]. mask: [batch][length], null or non-zero where a token is.
+// `out` is zero where the mask is. Both may be the same memory.
+FP_API int fp_encoder_run(fp_encoder *, const float *hidden, const uint8_t *mask, int64_t batch, int64_t length,
+                          float *out, char *message, size_t size);
+FP_API int64_t fp_encoder_bytes(const fp_encoder *);  // memory of the packed weights
+FP_API void fp_encoder_free(fp_encoder *);
+
+FP_API int fp_linear_new(const fp_matrix *, int32_t dtype, int32_t threads, fp_linear **, char *message, size_t size);
+// x: [tokens][columns], out: [tokens][rows]
+FP_API int fp_linear_run(fp_linear *, const float *x, int64_t tokens, float *out, char *message, size_t size);
+FP_API int64_t fp_linear_bytes(const fp_linear *);
+FP_API void fp_linear_free(fp_linear *);
+
+#ifdef __cplusplus
+}
+#endif

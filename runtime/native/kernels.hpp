@@ -1,0 +1,194 @@
+// What differs between float32, bfloat16 and int8: a tile's rows, a step of the sparse loop, and how sums become
+// floats. Width is the number of tokens that are computed of a tile.
+#pragma once
+#include <type_traits>
+
+#include "dense.hpp"
+#include "sparse.hpp"
+
+namespace fp {
+
+// The activations of a tile, [features][kRow bytes]; int8 has a scale and a zero point for each token.
+struct Tile {
+    char *rows;
+    float *scale, *zero;
+};
+
+constexpr int64_t kCache = 48 * 1024;  // a block of a tile's rows should fit the first cache
+
+// What sums are multiplied by: nothing, where activations have no scale.
+template <int B>
+struct NoScale {
+    NoScale(const Tile &, int) {}
+    Floats<B> apply(Floats<B> sum, float, float) const { return sum; }
+};
+
+struct Float32 {
+    static constexpr int kTile = kBytes == 16 ? 16 : 32;
+    static constexpr int kNarrowest = kLanes;
+    static constexpr int kRow = 4 * kTile, kPartial = kRow, kStep = 2, kWords = 2;
+    static constexpr int64_t kBlock = kCache / kRow;
+    static constexpr int kGroup = 1;  // inputs in a word of the dense product
+    // From this density of a row on the dense product is faster: BERT-base shape, 1 x 128 tokens, AVX-512.
+    static constexpr float kDense = 0.5f;
+    typedef FloatDot Dot;
+    template <int Width>
+    static constexpr int kVector = kBytes;  // bytes of the vectors that rows are handed on in
+
+    static void encode(const float *values, float, std::vector<uint32_t> &out) {
+        for (int i = 0; i < kStep; i++) {
+            uint32_t word;
+            std::memcpy(&word, &values[i], 4);
+            out.push_back(word);
+        }
+    }
+    static uint32_t group(const float *values, float) {
+        uint32_t word;
+        std::memcpy(&word, values, 4);
+        return word;
+    }
+
+    template <int Width>
+    struct Sums {
+        static constexpr int kVectors = Width / kLanes;
+        Floats<> a[kVectors], b[kVectors];  // of even and odd elements: two sums hide the latency of one
+        void clear() {
+            for (int j = 0; j < kVectors; j++) a[j] = b[j] = Floats<>{};
+        }
+        void load(const char *at) {
+            for (int j = 0; j < kVectors; j++) a[j] = fp::load<Floats<>>(at + j * kBytes), b[j] = Floats<>{};
+        }
+        void store(char *at) const {
+            for (int j = 0; j < kVectors; j++) fp::store<kBytes>(at + j * kBytes, a[j] + b[j]);
+        }
+        void step(const char *x, const uint16_t *offset, const uint32_t *weight) {
+            float w[2];
+            std::memcpy(w, weight, 8);
+            const char *p = x + size_t(offset[0]) * 8, *q = x + size_t(offset[1]) * 8;
+#pragma GCC unroll 8
+            for (int j = 0; j < kVectors; j++) {
+                a[j] += fp::load<Floats<>>(p + j * kBytes) * w[0];
+                b[j] += fp::load<Floats<>>(q + j * kBytes) * w[1];
+            }
+        }
+        Floats<> sum(int j) const { return a[j] + b[j]; }
+    };
+    template <int B>
+    using Scale = NoScale<B>;
+};
+
+struct BFloat16 {
+    static constexpr int kTile = kBytes / 2;
+    static constexpr int kNarrowest = 8;
+    static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 2;
+    static constexpr int64_t kBlock = kCache / kRow;
+    static constexpr int kGroup = 2;
+    static constexpr float kDense = 0.42f;
+    typedef Bf16Dot Dot;
+    template <int Width>
+    static constexpr int kVector = 2 * Width;
+
+    static uint32_t bits(float x) {
+        uint32_t u;
+        std::memcpy(&u, &x, 4);
+        return (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, halves to even
+    }
+    static uint32_t group(const float *values, float) { return bits(values[0]) | bits(values[1]) << 16; }
+    static void encode(const float *values, float scale, std::vector<uint32_t> &out) {
+        for (int i = 0; i < kStep; i += 2) out.push_back(group(values + i, scale));
+    }
+
+    template <int Width>
+    struct Sums {
+        static constexpr int B = kVector<Width>, kVectors = 2;
+        Floats<B> a[2], b[2];  // of the first and second pair of a step: two sums hide the latency of one
+        void clear() { a[0] = a[1] = b[0] = b[1] = Floats<B>{}; }
+        void load(const char *at) {
+            for (int j = 0; j < 2; j++) a[j] = fp::load<Floats<B>>(at + j * B), b[j] = Floats<B>{};
+        }
+        void store(char *at) const {
+            for (int j = 0; j < 2; j++) fp::store<B>(at + j * B, a[j] + b[j]);
+        }
+        void step(const char *x, const uint16_t *offset, const uint32_t *weight) {
+            pair(x, offset, weight[0], a);
+            pair(x, offset + 2, weight[1], b);
+        }
+        static void pair(const char *x, const uint16_t *offset, uint32_t weight, Floats<B> *sum) {
+            const Words<B> p = fp::load<Words<B>>(x + size_t(offset[0]) * 8);
+            const Words<B> q = fp::load<Words<B>>(x + size_t(offset[1]) * 8);
+            const Words<B> w = splat_word<B>(weight);
+            sum[0] = dot2<B>(sum[0], low16<B>(p, q), w);
+            sum[1] = dot2<B>(sum[1], high16<B>(p, q), w);
+        }
+        Floats<B> sum(int j) const { return a[j] + b[j]; }
+    };
+    template <int B>
+    using Scale = NoScale<B>;
+};
+
+// Weights: whole levels from -127 to 127 times a scale of the output. Activations: bytes, (byte - zero) times a
+// scale of the token, both found from its smallest and largest value ("dynamic", asymmetric).
+struct Int8 {
+    static constexpr int kTile = kBytes;
+    static constexpr int kNarrowest = 16;
+    static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 1;
+    static constexpr int64_t kBlock = kCache / kRow;
+    static constexpr int kGroup = 4;
+    static constexpr float kDense = 0.5f;
+    typedef Int8Dot Dot;
+    template <int Width>
+    static constexpr int kVector = Width;
+
+    static int level(float value, float scale) { return scale > 0 ? int(std::lrint(value / scale)) : 0; }
+    static uint32_t group(const float *values, float scale) {
+        uint32_t word = 0;
+        for (int i = 0; i < 4; i++) word |= uint32_t(level(values[i], scale) & 255) << 8 * i;
+        return word;
+    }
+    static void encode(const float *values, float scale, std::vector<uint32_t> &out) { out.push_back(group(values, scale)); }
+
+    template <int Width>
+    struct Sums {
+        static constexpr int B = kVector<Width>, kVectors = 4;
+        Ints<B> a[4];
+        void clear() {
+            for (int j = 0; j < 4; j++) a[j] = Ints<B>{};
+        }
+        void load(const char *at) {
+            for (int j = 0; j < 4; j++) a[j] = fp::load<Ints<B>>(at + j * B);
+        }
+        void store(char *at) const {
+            for (int j = 0; j < 4; j++) put(at + j * B, a[j]);
+        }
+        void step(const char *x, const uint16_t *offset, const uint32_t *weight) {
+            Words<B> row[4], x4[4];
+            for (int j = 0; j < 4; j++) row[j] = fp::load<Words<B>>(x + size_t(offset[j]) * 8);
+            interleave4<B>(row, x4);
+            const Words<B> w = splat_word<B>(*weight);
+            for (int j = 0; j < 4; j++) a[j] = dot4<B>(a[j], x4[j], w);
+        }
+        Ints<B> sum(int j) const { return a[j]; }
+    };
+    template <int B>
+    struct Scale {
+        Floats<B> scale, zero;
+        Scale(const Tile &tile, int token)
+            : scale(fp::load<Floats<B>>(tile.scale + token)), zero(fp::load<Floats<B>>(tile.zero + token)) {}
+        // `total` is the sum of the row's levels: every one of them was multiplied by byte, not by (byte - zero).
+        Floats<B> apply(Ints<B> sum, float row, float total) const {
+            return (__builtin_convertvector(sum, Floats<B>) - zero * total) * scale * row;
+        }
+    };
+};
+
+// Calls f with the narrowest width that holds so many tokens of a tile, as a compile-time number.
+template <class Kernel, class F>
+inline void with_width(int64_t tokens, F &&f) {
+    if constexpr (Kernel::kTile / 4 >= Kernel::kNarrowest)
+        if (tokens <= Kernel::kTile / 4) return f(std::integral_constant<int, Kernel::kTile / 4>());
+    if constexpr (Kernel::kTile / 2 >= Kernel::kNarrowest)
+        if (tokens <= Kernel::kTile / 2) return f(std::integral_constant<int, Kernel::kTile / 2>());
+    f(std::integral_constant<int, Kernel::kTile>());
+}
+
+}  // namespace fp

@@ -1,0 +1,86 @@
+// A weight matrix as the caller gives it: checked once, then read row by row.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+namespace fp {
+
+struct Error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+constexpr int64_t kLargest = 1 << 16;  // inputs or outputs of a layer: int8 sums of more would overflow
+constexpr int64_t kMostRows = 1 << 20;
+
+inline void check_finite(const float *values, int64_t count, const std::string &what) {
+    for (int64_t i = 0; i < count; i++)
+        if (!std::isfinite(values[i])) throw Error(what + " " + std::to_string(i) + " is not finite");
+}
+
+// Where each row's stored elements begin; one more entry ends the last.
+inline std::vector<int64_t> check(const fp_matrix &m, const std::string &name) {
+    if (m.rows < 0 || m.rows > kMostRows || m.columns < 0 || m.columns > kLargest)
+        throw Error(name + ": is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + "; at most " +
+                    std::to_string(kMostRows) + " x " + std::to_string(kLargest) + " can be run");
+    const int64_t size = m.rows * m.columns;
+    if (m.kept < 0 || m.kept > size || (!m.positions && m.kept != size) || (m.kept && !m.values))
+        throw Error(name + ": stores " + std::to_string(m.kept) + " of " + std::to_string(size) + " elements");
+    std::vector<int64_t> begins(m.rows + 1, m.kept);
+    if (!m.positions) {
+        for (int64_t row = 0; row < m.rows; row++) begins[row] = row * m.columns;
+    } else {
+        int64_t row = 0, last = -1;
+        for (int64_t i = 0; i < m.kept; i++) {
+            const int64_t at = m.positions[i];
+            if (at <= last || at >= size)
+                throw Error(name + ": position " + std::to_string(i) + " is " + std::to_string(at) + " after " +
+                            std::to_string(last) + "; they rise, and end below " + std::to_string(size));
+            for (; row * m.columns <= at; row++) begins[row] = i;
+            last = at;
+        }
+    }
+    check_finite(m.values, m.kept, name + ": value");
+    if (m.bias) check_finite(m.bias, m.rows, name + ": bias");
+    if (m.scales) check_finite(m.scales, m.rows, name + ": scale");
+    return begins;
+}
+
+// One stored element of a row.
+struct Element {
+    int32_t column;
+    float value;
+};
+
+class Rows {
+  public:
+    Rows(const fp_matrix &m, const std::string &name) : begins_(check(m, name)), m_(m) {}
+    int64_t count() const { return m_.rows; }
+    int64_t columns() const { return m_.columns; }
+    int64_t kept() const { return m_.kept; }
+    float bias(int64_t row) const { return m_.bias ? m_.bias[row] : 0.0f; }
+    int64_t size(int64_t row) const { return begins_[row + 1] - begins_[row]; }
+    Element element(int64_t row, int64_t i) const {
+        const int64_t at = begins_[row] + i;
+        const int64_t column = m_.positions ? m_.positions[at] - row * m_.columns : i;
+        return {int32_t(column), m_.values[at]};
+    }
+    // What an int8 level is worth in a row: the stored scale, or its largest value's 127th part.
+    float scale(int64_t row) const {
+        float largest = 0;
+        for (int64_t i = begins_[row]; i < begins_[row + 1]; i++) largest = std::fmax(largest, std::fabs(m_.values[i]));
+        const float given = m_.scales ? m_.scales[row] : 0;
+        // A scale that does not reach the largest value is not the one that the values were made with.
+        return given > 0 && largest <= given * 127.5f ? given : largest / 127.0f;
+    }
+
+  private:
+    std::vector<int64_t> begins_;
+    const fp_matrix &m_;
+};
+
+}  // namespace fp

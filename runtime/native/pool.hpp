@@ -1,0 +1,126 @@
+// The threads of one engine. They wait between calls, and die with it.
+#pragma once
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fp {
+
+class Pool {
+  public:
+    explicit Pool(int threads) : threads_(threads) {}
+    ~Pool() {
+        if (crew_ && crew_->process == getpid()) crew_->dismiss();
+        else crew_.release();  // after a fork the threads are not here, and cannot be joined
+    }
+    Pool(const Pool &) = delete;
+    Pool &operator=(const Pool &) = delete;
+
+    int threads() const { return threads_; }
+
+    // Calls work(worker) on `workers` threads, this one among them, and returns when all are done.
+    void run(int workers, const std::function<void(int)> &work) {
+        workers_ = workers;
+        arrived_ = 0;
+        if (workers == 1) return work(0);
+        if (crew_ && crew_->process != getpid()) crew_.release();
+        if (!crew_) crew_ = std::make_unique<Crew>(threads_ - 1);
+        crew_->start(workers - 1, work);
+        work(0);
+        crew_->finish();
+    }
+
+    // Within run(): waits until all workers are here.
+    void barrier() {
+        if (workers_ == 1) return;
+        const uint32_t round = round_.load();
+        if (arrived_.fetch_add(1) + 1 == uint32_t(workers_)) {
+            arrived_ = 0;
+            round_.fetch_add(1);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) rest(spins);
+    }
+
+  private:
+    static void rest(int spins) {
+        if (spins > 4096) return std::this_thread::yield();  // someone else needs the core
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+
+    struct Crew {
+        explicit Crew(int size) : process(getpid()) {
+            try {
+                for (int i = 0; i < size; i++) threads.emplace_back([this, i] { serve(i); });
+            } catch (...) {
+                dismiss();
+                throw;
+            }
+        }
+        void start(int workers, const std::function<void(int)> &what) {
+            {
+                std::lock_guard<std::mutex> hold(lock);
+                work = &what;
+                active = workers;
+                busy = workers;
+                job.fetch_add(1);
+            }
+            wake.notify_all();
+        }
+        void finish() {
+            for (int spins = 0; busy.load(std::memory_order_acquire) != 0; spins++) rest(spins);
+        }
+        void serve(int index) {
+            uint64_t seen = 0;
+            for (;;) {
+                for (int spins = 0; spins < 4096 && job.load(std::memory_order_acquire) == seen; spins++) rest(spins);
+                bool mine;
+                {
+                    std::unique_lock<std::mutex> hold(lock);
+                    wake.wait(hold, [&] { return job.load() != seen || over; });
+                    if (over) return;
+                    seen = job.load();
+                    mine = index < active;
+                }
+                if (!mine) continue;
+                (*work)(index + 1);
+                busy.fetch_sub(1);
+            }
+        }
+        void dismiss() {
+            {
+                std::lock_guard<std::mutex> hold(lock);
+                over = true;
+            }
+            wake.notify_all();
+            for (std::thread &thread : threads) thread.join();
+        }
+
+        const pid_t process;
+        std::mutex lock;
+        std::condition_variable wake;
+        std::vector<std::thread> threads;
+        const std::function<void(int)> *work = nullptr;
+        int active = 0;
+        bool over = false;
+        std::atomic<uint64_t> job{0};
+        std::atomic<int> busy{0};
+    };
+
+    const int threads_;
+    int workers_ = 1;
+    std::unique_ptr<Crew> crew_;
+    std::atomic<uint32_t> arrived_{0}, round_{0};
+};
+
+}  // namespace fp

@@ -1,0 +1,243 @@
+// Vectors of this instruction level, in GCC's and clang's vector extensions; intrinsics only where those
+// have no word for an instruction. Everything else is written over Floats<B>, B bytes wide.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fp {
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kLanes = kBytes / 4;  // floats in a full vector
+constexpr int kAlign = 64;
+
+#if defined(__AVX512BF16__)
+constexpr bool kHasBf16 = true;
+#else
+constexpr bool kHasBf16 = false;
+#endif
+
+template <class E, int B>
+struct VecOf {
+    typedef E type __attribute__((vector_size(B)));
+    // For loads and stores at any address, of any type of memory. (A memcpy into an array of vectors made
+    // gcc 12 emit code 20 times slower.)
+    typedef E loose __attribute__((vector_size(B), aligned(1), may_alias));
+};
+template <int B = kBytes>
+using Floats = typename VecOf<float, B>::type;
+template <int B = kBytes>
+using Ints = typename VecOf<int32_t, B>::type;
+template <int B = kBytes>
+using Words = typename VecOf<uint32_t, B>::type;
+
+template <class V>
+inline V load(const void *at);
+#define FP_LOADS(E, B) \
+    template <> inline VecOf<E, B>::type load<VecOf<E, B>::type>(const void *at) { \
+        return (VecOf<E, B>::type)*(const VecOf<E, B>::loose *)at; }
+#define FP_LOAD_TYPES(B) FP_LOADS(float, B) FP_LOADS(int32_t, B) FP_LOADS(uint32_t, B) FP_LOADS(uint8_t, B)
+FP_LOAD_TYPES(16)
+#if defined(__AVX2__)
+FP_LOAD_TYPES(32)
+#endif
+#if defined(__AVX512BW__)
+FP_LOAD_TYPES(64)
+#endif
+#undef FP_LOADS
+#undef FP_LOAD_TYPES
+
+template <class E, int B>
+inline void store_as(void *at, typename VecOf<E, B>::type v) { *(typename VecOf<E, B>::loose *)at = v; }
+template <int B> inline void store(void *at, Floats<B> v) { store_as<float, B>(at, v); }
+template <class V> inline void put(void *at, V v) { store_as<uint8_t, sizeof(V)>(at, (typename VecOf<uint8_t, sizeof(V)>::type)v); }
+
+template <int B> inline Floats<B> splat(float x) { return x - Floats<B>{}; }  // x - 0 is x, also for -0
+template <int B> inline Words<B> splat_word(uint32_t x) { return x - Words<B>{}; }
+
+// The larger and the smaller one; b where either is NaN, as x86 does.
+template <int B>
+inline Floats<B> larger(Floats<B> a, Floats<B> b) {
+#if defined(__AVX512F__)
+    if constexpr (B == 64) return (Floats<B>)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+    return a > b ? a : b;
+}
+template <int B>
+inline Floats<B> smaller(Floats<B> a, Floats<B> b) {
+#if defined(__AVX512F__)
+    if constexpr (B == 64) return (Floats<B>)_mm512_min_ps((__m512)a, (__m512)b);
+#endif
+    return a < b ? a : b;
+}
+
+// To the nearest whole number, for |x| < 2^22: adding 1.5 x 2^23 leaves no bits for a fraction.
+template <int B>
+inline Floats<B> nearest(Floats<B> x) {
+    const Floats<B> magic = splat<B>(12582912.0f);
+    return (x + magic) - magic;
+}
+
+// e^x to 2 ulp; below -87 it stays there, above 88 too. Cephes' polynomial (Moshier 1992).
+template <int B>
+inline Floats<B> exponential(Floats<B> x) {
+    x = smaller<B>(larger<B>(x, splat<B>(-87.0f)), splat<B>(88.0f));
+    const Floats<B> n = nearest<B>(x * 1.44269504f);
+    Floats<B> r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    Floats<B> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + (r + 1.0f);
+    const Ints<B> power = (__builtin_convertvector(n, Ints<B>) + 127) << 23;
+    return p * (Floats<B>)power;
+}
+
+// x Phi(x), with the error function as a quotient of polynomials, good to 1e-7 (coefficients of Eigen's erf).
+template <int B>
+inline Floats<B> gelu(Floats<B> x) {
+    const Floats<B> z = larger<B>(smaller<B>(x * 0.70710678118f, splat<B>(3.925f)), splat<B>(-3.925f));
+    const Floats<B> u = z * z;
+    Floats<B> p = u * -2.72614225801306e-10f + 2.77068142495902e-08f;
+    p = p * u + -2.10102402082508e-06f;
+    p = p * u + -5.69250639462346e-05f;
+    p = p * u + -7.34990630326855e-04f;
+    p = p * u + -2.95459980854025e-03f;
+    p = p * u + -1.60960333262415e-02f;
+    Floats<B> q = u * -1.45660718464996e-05f + -2.13374055278905e-04f;
+    q = q * u + -1.68282697438203e-03f;
+    q = q * u + -7.37332916720468e-03f;
+    q = q * u + -1.42647390514189e-02f;
+    const Floats<B> half = x * 0.5f;
+    return half + half * (z * p / q);
+}
+
+// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and 0.5 (1 + tanh(t)) = 1 / (1 + e^-2t).
+template <int B>
+inline Floats<B> gelu_tanh(Floats<B> x) {
+    const Floats<B> t = (x * x * x * 0.044715f + x) * 1.5957691216f;
+    return x / (exponential<B>(-t) + 1.0f);
+}
+
+// -- 16- and 8-bit rows --------------------------------------------------------------------------
+//
+// A row of a bfloat16 or int8 tile is stored in "packed order": the order in which narrowing packs whole
+// vectors, which interleaving undoes. pack16(a, b) and pack8(a, b, c, d) write it, and after
+// interleaving two (four) such rows the 32-bit lanes hold tokens in natural order, with no permutation.
+
+#if defined(__x86_64__)
+#define FP_UNPACKS(NAME, OP) \
+    template <int B> inline Words<B> NAME(Words<B> a, Words<B> b); \
+    template <> inline Words<16> NAME<16>(Words<16> a, Words<16> b) { return (Words<16>)_mm_##OP((__m128i)a, (__m128i)b); } \
+    FP_UNPACKS32(NAME, OP) FP_UNPACKS64(NAME, OP)
+#if defined(__AVX2__)
+#define FP_UNPACKS32(NAME, OP) \
+    template <> inline Words<32> NAME<32>(Words<32> a, Words<32> b) { return (Words<32>)_mm256_##OP((__m256i)a, (__m256i)b); }
+#else
+#define FP_UNPACKS32(NAME, OP)
+#endif
+#if defined(__AVX512BW__)
+#define FP_UNPACKS64(NAME, OP) \
+    template <> inline Words<64> NAME<64>(Words<64> a, Words<64> b) { return (Words<64>)_mm512_##OP((__m512i)a, (__m512i)b); }
+#else
+#define FP_UNPACKS64(NAME, OP)
+#endif
+FP_UNPACKS(low16, unpacklo_epi16)
+FP_UNPACKS(high16, unpackhi_epi16)
+FP_UNPACKS(low8, unpacklo_epi8)
+FP_UNPACKS(high8, unpackhi_epi8)
+FP_UNPACKS(narrow32, packus_epi32)  // two vectors of 32 bits, each at most 65,535, to one of 16
+FP_UNPACKS(narrow16, packus_epi16)  // two vectors of 16 bits, each at most 255, to one of 8
+#undef FP_UNPACKS
+#undef FP_UNPACKS32
+#undef FP_UNPACKS64
+#else  // one 128-bit lane: packed order is natural order
+typedef VecOf<uint16_t, 16>::type Halves;
+typedef VecOf<uint8_t, 16>::type Octets;
+template <int B> inline Words<B> low16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 8, 1, 9, 2, 10, 3, 11); }
+template <int B> inline Words<B> high16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 4, 12, 5, 13, 6, 14, 7, 15); }
+template <int B> inline Words<B> low8(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); }
+template <int B> inline Words<B> high8(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
+template <int B> inline Words<B> narrow32(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 2, 4, 6, 8, 10, 12, 14); }
+template <int B> inline Words<B> narrow16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30); }
+#endif
+
+// The upper half of each float, rounded to nearest (halves away from zero), as the lower half of a word.
+template <int B>
+inline Words<B> bf16_bits(Floats<B> x) { return ((Words<B>)x + 0x8000u) >> 16; }
+template <int B>
+inline Words<B> pack16(Floats<B> a, Floats<B> b) { return narrow32<B>(bf16_bits<B>(a), bf16_bits<B>(b)); }
+// Back to floats: bfloat16 is the upper half of one.
+template <int B>
+inline void unpack16(Words<B> row, Floats<B> &a, Floats<B> &b) {
+    a = (Floats<B>)low16<B>(Words<B>{}, row);
+    b = (Floats<B>)high16<B>(Words<B>{}, row);
+}
+// Two rows' values of a token side by side in one word, the first in its lower half.
+template <int B>
+inline Words<B> pair(Floats<B> first, Floats<B> second) {
+    return bf16_bits<B>(first) | (((Words<B>)second + 0x8000u) & 0xffff0000u);
+}
+
+// Four vectors of whole numbers from 0 to 255, to bytes in packed order.
+template <int B>
+inline Words<B> pack8(const Floats<B> *x) {
+    Words<B> w[4];
+    for (int i = 0; i < 4; i++) w[i] = (Words<B>)__builtin_convertvector(x[i], Ints<B>);
+    return narrow16<B>(narrow32<B>(w[0], w[1]), narrow32<B>(w[2], w[3]));
+}
+// Four rows of bytes to four vectors whose words hold the four rows' values of a token.
+template <int B>
+inline void interleave4(const Words<B> *row, Words<B> *out) {
+    const Words<B> a = low8<B>(row[0], row[1]), b = high8<B>(row[0], row[1]);
+    const Words<B> c = low8<B>(row[2], row[3]), d = high8<B>(row[2], row[3]);
+    out[0] = low16<B>(a, c);
+    out[1] = high16<B>(a, c);
+    out[2] = low16<B>(b, d);
+    out[3] = high16<B>(b, d);
+}
+
+// sum + x.lower * w.lower + x.upper * w.upper, of bfloat16.
+template <int B>
+inline Floats<B> dot2(Floats<B> sum, Words<B> x, Words<B> w) {
+#if defined(__AVX512BF16__)
+    if constexpr (B == 64) return (Floats<B>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+    if constexpr (B == 32) return (Floats<B>)_mm256_dpbf16_ps((__m256)sum, (__m256bh)x, (__m256bh)w);
+    if constexpr (B == 16) return (Floats<B>)_mm_dpbf16_ps((__m128)sum, (__m128bh)x, (__m128bh)w);
+#endif
+    sum += (Floats<B>)(x << 16) * (Floats<B>)(w << 16);
+    return sum + (Floats<B>)(x & 0xffff0000u) * (Floats<B>)(w & 0xffff0000u);
+}
+
+// sum + the four products of unsigned bytes of x with signed bytes of w.
+template <int B>
+inline Ints<B> dot4(Ints<B> sum, Words<B> x, Words<B> w) {
+#if defined(__AVX512VNNI__)
+    if constexpr (B == 64) return (Ints<B>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+    if constexpr (B == 32) return (Ints<B>)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
+    if constexpr (B == 16) return (Ints<B>)_mm_dpbusd_epi32((__m128i)sum, (__m128i)x, (__m128i)w);
+#endif
+    const Ints<B> v = (Ints<B>)w;
+    sum += (Ints<B>)(x & 255u) * ((v << 24) >> 24);
+    sum += (Ints<B>)((x >> 8) & 255u) * ((v << 16) >> 24);
+    sum += (Ints<B>)((x >> 16) & 255u) * ((v << 8) >> 24);
+    return sum + (Ints<B>)(x >> 24) * (v >> 24);
+}
+
+}  // namespace fp

@@ -1,0 +1,96 @@
+"""What stands on the encoder: from its output to a logit for each class, or for each class and token."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fineprune_runtime.architectures import architecture, task, whole
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.folder import Folder
+
+Floats = NDArray[np.float32]
+
+_erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has none; a row for each text is little
+
+
+class Dense(NamedTuple):
+    """One linear layer, stored with its zeros."""
+
+    weight: Floats
+    """(outputs, inputs)"""
+    bias: Floats
+    """(outputs,)"""
+
+    def __call__(self, x: Floats) -> Floats:
+        """(..., inputs) to (..., outputs)."""
+        return x @ self.weight.T + self.bias
+
+
+class Head(NamedTuple):
+    """A linear layer over each token; of a classifier of texts another one before it, on the first token."""
+
+    out: Dense
+    pooler: Dense | None = None
+    activation: str = ""
+
+    def __call__(self, hidden: Floats) -> Floats:
+        """Logits of the encoder's output, (batch, length, hidden): (batch, classes) with a pooler, else
+        (batch, length, classes).
+        """
+        if self.pooler is None:
+            return self.out(hidden)
+        return self.out(_activate(self.pooler(hidden[:, 0]), self.activation))
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return sum(array.nbytes for layer in (self.out, self.pooler) if layer for array in layer)
+
+
+def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes by id; LABEL_0, LABEL_1 where config.json names none. Raises `EngineError`."""
+    named = config.get("id2label")
+    if named is None:
+        return tuple(f"LABEL_{index}" for index in range(whole(config, "num_labels", 2)))
+    if not isinstance(named, dict) or not named or set(named) != {str(index) for index in range(len(named))}:
+        raise EngineError(f"id2label in config.json is {named!r}, expected names for the ids 0, 1, 2, …")
+    return tuple(str(named[str(index)]) for index in range(len(named)))
+
+
+def read_head(folder: Folder) -> Head:
+    """The head for the task of a folder's model. Raises `EngineError`."""
+    config = folder.config
+    hidden, classes = whole(config, "hidden_size"), len(labels(config))
+
+    def dense(name: str, outputs: int) -> Dense:
+        weight = folder.dense(f"{name}.weight", (outputs, hidden))
+        return Dense(weight, folder.dense(f"{name}.bias", (outputs,)))
+
+    kind = task(config)
+    if kind == "tokens":
+        return Head(dense("classifier", classes))
+    if kind == "questions":
+        if classes != 2:
+            raise EngineError(f"config.json names {classes} labels; starts and ends of answers are 2")
+        return Head(dense("qa_outputs", 2))
+    first, activation, last = architecture(config).pooled
+    return Head(dense(last, classes), dense(first, hidden), activation)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities over the last dimension."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _activate(x: Floats, activation: str) -> Floats:
+    if activation == "tanh":
+        return np.tanh(x)
+    if activation == "relu":
+        return np.maximum(x, np.float32(0))
+    result: Floats = x * np.float32(0.5) * (1 + _erf(x * np.float32(math.sqrt(0.5))))  # "gelu"
+    return result

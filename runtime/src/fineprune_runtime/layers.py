@@ -1,0 +1,82 @@
+"""What an encoder is made of: matrices by their stored elements, linear layers, norms, layers."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fineprune_runtime import codec
+from fineprune_runtime.errors import EngineError
+
+Floats = NDArray[np.float32]
+
+
+class Matrix(NamedTuple):
+    """A weight matrix by its stored elements; y = W x has `shape` (outputs, inputs)."""
+
+    shape: tuple[int, int]
+    positions: NDArray[np.int64] | None
+    """(kept,), flat in row-major order, strictly ascending; None: every element is stored."""
+    values: Floats
+    """(kept,)."""
+    scales: Floats | None = None
+    """(outputs,): `values` are int8 levels times these; None where that is not so."""
+
+    @classmethod
+    def from_dense(cls, array: ArrayLike) -> Self:
+        """Of the elements of `array`, (outputs, inputs), that are not zero."""
+        dense = np.asarray(array, dtype=np.float32)
+        if dense.ndim != 2:
+            raise EngineError(f"a matrix has 2 dimensions, and this array {dense.ndim}: shape {dense.shape}")
+        positions = np.flatnonzero(dense)
+        if len(positions) == dense.size:
+            return cls(dense.shape, None, dense.reshape(-1))
+        return cls(dense.shape, positions, dense.reshape(-1)[positions])
+
+    @classmethod
+    def from_blob(cls, blob: codec.Bytes, shape: tuple[int, int]) -> Self:
+        """Of a packed matrix of a compact checkpoint, never made dense; raises `codec.CodecError`."""
+        packed = codec.take_apart(blob, shape)
+        values = np.asarray(codec.dequantized(packed), dtype=np.float32)
+        positions = None if len(values) == shape[0] * shape[1] else packed.positions
+        return cls(shape, positions, values, packed.scales if len(packed.scales) else None)
+
+    @property
+    def density(self) -> float:
+        """The share of elements that are stored, 0 to 1."""
+        size = self.shape[0] * self.shape[1]
+        return len(self.values) / size if size else 0.0
+
+    def to_dense(self) -> Floats:
+        """As an array of `shape`."""
+        dense = np.zeros(self.shape[0] * self.shape[1], np.float32)
+        dense[slice(None) if self.positions is None else self.positions] = self.values
+        return dense.reshape(self.shape)
+
+
+class Linear(NamedTuple):
+    """y = W x + b."""
+
+    weight: Matrix
+    bias: Floats | None
+    """(outputs,); None: zeros."""
+
+
+class Norm(NamedTuple):
+    """A layer norm's weight and bias, (hidden,) each."""
+
+    weight: Floats
+    bias: Floats
+
+
+class Layer(NamedTuple):
+    """An encoder layer with its norms behind the sums, as in BERT (Vaswani et al. 2017)."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    attention_output: Linear
+    attention_norm: Norm
+    ffn_in: Linear
+    ffn_out: Linear
+    output_norm: Norm

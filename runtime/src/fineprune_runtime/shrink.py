@@ -1,0 +1,102 @@
+"""Leaves out of a layer what cannot change its result: dead heads and dead inner neurons.
+
+A head is dead when the attention's output reads none of its rows, or when its value rows are empty: then
+it gives the value's bias, whatever the keys, since the weights of a softmax add up to one. An inner neuron
+is dead when nothing reads it, or when its row is empty: it gives activation(bias). What a dead
+part still gives is a constant, and goes into the bias of the matrix that reads it.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
+
+
+def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
+    """The same layer with fewer heads and inner neurons; `layer` itself where none is dead."""
+    inner = layer.attention_output.weight.shape[1]
+    if head_dim > 0 and layer.value.weight.shape[0] == inner and inner % head_dim == 0:
+        read = _columns_used(layer.attention_output.weight).reshape(-1, head_dim).any(axis=1)
+        reached = _rows_used(layer.value.weight).reshape(-1, head_dim).any(axis=1)
+        alive = np.repeat(read & reached, head_dim)
+        if not alive.all():
+            layer = layer._replace(
+                query=_rows(layer.query, alive),
+                key=_rows(layer.key, alive),
+                value=_rows(layer.value, alive),
+                attention_output=_without(layer.attention_output, alive, _bias(layer.value)),
+            )
+    if layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1]:
+        alive = _columns_used(layer.ffn_out.weight) & _rows_used(layer.ffn_in.weight)
+        if not alive.all():
+            given = _activate(_bias(layer.ffn_in), activation)
+            layer = layer._replace(
+                ffn_in=_rows(layer.ffn_in, alive), ffn_out=_without(layer.ffn_out, alive, given)
+            )
+    return layer
+
+
+def _rows_used(matrix: Matrix) -> NDArray[np.bool_]:
+    rows, columns = matrix.shape
+    if matrix.positions is None:
+        return np.full(rows, columns > 0)
+    used = np.zeros(rows, np.bool_)
+    used[matrix.positions // max(columns, 1)] = True
+    return used
+
+
+def _columns_used(matrix: Matrix) -> NDArray[np.bool_]:
+    rows, columns = matrix.shape
+    if matrix.positions is None:
+        return np.full(columns, rows > 0)
+    used = np.zeros(columns, np.bool_)
+    used[matrix.positions % max(columns, 1)] = True
+    return used
+
+
+def _bias(linear: Linear) -> NDArray[np.float64]:
+    rows = linear.weight.shape[0]
+    return np.zeros(rows) if linear.bias is None else np.asarray(linear.bias, dtype=np.float64)
+
+
+def _parts(matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    positions = np.arange(len(matrix.values)) if matrix.positions is None else matrix.positions
+    row, column = np.divmod(positions, max(matrix.shape[1], 1))
+    return row, column, matrix.values
+
+
+def _rows(linear: Linear, alive: NDArray[np.bool_]) -> Linear:
+    """Without the outputs that are not `alive`."""
+    row, column, values = _parts(linear.weight)
+    columns, keep = linear.weight.shape[1], alive[row]
+    place = np.cumsum(alive) - 1
+    scales = linear.weight.scales
+    weight = Matrix(
+        (int(alive.sum()), columns),
+        place[row[keep]] * columns + column[keep],
+        values[keep],
+        None if scales is None else scales[alive],
+    )
+    return Linear(weight, None if linear.bias is None else linear.bias[alive])
+
+
+def _without(linear: Linear, alive: NDArray[np.bool_], constant: NDArray[np.float64]) -> Linear:
+    """Without the inputs that are not `alive`, each of which is always `constant`."""
+    row, column, values = _parts(linear.weight)
+    rows, keep = linear.weight.shape[0], alive[column]
+    place, columns = np.cumsum(alive) - 1, int(alive.sum())
+    added = np.bincount(row[~keep], values[~keep] * constant[column[~keep]], minlength=rows)
+    weight = Matrix(
+        (rows, columns), row[keep] * columns + place[column[keep]], values[keep], linear.weight.scales
+    )
+    return Linear(weight, (_bias(linear) + added).astype(np.float32))
+
+
+def _activate(x: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
+    if activation == "relu":
+        return np.maximum(x, 0.0)
+    if activation == "gelu_tanh":
+        return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1.0 + np.array([math.erf(value / math.sqrt(2.0)) for value in x]))

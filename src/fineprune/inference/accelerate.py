@@ -1,0 +1,220 @@
+"""accelerate(): hand a pruned model's weights to the sparse engine, in place."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+
+import torch
+from torch import nn
+
+from fineprune._strict import near
+from fineprune.checkpoint.packing import SPARSE, PackedLinear
+from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.inference import fallback
+from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_layers
+from fineprune.inference.linear_module import SparseLinear
+from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
+from fineprune.pruning.pruner import Pruner, masked_modules
+from fineprune.pruning.targets import is_linear, refuse_accelerated
+from fineprune_runtime import architectures, engine, native
+from fineprune_runtime.errors import EngineError
+
+Dtype = Literal["float32", "bfloat16", "int8"]
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class _Whole(NamedTuple):
+    """Of the encoders that were replaced."""
+
+    encoders: int
+    pruned: bool
+    """Whether one of them had anything to gain."""
+    reasons: list[str]
+    """Why others were not replaced."""
+
+
+class _Count(NamedTuple):
+    """Of the linear layers that were looked at one by one."""
+
+    replaced: int = 0
+    dense: int = 0
+    """Pruned, and left to torch."""
+
+
+def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = None) -> Model:
+    """Let the sparse engine run a pruned model on the CPU, in place; returns the model, in evaluation mode.
+
+    `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
+    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA and DistilBERT is run whole; of any other
+    model each pruned linear layer (nn.Linear, transformers' Conv1D) by itself, which is said by a
+    `FinepruneWarning`, as is a model that has no zeros. Embeddings, poolers and heads stay in torch.
+
+    `dtype` is what the engine computes in: "float32" gives the model's answers up to rounding, "bfloat16" and
+    "int8" are faster and coarser, where the processor has instructions for them. `threads` is how many the
+    engine uses; None: as many as torch does now. Without the engine's native library torch's own sparse
+    matrices are used, in "float32" and on torch's threads, with a warning.
+
+    What the engine took is gone from the model: calls, pipelines and deep copies work as before;
+    attentions, hidden states of inner layers, training, saving and pickling do not and say so. Raises
+    `FinepruneError` for settings that are unknown or that this processor does not have, and for a model that
+    is still being pruned, is accelerated already, or is not on the CPU.
+    """
+    check(model)
+    available = native.dtypes()  # none without a native library
+    _check_settings(dtype, threads, available)
+    threads = torch.get_num_threads() if threads is None else threads
+    model.eval()
+    try:
+        if available:
+            _by_engine(model, dtype, threads)
+        else:
+            _by_torch(model)
+    except EngineError as error:
+        raise FinepruneError(str(error)) from error
+    return model
+
+
+def check(model: Any) -> None:
+    """Raise `FinepruneError` for a model that cannot be accelerated as it is."""
+    if isinstance(model, Pruner):
+        raise FinepruneError("a pruner cannot be accelerated: fineprune.finalize(pruner.model) first")
+    if not isinstance(model, nn.Module):
+        raise FinepruneError(f"model={type(model).__name__}: accelerate takes a torch.nn.Module")
+    refuse_accelerated(model, "it cannot be accelerated twice; load it again for other settings")
+    if any(True for _ in masked_modules(model)):
+        raise FinepruneError("this model is still being pruned: fineprune.finalize(model) first")
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "cpu":
+            raise FinepruneError(
+                f"{name} is on {parameter.device}, and the engine runs on the CPU: model.to('cpu') first"
+            )
+
+
+def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> None:
+    known = get_args(Dtype)
+    if dtype not in known:
+        close = near(str(dtype), known)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise FinepruneError(f"dtype={dtype!r}: {hint}allowed are {', '.join(known)}")
+    if dtype not in (available or ("float32",)):
+        here = (
+            f"this processor has {', '.join(available)}"
+            if available
+            else ("the engine's native library is missing, and without it there is float32 alone")
+        )
+        raise FinepruneError(f"dtype={dtype!r}: {here}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise FinepruneError(
+            f"threads={threads!r}: expected a whole number of 1 or more, or None for as many as torch uses; "
+            f"{os.cpu_count()} processors are here"
+        )
+
+
+def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
+    """Run whole what can be run whole, and then single layers of the rest."""
+    whole = _whole_encoders(model, dtype, threads)
+    # Whatever is pruned at all: the engine itself chooses how, and its dense product is not the slower one.
+    count = _each_layer(model, lambda each: engine.SparseLinear(each, dtype=dtype, threads=threads), SPARSE)
+    reasons = whole.reasons
+    if not whole.encoders and not reasons:
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        named = f"model_type {kind!r}" if kind else "a model of this kind"
+        reasons = [f"the engine does not run {named} whole, only {', '.join(architectures.ARCHITECTURES)}"]
+    if reasons:
+        _say(f"{type(model).__name__}: {reasons[0]}; {_told(count)}")
+    elif not whole.pruned and not count.replaced:
+        _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
+
+
+def _by_torch(model: nn.Module) -> None:
+    runs = fallback.runs_here()
+    count = _each_layer(model, fallback.CsrEngine if runs else None, fallback.BREAK_EVEN)
+    _say(
+        f"{type(model).__name__}: fineprune_runtime has no native library for this processor, which would be "
+        f"several times faster; {_told(count) if runs else 'torch runs it dense'}"
+    )
+
+
+def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
+    """Replace the encoders that the engine runs whole."""
+    count, pruned = 0, False
+    reasons = []
+    for owner in list(model.modules()):
+        try:
+            name = encoder_name(owner)
+        except EngineError as error:
+            reasons.append(str(error))
+            continue
+        if name is None:
+            continue
+        encoder, config = owner.get_submodule(name), cast(Any, owner.config)
+        densities = [density for density in map(_density, encoder.modules()) if density is not None]
+        trainable = any(parameter.requires_grad for parameter in encoder.parameters())
+        settings = architectures.settings(config.to_dict())
+        made = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
+        setattr(owner, name, EncoderModule(made, config, trainable))
+        count += 1
+        pruned |= min(densities) <= SPARSE
+    return _Whole(count, pruned, reasons)
+
+
+def _each_layer(model: nn.Module, make: Callable[[engine.Linear], Any] | None, break_even: float) -> _Count:
+    """Replace the pruned linear layers, wherever they are, that are sparse enough to gain by it.
+
+    A packed layer that is not, or that nothing can be made of, becomes a dense one: unpacked for each call it
+    would be slower still. An error leaves all of them as they were.
+    """
+    new: dict[nn.Module, nn.Module] = {}
+    replaced = dense = 0
+    hung = places(model)
+    tables = {id(module.weight) for module in hung if isinstance(module, nn.Embedding)}
+    for module, found in hung.items():
+        if id(getattr(module, "weight", None)) in tables:
+            continue  # a decoder tied to a table, which stays in memory anyway, its zeros those of padding
+        density = _density(module)
+        if density is None or (density > SPARSE and not isinstance(module, PackedLinear)):
+            continue
+        if make is not None and density <= break_even and is_replaceable(module, found):
+            try:
+                made = make(linear_of(module))
+            except EngineError as error:
+                raise FinepruneError(f"{found[0].dotted}: {error}") from error
+            weight = module.get_parameter("weight")
+            dtype = module.dtype if isinstance(module, PackedLinear) else weight.dtype
+            new[module] = SparseLinear(made, dtype, weight.requires_grad)
+            replaced += 1
+        else:
+            dense += 1
+            if isinstance(module, PackedLinear):
+                new[module] = dense_of(module)
+    for module, instead in new.items():
+        for place in hung[module]:
+            setattr(place.parent, place.name, instead)
+    return _Count(replaced, dense)
+
+
+def _density(module: nn.Module) -> float | None:
+    """The share of a linear layer's weights that are not zero; None for another module."""
+    if isinstance(module, PackedLinear):
+        return header_of(module).kept / math.prod(module.shape)
+    if not is_linear(module):
+        return None
+    weight: Any = module.weight  # no parameter where it is parametrized
+    return int(torch.count_nonzero(weight)) / weight.numel() if weight.numel() else None
+
+
+def _told(count: _Count) -> str:
+    if not count.replaced and not count.dense:
+        return "no linear layer in it is pruned, and it stays as it is"
+    said = f"its pruned linear layers run one by one, {count.replaced} of them"
+    if count.dense:
+        said += (
+            f"; {count.dense} stay dense, for too many weights are left or they do more than a linear layer"
+        )
+    return said
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, FinepruneWarning, stacklevel=4)

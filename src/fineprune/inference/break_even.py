@@ -1,0 +1,39 @@
+"""From which density on dense matrices would be as fast as the engine's sparse ones."""
+
+from typing import NamedTuple
+
+
+class BreakEven(NamedTuple):
+    """Densities; 1: sparse is faster at every density that was measured."""
+
+    torch: float
+    """At which the engine is as fast as torch with dense float32 weights."""
+    openvino: float
+    """At which it is as fast as OpenVINO with dense weights of the engine's own dtype."""
+
+
+# `python benchmarks/engine.py --break-even`: an encoder of BERT-base's shape, 1 x 128 tokens, one thread, random
+# masks of the same density in each matrix, on an AMD core with AVX-512, VNNI and bfloat16 (docs/engine.md).
+BREAK_EVEN = {
+    "float32": BreakEven(torch=0.70, openvino=0.57),
+    "bfloat16": BreakEven(torch=1.0, openvino=0.50),
+    "int8": BreakEven(torch=1.0, openvino=0.44),
+}
+
+
+def faster(density: float) -> dict[str, bool]:
+    """For each dtype of the engine, whether it is faster than dense weights of that dtype at this density."""
+    return {dtype: density < min(limits) for dtype, limits in BREAK_EVEN.items()}
+
+
+def advice(density: float) -> str:
+    """One line about a model of this density, for a person."""
+    answers = faster(density)
+    limits = {dtype: f"{dtype} below {min(BREAK_EVEN[dtype]):.0%}" for dtype in answers}
+    yes = [limits[dtype] for dtype, is_faster in answers.items() if is_faster]
+    no = [limits[dtype] for dtype, is_faster in answers.items() if not is_faster]
+    if not no:
+        return f"the engine is faster than a dense model at this density: {', '.join(yes)}"
+    if not yes:
+        return f"the engine is no faster than a dense model at this density; it is with {', '.join(no)}"
+    return f"the engine is faster than a dense model with {', '.join(yes)}, not with {', '.join(no)}"

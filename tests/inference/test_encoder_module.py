@@ -1,0 +1,134 @@
+"""What an accelerated encoder makes of masks, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from transformers import BertConfig
+
+import fineprune
+from fineprune import FinepruneError
+from fineprune.checkpoint.probe import difference
+from fineprune.inference.encoder_module import encoder_name, keep_mask
+
+KEPT = torch.tensor([[True, True, False], [True, False, False]])
+ADDED = torch.where(KEPT, 0.0, torch.finfo(torch.float32).min)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        KEPT,
+        KEPT.long(),
+        KEPT.float(),
+        KEPT[:, None, None],
+        KEPT[:, None, None].expand(2, 4, 3, 3),
+        KEPT[:, None, None].repeat(1, 1, 3, 1),
+        ADDED[:, None, None],
+        ADDED[:, None, None].expand(2, 1, 3, 3),
+        torch.where(KEPT, 0.0, -torch.inf)[:, None, None],
+        torch.where(KEPT, 0.0, -10000.0)[:, None, None].half(),
+    ],
+)
+def test_each_form_of_a_mask(mask):
+    assert torch.equal(keep_mask(mask, 2, 3), KEPT)
+
+
+def test_one_for_all_texts_and_none():
+    assert keep_mask(None, 2, 3) is None
+    assert keep_mask(KEPT[:1, None, None], 4, 3).tolist() == [[True, True, False]] * 4
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3, 3).tril().bool().expand(2, 1, 3, 3), "differs between the queries"),
+        (KEPT[None, :, None].expand(2, 2, 3, 3), r"differs between the queries \(or heads\)"),
+        (torch.tensor([0.0, -0.5, 0.0]).expand(2, 1, 3, 3), "adds other numbers than 0"),
+        (torch.tensor([0.0, torch.nan, 0.0]).expand(2, 1, 3, 3), "differs|adds other numbers"),
+        (torch.ones(2, 3, 3), r"of shape \(2, 3, 3\): give one of shape \(2, 3\)"),
+        (torch.ones(2, 4), r"of shape \(2, 4\): give one of shape \(2, 3\)"),
+        (torch.ones(3, 3), r"of shape \(3, 3\): give one of shape \(2, 3\)"),
+        (object(), "of type object: load the model with attn_implementation='sdpa'"),
+    ],
+)
+def test_other_masks(mask, message):
+    with pytest.raises(FinepruneError, match=message):
+        keep_mask(mask, 2, 3)
+
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_mask_of_four_dimensions_given_to_the_model(attention, make, ask, texts):
+    model = make("bert")
+    model.set_attn_implementation(attention)
+    fast, inputs = fineprune.accelerate(copy.deepcopy(model)), texts(2, 6)
+    kept = torch.ones(2, 1, 6, 6, dtype=torch.bool)
+    kept[1, :, :, 4:] = False
+    inputs["attention_mask"] = torch.zeros(2, 1, 6, 6).masked_fill(~kept, torch.finfo(torch.float32).min)
+    assert difference(ask(model, inputs), ask(fast, inputs)) < 1e-5
+    inputs["attention_mask"] = torch.ones(6, 6).tril().log()[None, None].repeat(2, 1, 1, 1)
+    with pytest.raises(FinepruneError, match="differs between the queries"):
+        fast(**inputs)
+
+
+def test_no_answer_where_there_is_no_token(make, texts):
+    model, inputs = fineprune.accelerate(make("bert", kind="BertModel")), texts(2, 6, 2)
+    with torch.no_grad():
+        hidden = model(**inputs).last_hidden_state
+    assert not hidden[0, 4:].any()
+    assert hidden[0, :4].all()
+    assert hidden[1].all()
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+@pytest.mark.parametrize("what", ["output_hidden_states", "output_attentions"])
+def test_inner_states(what, by_config, whole, make, texts):
+    model = make(whole)
+    model.set_attn_implementation("eager")
+    fineprune.accelerate(model)
+    inputs = texts(2, 6)
+    if by_config:
+        setattr(model.config, what, True)
+        with torch.no_grad():
+            assert model(**inputs, **{what: False})[0].isfinite().all()
+    with pytest.raises(FinepruneError, match=f"{what}=True: .* load the model again without accelerate"):
+        model(**inputs, **({} if by_config else {what: True}))
+
+
+def test_states_of_others(make, texts):
+    from transformers import DynamicCache
+
+    model, inputs = fineprune.accelerate(make("bert", kind="BertModel")), texts(2, 6)
+    with pytest.raises(FinepruneError, match="past_key_values: an accelerated encoder"):
+        model(**inputs, past_key_values=DynamicCache(config=model.config))
+    with pytest.raises(FinepruneError, match="encoder_hidden_states: an accelerated encoder"):
+        model(**inputs, encoder_hidden_states=torch.zeros(2, 6, 16))
+    with pytest.raises(
+        FinepruneError, match=r"is_causal=True: .*sees all tokens|differs between the queries"
+    ):
+        model(**inputs, is_causal=True)
+
+
+def test_another_device(make):
+    model = fineprune.accelerate(make("bert", kind="BertModel"))
+    with pytest.raises(FinepruneError, match="runs on the CPU; what it was given is on meta"):
+        model.encoder(torch.zeros(1, 2, 16, device="meta"))
+
+
+def test_which_models_have_an_encoder(whole, single, make):
+    model = make(whole)
+    assert encoder_name(model) is None
+    assert encoder_name(model.base_model) == ("transformer" if whole == "distilbert" else "encoder")
+    assert all(encoder_name(module) is None for module in make(single).modules())
+    other = torch.nn.Module()
+    other.config, other.encoder = BertConfig(), torch.nn.Linear(2, 2)
+    assert encoder_name(other) is None
+
+
+def test_it_says_what_it_holds(make):
+    model = fineprune.accelerate(make("bert"))
+    encoder = model.bert.encoder
+    assert f"level={encoder.engine.level}, dtype=float32, bytes={encoder.engine.nbytes}" in repr(model)

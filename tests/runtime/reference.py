@@ -1,0 +1,73 @@
+"""A post-norm encoder in plain numpy and float64: what the engine's answers are compared with."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def reference_encoder(
+    layers: Sequence[Any], hidden: Any, mask: Any, head_dim: int, activation: str, epsilon: float
+) -> NDArray[np.float64]:
+    """The output of the last of `layers` (`fineprune_runtime.Layer`), (batch, length, D) in float64.
+
+    `hidden` is (batch, length, D); `mask` is (batch, length), nonzero for a token, or None; where it
+    is 0 the output is 0. `activation` is "gelu", "gelu_tanh" or "relu". Vaswani et al., 2017, eq. 1,
+    with the norms behind each sum as in BERT.
+    """
+    hidden = np.asarray(hidden, dtype=np.float64)
+    mask = np.ones(hidden.shape[:2]) if mask is None else np.asarray(mask)
+    for layer in layers:
+        query, key, value = (linear(part, hidden) for part in (layer.query, layer.key, layer.value))
+        mixed = attention(query, key, value, mask, head_dim)
+        hidden = norm(layer.attention_norm, hidden + linear(layer.attention_output, mixed), epsilon)
+        inner = activate(linear(layer.ffn_in, hidden), activation)
+        hidden = norm(layer.output_norm, hidden + linear(layer.ffn_out, inner), epsilon)
+    result: NDArray[np.float64] = np.where(mask[:, :, None] != 0, hidden, 0.0)
+    return result
+
+
+def linear(part: Any, x: Any) -> Any:
+    """`x`, (..., inputs), through a `fineprune_runtime.Linear`: (..., outputs)."""
+    result = x @ part.weight.to_dense().astype(np.float64).T
+    return result if part.bias is None else result + part.bias.astype(np.float64)
+
+
+def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int) -> Any:
+    """Softmax attention, head by head; a column of which no key is a token attends to nothing."""
+
+    def heads(x: Any) -> Any:
+        batch, length, width = x.shape
+        return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
+
+    query, key, value = heads(query), heads(key), heads(value)
+    scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(head_dim)
+    scores = np.where(mask[:, None, None, :] != 0, scores, -np.inf)
+    peak = scores.max(axis=-1, keepdims=True)
+    powers = np.exp(scores - np.where(np.isfinite(peak), peak, 0.0))
+    total = powers.sum(axis=-1, keepdims=True)
+    mixed = (powers / np.where(total > 0, total, 1.0)) @ value
+    batch, count, length, width = mixed.shape
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, length, count * width)
+
+
+def norm(part: Any, x: Any, epsilon: float) -> Any:
+    """Layer norm over the last dimension (Ba et al., 2016)."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+    return centred / spread * part.weight.astype(np.float64) + part.bias.astype(np.float64)
+
+
+def activate(x: Any, activation: str) -> Any:
+    """The activation between the two matrices of the feed-forward part."""
+    if activation == "relu":
+        return np.maximum(x, 0.0)
+    if activation == "gelu":
+        return x * 0.5 * (1.0 + erf(x / math.sqrt(2.0)))
+    if activation == "gelu_tanh":
+        return x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    raise ValueError(activation)

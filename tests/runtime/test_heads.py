@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from runtime.models import KINDS, TAGS, TASKS, make_model
+
+from fineprune_runtime import EngineError
+from fineprune_runtime.folder import Folder
+from fineprune_runtime.heads import Dense, Head, labels, read_head, softmax
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_torch(kind, task, tmp_path):
+    model = make_model(kind, task)
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 7, 9, 8, 3], [2, 5, 6, 7, 3]])
+    with torch.no_grad():
+        output = model(ids, output_hidden_states=True)
+    hidden = output.hidden_states[-1].numpy()
+    if task == "questions":
+        expected = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    else:
+        expected = output.logits
+    head = read_head(Folder(tmp_path))
+    found = head(hidden)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected.numpy()).max() < 2e-6
+    assert (head.pooler is None) == (task != "text")
+    used = ("classifier", "pooler", "qa_outputs")
+    assert head.nbytes == sum(
+        4 * weight.numel() for name, weight in model.named_parameters() if any(part in name for part in used)
+    )
+
+
+def test_each_activation_by_hand():
+    hidden = np.array([[[1, -1], [9, 9]]], np.float32)  # the second token is not looked at
+    same = Dense(np.eye(2, dtype=np.float32), np.array([0, 0], np.float32))
+    out = Dense(np.array([[1, 0], [0, 1], [0, 0]], np.float32), np.array([0, 0, 7], np.float32))
+    found = {name: Head(out, same, name)(hidden)[0].tolist() for name in ("tanh", "relu", "gelu")}
+    assert found["tanh"] == pytest.approx([0.7615942, -0.7615942, 7])
+    assert found["relu"] == [1, 0, 7]
+    assert found["gelu"] == pytest.approx([0.8413447, -0.1586553, 7])
+
+
+def test_softmax_of_large_logits():
+    assert softmax(np.array([[1000, 1000], [0, -1000]], np.float32)).tolist() == [[0.5, 0.5], [1, 0]]
+
+
+def test_names_of_the_classes():
+    assert labels({"model_type": "bert", "id2label": {"1": "b", "0": "a"}}) == ("a", "b")
+    assert labels({"model_type": "bert"}) == ("LABEL_0", "LABEL_1")
+    assert labels({"model_type": "bert", "num_labels": 1}) == ("LABEL_0",)
+    for wrong in ({}, [], {"1": "a"}, {"a": "b"}, "x"):
+        with pytest.raises(EngineError, match=r"id2label in config.json is .*expected names for the ids"):
+            labels({"model_type": "bert", "id2label": wrong})
+
+
+def changed(folder, **settings):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return Folder(folder)
+
+
+def test_a_head_that_does_not_fit(tmp_path):
+    make_model("bert", "tokens").save_pretrained(tmp_path)
+    assert labels(Folder(tmp_path).config) == tuple(TAGS)
+    with pytest.raises(
+        EngineError, match=r"classifier.weight is of shape \(5, 16\), and .* asks for \(2, 16\)"
+    ):
+        read_head(changed(tmp_path, id2label={"0": "a", "1": "b"}))
+    with pytest.raises(EngineError, match=r"its weights lack qa_outputs.weight"):
+        read_head(changed(tmp_path, architectures=["BertForQuestionAnswering"]))
+    with pytest.raises(EngineError, match=r"config.json names 3 labels; starts and ends of answers are 2"):
+        read_head(changed(tmp_path, id2label={"0": "a", "1": "b", "2": "c"}))
+    with pytest.raises(EngineError, match=r"a class that ends in ForSequenceClassification"):
+        read_head(changed(tmp_path, architectures=["BertForMaskedLM"]))

@@ -1,0 +1,330 @@
+import json
+import logging
+import subprocess
+import sys
+from threading import Thread
+
+import numpy as np
+import pytest
+from runtime.models import (
+    CONTEXTS,
+    KINDS,
+    PAIRS,
+    QUESTIONS,
+    TASKS,
+    TEXTS,
+    load_torch,
+    make_model,
+    make_tokenizer,
+    save,
+    torch_logits,
+)
+
+from fineprune.tasks.entities import predict_entities
+from fineprune.tasks.prediction import predict
+from fineprune.tasks.qa_prediction import answer
+from fineprune_runtime import EngineError, dtypes
+from fineprune_runtime.predictor import AnswerPredictor, EntityPredictor, TextPredictor, load
+from fineprune_runtime.results import Prediction
+
+STORED = [("float32", "keep"), ("float16", "int8"), ("int8", "int4"), ("bfloat16", "float16")]
+
+
+def pairs_of(kind):
+    """Every architecture and task once as it is, and BERT's in every type."""
+    return [(kind, task, *STORED[0]) for task in TASKS] if kind != "bert" else [
+        (kind, task, *stored) for task in TASKS for stored in STORED
+    ]  # fmt: skip
+
+
+CASES = [case for kind in KINDS for case in pairs_of(kind)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """`models(kind, task, values, embeddings)`: a predictor, the torch model and its tokenizer; made once."""
+    known = {}
+
+    def find(*case):
+        if case not in known:
+            folder = tmp_path_factory.mktemp("models") / "-".join(case)
+            known[case] = folder, *save(folder, *case)
+        folder, model, tokenizer = known[case]
+        return load(folder, threads=1), model, tokenizer
+
+    return find
+
+
+def close(found, expected):
+    """The same answers, whose scores differ by rounding alone."""
+    for one, other in zip(found, expected, strict=True):
+        ours, theirs = dict(vars(one)), dict(vars(other))
+        assert ours.pop("score") == pytest.approx(theirs.pop("score"), abs=1e-5)
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_torch(case, models):
+    predictor, model, tokenizer = models(*case)
+    for texts, pairs in ((TEXTS, None), (TEXTS, PAIRS)):
+        found = predictor.logits(texts, pairs, max_length=38, batch_size=4)
+        for index, text in enumerate(texts):
+            expected = torch_logits(model, tokenizer, text, None if pairs is None else pairs[index])
+            assert found[index].shape == expected.shape
+            assert np.abs(found[index] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[1] == "text"])
+def test_classes_are_those_of_fineprune(case, models):
+    predictor, model, tokenizer = models(*case)
+    assert isinstance(predictor, TextPredictor)
+    close(predictor.predict(TEXTS, max_length=38), predict(model, tokenizer, TEXTS, max_length=38))
+    found = predictor.predict(TEXTS, PAIRS, max_length=20, batch_size=2)
+    close(found, predict(model, tokenizer, TEXTS, PAIRS, max_length=20))
+    assert {prediction.label for prediction in found} <= {"class 0", "class 1", "class 2"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[1] == "tokens"])
+@pytest.mark.parametrize("length", [8, 38])
+def test_entities_are_those_of_fineprune(case, length, models):
+    predictor, model, tokenizer = models(*case)
+    assert isinstance(predictor, EntityPredictor)
+    found = predictor.predict(TEXTS, max_length=length)
+    for one, other in zip(found, predict_entities(model, tokenizer, TEXTS, max_length=length), strict=True):
+        close(one, other)
+    assert sum(map(len, found)) > 12
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[1] == "questions"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_length": 20, "unanswerable": True},
+        {"max_length": 38, "stride": 2, "max_answer_length": 3, "n_best": 3},
+    ],
+)
+def test_answers_are_those_of_fineprune(case, settings, models):
+    predictor, model, tokenizer = models(*case)
+    assert isinstance(predictor, AnswerPredictor)
+    usual = {"max_length": predictor.max_length}  # fineprune does not leave RoBERTa's two positions out
+    expected = answer(model, tokenizer, QUESTIONS, CONTEXTS, **(usual | settings))
+    close(predictor.predict(QUESTIONS, CONTEXTS, batch_size=3, **settings), expected)
+
+
+def test_a_regression(tmp_path):
+    model, tokenizer = save(tmp_path / "small", "roberta", "text", classes=1)
+    predictor = load(tmp_path / "small")
+    found = predictor.predict(TEXTS, max_length=38)
+    assert all(prediction.label is None for prediction in found)
+    close(found, predict(model, tokenizer, TEXTS, max_length=38))
+
+
+def test_tags_that_are_not_of_entities(tmp_path):
+    save(tmp_path / "small", "bert", "tokens")
+    file = tmp_path / "small" / "config.json"
+    config = json.loads(file.read_text())
+    config["id2label"] = {str(index): name for index, name in enumerate(["DET", "NOUN", "VERB", "ADJ", "X"])}
+    file.write_text(json.dumps(config))
+    model, tokenizer = load_torch(tmp_path / "small", "bert", "tokens")
+    (found,) = load(tmp_path / "small").predict(["good film"])
+    assert [entity.text for entity in found] == ["good", "film"]
+    close(found, predict_entities(model, tokenizer, ["good film"])[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_that_was_never_pruned_runs_and_says_so(task, tmp_path, caplog):
+    make_model("electra", task, pruned=False).save_pretrained(tmp_path)
+    make_tokenizer("electra").save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, "fineprune_runtime"):
+        predictor = load(tmp_path)
+    assert "was never pruned, 100 % is left: it runs dense" in caplog.text
+    model, tokenizer = load_torch(tmp_path, "electra", task)
+    found = predictor.logits(TEXTS[:2])
+    for text, logits in zip(TEXTS, found, strict=False):
+        assert np.abs(logits - torch_logits(model, tokenizer, text)).max() < 1e-5
+
+
+def test_arrays_of_ids(models):
+    predictor, model, _ = models("bert", "text", "float32", "keep")
+    import torch
+
+    ids, mask, types = (
+        np.array([[2, 6, 7, 3], [2, 5, 3, 0]]),
+        np.array([[1] * 4, [1, 1, 1, 0]]),
+        np.eye(2, 4, 1),
+    )
+    with torch.no_grad():
+        given = {"attention_mask": torch.from_numpy(mask), "token_type_ids": torch.from_numpy(types).long()}
+        expected = model(torch.from_numpy(ids), **given).logits.numpy()
+    assert np.abs(predictor.network(ids, mask, types) - expected).max() < 1e-5
+    assert predictor.network(ids[:1]).shape == (1, 3)
+    with pytest.raises(
+        EngineError, match="41 tokens are too many: the model's table of positions ends at 40"
+    ):
+        predictor.network(np.zeros((1, 41)))
+
+
+def test_what_one_can_ask_of_a_predictor(models):
+    predictor, model, _ = models("bert", "text", "int8", "int4")
+    assert predictor.labels == ("class 0", "class 1", "class 2")
+    assert (predictor.max_length, predictor.regression) == (40, False)
+    assert predictor.encoder.dtype == "float32"
+    dense = sum(4 * parameter.numel() for parameter in model.parameters())
+    assert predictor.encoder.nbytes < predictor.nbytes < dense
+
+
+def test_the_usual_lengths(tmp_path):
+    save(tmp_path / "a", "bert", "text", max_position_embeddings=600)
+    assert len(load(tmp_path / "a").logits(["good " * 700])) == 1
+    predictor = load(tmp_path / "a")
+    assert predictor._tokens.length(None, predictor.usual, False) == 128
+    save(tmp_path / "b", "bert", "questions", max_position_embeddings=600)
+    predictor = load(tmp_path / "b")
+    assert len(predictor.logits(["good " * 700])[0]) == 384
+
+
+def test_batches_do_not_change_answers(models):
+    predictor, *_ = models("roberta", "tokens", "float32", "keep")
+    alone = predictor.logits(TEXTS, batch_size=1)
+    for size in (2, 5, 100):
+        for one, other in zip(alone, predictor.logits(TEXTS, batch_size=size), strict=True):
+            assert np.abs(one - other).max() < 1e-5
+
+
+def test_several_threads_at_once(models):
+    predictor, *_ = models("bert", "text", "float32", "keep")
+    expected = predictor.predict(TEXTS)
+    found = {}
+
+    def ask(number):
+        found[number] = [predictor.predict(TEXTS) for _ in range(5)]
+
+    threads = [Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answers == expected for rows in found.values() for answers in rows)
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_asked(task, models):
+    predictor, *_ = models("bert", task, "float32", "keep")
+    assert predictor.predict([], [] if task == "questions" else None) == []
+    assert predictor.logits([]) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "settings", "message"),
+    [
+        ("text", ("good",), {}, "texts is one string 'good'; give a list"),
+        ("text", ([3],), {}, r"texts\[0\] is 3, which is not text"),
+        ("text", (["a"], []), {}, "1 texts but 0 pairs"),
+        ("text", (["a"],), {"max_length": 41}, "max_length is 41; this model takes 3 to 40 tokens"),
+        ("text", (["a"],), {"batch_size": 0}, "batch_size is 0"),
+        ("text", (["\ud800"],), {}, "holds a lone surrogate at 0"),
+        ("tokens", (["a"], ["b"]), {}, "this model finds entities, in single texts; leave pairs out"),
+        ("tokens", (["a"],), {"max_length": 2}, "max_length is 2; this model takes 3 to 40"),
+        ("questions", (["a"],), {}, "the model answers questions; give the context of each as pairs"),
+        (
+            "questions",
+            (["a"], ["b"]),
+            {"max_length": 41},
+            "max_length is 41; this model takes 4 to 40 tokens",
+        ),
+        ("questions", (["a"], ["b"]), {"n_best": 0}, "n_best is 0, allowed: 1 or more"),
+        ("questions", (["a"], ["b"]), {"max_answer_length": 0}, "max_answer_length is 0, allowed"),
+        ("questions", (["a"], ["b"]), {"stride": 40}, "stride=40: too long for windows of max_length=40"),
+    ],
+)
+def test_what_cannot_be_answered(task, arguments, settings, message, models):
+    predictor, *_ = models("bert", task, "float32", "keep")
+    with pytest.raises(EngineError, match=message):
+        predictor.predict(*arguments, **settings)
+
+
+def test_the_longest_text_of_each(models):
+    for kind in KINDS:
+        predictor, *_ = models(kind, "text", "float32", "keep")
+        limit = 38 if kind.endswith("roberta") else 40
+        assert predictor.max_length == limit
+        assert isinstance(predictor.predict(["a b " * 100], max_length=limit)[0], Prediction)
+
+
+def changed(folder, **settings):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', which the engine cannot run whole"),
+        ({"architectures": ["BertForMaskedLM"]}, "a class that ends in ForSequenceClassification"),
+        ({"architectures": ["BertForTokenClassification"]}, None),  # BERT's heads of both have a classifier
+        ({"architectures": ["BertForQuestionAnswering"]}, "3 labels; starts and ends of answers are 2"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu'; the engine has gelu"),
+        ({"is_decoder": True}, "this bert is a decoder"),
+        ({"position_embedding_type": "relative_key"}, "allowed is 'absolute'"),
+        ({"num_hidden_layers": 3}, "its weights lack bert.encoder.layer.2.attention.self.query.weight"),
+        ({"num_hidden_layers": 10**12}, "its weights lack bert.encoder.layer.2"),
+        ({"hidden_size": 32, "num_attention_heads": 4}, "expected|asks for"),
+        ({"vocab_size": 10**12}, "word_embeddings.weight is of shape"),
+    ],
+)
+def test_folders_that_cannot_be_run(settings, message, tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    folder = changed(tmp_path / "small", **settings)
+    if message is None:
+        load(folder)
+        return
+    with pytest.raises(EngineError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_every_dtype_gives_about_the_same_logits(tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    expected = np.stack(load(tmp_path / "small").logits(TEXTS))
+    for dtype in dtypes():
+        predictor = load(tmp_path / "small", dtype=dtype, threads=2)
+        assert (predictor.encoder.dtype, predictor.encoder.threads) == (dtype, 2)
+        assert np.abs(np.stack(predictor.logits(TEXTS)) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_dtype_that_there_is_not(tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    with pytest.raises(EngineError, match=r"float64"):
+        load(tmp_path / "small", dtype="float64")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_threads_that_cannot_be(threads, tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    with pytest.raises(EngineError, match=f"threads is {threads!r}"):
+        load(tmp_path / "small", threads=threads)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    make_tokenizer("roberta").save_pretrained(tmp_path / "small")
+    with pytest.raises(
+        EngineError, match=r"token id \d+: the model's table ends at \d+; the tokenizer is of"
+    ):
+        load(tmp_path / "small").predict(TEXTS)
+
+
+def test_neither_torch_nor_transformers_is_needed(tmp_path):
+    save(tmp_path / "small", "bert", "text")
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'fineprune', 'scipy']); "
+        "from fineprune_runtime.predictor import load; print(load(sys.argv[1]).predict(['good'])[0].label)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "small")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("class ")
