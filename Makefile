@@ -1,7 +1,7 @@
 # What a developer runs. `make help` lists it; every target brings the environment up to date first.
 #
 #   PYTHON  the interpreter that .venv is made with, 3.11 or later:  make setup PYTHON=python3.12
-#   ARGS    passed on to pytest or to the demo:                      make test ARGS="-k selection -x"
+#   ARGS    passed on to pytest, demo, benchmark:                    make test ARGS="-k selection -x"
 
 PYTHON ?= python3
 ARGS ?=
@@ -18,7 +18,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata lint bench runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata lint bench bench-engine runtime-alone sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,10 @@ bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the code
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/compact.py codec
 
+bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes; ARGS="--case 1x128 --threads 1" for a part
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
+
 # What a user of the runtime has: its wheel and what that asks for, and no more. Sizes are without the byte code that
 # Python writes at its first start (a quarter more), and without pip.
 ALONE := $(VENV)/alone
@@ -86,14 +90,16 @@ runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: 
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/runtime/make_alone.py build/alone/model
 	$(ALONE)/bin/python tests/runtime/alone.py build/alone/model
 
-# gcc's sanitizers have to be in the process before Python starts. Python itself leaks by design.
+# gcc's sanitizers have to be in the process before Python starts, and so has libstdc++, whose exceptions they watch.
+# Python itself leaks by design.
 SANITIZED := build/sanitized
 sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-behaviour sanitizers (gcc)
 	$(BIN)/cmake -S runtime -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 		-DCMAKE_CXX_COMPILER=g++ -DFINEPRUNE_RUNTIME_SANITIZE=ON
 	$(BIN)/cmake --build $(SANITIZED)
 	HF_HUB_OFFLINE=1 FINEPRUNE_RUNTIME_LIBRARIES=$(abspath $(SANITIZED)) ASAN_OPTIONS=detect_leaks=0 \
-		LD_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		FUZZ_ENGINE_CASES=$${FUZZ_ENGINE_CASES:-30000} \
 		$(BIN)/python -m pytest tests/runtime/test_fuzz_engine.py $(ARGS)
 
 clean:  ## remove caches and build artefacts; keeps .venv, runs/ and fineprune-demo/

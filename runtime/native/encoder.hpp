@@ -104,7 +104,7 @@ class Encoder : public EncoderBase {
     void pack_tokens(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) {
         const int64_t d = s_.hidden;
         from_.clear(), to_.clear(), sequences_.clear();
-        for (int64_t b = 0; b < batch; b++) {
+        for (int64_t b = 0; b < batch && length > 0; b++) {
             const int64_t first = int64_t(from_.size());
             for (int64_t i = b * length; i < (b + 1) * length; i++) {
                 if (mask && !mask[i]) {

@@ -2,6 +2,7 @@
 // own, so that no code of a higher level can be reached on a processor without it.
 #include "engine.h"
 
+#include <chrono>
 #include <cstdio>
 #include <exception>
 
@@ -38,6 +39,8 @@ void check_settings(int32_t dtype, int32_t threads) {
 struct LinearBase {
     virtual ~LinearBase() = default;
     virtual void run(const float *x, int64_t tokens, float *out) = 0;
+    virtual double time(int64_t repeats) = 0;
+    virtual int64_t tile() const = 0;
     virtual size_t bytes() const = 0;
 };
 
@@ -53,14 +56,8 @@ class LinearAlone : public LinearBase {
     void run(const float *x, int64_t tokens, float *out) override {
         const std::lock_guard<std::mutex> hold(lock_);
         const int64_t width = tile_width<Kernel>(tokens, pool_.threads()), tiles = (tokens + width - 1) / width;
-        for (Worker &w : workers_) {
-            w.x.grow(linear_.columns() * T);
-            w.y.grow(linear_.rows() * T);
-            w.rows.grow(linear_.columns() * Kernel::kRow);
-            w.partial.grow(linear_.partial_bytes());
-            w.grouped.grow(linear_.grouped_bytes());
-        }
-        if (!tokens) return;
+        grow();
+        if (tokens <= 0) return;
         std::atomic<int64_t> next{0};
         pool_.run(int(std::min<int64_t>(pool_.threads(), tiles)), [&](int worker) {
             for (int64_t t; (t = next.fetch_add(1)) < tiles;) {
@@ -71,6 +68,18 @@ class LinearAlone : public LinearBase {
         });
     }
 
+    int64_t tile() const override { return T; }
+
+    double time(int64_t repeats) override {
+        const std::lock_guard<std::mutex> hold(lock_);
+        grow();
+        Worker &w = workers_[0];
+        const Tile x = take<T>(w);
+        const auto begin = std::chrono::steady_clock::now();
+        for (int64_t i = 0; i < repeats; i++) kernel<T>(w, x);
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    }
+
   private:
     struct Worker {
         Buffer<float> x, y;
@@ -79,24 +88,41 @@ class LinearAlone : public LinearBase {
         alignas(kAlign) float low[T + 4 * kLanes] = {}, high[T + 4 * kLanes] = {};
     };
 
+    void grow() {
+        for (Worker &w : workers_) {
+            w.x.grow(linear_.columns() * T);
+            w.y.grow(linear_.rows() * T);
+            w.rows.grow(linear_.columns() * Kernel::kRow);
+            w.partial.grow(linear_.partial_bytes());
+            w.grouped.grow(linear_.grouped_bytes());
+        }
+    }
+
+    // The worker's floats as the kernel's rows.
+    template <int W>
+    Tile take(Worker &w) {
+        if (Kernel::kGroup == 1) return {reinterpret_cast<char *>(w.x.data()), nullptr, nullptr};
+        Range range{w.low, w.high};
+        if (Kernel::kGroup == 4) find_range<Kernel, W>(w.x.data(), linear_.columns(), range);
+        const Tile tile{w.rows.data(), w.scale, w.zero};
+        take_floats<Kernel, W>(w.x.data(), linear_.columns(), tile, range);
+        return tile;
+    }
+
+    template <int W>
+    void kernel(Worker &w, const Tile &tile) {
+        constexpr int B = Kernel::template kVector<W>;
+        linear_.template run<W>(tile, w.partial.data(), w.grouped.data(), [&](uint32_t n, const auto *y) {
+            for (int j = 0; j < W * 4 / B; j++) store<B>(w.y.data() + size_t(n) * T + j * (B / 4), y[j]);
+        });
+    }
+
     void one_tile(Worker &w, const float *x, int tokens, float *out) {
         const float *from[T];
         float *to[T];
         for (int i = 0; i < tokens; i++) from[i] = x + i * linear_.columns(), to[i] = out + i * linear_.rows();
         gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.data());
-        with_width<Kernel>(tokens, [&](auto width) {
-            constexpr int W = decltype(width)::value, B = Kernel::template kVector<W>;
-            Tile tile{reinterpret_cast<char *>(w.x.data()), nullptr, nullptr};
-            if (Kernel::kGroup > 1) {
-                Range range{w.low, w.high};
-                if (Kernel::kGroup == 4) find_range<Kernel, W>(w.x.data(), linear_.columns(), range);
-                tile = {w.rows.data(), w.scale, w.zero};
-                take_floats<Kernel, W>(w.x.data(), linear_.columns(), tile, range);
-            }
-            linear_.template run<W>(tile, w.partial.data(), w.grouped.data(), [&](uint32_t n, const auto *y) {
-                for (int j = 0; j < W * 4 / B; j++) store<B>(w.y.data() + size_t(n) * T + j * (B / 4), y[j]);
-            });
-        });
+        with_width<Kernel>(tokens, [&](auto width) { kernel<decltype(width)::value>(w, take<decltype(width)::value>(w)); });
         scatter_tokens<Kernel>(w.y.data(), tokens, linear_.rows(), to);
     }
 
@@ -157,7 +183,8 @@ int fp_encoder_new(const fp_settings *settings, fp_encoder **out, char *message,
             throw fp::Error("hidden is " + std::to_string(settings->hidden) + "; 1 to " + std::to_string(fp::kLargest) +
                             " can be run");
         if (settings->head_dim < 1 || settings->head_dim > fp::kLargest)
-            throw fp::Error("head_dim is " + std::to_string(settings->head_dim) + "; it is at least 1");
+            throw fp::Error("head_dim is " + std::to_string(settings->head_dim) + "; 1 to " + std::to_string(fp::kLargest) +
+                            " can be run");
         if (settings->activation < FP_GELU || settings->activation > FP_RELU)
             throw fp::Error("activation " + std::to_string(settings->activation) + " is not known");
         *out = new fp_encoder{fp::of_dtype<fp::Encoder, fp::EncoderBase>(settings->dtype, *settings)};
@@ -186,6 +213,13 @@ int fp_linear_new(const fp_matrix *matrix, int32_t dtype, int32_t threads, fp_li
 
 int fp_linear_run(fp_linear *linear, const float *x, int64_t tokens, float *out, char *message, size_t size) {
     return fp::guarded(message, size, [&] { linear->linear->run(x, tokens, out); });
+}
+
+int fp_linear_time(fp_linear *linear, int64_t repeats, double *seconds, int64_t *tokens, char *message, size_t size) {
+    return fp::guarded(message, size, [&] {
+        *seconds = linear->linear->time(repeats);
+        *tokens = linear->linear->tile();
+    });
 }
 
 int64_t fp_linear_bytes(const fp_linear *linear) { return int64_t(linear->linear->bytes()); }

@@ -62,6 +62,9 @@ FP_API void fp_encoder_free(fp_encoder *);
 FP_API int fp_linear_new(const fp_matrix *, int32_t dtype, int32_t threads, fp_linear **, char *message, size_t size);
 // x: [tokens][columns], out: [tokens][rows]
 FP_API int fp_linear_run(fp_linear *, const float *x, int64_t tokens, float *out, char *message, size_t size);
+// For benchmarks: the seconds that the kernel takes for `repeats` full tiles one after another, on this thread, without
+// the tokens' way into a tile and out of it; and how many tokens a tile holds.
+FP_API int fp_linear_time(fp_linear *, int64_t repeats, double *seconds, int64_t *tokens, char *message, size_t size);
 FP_API int64_t fp_linear_bytes(const fp_linear *);
 FP_API void fp_linear_free(fp_linear *);
 

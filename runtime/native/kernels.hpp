@@ -139,7 +139,10 @@ struct Int8 {
     template <int Width>
     static constexpr int kVector = Width;
 
-    static int level(float value, float scale) { return scale > 0 ? int(std::lrint(value / scale)) : 0; }
+    static int level(float value, float scale) {
+        const int level = scale > 0 ? int(std::lrint(value / scale)) : 0;
+        return std::min(127, std::max(-127, level));  // 127.5 scales, or subnormal ones
+    }
     static uint32_t group(const float *values, float scale) {
         uint32_t word = 0;
         for (int i = 0; i < 4; i++) word |= uint32_t(level(values[i], scale) & 255) << 8 * i;

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fineprune.errors import FinepruneError
+from fineprune.inference.command import bench
 from fineprune.study.command import study
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ def export(
 @app.command()
 def inspect(folder: Folder, as_json: Json = False) -> None:
     """What is left of a model, matrix by matrix, and the bytes it takes."""
+    from fineprune.inference.break_even import advice, faster
     from fineprune.pruning.summary import summary
     from fineprune.training.shipping import open_folder
 
@@ -226,16 +228,19 @@ def inspect(folder: Folder, as_json: Json = False) -> None:
             "kept": left.kept,
             "total": left.total,
             "parameters": left.parameters,
+            "engine_is_faster": faster(left.density),
         }
         print(json.dumps(counts | {"bytes": size, "layers": layers, "scores": scores}))
         return
     print(left)
+    print(advice(left.density))
     stored = "packed" if (place / "fineprune.json").is_file() else "zeros are stored in full"
     print(f"weights on disk: {size / 1e6:.1f} MB ({stored})")
     if headline is not None:
         print(headline)
 
 
+app.command()(bench)
 app.command()(study)
 
 

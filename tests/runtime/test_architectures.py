@@ -9,7 +9,6 @@ from fineprune_runtime.architectures import (
     ARCHITECTURES,
     architecture,
     each_layer,
-    encoder_layers,
     epsilon,
     matrix_shapes,
     settings,
@@ -30,7 +29,7 @@ def layers_of(model, prefix):
     """The layers of a live model, through the two callables."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     config = model.config.to_dict()
-    return encoder_layers(config, lambda name: Matrix.from_dense(state[name]), state.__getitem__, prefix)
+    return list(each_layer(config, lambda name: Matrix.from_dense(state[name]), state.__getitem__, prefix))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,7 +144,7 @@ def test_other_heads_are_refused(known):
 def test_what_the_engine_cannot_run(changes, message):
     nothing = Matrix.from_dense(np.zeros((8, 8)))
     with pytest.raises(EngineError, match=message) as error:
-        encoder_layers(BERT | changes, lambda name: nothing, lambda name: np.zeros(8), "")
+        list(each_layer(BERT | changes, lambda name: nothing, lambda name: np.zeros(8), ""))
     assert "\n" not in str(error.value)
 
 
@@ -164,7 +163,9 @@ def test_weights_of_another_shape():
 
     def read(config, **changed):
         given = state | {name.replace("__", "."): array for name, array in changed.items()}
-        return encoder_layers(config, lambda name: Matrix.from_dense(given[name]), given.__getitem__, "bert.")
+        return list(
+            each_layer(config, lambda name: Matrix.from_dense(given[name]), given.__getitem__, "bert.")
+        )
 
     config = model.config.to_dict()
     with pytest.raises(

@@ -193,19 +193,6 @@ def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return shapes | {f"{names.ffn_in}.weight": (inner, hidden), f"{names.ffn_out}.weight": (hidden, inner)}
 
 
-def encoder_layers(
-    config: Mapping[str, Any],
-    matrix: "Callable[[str], Matrix]",
-    vector: Callable[[str], Vector],
-    prefix: str,
-) -> "list[Layer]":
-    """The layers of a BERT-like model, the first first.
-
-    Arguments and errors as `each_layer`, which takes less memory where one layer is enough at a time.
-    """
-    return list(each_layer(config, matrix, vector, prefix))
-
-
 def each_layer(
     config: Mapping[str, Any],
     matrix: "Callable[[str], Matrix]",

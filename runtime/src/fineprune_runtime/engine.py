@@ -1,6 +1,7 @@
 """The sparse engine for Python: runs whole encoders, and single linear layers."""
 
 import ctypes
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from fineprune_runtime import native
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
 from fineprune_runtime.shrink import shrunk
+
+_MOST_THREADS, _MOST_HEAD_DIM = 1024, 2**16  # as in native/engine.cpp
 
 
 class Encoder:
@@ -43,8 +46,11 @@ class Encoder:
             raise EngineError(
                 f"activation {activation!r} cannot be run; allowed are {', '.join(native.ACTIVATIONS)}"
             )
-        if not isinstance(threads, int):
-            raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to 1024")
+        _check_threads(threads)
+        if not isinstance(head_dim, int) or not 0 < head_dim <= _MOST_HEAD_DIM:
+            raise EngineError(f"head_dim is {head_dim!r}; 1 to {_MOST_HEAD_DIM} can be run")
+        if not 0 <= epsilon < math.inf:
+            raise EngineError(f"epsilon is {epsilon!r}; it is a small number, at least 0")
         self.dtype, self.threads = dtype, threads
         self.level = _level(dtype, level)
         self._library = native.library(self.level)
@@ -119,8 +125,7 @@ class SparseLinear:
         self, linear: Linear, *, dtype: str = "float32", threads: int = 1, level: str | None = None
     ) -> None:
         """As `Encoder`."""
-        if not isinstance(threads, int):
-            raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to 1024")
+        _check_threads(threads)
         self.dtype, self.threads = dtype, threads
         self.level = _level(dtype, level)
         self.shape = linear.weight.shape
@@ -143,6 +148,16 @@ class SparseLinear:
         native.call(self._library, "fp_linear_run", self._handle, _floats(x), len(x), _floats(out))
         return out
 
+    def time_kernel(self, repeats: int) -> tuple[float, int]:
+        """For benchmarks: seconds of the kernel alone for so many tokens, and how many those are.
+
+        `repeats` tiles one after another on one thread, without the way into a tile and out of it.
+        """
+        seconds, tokens = ctypes.c_double(), ctypes.c_int64()
+        found = (ctypes.byref(seconds), ctypes.byref(tokens))
+        native.call(self._library, "fp_linear_time", self._handle, repeats, *found)
+        return seconds.value, repeats * tokens.value
+
     @property
     def nbytes(self) -> int:
         """Memory that the packed weights take."""
@@ -157,6 +172,11 @@ class SparseLinear:
         raise TypeError(
             "a SparseLinear holds compiled memory and cannot be copied or pickled; make another one"
         )
+
+
+def _check_threads(threads: int) -> None:
+    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to {_MOST_THREADS}")
 
 
 def _level(dtype: str, level: str | None) -> str:

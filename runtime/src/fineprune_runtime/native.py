@@ -6,7 +6,7 @@ ctypes releases the GIL for the length of a call. A library is loaded when it is
 import ctypes
 import functools
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint8, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ _FAILS = {  # these end in (message, size), and return 0 when they succeed
     "fp_encoder_run": (c_void_p, _FLOATS, POINTER(c_uint8), c_int64, c_int64, _FLOATS),
     "fp_linear_new": (POINTER(CMatrix), c_int32, c_int32, POINTER(c_void_p)),
     "fp_linear_run": (c_void_p, _FLOATS, c_int64, _FLOATS),
+    "fp_linear_time": (c_void_p, c_int64, POINTER(c_double), POINTER(c_int64)),
 }
 
 

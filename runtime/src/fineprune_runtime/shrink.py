@@ -11,13 +11,24 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
+
+_MOST_ROWS, _MOST_COLUMNS = 2**20, 2**16  # as in native/matrix.hpp
 
 
 def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
-    """The same layer with fewer heads and inner neurons; `layer` itself where none is dead."""
+    """The same layer with fewer heads and inner neurons; `layer` itself where none is dead.
+
+    Raises `EngineError` for a matrix that is not what `Matrix` says. Matrices that do not fit each
+    other are left to the engine.
+    """
+    for name, part in zip(layer._fields, layer, strict=True):
+        if isinstance(part, Linear):
+            _check(name, part)
     inner = layer.attention_output.weight.shape[1]
-    if head_dim > 0 and layer.value.weight.shape[0] == inner and inner % head_dim == 0:
+    heads = (layer.query, layer.key, layer.value)
+    if head_dim > 0 and inner % head_dim == 0 and all(part.weight.shape[0] == inner for part in heads):
         read = _columns_used(layer.attention_output.weight).reshape(-1, head_dim).any(axis=1)
         reached = _rows_used(layer.value.weight).reshape(-1, head_dim).any(axis=1)
         alive = np.repeat(read & reached, head_dim)
@@ -36,6 +47,30 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
                 ffn_in=_rows(layer.ffn_in, alive), ffn_out=_without(layer.ffn_out, alive, given)
             )
     return layer
+
+
+def _check(name: str, linear: Linear) -> None:
+    """Before anything is taken apart: the engine sees only what is left of it."""
+    (rows, columns), positions, values, scales = linear.weight
+    if not (0 <= rows <= _MOST_ROWS and 0 <= columns <= _MOST_COLUMNS):
+        raise EngineError(f"{name}: is {rows} x {columns}; at most {_MOST_ROWS} x {_MOST_COLUMNS} can be run")
+    size = rows * columns
+    if values.shape != ((size,) if positions is None else positions.shape):
+        raise EngineError(
+            f"{name}: has values of shape {values.shape} for {size} elements or their positions"
+        )
+    if positions is not None and len(positions):
+        first, last = int(positions[0]), int(positions[-1])
+        if first < 0 or last >= size or not (positions[1:] > positions[:-1]).all():
+            raise EngineError(
+                f"{name}: positions begin with {first} and end with {last}; they rise, and end below {size}"
+            )
+    for what, array in (("bias", linear.bias), ("scale", scales)):
+        if array is not None and array.shape != (rows,):
+            raise EngineError(f"{name}: has a {what} of shape {array.shape} for {rows} outputs")
+    for what, array in (("value", values), ("bias", linear.bias), ("scale", scales)):
+        if array is not None and not np.isfinite(array).all():
+            raise EngineError(f"{name}: {what} {int(np.isfinite(array).argmin())} is not finite")
 
 
 def _rows_used(matrix: Matrix) -> NDArray[np.bool_]:
@@ -91,7 +126,8 @@ def _without(linear: Linear, alive: NDArray[np.bool_], constant: NDArray[np.floa
     weight = Matrix(
         (rows, columns), row[keep] * columns + place[column[keep]], values[keep], linear.weight.scales
     )
-    return Linear(weight, (_bias(linear) + added).astype(np.float32))
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, which the engine refuses
+        return Linear(weight, (_bias(linear) + added).astype(np.float32))
 
 
 def _activate(x: NDArray[np.float64], activation: str) -> NDArray[np.float64]:

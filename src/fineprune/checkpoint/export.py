@@ -95,12 +95,16 @@ def export_model(
 
 
 def write_graph(
-    model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: Literal["onnx", "openvino"], int8: bool
+    model: "PreTrainedModel",
+    inputs: dict[str, Any],
+    folder: Path,
+    to: Literal["onnx", "openvino"],
+    int8: bool,
 ) -> None:
     """The graph alone, as `export_model` writes it, into a folder that is there; nothing is compared.
 
-    `inputs` are what it is traced with, a batch and a length of 2 or more. Raises `FinepruneError` for a package
-    that is missing, and whatever the exporter raises.
+    `inputs` are what it is traced with, a batch and a length of 2 or more. Raises `FinepruneError` for a
+    package that is missing, and whatever the exporter raises.
     """
     _check_packages(to, int8)
     with quiet_exporters():

@@ -20,6 +20,7 @@ from fineprune.pruning.pruner import Pruner, masked_modules
 from fineprune.pruning.targets import is_linear, refuse_accelerated
 from fineprune_runtime import architectures, engine, native
 from fineprune_runtime.errors import EngineError
+from fineprune_runtime.layers import Linear
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -160,7 +161,7 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
     return _Whole(count, pruned, reasons)
 
 
-def _each_layer(model: nn.Module, make: Callable[[engine.Linear], Any] | None, break_even: float) -> _Count:
+def _each_layer(model: nn.Module, make: Callable[[Linear], Any] | None, break_even: float) -> _Count:
     """Replace the pruned linear layers, wherever they are, that are sparse enough to gain by it.
 
     A packed layer that is not, or that nothing can be made of, becomes a dense one: unpacked for each call it

@@ -12,12 +12,13 @@ class BreakEven(NamedTuple):
     """At which it is as fast as OpenVINO with dense weights of the engine's own dtype."""
 
 
-# `python benchmarks/engine.py --break-even`: an encoder of BERT-base's shape, 1 x 128 tokens, one thread, random
-# masks of the same density in each matrix, on an AMD core with AVX-512, VNNI and bfloat16 (docs/engine.md).
+# `python benchmarks/engine.py --break-even`: an encoder of BERT-base's shape, 1 x 128 tokens, one thread,
+# random masks of the same density in each matrix, on an AMD core with AVX-512, VNNI and bfloat16
+# (docs/engine.md).
 BREAK_EVEN = {
-    "float32": BreakEven(torch=0.70, openvino=0.57),
-    "bfloat16": BreakEven(torch=1.0, openvino=0.50),
-    "int8": BreakEven(torch=1.0, openvino=0.44),
+    "float32": BreakEven(torch=1.0, openvino=0.37),
+    "bfloat16": BreakEven(torch=1.0, openvino=0.31),
+    "int8": BreakEven(torch=1.0, openvino=0.32),
 }
 
 

@@ -144,21 +144,12 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
     Each is read when it is asked for: of a whole model they take several times the packed weights' memory.
     """
     config: Any = model.config
-    settings = config.to_dict()
-    known = architectures.architecture(settings)
-    count = architectures.whole(settings, "num_hidden_layers")
-    settings[known.settings.get("num_hidden_layers", "num_hidden_layers")] = 1
-    for index in range(count):
-
-        def here(name: str, index: int = index) -> str:
-            return name.replace(f"{known.layer}.0.", f"{known.layer}.{index}.", 1)
-
-        yield from architectures.encoder_layers(
-            settings,
-            lambda name, here=here: linear_of(_owner(model, here(name))).weight,  # type: ignore[misc]
-            lambda name, here=here: _vector(model, here(name)),  # type: ignore[misc]
-            "",
-        )
+    yield from architectures.each_layer(
+        config.to_dict(),
+        lambda name: linear_of(_owner(model, name)).weight,
+        lambda name: _vector(model, name),
+        "",
+    )
 
 
 def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
@@ -171,7 +162,8 @@ def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
         )
         return Matrix((rows, columns), None, np.empty(0, np.float32))
 
-    architectures.encoder_layers(config, matrix, lambda name: _vector(model, name), "")
+    for _ in architectures.each_layer(config, matrix, lambda name: _vector(model, name), ""):
+        pass
 
 
 def _owner(model: nn.Module, weight: str) -> nn.Module:

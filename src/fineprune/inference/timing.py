@@ -1,0 +1,109 @@
+"""Times of calls on a machine that others use too: interleaved rounds, medians, ratios within a round."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+
+_SHORT = 0.1  # seconds; a call of less is repeated before it is timed
+_PACKAGES = (
+    "fineprune",
+    "fineprune-runtime",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "deepsparse",
+)
+
+
+class Timing(NamedTuple):
+    """One call's time, and how many times faster than the base it was."""
+
+    milliseconds: float
+    """The median over the rounds."""
+    ratio: float
+    """The median over the rounds of the base's time / the own time in the same round."""
+    low: float
+    high: float
+    """The ratio's quartiles."""
+
+
+def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
+    """Seconds of each call in each round; in a round every call has its turn, so that noise meets all alike.
+
+    A short call runs once more before it is timed: what it finds in the caches is then its own, and other
+    runtimes' threads, which spin for a while after their work, are asleep.
+    """
+    short = set()
+    for name, call in calls.items():
+        call()
+        if _seconds(call) < _SHORT:
+            short.add(name)
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if name in short:
+                call()
+            times[name].append(_seconds(call))
+    return times
+
+
+def compare(times: Mapping[Name, list[float]], base: Name) -> dict[Name, Timing]:
+    """Medians, and ratios to the call named `base`."""
+    found = {}
+    for name, own in times.items():
+        ratios = [other / seconds for other, seconds in zip(times[base], own, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        found[name] = Timing(1e3 * statistics.median(own), middle, low, high)
+    return found
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers were measured on: processor, cores, threads, instruction levels, versions."""
+    from fineprune_runtime import levels
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": processor(),
+        "cores": usable,
+        "threads": threads,
+        "levels": list(levels()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, named), "") or platform.processor() or platform.machine() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are measured, where they are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin

@@ -1,0 +1,294 @@
+"""Random layers for the sparse engine, and how far from exact arithmetic its answers may be.
+
+A case is drawn by a function `pick(low, high)` of whole numbers, both ends included: hypothesis' or a random
+generator's. Its arrays come from its own seed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from runtime.reference import reference_encoder
+
+from fineprune_runtime import Encoder, Layer, Linear, Matrix, Norm, SparseLinear, dtypes, levels
+
+Pick = Callable[[int, int], int]
+
+PAIRS = [(level, dtype) for level in levels() for dtype in dtypes(level)]  # all that runs here, best first
+LEVELS = levels()
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+DENSITIES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.8, 1.0)
+
+# Of a whole encoder, the root mean square of the error over that of the answer. A product's terms are off by
+# 2^-8.8 (bfloat16: two factors, each rounded by up to 2^-8) or by 0.8 % (int8: of 255 steps a standard
+# deviation takes some 40, and rounding is off by 0.3 of one). A layer adds two such products to an input that
+# stays as it is; the second reads what the first has made. So 4 x 2^-8.8 and 3 x 0.8 % of two layers.
+RMS = {"float32": 3e-6, "bfloat16": 9e-3, "int8": 2.5e-2}
+
+
+class LinearCase(NamedTuple):
+    """A linear layer and what is put into it."""
+
+    rows: int
+    columns: int
+    density: float
+    full: int
+    """Rows among the others of which all elements are stored."""
+    skewed: bool
+    """Each row has a density of its own."""
+    bias: bool
+    scales: bool
+    """Its values are int8 levels times these."""
+    tokens: int
+    threads: int
+    seed: int
+
+
+class EncoderCase(NamedTuple):
+    """Encoder layers and hidden states."""
+
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    ffn: int
+    density: float
+    full: int
+    dead: int
+    """0: none; 1: a head and neurons that nothing reaches; 2: ones that nothing reads; 3: all of them."""
+    bias: bool
+    activation: str
+    batch: int
+    length: int
+    mask: int
+    """0: none; 1: padding at the end; 2: any token; 3: one sequence has no token at all."""
+    threads: int
+    seed: int
+
+
+def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140) -> LinearCase:
+    """One case, up to the given sizes."""
+    wanted = pick(0, columns)
+    return LinearCase(
+        rows=pick(0, rows),
+        columns=wanted,
+        density=DENSITIES[pick(0, len(DENSITIES) - 1)],
+        full=(0, 0, 1, 8, 13)[pick(0, 4)],
+        skewed=bool(pick(0, 1)),
+        bias=bool(pick(0, 1)),
+        scales=pick(0, 3) == 3,
+        tokens=(0, 1, pick(1, 40), pick(1, tokens))[pick(0, 3)],
+        threads=pick(1, 3),
+        seed=pick(0, 2**32 - 1),
+    )
+
+
+def encoder_case(pick: Pick) -> EncoderCase:
+    """One case. A norm of fewer than 5 features can divide by next to nothing, which no tolerance covers."""
+    return EncoderCase(
+        layers=pick(1, 2),
+        hidden=(16, 64, pick(5, 70))[pick(0, 2)],
+        heads=pick(0, 4),
+        head_dim=(16, pick(1, 40), 2 * pick(0, 12) + 1)[pick(0, 2)],
+        ffn=(0, pick(1, 100), 64)[pick(0, 2)],
+        density=DENSITIES[pick(0, len(DENSITIES) - 1)],
+        full=(0, 0, 9)[pick(0, 2)],
+        dead=pick(0, 3),
+        bias=bool(pick(0, 1)),
+        activation=ACTIVATIONS[pick(0, 2)],
+        batch=pick(0, 4),
+        length=(0, 1, pick(1, 20), pick(1, 45), pick(46, 90))[pick(0, 4)],
+        mask=pick(0, 3),
+        threads=pick(1, 3),
+        seed=pick(0, 2**32 - 1),
+    )
+
+
+def make_matrix(
+    random: np.random.Generator,
+    rows: int,
+    columns: int,
+    density: float = 1.0,
+    full: int = 0,
+    skewed: bool = False,
+    scales: bool = False,
+) -> Matrix:
+    """Of normal values, so that y = W x is of about the size of x; `full` random rows are dense."""
+    share = np.full((rows, 1), density)
+    if skewed:
+        share = np.minimum(1.0, density * random.exponential(1.0, (rows, 1)))
+    share[random.permutation(rows)[:full]] = 1.0
+    kept = random.random((rows, columns)) < share
+    spread = 0.7 / np.sqrt(np.maximum(1, kept.sum(axis=1, keepdims=True)))
+    dense = (random.standard_normal((rows, columns)) * spread * kept).astype(np.float32)
+    if not scales:
+        return Matrix.from_dense(dense)
+    step = np.abs(dense).max(axis=1, initial=0).astype(np.float32) / np.float32(127)
+    levels = np.rint(np.divide(dense, step[:, None], out=np.zeros_like(dense), where=step[:, None] > 0))
+    return Matrix.from_dense((levels * step[:, None]).astype(np.float32))._replace(scales=step)
+
+
+def make_linear(
+    random: np.random.Generator, rows: int, columns: int, bias: bool = True, **how: Any
+) -> Linear:
+    """A matrix of `make_matrix`, and a small bias."""
+    given = (0.1 * random.standard_normal(rows)).astype(np.float32) if bias else None
+    return Linear(make_matrix(random, rows, columns, **how), given)
+
+
+def make_norm(random: np.random.Generator, hidden: int) -> Norm:
+    """Near 1 and near 0."""
+    weight, bias = 1 + 0.1 * random.standard_normal(hidden), 0.1 * random.standard_normal(hidden)
+    return Norm(weight.astype(np.float32), bias.astype(np.float32))
+
+
+def make_layer(
+    random: np.random.Generator,
+    hidden: int,
+    heads: int,
+    head_dim: int,
+    ffn: int,
+    dead: int = 0,
+    **how: Any,
+) -> Layer:
+    """An encoder layer; for `dead` see `EncoderCase`."""
+    inner = heads * head_dim
+    layer = Layer(
+        *(make_linear(random, inner, hidden, **how) for _ in range(3)),
+        make_linear(random, hidden, inner, **how),
+        make_norm(random, hidden),
+        make_linear(random, ffn, hidden, **how),
+        make_linear(random, hidden, ffn, **how),
+        make_norm(random, hidden),
+    )
+    if not dead:
+        return layer
+    head, neurons = np.zeros(inner, np.bool_), random.random(ffn) < 0.4
+    head[:head_dim] = True
+    if dead == 3:
+        head[:] = neurons[:] = True
+    if dead == 2:
+        return layer._replace(
+            attention_output=emptied(layer.attention_output, columns=head),
+            ffn_out=emptied(layer.ffn_out, columns=neurons),
+        )
+    return layer._replace(value=emptied(layer.value, rows=head), ffn_in=emptied(layer.ffn_in, rows=neurons))
+
+
+def emptied(linear: Linear, rows: Any = (), columns: Any = ()) -> Linear:
+    """Without the weights of some outputs or inputs."""
+    dense = linear.weight.to_dense()
+    dense[np.asarray(rows, np.bool_).nonzero()[0]] = 0
+    dense[:, np.asarray(columns, np.bool_).nonzero()[0]] = 0
+    return linear._replace(weight=Matrix.from_dense(dense))
+
+
+def make_layers(case: EncoderCase) -> list[Layer]:
+    """The layers of a case."""
+    random = np.random.default_rng(case.seed)
+    how = {"density": case.density, "full": case.full, "bias": case.bias, "dead": case.dead}
+    return [
+        make_layer(random, case.hidden, case.heads, case.head_dim, case.ffn, **how)
+        for _ in range(case.layers)
+    ]
+
+
+def make_hidden(case: EncoderCase) -> tuple[Any, Any]:
+    """Hidden states and mask of a case."""
+    random = np.random.default_rng([case.seed, 1])
+    hidden = random.standard_normal((case.batch, case.length, case.hidden)).astype(np.float32)
+    if case.mask == 0:
+        return hidden, None
+    kept = random.integers(0, case.length + 1, (case.batch, 1)) if case.length else np.zeros((case.batch, 1))
+    mask = np.arange(case.length) < kept
+    if case.mask > 1:
+        mask = random.random((case.batch, case.length)) < 0.6
+    if case.mask == 3 and case.batch:
+        mask[random.integers(case.batch)] = False
+    return hidden, mask.astype(random.choice([np.bool_, np.int64, np.float32]))
+
+
+def check_linear(case: LinearCase, level: str, dtype: str) -> None:
+    """A case's outputs against exact ones."""
+    random = np.random.default_rng(case.seed)
+    linear = make_linear(
+        random,
+        case.rows,
+        case.columns,
+        bias=case.bias,
+        density=case.density,
+        full=case.full,
+        skewed=case.skewed,
+        scales=case.scales,
+    )
+    x = random.standard_normal((case.tokens, case.columns)) * 2.0 ** random.integers(-9, 9, (case.tokens, 1))
+    x = (x + random.standard_normal()).astype(np.float32)
+    y = SparseLinear(linear, dtype=dtype, threads=case.threads, level=level)(x)
+    assert y.shape == (case.tokens, case.rows)
+    assert y.dtype == np.float32
+    assert_close(y, linear, x, dtype)
+
+
+def assert_close(y: Any, linear: Linear, x: Any, dtype: str) -> None:
+    """Whether `y` is `linear` of `x` to within rounding, element by element.
+
+    float32: sums of n terms are off by about sqrt(n) 2^-24 of the sum of their magnitudes, below 1e-5 of
+    it for any n here. bfloat16: both factors of a term are rounded by up to 2^-8 of themselves. int8: a
+    weight is off by up to half a step of its row, an activation by half a step of its token; its largest one
+    by a whole step, where the zero point was rounded up. Roundings are independent, so beside that worst
+    sum there is a second bound, 6 standard deviations of the sum (bfloat16: 2^-8.3 a term; int8: a step /
+    sqrt(12)). It grows with the root of the number of terms, so that even one lost term of hundreds is seen.
+    """
+    w, x = linear.weight.to_dense().astype(np.float64), x.astype(np.float64)
+    bias = np.zeros(len(w)) if linear.bias is None else linear.bias.astype(np.float64)
+    size = np.abs(x) @ np.abs(w).T
+    bound = 1e-5 * (size + np.abs(bias)) + 1e-30
+    if dtype == "bfloat16":
+        bound += np.minimum(1.01 * 2.0**-7 * size, 6 * 2.0**-8.3 * np.sqrt(x**2 @ (w**2).T))
+    if dtype == "int8":
+        row = np.abs(w).max(axis=1, initial=0) / 127 * (linear.weight.scales is None)
+        token = (np.maximum(0, x.max(axis=1, initial=0)) - np.minimum(0, x.min(axis=1, initial=0))) / 255
+        kept = (w != 0).astype(np.float64).T
+        worst = np.outer(token, np.abs(w).sum(axis=1)) + (np.abs(x) + token[:, None]) @ kept * row / 2
+        square = np.outer(token**2, (w**2).sum(axis=1)) + (x**2 + token[:, None] ** 2) @ kept * row**2
+        cut = np.outer(token, np.abs(w).max(axis=1, initial=0))
+        bound += np.minimum(1.01 * worst, 6 * np.sqrt(square / 12) + cut)
+    error = np.abs(y - (x @ w.T + bias))
+    assert (error <= bound).all(), f"{(error / bound).max():.3g} of the bound"
+
+
+def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
+    """A case's outputs against exact ones, and once more."""
+    layers = make_layers(case)
+    encoder = Encoder(
+        layers,
+        head_dim=case.head_dim,
+        activation=case.activation,
+        dtype=dtype,
+        threads=case.threads,
+        level=level,
+    )
+    hidden, mask = make_hidden(case)
+    before = hidden.copy()
+    y = encoder(hidden, mask)
+    assert y.shape == hidden.shape
+    assert y.dtype == np.float32
+    assert (hidden == before).all()
+    assert encoder(hidden, mask).tobytes() == y.tobytes()
+    if y.size:
+        expected = reference_encoder(layers, hidden, mask, case.head_dim, case.activation, 1e-12)
+        assert_near(y, expected, dtype)
+    if mask is not None:
+        assert (y[np.asarray(mask) == 0] == 0).all()
+
+
+def assert_near(y: Any, expected: Any, dtype: str) -> None:
+    """Whether an encoder's output is as exact as its type allows; for float32, every single number.
+
+    There 3e-6 is 50 roundings of 2^-24; two layers have some 20 steps that round, one after another.
+    """
+    error = y - expected
+    if dtype == "float32":
+        assert np.abs(error).max() <= 3e-6 * max(1.0, np.abs(expected).max())
+    share = np.sqrt((error**2).mean() / max((expected**2).mean(), 1e-30))
+    assert share <= RMS[dtype], f"{share:.3g}"

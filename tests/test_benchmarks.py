@@ -1,0 +1,107 @@
+"""The engine's benchmarks run: their smallest cases, in a process of their own."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from fineprune_runtime import levels
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+pytestmark = pytest.mark.skipif(not levels(), reason="the engine has no native library here")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run("engine", *arguments)`: what benchmarks/engine.py prints, run in this process."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def call(name, *arguments) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(name).main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_engine(tmp_path, run):
+    places = ["--out", tmp_path / "out", "--results", tmp_path / "results"]
+    small = [*places, "--shape", "tiny", "--threads", 1, "--rounds", 2]
+    case = [*small, "--density", 0.1, "--case", "1x8", "--only", "engine float32", "torch CSR"]
+    assert "tiny 10% 1x8 1 threads" in run("engine", *case)
+    (path,) = (tmp_path / "out").glob("case-*.json")
+    found = json.loads(path.read_text())
+    assert set(found["peers"]) == {"torch", "engine float32", "torch CSR"}
+    assert all(row["error"] < 1e-5 for row in found["peers"].values())
+    assert run("engine", *case) == ""  # it is there
+    assert run("engine", *case, "--again") != ""
+    assert set(json.loads(path.read_text())["peers"]) == set(found["peers"])
+    run("engine", *places, "--table")
+    assert "| tiny | 90% | 1x8 | 1 |" in (tmp_path / "results/engine.md").read_text()
+
+
+def test_break_even_runs(tmp_path, run, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import break_even
+
+    monkeypatch.setattr(break_even, "DENSE", ("torch",))
+    places = ["--out", tmp_path, "--results", tmp_path]
+    small = [*places, "--break-even", "--shape", "tiny", "--case", "1x8", "--threads", 1, "--rounds", 2]
+    assert run("engine", *small, "--density", 0.1, 0.5).count("\n") == 2
+    run("engine", *places, "--table")
+    assert "| engine float32 | " in (tmp_path / "engine_break_even.md").read_text()
+
+
+def test_roofline(tmp_path, run):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here")
+    places = ["--out", tmp_path, "--results", tmp_path]
+    run("engine", *places, "--roofline", "--shape", "tiny", "--density", 0.1, "--rounds", 2)
+    core = json.loads((tmp_path / "roofline.json").read_text())["core"]
+    assert min(core.values()) > 0
+    run("engine", *places, "--table")
+    assert "| 64 x 32 | 90% | float32 |" in (tmp_path / "engine_roofline.md").read_text()
+
+
+def test_crossing(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import break_even
+
+    assert break_even.crossing([(0.1, 4), (0.4, 0.25)]) == pytest.approx(0.2)
+    assert break_even.crossing([(0.4, 0.5), (0.1, 2), (0.05, 0.9)]) == pytest.approx(0.2)
+    assert break_even.crossing([(0.1, 4), (0.2, 0.99), (1.0, 1.01)]) == 1
+    assert break_even.crossing([(0.1, 0.9), (1.0, 0.5)]) is None
+
+
+def test_sst2(tmp_path, make_run, run):
+    rows = "\n".join(f"{'very ' * (at % 3)}good film\t{at % 2}" for at in range(5))
+    (tmp_path / "dev.tsv").write_text(f"sentence\tlabel\n{rows}\n")
+    options = ["--data", tmp_path / "dev.tsv", "--sentences", 6, "--rounds", 1, "--results", tmp_path]
+    run("engine_sst2", make_run, *options)
+    (model,) = json.loads((tmp_path / "engine_sst2.json").read_text())
+    assert model["peers"]["engine float32"]["differs"] == 0
+    assert model["peers"]["runtime float32"]["differs"] == 0
+    assert "% | engine float32 |" in (tmp_path / "engine_sst2.md").read_text()
+
+
+@pytest.fixture
+def make_run(tmp_path, bert_config, tokenizer) -> Path:
+    """A run folder with a pruned model in it."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    from fineprune.pruning.targets import find_targets
+
+    model = BertForSequenceClassification(bert_config(hidden_size=16, intermediate_size=32)).eval()
+    with torch.no_grad():
+        for module in find_targets(model).values():
+            module.weight *= torch.rand_like(module.weight) < 0.1
+    folder = tmp_path / "run" / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,93 @@
+"""`fineprune bench`: the table, JSON, and input that cannot work."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support import call
+
+from fineprune.inference import bench, bench_peers
+from fineprune.inference.bench_memory import Loading
+from fineprune.inference.bench_peers import Peer
+
+
+@pytest.fixture
+def folder(save_body) -> Path:
+    from transformers import BertForSequenceClassification
+
+    place = Path(save_body())
+    BertForSequenceClassification.from_pretrained(place).save_pretrained(place)
+    return place
+
+
+@pytest.fixture
+def _few(monkeypatch):
+    """Torch, one that is wrong, and one that is absent; memory as if it had been measured."""
+    peers = {
+        "torch": bench_peers.PEERS["torch"],
+        "wrong [one]": Peer(lambda _job: lambda: {"logits": torch.zeros(1, 2)}, 1e-3),
+        "absent": Peer(bench_peers.run_torch, 1e-3, ("no_such_package",)),
+    }
+    monkeypatch.setattr(bench, "PEERS", peers)
+    memory = [Loading("torch", 0.25, 1.0, 2.0, 300.0)]
+    monkeypatch.setattr(bench, "_load", lambda *_: (memory, [bench.Left("memory, runtime", "no tokenizer")]))
+
+
+@pytest.mark.usefixtures("_few")
+def test_table(folder, capsys):
+    assert call("bench", folder, "--length", 8, "--rounds", 2, "--threads", 1) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    for said in (
+        "cores, 1 threads",
+        "density 100.00%",
+        "1 x 8 tokens, medians of 2 interleaved rounds",
+        "wrong [one]",
+        "1.0e+00 WRONG",
+        "not run, absent: no_such_package not installed",
+        "not run, memory, runtime: no tokenizer",
+        "300.0",
+    ):
+        assert said in told.out
+
+
+@pytest.mark.usefixtures("_few")
+def test_json(folder, capsys):
+    assert call("bench", folder, "--length", 8, "--rounds", 2, "--against", folder, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    names = {"folder", "density", "file_bytes", "batch", "length", "rounds", "machine"}
+    assert set(told) == names | {"rows", "loadings", "skipped", "notes"}
+    assert [(row["peer"], row["model"], row["wrong"]) for row in told["rows"]] == [
+        ("torch", None, False),
+        ("wrong [one]", None, True),
+        ("torch", str(folder), False),
+        ("wrong [one]", str(folder), True),
+    ]
+    assert told["loadings"][0]["process"] == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", 0], "batch is 0"),
+        (["--length", 33], "length is 33, and the model has positions for 32 tokens"),
+        (["--length", 4, "--against", "no/where"], "--against no/where"),
+    ],
+)
+def test_bad_input(arguments, said, folder, capsys):
+    assert call("bench", folder, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_model(tmp_path, capsys):
+    assert call("bench", tmp_path) == 2
+    assert "no model in it" in capsys.readouterr().err
+
+
+def test_inspect_advises(folder, capsys):
+    assert call("inspect", folder) == 0
+    assert "the engine is no faster than a dense model at this density" in capsys.readouterr().out
+    assert call("inspect", folder, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["engine_is_faster"] == {"float32": False, "bfloat16": False, "int8": False}
