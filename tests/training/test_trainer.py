@@ -284,3 +284,13 @@ def test_group_by_length_takes_the_sampler_that_resumes(make_trainer, rows):
 def test_group_by_length_follows_the_seed_of_the_data(make_trainer, seed):
     trainer = make_trainer(None, train_sampling_strategy="group_by_length", data_seed=seed)
     assert trainer._get_train_sampler().seed == seed
+
+
+def test_evaluation_keeps_the_order_of_the_rows(make_trainer, rows):
+    # Rows of rising and falling length: grouped by length they would come in another order.
+    trainer = make_trainer(None, train_sampling_strategy="group_by_length")
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    assert lengths != sorted(lengths)
+    assert lengths != sorted(lengths, reverse=True)
+    assert trainer.predict(rows).label_ids.tolist() == list(rows["labels"])
+    assert list(trainer._get_eval_sampler(rows)) == list(range(len(rows)))

@@ -106,6 +106,15 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             lengths_of(data), batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
         )
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int] | None:
+        """The order given, however training batches are made up: the Trainer groups these by length as
+        well, and a metric that goes by the order of the rows (answers over several windows) is then of others'.
+        """
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        if not grouped or not hasattr(eval_dataset, "__len__"):
+            return super()._get_eval_sampler(eval_dataset)  # type: ignore[no-any-return]
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """The model's loss; while training, mixed with the teacher's and plus the penalty."""
         kept, labels = inputs.pop(LOGITS, None), inputs.get("labels")
