@@ -108,7 +108,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int] | None:
         """The order given, however training batches are made up: the Trainer groups these by length as
-        well, and a metric that goes by the order of the rows (answers over several windows) is then of others'.
+        well, and a metric that goes by the order of the rows (answers over windows) would take others'.
         """
         grouped = self.args.train_sampling_strategy == "group_by_length"
         if not grouped or not hasattr(eval_dataset, "__len__"):
