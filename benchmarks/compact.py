@@ -2,6 +2,7 @@
 
     python benchmarks/compact.py sizes            BERT-base's shape at 10, 5 and 3 %, about 5 minutes
     python benchmarks/compact.py load             from_pretrained, compact against dense, interleaved
+    python benchmarks/compact.py memory           resident memory of a loaded model, BERT-base's shape at 3 %
     python benchmarks/compact.py codec            MB/s of dense float32, one core
     python benchmarks/compact.py score RUN...     sizes and accuracy of finished runs, by type
 
@@ -26,6 +27,8 @@ import transformers
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import fineprune
+import fineprune_runtime
+from fineprune.inference import bench_memory
 from fineprune.pruning.targets import find_targets
 from fineprune_runtime import codec
 
@@ -128,6 +131,27 @@ def load(rounds: int) -> None:
             print(f"{name:28}  " + "".join(f"{ratio:<10.2f}" for ratio in ratios))
 
 
+def memory() -> None:
+    """What the process grows by, loading and after one answer to 128 tokens; a fresh process each."""
+    ids = [list(range(1000, 1128))]
+    with tempfile.TemporaryDirectory() as folder:
+        model, dense = bert_base(0.03), str(Path(folder) / "dense")
+        model.save_pretrained(dense)
+        small = fineprune.save_compact(model, Path(folder) / "small", None, "int8", "int8").folder
+        print("| way of loading | seconds | loaded, MB | after an answer, MB | of dense |")
+        print("|---|---|---|---|---|")
+        base = None
+        for way in (bench_memory.DENSE, *(f"accelerate {dtype}" for dtype in fineprune_runtime.dtypes())):
+            source = dense if way == bench_memory.DENSE else str(small)
+            kind = type(model).__name__
+            found = bench_memory.measure(bench_memory.Request(way, source, kind, ids, 1))
+            base = base or found.answered
+            print(
+                f"| {way} | {found.seconds:.2f} | {found.loaded:.0f} | {found.answered:.0f} "
+                f"| {found.answered / base:.2f} |"
+            )
+
+
 def forget(path: Path) -> None:
     """Drop a file from the page cache."""
     handle = os.open(path, os.O_RDONLY)
@@ -179,7 +203,7 @@ def score(runs: list[Path]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("sizes", "load", "codec", "score"))
+    parser.add_argument("what", choices=("sizes", "load", "memory", "codec", "score"))
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
@@ -192,6 +216,8 @@ def main() -> None:
                 sizes(bert_base(density), Path(folder))
     elif arguments.what == "load":
         load(arguments.rounds)
+    elif arguments.what == "memory":
+        memory()
     elif arguments.what == "codec":
         codec_speed()
     else:
