@@ -25,7 +25,7 @@ assert torch.equal(model(**inputs).logits, expected[0])
 assert 'fineprune' not in type(watched.__spec__.loader).__module__
 assert 'fineprune' not in type(watched.__loader__).__module__
 assert 'class PreTrainedModel' in inspect.getsource(watched)
-assert not [finder for finder in sys.meta_path if 'fineprune' in type(finder).__module__]
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith('fineprune.')]  # an editable install has one too
 print('EQUAL')
 """
 WITHOUT = """
