@@ -1,11 +1,13 @@
 """What `import fineprune` gives, and what it costs."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 import fineprune
+import fineprune_runtime
 
 
 def test_public_names_resolve():
@@ -34,3 +36,9 @@ def test_core_needs_torch_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_ci_has_the_engine():
+    # Its own tests are skipped where no library was built; CI is not such a place.
+    in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    assert fineprune_runtime.levels() or not in_ci

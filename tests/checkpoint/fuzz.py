@@ -1,9 +1,7 @@
 """Throws broken and forged checkpoints at the reader: python tests/checkpoint/fuzz.py --count 100000.
 
-A case is refused with a `FinepruneError` (the codec's own is `CodecError`), or it gives the arrays that were
-saved; a forged one, whose checksums are right, may give others of the same shapes. Any other exception,
-much memory or much time is a failure. Case i of a seed is the same in every run: --first i --count 1.
-"""
+A case is refused (`FinepruneError`, `CodecError`), or gives what was saved; a forged one, others of the same
+shapes. All else fails, much memory and time too. --first i --count 1 repeats case i of a seed."""
 
 import argparse
 import json

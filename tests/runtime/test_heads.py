@@ -6,8 +6,9 @@ import torch
 from runtime.models import KINDS, TAGS, TASKS, make_model
 
 from fineprune_runtime import EngineError
+from fineprune_runtime.dense import Dense
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.heads import Dense, Head, labels, read_head, softmax
+from fineprune_runtime.heads import Head, labels, read_head, softmax
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fineprune_runtime.architectures import architecture, epsilon, whole
+from fineprune_runtime.dense import Dense
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder, Table
 from fineprune_runtime.layers import Norm
@@ -22,8 +23,8 @@ class Embeddings(NamedTuple):
     types: Table | None
     norm: Norm
     epsilon: float
-    projection: tuple[Floats, Floats] | None
-    """ELECTRA's matrix (hidden, embedding size) and bias, where the two differ."""
+    projection: Dense | None
+    """ELECTRA's layer from the embeddings' size to the encoder's, where the two differ."""
     padding: int | None
     """RoBERTa's padding id: positions count from the next one, and padding has this one. Else None."""
 
@@ -36,8 +37,8 @@ class Embeddings(NamedTuple):
     def nbytes(self) -> int:
         """What it takes in memory."""
         tables = (self.words, self.positions, self.types)
-        arrays = (*self.norm, *(self.projection or ()))
-        return sum(table.nbytes for table in tables if table) + sum(int(array.nbytes) for array in arrays)
+        parts = (*tables, *self.norm, self.projection)
+        return sum(int(part.nbytes) for part in parts if part is not None)
 
     def __call__(self, ids: Ids, types: Ids | None = None) -> Floats:
         """What the encoder reads, (batch, length, hidden), of token ids and token types, (batch, length).
@@ -60,8 +61,7 @@ class Embeddings(NamedTuple):
         total = layer_norm(total, self.norm, self.epsilon)
         if self.projection is None:
             return total
-        weight, bias = self.projection
-        return total @ weight.T + bias
+        return self.projection(total)
 
     def _places(self, ids: Ids) -> Ids:
         """The row of each token in the table of positions."""
@@ -86,7 +86,7 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
     projection = None
     if width != hidden:
         weight = folder.dense(f"{prefix}embeddings_project.weight", (hidden, width))
-        projection = (weight, folder.dense(f"{prefix}embeddings_project.bias", (hidden,)))
+        projection = Dense(weight, folder.dense(f"{prefix}embeddings_project.bias", (hidden,)))
     padding = None
     if known.offset:
         padding = config.get("pad_token_id", known.padding)

@@ -8,35 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fineprune_runtime.architectures import architecture, task, whole
-from fineprune_runtime.engine import SparseLinear
+from fineprune_runtime.dense import Dense
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.layers import Linear, Matrix
 
 Floats = NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has none; a row for each text is little
-
-
-class Dense:
-    """One linear layer of a head.
-
-    Run by the engine: the threads of numpy's matrix library are not ours to set, and spin on the cores
-    that the encoder needs (25 ms for what takes 0.1).
-    """
-
-    def __init__(self, weight: Floats, bias: Floats) -> None:
-        """`weight` (outputs, inputs), `bias` (outputs,)."""
-        self._run = SparseLinear(Linear(Matrix.from_dense(weight), bias))
-
-    def __call__(self, x: Floats) -> Floats:
-        """(..., inputs) to (..., outputs)."""
-        return self._run(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        return self._run.nbytes
 
 
 class Head(NamedTuple):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Network(NamedTuple):
         return self.head(self.encoder(self.embeddings(ids, types), mask))
 
 
-class Predictor:
+class Predictor(ABC):
     """A model with its tokenizer; `load` makes one of the kinds below.
 
     `network` takes arrays, `labels` are the classes by id, `max_length` is the most tokens that the
@@ -82,6 +83,7 @@ class Predictor:
         parts = self.network
         return int(parts.embeddings.nbytes + parts.encoder.nbytes + parts.head.nbytes)
 
+    @abstractmethod
     def predict(
         self,
         texts: Sequence[str],
@@ -91,7 +93,6 @@ class Predictor:
         max_length: int | None = None,
     ) -> list[Any]:
         """An answer to each text, in the order given; each kind says which."""
-        raise NotImplementedError
 
     def logits(
         self,
