@@ -1,7 +1,8 @@
 """Throws broken and forged checkpoints at the reader: python tests/checkpoint/fuzz.py --count 100000.
 
 A case is refused (`FinepruneError`, `CodecError`), or gives what was saved; a forged one, others of the same
-shapes. All else fails, much memory and time too. --first i --count 1 repeats case i of a seed."""
+shapes. All else fails, much memory and time too. --first i --count 1 repeats case i of a seed.
+"""
 
 import argparse
 import json
