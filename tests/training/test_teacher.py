@@ -269,7 +269,7 @@ def test_teacher_student_evaluation(taught, tmp_path):
     shutil.rmtree(tmp_path / "teacher")
     assert evaluate_run(tmp_path / "student") == pytest.approx(results["scores"])
     names = sorted(path.name for path in (tmp_path / "student").iterdir())
-    assert names == ["metrics.jsonl", "model", "recipe.yaml", "results.json"]
+    assert names == ["metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"]
     assert Recipe.load(tmp_path / "student" / "recipe.yaml") == taught
 
 

@@ -65,6 +65,9 @@ class Pruner:
         self.schedule = schedule
         self.targets = targets
         self.steps_done = 0
+        self.changed = 0.0
+        """The share of the target weights whose mask the last refresh turned over."""
+
         self._method = METHODS[config.method](config, schedule)
         self._control = Control()
         self._refresh()
@@ -108,7 +111,11 @@ class Pruner:
 
     @torch.no_grad()
     def _refresh(self) -> None:
+        masks = [target.masked.mask for target in self.targets]
+        before = [mask.clone() for mask in masks]
         self._control = self._method.refresh(self.targets, self.steps_done)
+        flipped = sum(int(torch.count_nonzero(old ^ new)) for old, new in zip(before, masks, strict=True))
+        self.changed = flipped / sum(mask.numel() for mask in masks)
 
     @property
     def density(self) -> float:
@@ -141,6 +148,7 @@ class Pruner:
             "steps_done": self.steps_done,
             "threshold": self._control.threshold,
             "lambda": self._control.lambda_,
+            "changed": self.changed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,6 +160,7 @@ class Pruner:
             config = PruningConfig.from_dict(state["config"])
             total, steps_done = int(state["total_steps"]), int(state["steps_done"])
             threshold, lambda_ = state["threshold"], float(state["lambda"])
+            changed = float(state["changed"])
         except (KeyError, TypeError, ValueError) as error:
             raise FinepruneError(f"not the state of a pruner: {error} is missing or wrong") from error
         if config != self.config or total != self.schedule.total:
@@ -164,6 +173,7 @@ class Pruner:
             )
         self.steps_done = steps_done
         self._control = Control(threshold, lambda_)
+        self.changed = changed
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:

@@ -1,8 +1,9 @@
 """The run of one recipe: from a YAML file to a folder with a pruned model and its score.
 
 The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/` and
-`teacher_logits/` (while the run is under way), `model/` (an ordinary model, zeros in place) and,
-written last, `results.json`. Whatever is there is whole, so a run that was killed can be continued.
+`teacher_logits/` (while the run is under way), `weights.npz` (of a pruning run: what pictures need),
+`model/` (an ordinary model, zeros in place) and, written last, `results.json`. Whatever is there is
+whole, so a run that was killed can be continued.
 """
 
 import contextlib
@@ -38,10 +39,12 @@ from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
 from fineprune.training.folders import model_place
 from fineprune.training.recipe import Recipe
+from fineprune.training.record import Recorder
 from fineprune.training.trainer import PruningTrainer
 
 _log = logging.getLogger("fineprune")
 _OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # than of classification
+_LINES = 50  # of metrics.jsonl at least, for curves
 _KEPT = "teacher_logits"  # the teacher's answers, while the run is under way
 
 
@@ -74,9 +77,12 @@ def run_recipe(
         write_text(out / "recipe.yaml", recipe.to_yaml())
         trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
         checkpoint = _resumable(out / "checkpoints") if resume else None
+        recorder = None if trainer.pruner is None else Recorder(trainer.pruner)
         begin = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - begin
+        if recorder is not None:
+            recorder.take().save(out)
         return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
 
 
@@ -192,7 +198,7 @@ def _trainer(
         load_best_model_at_end=training.keep_best,
         metric_for_best_model=data.metric,
         greater_is_better=True,
-        logging_steps=max(1, every // 5),
+        logging_steps=max(1, min(every // 5, steps // _LINES)),
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=not progress,

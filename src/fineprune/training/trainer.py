@@ -142,6 +142,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             logs["density"] = self.pruner.density
             if self.pruner.threshold is not None:
                 logs["threshold"] = self.pruner.threshold
+                logs["mask_changed"] = self.pruner.changed
             if self.pruner.config.traits.takes_penalty:
                 logs["lambda"] = self.pruner.lambda_
                 logs["penalty"] = float(self.pruner.penalty().detach())
