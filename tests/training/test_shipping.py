@@ -143,7 +143,7 @@ def test_into_the_place_of_the_model(copied, monkeypatch, files_in, names, same_
     assert files_in(copied) == before
     compact_folder(copied, copied / "model")
     assert names(copied / "model") == COMPACT
-    assert names(copied) == {"metrics.jsonl", "model", "recipe.yaml", "results.json"}
+    assert names(copied) == {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
     again, theirs = load_run_model(copied)
     assert torch.equal(logits(model, words), logits(again, theirs))
     dense_folder(copied, copied / "model")

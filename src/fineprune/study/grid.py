@@ -227,15 +227,20 @@ class Study:
 
 def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
     """What a run is of, from its folder's name and resolved recipe; None where these do not agree."""
-    pruning, seed = recipe["pruning"], recipe["training"]["seed"]
-    distilled = recipe["distillation"] is not None
-    cell = Cell("", DENSE, None, None, distilled, seed)
-    if pruning is not None:
-        own = METHODS[pruning["method"]].scopes[0]
-        scope = None if pruning["scope"] == own else pruning["scope"]
-        cell = Cell("", pruning["method"], pruning["density"], scope, distilled, seed)
+    cell = cell_of_recipe(recipe)
     task = name.removesuffix(cell.name)
     return replace(cell, task=task) if task and task != name else None
+
+
+def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
+    """What a resolved recipe is of; the task is left empty. Raises `KeyError` or `TypeError` for none."""
+    pruning, seed = recipe["pruning"], recipe["training"]["seed"]
+    distilled = recipe.get("distillation") is not None
+    if pruning is None:
+        return Cell("", DENSE, None, None, distilled, seed)
+    own = METHODS[pruning["method"]].scopes[0]
+    scope = None if pruning["scope"] == own else pruning["scope"]
+    return Cell("", pruning["method"], pruning["density"], scope, distilled, seed)
 
 
 def from_here(path: Path) -> str:

@@ -14,11 +14,12 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
+from fineprune.pruning.targets import find_targets
 
 NAME = "weights.npz"
 SAMPLE = 20_000
@@ -184,6 +185,14 @@ class Recorder:
             for tensor, place in zip(tensors, self._places, strict=True)
         ]
         return torch.cat(read).numpy()
+
+
+@torch.no_grad()
+def matrices_of(model: nn.Module) -> tuple[Matrix, ...]:
+    """Where the weights that are not zero are, in the matrices that `prepare` would prune by default."""
+    weights = {name: module.get_parameter("weight") for name, module in find_targets(model).items()}
+    first = {id(weight): name for name, weight in reversed(weights.items())}  # shared ones once
+    return tuple(_matrix(name, weights[name] != 0) for name in weights if first[id(weights[name])] == name)
 
 
 def _matrix(name: str, mask: Tensor) -> Matrix:

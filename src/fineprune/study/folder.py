@@ -1,0 +1,166 @@
+"""Run folders as figures and reports read them: whatever is there, and a line about what is not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fineprune._reason import reason
+from fineprune.errors import FinepruneError
+from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
+from fineprune.study.runner import FAILURES
+from fineprune.training.record import NAME as RECORD
+from fineprune.training.record import Record
+
+BENCH = "bench.json"
+"""What `fineprune bench` leaves in the folder of a run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run. What is missing or broken is None or empty, and `notes` says so."""
+
+    path: Path
+    cell: Cell
+    """What it is a run of. Where the folder's name does not say it, the task is named after the folder
+    above, and the rest is the recipe's.
+    """
+
+    recipe: dict[str, Any]
+    results: dict[str, Any] | None
+    """`results.json`; None: not finished."""
+
+    lines: tuple[dict[str, Any], ...]
+    """`metrics.jsonl`."""
+
+    config: dict[str, Any]
+    """`model/config.json`."""
+
+    bench: dict[str, Any] | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """That of the folder."""
+        return self.path.name
+
+    @cached_property
+    def record(self) -> Record | None:
+        """`weights.npz`, read when it is asked for; None for dense runs, or where it is missing or broken."""
+        try:
+            found = Record.load(self.path)
+        except FinepruneError as error:
+            self.notes.append(str(error))
+            return None
+        if found is None and self.results is not None and self.cell.method != DENSE:
+            self.notes.append(
+                f"no {RECORD}, which runs of an older version did not leave: no masks, no sample"
+            )
+        return found
+
+
+def read_folder(folder: str | Path) -> list[RunFolder]:
+    """The run that a folder is, or the runs that are in it, by name; empty where there are none.
+
+    Raises `FinepruneError` only where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FinepruneError(f"{folder}: no such folder; name that of a run, or of a study")
+    if _is_run(folder):
+        return [_read(folder)]
+    return [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+
+
+def failures(folder: str | Path) -> dict[str, str]:
+    """The runs of a study that failed, by name, and why."""
+    path, said = Path(folder) / FAILURES, dict[str, str]()
+    if path.is_file():
+        for line in _lines(path, []):
+            said[str(line.get("run"))] = str(line.get("error"))
+    return said
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() or (path / "results.json").is_file()
+
+
+def _read(path: Path) -> RunFolder:
+    notes: list[str] = []
+    recipe = _mapping(path / "recipe.yaml", yaml.safe_load, notes) or {}
+    results = _mapping(path / "results.json", json.loads, notes)
+    if results is not None and not _whole(results):
+        notes.append("results.json: is not the results of a run")
+        results = None
+    elif results is None and not notes:
+        notes.append("not finished: there is no results.json")
+    if results is not None:
+        recipe = results["recipe"]
+    lines = tuple(_lines(path / "metrics.jsonl", notes)) if (path / "metrics.jsonl").is_file() else ()
+    config = _mapping(path / "model" / "config.json", json.loads, notes) or {}
+    bench = _mapping(path / BENCH, json.loads, notes)
+    return RunFolder(path, _cell(path, recipe), recipe, results, lines, config, bench, notes)
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any] | None:
+    """The mapping that a file holds; None where it is missing, or broken, which is noted."""
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        notes.append(f"{path.name}: cannot be read ({reason(error)})")
+        return None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name}: is no mapping")
+        return None
+    return value
+
+
+def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of a file of JSON; a run that was killed may leave half a line, which is noted."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name}: cannot be read ({reason(error)})")
+        return []
+    found, broken = [], 0
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            broken += 1
+    if broken:
+        notes.append(f"{path.name}: {broken} lines cannot be read")
+    return found
+
+
+def _whole(results: dict[str, Any]) -> bool:
+    """Whether it has what every reader of it takes for granted."""
+    numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
+    return (
+        all(isinstance(results.get(name), (int, float)) for name in numbers)
+        and isinstance(results.get("metric"), str)
+        and isinstance(results.get("scores"), dict)
+        and isinstance(results.get("recipe"), dict)
+        and isinstance(results["recipe"].get("training"), dict)
+    )
+
+
+def _cell(path: Path, recipe: dict[str, Any]) -> Cell:
+    try:
+        cell = cell_of(path.name, recipe)
+        if cell is not None:
+            return cell
+        whole = path.resolve()
+        return replace(cell_of_recipe(recipe), task=whole.parent.name or whole.name)
+    except (KeyError, TypeError, AttributeError):
+        return Cell(path.resolve().parent.name, DENSE, None, None, False, 0)
