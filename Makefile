@@ -18,7 +18,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata lint bench bench-engine runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata stress lint bench bench-engine runtime-alone sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ oldest: $(OLDEST)/.installed  ## tests of training, saving and loading with the 
 
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
+
+stress: $(STAMP)  ## the tests that make test thins, whole: kills, several processes, architectures; an hour
+	FINEPRUNE_STRESS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m stress $(ARGS)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .

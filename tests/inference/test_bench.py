@@ -30,12 +30,20 @@ def few(monkeypatch):
     return use
 
 
-def test_interleave():
-    said = []
-    calls = {name: lambda name=name: said.append(name) for name in "ab"}
+def test_interleave(monkeypatch):
+    clock, said = [0.0], []
+
+    def pass_time(seconds, name="."):
+        clock[0] += seconds
+        said.append(name)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "sleep", pass_time)
+    calls = {"a": lambda: pass_time(0.005, "a"), "b": lambda: pass_time(1.0, "b")}
     times = timing.interleave(calls, 3)
-    assert {name: len(own) for name, own in times.items()} == {"a": 3, "b": 3}
-    assert "".join(said) == "aabb" + "aabb" * 3
+    # Two of each first; then a, which is short, pauses and runs for 10 ms, and is timed over as long.
+    assert "".join(said) == "aabb" + ".aaaab" * 3
+    assert times == {"a": pytest.approx([0.005] * 3), "b": pytest.approx([1.0] * 3)}
 
 
 def test_compare():

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
 
-_SHORT = 0.1  # seconds; a call of less is repeated before it is timed
+# Seconds. A call of less than _SHORT is made ready for its turn: a pause in which the threads of other runtimes,
+# which spin for a while after their work, fall asleep; then its own calls for _WINDOW, and as many again are timed.
+_SHORT = 0.1
+_PAUSE = 0.02
+_WINDOW = 0.01
 _PACKAGES = (
     "fineprune",
     "fineprune-runtime",
@@ -37,22 +41,15 @@ class Timing(NamedTuple):
 
 
 def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
-    """Seconds of each call in each round; in a round every call has its turn, so that noise meets all alike.
-
-    A short call runs once more before it is timed: what it finds in the caches is then its own, and other
-    runtimes' threads, which spin for a while after their work, are asleep.
-    """
-    short = set()
+    """Seconds of each call in each round; in a round every call has its turn, so that noise meets all alike."""
+    usual = {}
     for name, call in calls.items():
         call()
-        if _seconds(call) < _SHORT:
-            short.add(name)
+        usual[name] = _seconds(call)
     times: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            if name in short:
-                call()
-            times[name].append(_seconds(call))
+            times[name].append(_turn(call, usual[name]))
     return times
 
 
@@ -107,3 +104,18 @@ def _seconds(call: Callable[[], Any]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
+
+
+def _turn(call: Callable[[], Any], usual: float) -> float:
+    """Seconds of one call, which usually takes `usual`."""
+    if usual >= _SHORT:
+        return _seconds(call)
+    times = max(1, round(_WINDOW / max(usual, 1e-6)))
+
+    def repeated() -> None:
+        for _ in range(times):
+            call()
+
+    time.sleep(_PAUSE)
+    repeated()
+    return _seconds(repeated) / times
