@@ -2,9 +2,11 @@
 #
 #   PYTHON  the interpreter that .venv is made with, 3.11 or later:  make setup PYTHON=python3.12
 #   ARGS    passed on to pytest, demo, benchmark:                    make test ARGS="-k selection -x"
+#   JOBS    processes of make test, a thread each: one for each core  make test JOBS=1
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata stress lint bench bench-engine runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata stress lint bench bench-engine pictures runtime-alone sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,7 +49,8 @@ demo: $(STAMP)  ## prune the embedded model on the embedded data, no network
 	$(BIN)/fineprune demo $(ARGS)
 
 test: $(STAMP)  ## the tests that need neither network nor data sets
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not realdata" $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not realdata" -n $(JOBS) --maxprocesses 8 \
+		--dist loadfile $(ARGS)
 
 # Laid over .venv by PYTHONPATH: the oldest transformers that pyproject.toml allows, and what that asks for.
 $(OLDEST)/.installed: $(STAMP)
@@ -78,6 +81,10 @@ bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the code
 bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes; ARGS="--case 1x128 --threads 1" for a part
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
+
+pictures: $(STAMP)  ## the study behind README's two pictures, half an hour; resumes
+	$(BIN)/fineprune study small-curves --jobs 2 $(ARGS)
+	cp runs/small/figures/score-by-density.png runs/small/figures/remaining-weights.png docs/pictures/
 
 # What a user of the runtime has: its wheel and what that asks for, and no more. Sizes are without the byte code that
 # Python writes at its first start (a quarter more), and without pip.

@@ -53,9 +53,30 @@ def finished(place) -> Path:
 def test_run_prints_density_and_leaves_a_model(place, capsys):
     assert call("run", place / "recipe.yaml", "training.seed=1", "--out", place / "printed") == 0
     # 2 blocks of 4 8x8 and 2 8x16 matrices: 1,024 weights, a quarter of each kept
-    assert "with 25.00% of 1,024 weights" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "with 25.00% of 1,024 weights" in told.out
+    assert told.out.splitlines()[-1] == f"page: {place / 'printed' / 'report.html'}"
+    assert "<html" in (place / "printed" / "report.html").read_text()
     assert json.loads((place / "printed" / "results.json").read_text())["kept"] == 256
     assert (place / "printed" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nink"), KeyboardInterrupt()])
+def test_a_page_that_fails_costs_no_run(place, error, capsys, monkeypatch, tmp_path):
+    from fineprune.study import report
+
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(report, "write_report", fail)
+    interrupted = isinstance(error, KeyboardInterrupt)
+    assert call("run", place / "recipe.yaml", "--out", tmp_path / "run") == (130 if interrupted else 0)
+    told = capsys.readouterr()
+    assert "with 25.00% of 1,024 weights" in told.out
+    assert "page: " not in told.out
+    assert told.err == ("" if interrupted else "fineprune: no page: RuntimeError: no ink\n")
+    assert call("evaluate", tmp_path / "run") == 0
 
 
 def test_run_twice_is_refused_and_resume_returns_at_once(place, finished, capsys):
@@ -87,11 +108,41 @@ def test_predict_texts_files_and_pairs(place, finished, capsys):
 
 
 def test_inspect(finished, capsys):
+    capsys.readouterr()
     assert call("inspect", finished, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["kept"], told["total"], len(told["layers"])) == (256, 1024, 12)
+    assert (told["kept"], told["total"], len(told["layers"]), len(told["blocks"])) == (256, 1024, 12, 2)
+    assert call("inspect", finished) == 0
+    head, first, second, *rest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["layer", "density", "heads", "left", "FFN", "neurons", "left"]
+    assert first.split()[:3] == ["0", "█" * 32, "25.00%"]
+    assert second.split()[:3] == ["1", "█" * 32, "25.00%"]
+    assert rest[-1] == told["line"]
+    assert rest[-1].startswith("run: 256 of 1,024 weights kept (25.00%)")
+    assert rest[-1].endswith("; latency: not measured")
+    assert rest[-2].startswith("accuracy")
+    sizes = json.loads((finished / "results.json").read_text())["packed_bytes"]
+    assert rest[-3].endswith(f"{sizes['int8'] / 1e6:.1f} MB as int8")
+
+
+def test_inspect_lists_matrices_where_asked(finished, capsys):
     assert call("inspect", finished / "model") == 0
-    assert "25.00%" in capsys.readouterr().out
+    brief = capsys.readouterr().out
+    assert "query" not in brief
+    assert call("inspect", finished / "model", "--matrices") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["matrix", "shape", "kept", "of", "density"]
+    name = "bert.encoder.layer.0.attention.self.query"
+    assert lines[1].split() == [name, "8", "x", "8", "16", "64", "25.00%"]
+    assert "\n".join(lines).endswith(brief.strip())
+
+
+def test_inspect_where_blocks_cannot_be_printed(finished):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "fineprune", "inspect", str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"    0  {'#' * 32}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,50 @@ def test_json(folder, capsys):
     assert told["loadings"][0]["process"] == 300
 
 
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_run_keeps_it(folder, capsys, tmp_path, quiet):
+    run = tmp_path / "run"
+    run.mkdir()
+    folder.rename(run / "model")
+    numbers = {"density": 1.0, "total": 1024, "score": 0.5, "steps": 7, "seconds": 1.5}
+    (run / "results.json").write_text(
+        json.dumps(numbers | {"metric": "accuracy", "scores": {"accuracy": 0.5}})
+    )
+    options = ["--length", 8, "--rounds", 2, "--threads", 1]
+    assert call("bench", run, *options, *(["--json"] if quiet else [])) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    kept = json.loads((run / "bench.json").read_text())
+    if quiet:
+        assert json.loads(told.out) == kept
+    else:
+        assert told.out.splitlines()[-1] == f"kept for inspect and report: {run / 'bench.json'}"
+    assert call("inspect", run) == 0
+    time = kept["rows"][0]["timing"]["milliseconds"]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert f"latency: {time:.2f} ms, 1.00 x torch's speed (torch, 1 x 8 tokens, 1 thread of " in line
+
+
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_folder_that_cannot_be_written_is_a_warning(folder, capsys, quiet):
+    (folder / "results.json").write_text("{}")
+    (folder / "bench.json").mkdir()  # which no file can replace
+    assert call("bench", folder, "--length", 8, "--rounds", 2, *(["--json"] if quiet else [])) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f"fineprune: {folder / 'bench.json'}: cannot be written (")
+    assert told.err.count("\n") == 1
+    assert "kept for" not in told.out
+
+
+@pytest.mark.usefixtures("_few")
+def test_a_model_folder_is_left_alone(folder, names):
+    before = names(folder)
+    assert call("bench", folder, "--length", 8, "--rounds", 2) == 0
+    assert names(folder) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

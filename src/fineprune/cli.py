@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. What takes seconds to import is imported in the call."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -10,6 +11,8 @@ import typer
 from fineprune.errors import FinepruneError
 from fineprune.inference.command import bench
 from fineprune.study.command import study
+from fineprune.study.page import leave_page
+from fineprune.study.report.command import report
 
 if TYPE_CHECKING:
     from fineprune.training.demo import DemoRow
@@ -34,6 +37,7 @@ def demo(
     from fineprune.training.demo import run_demo
 
     _print_demo(run_demo(out, steps), out)
+    leave_page(out, print)
 
 
 @app.command()
@@ -53,8 +57,13 @@ def run(
     from fineprune.training.run import run_recipe
 
     results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
-    print(_headline(results))
+    if os.environ.get("RANK", "0") != "0":  # torchrun's: the first process speaks for all
+        return
+    from fineprune.training.inspection import headline
+
+    print(headline(results))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
+    leave_page(place, print)
 
 
 @app.command()
@@ -203,45 +212,38 @@ def export(
 
 
 @app.command()
-def inspect(folder: Folder, as_json: Json = False) -> None:
-    """What is left of a model, matrix by matrix, and the bytes it takes."""
+def inspect(
+    folder: Folder,
+    matrices: Annotated[bool, typer.Option("--matrices", help="List every matrix, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is left of a model, layer by layer, the bytes it takes, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
-    from fineprune.pruning.summary import summary
-    from fineprune.training.shipping import open_folder
+    from fineprune.training.inspection import bars, headline, inspect_folder
 
-    model, _ = open_folder(folder)
-    left = summary(model)
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    size = sum(path.stat().st_size for path in place.glob("*.safetensors"))
-    results = folder / "results.json"
-    headline = scores = None
-    try:
-        if results.is_file():
-            measured = json.loads(results.read_text(encoding="utf-8"))
-            headline, scores = _headline(measured), measured["scores"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FinepruneError(f"{results}: not the results of a run ({error!r})") from error
+    found = inspect_folder(folder)
+    density = found.left.density
     if as_json:
-        layers = [layer._asdict() | {"density": layer.density} for layer in left.layers]
-        counts = {
-            "density": left.density,
-            "kept": left.kept,
-            "total": left.total,
-            "parameters": left.parameters,
-            "engine_is_faster": faster(left.density),
-        }
-        print(json.dumps(counts | {"bytes": size, "layers": layers, "scores": scores}))
+        print(json.dumps(found.to_dict() | {"engine_is_faster": faster(density)}))
         return
-    print(left)
-    print(advice(left.density))
-    stored = "packed" if (place / "fineprune.json").is_file() else "zeros are stored in full"
-    print(f"weights on disk: {size / 1e6:.1f} MB ({stored})")
-    if headline is not None:
-        print(headline)
+    if matrices:
+        print(found.left)
+    for line in bars(found.layers, _can_print("▏█")):
+        print(line)
+    print(advice(density))
+    stored = "packed" if found.packed else "zeros are stored in full"
+    print(f"weights on disk: {found.bytes / 1e6:.1f} MB ({stored})")
+    if found.packed_bytes is not None:
+        sizes = ", ".join(f"{size / 1e6:.1f} MB as {values}" for values, size in found.packed_bytes.items())
+        print(f"packed by `fineprune compact`: {sizes}")
+    if found.results is not None:
+        print(headline(found.results))
+    print(found.line)
 
 
 app.command()(bench)
 app.command()(study)
+app.command()(report)
 
 
 def main() -> NoReturn:
@@ -321,12 +323,13 @@ def _print_answers(
             print(f"{' '.join(best.text.split()) or '(no answer)'}\t{best.score:.4f}\t{question}")
 
 
-def _headline(results: dict[str, Any]) -> str:
-    kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
-    return (
-        f"{results['metric']} {results['score']:.2%} with {kept}, "
-        f"after {results['steps']:,} steps in {results['seconds']:.0f} s"
-    )
+def _can_print(text: str) -> bool:
+    """Whether what is printed may hold these letters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _print_demo(rows: "list[DemoRow]", out: Path) -> None:

@@ -92,6 +92,23 @@ def test_printed():
     assert repr(summary(Blocks())) == str(summary(Blocks()))
 
 
+def test_a_notebook_shows_a_table():
+    html = summary(pruned().model)._repr_html_()
+    assert html.count("<tr>") == 6  # head, four matrices, all
+    row = "".join(f"<td>{text}</td>" for text in ("blocks.0.0", "5 × 4", "5", "20", "25.00%"))
+    assert f"<tr>{row}</tr>" in html
+    assert "<tr><td>all</td><td></td><td>20</td><td>80</td><td>25.00%</td></tr>" in html
+    assert html.endswith("<p>73 more parameters (embeddings, norms, biases, heads) are not pruned</p>")
+
+
+def test_names_with_markup_are_text():
+    model = nn.Module()
+    model.add_module("<b>&", nn.ModuleList([Blocks().blocks[0]]))
+    html = summary(model)._repr_html_()
+    assert "<td>&lt;b&gt;&amp;.0.0</td>" in html
+    assert "<b>" not in html
+
+
 def test_a_model_without_blocks():
     with pytest.raises(FinepruneError, match="no linear layers inside repeated blocks"):
         summary(nn.Linear(2, 2))

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+
+from fineprune.training.record import Matrix, Record
 
 
 @pytest.fixture
@@ -63,3 +67,68 @@ def recipe_file(tmp_path: Path, save_body: Callable[..., str]) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """`write_run("sst2-movement-0.1-s0", "movement", 0.1, 0.8)`: a run folder in `runs`, as runs leave it.
+
+    `score=None` is a run that is not finished. `record`, `lines`, `config`, `bench` and `model` are what is
+    in it besides, `more` joins its results.
+    """
+
+    def write(name: str, method: str, density: float | None, score: float | None, **given: Any) -> Path:
+        folder = tmp_path / "runs" / name
+        (folder / "model").mkdir(parents=True)
+        recipe = {
+            "model": given.get("model", {"name": "tiny", "layers": None}),
+            "training": {"seed": int(name.rpartition("-s")[2]), "steps": 7},
+            "pruning": None
+            if density is None
+            else {"method": method, "density": density, "scope": given.get("scope")},
+            "distillation": {"teacher": "dense", "alpha": 0.9} if "-distilled-" in name else None,
+        }
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        if score is not None:
+            counts = {"kept": 10, "total": 100, "parameters": 200, "steps": 7, "seconds": 1.5}
+            metric = given.get("metric", "accuracy")
+            scores = {"metric": metric, "score": score, "scores": {metric: score}}
+            reached = {"density": given.get("kept", density or 1.0), "recipe": recipe}
+            more = given.get("more", {})
+            (folder / "results.json").write_text(json.dumps(counts | scores | reached | more))
+        for file, value in (("model/config.json", given.get("config")), ("bench.json", given.get("bench"))):
+            if value is not None:
+                (folder / file).write_text(json.dumps(value))
+        if "lines" in given:
+            lines = [json.dumps(line) + "\n" for line in given["lines"]]
+            (folder / "metrics.jsonl").write_text("".join(lines))
+        if "record" in given:
+            given["record"].save(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def tiny_record() -> Callable[..., Record]:
+    """`tiny_record()`: ten weights of V and O of one layer, four by four each; a head of V is empty."""
+
+    def make(names: tuple[str, ...] = (), scored: bool = False) -> Record:
+        names = names or tuple(f"encoder.layer.0.attention.{end}" for end in ("self.value", "output.dense"))
+        mask = np.zeros((4, 4), np.int32)
+        mask[2:] = 1
+        rows, columns = mask.sum(1, dtype=np.int32), mask.sum(0, dtype=np.int32)
+        matrix = Matrix(names[0], (4, 4), rows, columns, (255 * mask).astype(np.uint8))
+        before = np.array([-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5], np.float32)
+        kept = np.abs(before) > 0.25
+        return Record(
+            tuple(replace(matrix, name=name) for name in names),
+            np.array([-0.5, 0.0, 0.5], np.float32),
+            np.array([2, 3], np.int64),
+            before,
+            before + np.float32(0.125),
+            kept,
+            np.abs(before) * 10 if scored else None,
+        )
+
+    return make

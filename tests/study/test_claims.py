@@ -1,9 +1,13 @@
 """Each claim of the paper, held and not held, on results written here."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from fineprune.study.claims import as_lines, claims
 from fineprune.study.rows import collect
+from fineprune.training.record import Matrix
 
 HIGH, LOW, BEST, LIFT, KEEP, CLOSE, AHEAD, LAYERS, SWAPS = range(9)
 
@@ -28,7 +32,7 @@ def test_nothing_measured_is_not_tested(judge):
     found = judge()
     assert len(found) == 9
     assert {claim.verdict for claim in found} == {"not tested at this scale"}
-    assert all(not claim.numbers for claim in found[:7])
+    assert all(not claim.numbers for claim in found[:8])
 
 
 def test_who_wins(judge):
@@ -102,6 +106,28 @@ def test_scopes(judge):
     )
     worse = judge(**{"b__magnitude__0.1": 0.6, "b__magnitude__0.1__global": 0.58})
     assert (worse[CLOSE].verdict, worse[AHEAD].verdict) == ("not held", "held")
+
+
+def test_low_layers(judge, write_results, tiny_record, tmp_path):
+    def layered(name, method, kept, **more):
+        """A run whose layers keep so many of the four weights in each row of their only matrix."""
+        folder = write_results(name, method, 0.1, {"accuracy": 0.5}, **more)
+        masks = [np.arange(4) < np.array(rows)[:, None] for rows in kept]
+        matrices = tuple(
+            Matrix(f"layer.{i}.attention.self.query", (4, 4), mask.sum(1), mask.sum(0), np.uint8(255 * mask))
+            for i, mask in enumerate(masks)
+        )
+        replace(tiny_record(), matrices=matrices).save(folder)
+
+    layered("a-l0-0.1-s0", "l0", [[4, 4, 0, 0], [4, 0, 0, 0], [2, 0, 0, 0]])
+    layered("a-l0-0.1-s1", "l0", [[4, 4, 4, 0], [4, 0, 0, 0], [0, 0, 0, 0]])
+    layered("a-movement-0.1-s0", "movement", [[4, 4, 0, 0], [4, 0, 0, 0]])  # local
+    layered("a-magnitude-0.1-global-s0", "magnitude", [[4, 4, 0, 0], [4, 0, 0, 0]], scope="global")
+    claim = claims(collect(tmp_path / "out"))[LAYERS]
+    told = "yes: a at 10 %: l0, from the first layer 62.5, 25.0, 6.2 %"
+    assert claim == ("global first-order methods keep more in low layers", "held", ("1 of 1 cases", told))
+    layered("a-movement-0.1-global-s0", "movement", [[4, 0, 0, 0], [4, 0, 0, 0]], scope="global")
+    assert claims(collect(tmp_path / "out"))[LAYERS].verdict == "not held"
 
 
 def test_lines(judge):

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from support import call
 
+from fineprune.study import report
+
 
 @pytest.fixture
 def here(recipe_file, tmp_path, monkeypatch):
@@ -18,7 +20,7 @@ def here(recipe_file, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_study_from_plan_to_table(here, capsys):
+def test_a_study_from_plan_to_table(here, capsys, monkeypatch):
     assert call("study", "mine.yaml", "--dry-run") == 0
     assert capsys.readouterr().out == (
         "a-movement-0.25-s0  to do      12 steps\n"
@@ -42,14 +44,31 @@ def test_a_study_from_plan_to_table(here, capsys):
     assert [(row["task"], row["seeds"]) for row in rows] == [("a", "1"), ("b", "0")]
     assert float(rows[0]["mean"]) == 100 * score
     assert f"| 25 % | movement | {100 * score:.1f} | – | 25.0% | 1 |" in (out / "tables.md").read_text()
+    assert printed.out.splitlines()[-1] == "page: runs/mine/report.html"
+    assert "no page" not in printed.err
+    for folder in (out, out / "a-movement-0.25-s0"):
+        assert "a-movement-0.25-s0" in (folder / "report.html").read_text()
 
     assert call("study", "mine.yaml", "--dry-run", "--out", out) == 0
     assert capsys.readouterr().out.startswith("a-movement-0.25-s0  finished   12 steps\n")
 
     (here / "recipe.yaml").unlink()  # tables need neither recipes nor data
     (out / "tables.md").unlink()
+    (out / "report.html").unlink()
+    capsys.readouterr()
     assert call("study", "mine.yaml", "--table") == 0
     assert "0 of 1" in (out / "tables.md").read_text()
+    assert capsys.readouterr().out.splitlines()[-1] == "page: runs/mine/report.html"
+    assert (out / "report.html").is_file()
+
+    def fail(folder):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    assert call("study", "mine.yaml", "--table") == 0
+    told = capsys.readouterr()
+    assert told.err == "fineprune: no page: RuntimeError: no ink\n"
+    assert "tables: runs/mine/tables.md" in told.out
 
 
 @pytest.mark.parametrize(

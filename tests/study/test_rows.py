@@ -6,7 +6,7 @@ import pytest
 
 from fineprune import FinepruneError
 from fineprune.study.grid import Cell
-from fineprune.study.rows import as_dicts, collect, groups, share
+from fineprune.study.rows import as_dicts, by_layer, collect, groups, share
 
 
 def test_rows_are_of_the_folders_and_of_what_is_planned(tmp_path, write_results, caplog):
@@ -65,6 +65,31 @@ def test_seeds_of_different_recipes_are_not_averaged(tmp_path, write_results):
         collect(tmp_path / "out")
 
 
+@pytest.mark.parametrize(("chosen", "alike"), [("adam", True), ("sgd", False)])
+def test_a_setting_that_is_younger_than_a_run_had_its_default_there(tmp_path, write_results, chosen, alike):
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"f1": 0.7})
+    path = write_results("a-movement-0.1-s1", "movement", 0.1, {"f1": 0.8}) / "results.json"
+    results = json.loads(path.read_text())
+    results["recipe"]["pruning"]["score_optimizer"] = chosen
+    path.write_text(json.dumps(results))
+    if alike:
+        assert len(collect(tmp_path / "out")) == 2
+    else:
+        with pytest.raises(FinepruneError, match=r"s0 and .*s1: seeds .* differ in pruning;"):
+            collect(tmp_path / "out")
+
+
 def test_json_can_hold_it(tmp_path, write_results):
     write_results("a-dense-s0", "dense", None, {"accuracy": 0.9})
     assert json.loads(json.dumps(as_dicts(collect(tmp_path / "out"))))[0]["density"] is None
+
+
+def test_the_density_of_each_layer(tiny_record, write_results, caplog):
+    # Two rows of four are kept of each matrix; those of one layer count together, other stacks do not.
+    names = ("encoder.1.a.query", "encoder.0.a.query", "encoder.0.a.key", "decoder.0.a.query", "pooler")
+    assert by_layer(tiny_record(names)) == (0.5, 0.5)
+    assert by_layer(tiny_record(("pooler",))) == by_layer(None) == ()
+    folder = write_results("a-l0-0.1-s0", "l0", 0.1, {"accuracy": 0.5})
+    (folder / "weights.npz").write_bytes(b"PK broken")
+    assert collect(folder.parent)[0].layers == ()
+    assert "weights.npz: cannot be read" in caplog.text

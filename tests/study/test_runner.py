@@ -14,7 +14,7 @@ from joblib import parallel
 from joblib._parallel_backends import ThreadingBackend
 
 from fineprune import FinepruneError
-from fineprune.study import runner
+from fineprune.study import report, runner
 from fineprune.study.grid import Study
 from fineprune.study.runner import Failure, plan, run_study, state
 from fineprune.training import run as run_module
@@ -54,6 +54,10 @@ def test_a_study_with_a_teacher_a_student_and_a_failure(recipe_file, tmp_path):
     ]
     assert said[1].startswith("2/4 b-dense-s0: FAILED: ")
     assert "accuracy" in said[3]
+    assert {path.parent.name for path in out.glob("*/report.html")} == {
+        "a-dense-s0",
+        "a-movement-0.25-distilled-s0",
+    }
     student = results_of(out / "a-movement-0.25-distilled-s0")
     assert student["density"] == 0.25
     assert student["recipe"]["distillation"]["teacher"] == str(out / "a-dense-s0")
@@ -66,6 +70,24 @@ def test_a_study_with_a_teacher_a_student_and_a_failure(recipe_file, tmp_path):
     assert said == ["2 of 2 runs are finished"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("a-*/**/*")} == before
     assert not (out / "failures.jsonl").exists()
+
+
+def test_a_page_that_fails_costs_no_run(recipe_file, tmp_path, monkeypatch, capsys):
+    pages: list[Path] = []
+
+    def fail(folder):
+        pages.append(folder)
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    out = tmp_path / "out"
+    runs = make_runs(recipe_file, out)
+    said: list[str] = []
+    assert run_study(runs, out, say=said.append) == []
+    assert pages == [out / runs[0].name]
+    assert "accuracy" in said[0]
+    assert "fineprune: no page: RuntimeError: no ink\n" in capsys.readouterr().err
+    assert state(runs[0], out) == "finished"
 
 
 class Killed(BaseException):

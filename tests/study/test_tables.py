@@ -4,7 +4,7 @@ import pytest
 
 from fineprune.study.grid import Cell
 from fineprune.study.rows import collect
-from fineprune.study.tables import as_csv, as_markdown, as_text, tables
+from fineprune.study.tables import Table, as_csv, as_markdown, as_text, tables
 
 
 @pytest.fixture
@@ -97,3 +97,25 @@ def test_nothing_is_finished(tmp_path):
     assert squad.lines == [("100 %", "dense", "–", "–", "–", "–", "0 of 1", "80.4 / 88.1")]
     assert tables([]) == []
     assert as_markdown([]) == as_text([]) == ""
+
+
+def test_a_notebook_shows_them(rows):
+    html = rows._repr_html_()
+    assert html.count("<table>") == html.count("</table>") == 2
+    assert "<caption>mnli, with a teacher</caption>" in html
+    assert "<tr><td>10 %</td><td>magnitude</td><td>61.0 ± 1.4</td><td><b>65.0 ± 1.4</b></td>" in html
+    assert html == "\n".join(table._repr_html_() for table in tables(rows))
+    assert collect("nowhere")._repr_html_() == "<p>no runs</p>"
+
+
+def test_markup_in_labels_is_text(tmp_path):
+    planned = [Cell("<i>&task", "l0", 0.1, None, False, 0)]
+    (tmp_path / "out").mkdir()
+    html = collect(tmp_path / "out", planned)._repr_html_()
+    assert "<caption>&lt;i&gt;&amp;task, without a teacher</caption>" in html
+    assert "<i>" not in html
+    table = Table("t", ("<b>",), [("<script>",)], frozenset([(0, 0)]))
+    assert table._repr_html_() == (
+        "<table>\n<caption>t</caption>\n<thead><tr><th>&lt;b&gt;</th></tr></thead>\n"
+        "<tbody>\n<tr><td><b>&lt;script&gt;</b></td></tr>\n</tbody>\n</table>"
+    )

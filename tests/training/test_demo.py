@@ -1,6 +1,7 @@
 """The demo, at a few steps, on the embedded model."""
 
 import pytest
+from support import call
 
 from fineprune import FinepruneError
 from fineprune.training import demo
@@ -36,6 +37,16 @@ def test_a_second_call_continues(shown):
     again = demo.run_demo(out, steps=10, say=said.append)
     assert again == rows
     assert said[0].startswith("continuing")
+
+
+def test_the_command_ends_with_the_page(shown, capsys):
+    out, rows, _ = shown
+    assert call("demo", "--out", out, "--steps", 10) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.splitlines()[-1] == f"page: {out / 'report.html'}"
+    page = (out / "report.html").read_text()
+    assert all(row.name in page for row in rows)
 
 
 def test_other_steps_are_another_demo(shown):

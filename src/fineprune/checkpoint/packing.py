@@ -5,6 +5,7 @@ nothing of it stops on the shape. All other tensors are stored as they are. The 
 the metadata of each safetensors file; `fineprune_runtime.manifest` checks it.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -142,6 +143,25 @@ def pack(key: str, tensor: Tensor, values: Any) -> Tensor:
         return torch.from_numpy(codec.encode((tensor.detach().float().cpu() + 0.0).numpy(), own))
     except codec.CodecError as error:
         raise FinepruneError(f"{key}: {error}") from error
+
+
+def packed_bytes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the tensors that `save_compact` would write, embeddings kept, for some types of the values.
+
+    A type that cannot hold them (float16 ends at 65,504) is left out.
+    """
+    sizes: dict[str, int] = {}
+    types: tuple[Values, ...] = ("float32", "float16", "int8")
+    for values in types:
+        with contextlib.suppress(FinepruneError):
+            sizes[values] = bytes_of(pack_state(model, values, "keep")[0])
+    return sizes
+
+
+def bytes_of(state: Mapping[str, Tensor]) -> int:
+    """Bytes of its tensors; one that has several names is stored once."""
+    unique = {(tensor.data_ptr(), tensor.shape): tensor for tensor in state.values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
 
 
 def unpack(blob: Tensor, shape: Iterable[int]) -> Tensor:

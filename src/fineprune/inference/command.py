@@ -1,6 +1,7 @@
 """`fineprune bench`. What takes seconds to import is imported in the call."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,23 @@ def bench(
         print(json.dumps(done.to_dict(), allow_nan=False))
     else:
         _print(done)
+    if (folder / "results.json").is_file():
+        _keep(done, say=not as_json)
+
+
+def _keep(done: "Bench", say: bool) -> None:
+    """Leave what was measured in the folder of the run, for `inspect` and the report."""
+    from fineprune._files import write_json
+    from fineprune.training.inspection import BENCH
+
+    path = done.folder / BENCH
+    try:
+        write_json(path, done.to_dict())
+    except OSError as error:
+        print(f"fineprune: {path}: cannot be written ({error.strerror}); it is not kept", file=sys.stderr)
+        return
+    if say:
+        print(f"kept for inspect and report: {path}")
 
 
 def _print(done: "Bench") -> None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
 
-# Seconds. A call of less than _SHORT is made ready for its turn: a pause in which the threads of other runtimes,
-# which spin for a while after their work, fall asleep; then its own calls for _WINDOW, and as many again are timed.
+# Seconds. A call of less than _SHORT is made ready for its turn: a pause, in which the threads of other
+# runtimes, which spin for a while after their work, fall asleep; then calls for _WINDOW; so many are timed.
 _SHORT = 0.1
 _PAUSE = 0.02
 _WINDOW = 0.01
@@ -41,7 +41,7 @@ class Timing(NamedTuple):
 
 
 def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
-    """Seconds of each call in each round; in a round every call has its turn, so that noise meets all alike."""
+    """Seconds of each call in each round; in a round each has its turn, so that noise meets all alike."""
     usual = {}
     for name, call in calls.items():
         call()

@@ -21,18 +21,23 @@ class Place(NamedTuple):
 
 
 # By the end of the dotted name, in this order: BERT's `output.dense` is the feed-forward's, unless it is the
-# attention's; that of a decoder's cross-attention counts as attention.
+# attention's. A decoder's cross-attention counts as attention, projections of relative positions as what they
+# are compared with.
 _ENDS: tuple[tuple[Kind, str], ...] = (
     ("QKV", r"c_attn|Wqkv|qkv(_proj)?|query_key_value"),
-    ("Q", r"query(_proj)?|q|q_proj|q_lin"),
-    ("K", r"key(_proj)?|k|k_proj|k_lin"),
-    ("V", r"value(_proj)?|v|v_proj|v_lin"),
+    ("Q", r"query(_proj)?|q|q_proj|q_lin|q_attn|q_head|pos_(query|q)_proj"),
+    ("K", r"key(_proj)?|k|k_proj|k_lin|k_head|pos_(key_)?proj"),
+    ("V", r"value(_proj)?|v|v_proj|v_lin|v_head"),
+    ("O", r"\w*[Aa]tt(n|ention)\.((output\.)?dense|o|c_proj|Wo)|o_proj|out_proj|out_lin|post_proj"),
     (
-        "O",
-        r"attention\.output\.dense|attention\.dense|attn\.c_proj|attn\.Wo|\w*[Aa]tt\w*\.o|o_proj|out_proj|out_lin",
+        "FFN in",
+        r"intermediate(_|\.)dense|ffn|lin1|fc1|c_fc|wi(_\d)?|Wi|gate_proj|up_proj|gate_up_proj|dense_h_to_4h"
+        r"|linear_1|ff\.layer_1",
     ),
-    ("FFN in", r"intermediate(_|\.)dense|ffn|lin1|fc1|c_fc|wi(_\d)?|Wi|gate_proj|up_proj"),
-    ("FFN out", r"output(_|\.)dense|ffn_output|lin2|fc2|mlp\.c_proj|wo|Wo|down_proj"),
+    (
+        "FFN out",
+        r"output(_|\.)dense|ffn_output|lin2|fc2|mlp\.c_proj|wo|Wo|down_proj|dense_4h_to_h|linear_2|ff\.layer_2",
+    ),
 )
 _PATTERNS = tuple((kind, re.compile(rf"(?:^|\.)(?:{ends})$")) for kind, ends in _ENDS)
 _NUMBER = re.compile(r"^(.*?)(?:^|\.)(\d+)\.")

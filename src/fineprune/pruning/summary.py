@@ -1,11 +1,13 @@
 """What is left, and where: of a prepared model by its masks, of any other by its zeros."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from fineprune.pruning import sharded
 from fineprune.pruning.pruner import masked_modules
 from fineprune.pruning.targets import find_targets
 
@@ -54,11 +56,26 @@ class Summary:
             size = " x ".join(map(str, shape))
             lines.append(f"{name:{width}}  {size:>12}  {kept:>12,}  {total:>12,}  {kept / total:7.2%}")
         lines.append(f"{'all':{width}}  {'':>12}  {self.kept:>12,}  {self.total:>12,}  {self.density:7.2%}")
-        outside = self.parameters - self.total
-        lines.append(f"{outside:,} more parameters (embeddings, norms, biases, heads) are not pruned")
-        return "\n".join(lines)
+        return "\n".join([*lines, self._outside])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        rows = [
+            (escape(name), " × ".join(map(str, shape)), f"{kept:,}", f"{total:,}", f"{kept / total:.2%}")
+            for name, shape, kept, total in self.layers
+        ]
+        rows.append(("all", "", f"{self.kept:,}", f"{self.total:,}", f"{self.density:.2%}"))
+        head = "".join(f"<th>{text}</th>" for text in ("matrix", "shape", "kept", "of", "density"))
+        body = "\n".join(f"<tr>{''.join(f'<td>{text}</td>' for text in row)}</tr>" for row in rows)
+        table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        return f"{table}\n<p>{self._outside}</p>"
+
+    @property
+    def _outside(self) -> str:
+        outside = self.parameters - self.total
+        return f"{outside:,} more parameters (embeddings, norms, biases, heads) are not pruned"
 
 
 @torch.no_grad()
@@ -83,6 +100,6 @@ def summary(model: nn.Module) -> Summary:
             if id(weight) in counted:  # layers that share one weight
                 continue
             counted.add(id(weight))
-            layers.append(Layer(name, tuple(weight.shape), int(torch.count_nonzero(weight)), weight.numel()))
+            layers.append(Layer(name, tuple(weight.shape), sharded.count_nonzero(weight), weight.numel()))
     parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
     return Summary(tuple(layers), parameters)

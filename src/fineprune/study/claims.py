@@ -5,8 +5,10 @@ with the same teacher or none. Where no run is of a claim's kind, it is not test
 """
 
 from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Literal, NamedTuple
 
+from fineprune.config import METHODS
 from fineprune.study.grid import DENSE
 from fineprune.study.rows import Group, Row, groups, share
 
@@ -53,16 +55,13 @@ def claims(rows: Iterable[Row]) -> list[Claim]:
             f"at 3 % global selection is ahead of local (by more than {CLOSE:g} point)",
             _scopes(pruned, lambda v: v == 0.03, lambda gap: gap > CLOSE),
         ),
+        ("global first-order methods keep more in low layers", _low_layers(pruned)),
     ]
-    checked = [_judged(text, cases) for text, cases in checks]
-    elsewhere = (
-        (
-            "global first-order methods keep more in low layers",
-            "`fineprune inspect` has the densities by layer",
-        ),
-        ("when kept connections are swapped, the training loss does not rise", "tests/pruning tests it"),
-    )
-    return checked + [Claim(text, "not tested at this scale", (where,)) for text, where in elsewhere]
+    swaps = "when kept connections are swapped, the training loss does not rise"
+    return [
+        *(_judged(text, cases) for text, cases in checks),
+        Claim(swaps, "not tested at this scale", ("tests/pruning tests it",)),
+    ]
 
 
 def as_lines(found: Iterable[Claim]) -> str:
@@ -141,6 +140,21 @@ def _scopes(
                 gap = _mean(group) - _mean(other)
                 told = f"{place}: {_told(group)}, local {_value(other)}, gap {gap:+.1f}"
                 cases.append(_Case(judge(gap), told))
+    return cases
+
+
+def _low_layers(pruned: list[Group]) -> list[_Case]:
+    """The lower half of the layers against the upper half, of methods that select among all matrices."""
+    cases = []
+    for group in pruned:
+        scope = group.cell.scope or METHODS[group.cell.method].scopes[0]
+        found = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
+        if group.cell.method not in FIRST_ORDER or scope != "global" or not found:
+            continue
+        layers = [fmean(densities) for densities in zip(*found, strict=True)]
+        low, high = fmean(layers[: len(layers) // 2]), fmean(layers[-(len(layers) // 2) :])
+        told = ", ".join(f"{100 * density:.1f}" for density in layers)
+        cases.append(_Case(low > high, f"{_where(group)}: {group.label}, from the first layer {told} %"))
     return cases
 
 

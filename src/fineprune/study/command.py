@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fineprune.errors import FinepruneError
+from fineprune.study.page import leave_page
 
 if TYPE_CHECKING:
     from fineprune.study.grid import Study
@@ -38,6 +39,7 @@ def study(
                 f"{place}: no such folder; run the study first, or name its folder with --out"
             )
         _tabulate(loaded, place)
+        leave_page(place, print)
         return
     from fineprune.study.runner import FAILURES, plan, run_study
 
@@ -47,6 +49,7 @@ def study(
         return
     failures = run_study(runs, place, jobs, ray, say=lambda line: print(line, flush=True))
     _tabulate(loaded, place)
+    leave_page(place, print)
     for failure in failures:
         print(f"failed: {failure.run}: {failure.error}", file=sys.stderr)
     if failures:

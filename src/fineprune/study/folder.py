@@ -1,6 +1,8 @@
 """Run folders as figures and reports read them: whatever is there, and a line about what is not."""
 
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,14 +12,13 @@ from typing import Any
 import yaml
 
 from fineprune._reason import reason
+from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.runner import FAILURES
+from fineprune.training.inspection import BENCH
 from fineprune.training.record import NAME as RECORD
 from fineprune.training.record import Record
-
-BENCH = "bench.json"
-"""What `fineprune bench` leaves in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """That of the folder."""
-        return self.path.name
+        """That of the folder, however its path was given."""
+        return Path(os.path.abspath(self.path)).name
 
     @cached_property
     def record(self) -> Record | None:
@@ -81,7 +82,8 @@ def failures(folder: str | Path) -> dict[str, str]:
     path, said = Path(folder) / FAILURES, dict[str, str]()
     if path.is_file():
         for line in _lines(path, []):
-            said[str(line.get("run"))] = str(line.get("error"))
+            if "run" in line:
+                said[str(line["run"])] = str(line.get("error"))
     return said
 
 
@@ -96,14 +98,14 @@ def _read(path: Path) -> RunFolder:
     if results is not None and not _whole(results):
         notes.append("results.json: is not the results of a run")
         results = None
-    elif results is None and not notes:
+    elif not (path / "results.json").exists():
         notes.append("not finished: there is no results.json")
     if results is not None:
         recipe = results["recipe"]
     lines = tuple(_lines(path / "metrics.jsonl", notes)) if (path / "metrics.jsonl").is_file() else ()
     config = _mapping(path / "model" / "config.json", json.loads, notes) or {}
     bench = _mapping(path / BENCH, json.loads, notes)
-    return RunFolder(path, _cell(path, recipe), recipe, results, lines, config, bench, notes)
+    return RunFolder(path, _cell(path, recipe, notes), recipe, results, lines, config, bench, notes)
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any] | None:
@@ -147,20 +149,31 @@ def _whole(results: dict[str, Any]) -> bool:
     """Whether it has what every reader of it takes for granted."""
     numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
     return (
-        all(isinstance(results.get(name), (int, float)) for name in numbers)
+        all(_number(results.get(name)) for name in numbers)
         and isinstance(results.get("metric"), str)
         and isinstance(results.get("scores"), dict)
+        and all(map(_number, results["scores"].values()))
         and isinstance(results.get("recipe"), dict)
         and isinstance(results["recipe"].get("training"), dict)
     )
 
 
-def _cell(path: Path, recipe: dict[str, Any]) -> Cell:
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:
+    whole = Path(os.path.abspath(path))
+    above = whole.parent.name or whole.name
     try:
-        cell = cell_of(path.name, recipe)
-        if cell is not None:
-            return cell
-        whole = path.resolve()
-        return replace(cell_of_recipe(recipe), task=whole.parent.name or whole.name)
-    except (KeyError, TypeError, AttributeError):
-        return Cell(path.resolve().parent.name, DENSE, None, None, False, 0)
+        cell = cell_of_recipe(recipe)
+        if cell.method != DENSE:
+            PruningConfig(**cell.pruning)  # its checks
+            if cell.density is None and not METHODS[cell.method].holds_zeros:
+                raise TypeError
+        if type(cell.seed) is not int:
+            raise TypeError
+        return cell_of(whole.name, recipe) or replace(cell, task=above)
+    except (KeyError, TypeError, AttributeError, FinepruneError):
+        notes.append("its recipe does not say what it is a run of: taken for a dense one")
+        return Cell(above, DENSE, None, None, False, 0)

@@ -14,8 +14,9 @@
     skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
     teacher: dense                                # optional, or "recipe": the recipe names a teacher
 
-A dense run has neither density nor scope nor teacher: there is one for each task and seed. It is the
-teacher of the runs with distillation, and is made for them where the axes do not list it.
+A run of `frozen` has no density, since it keeps the zeros that the recipe's model has. A dense run has
+neither density nor scope nor teacher: there is one for each task and seed. It is the teacher of the runs
+with distillation, and is made for them where the axes do not list it.
 """
 
 import json
@@ -57,13 +58,19 @@ class Cell:
     """One of `METHODS`, or "dense"."""
 
     density: float | None
-    """None: dense."""
+    """None: dense, or the zeros that the model came with."""
 
     scope: Scope | None
     """None: the method's own, and of the dense run."""
 
     distillation: bool
     seed: int
+
+    @property
+    def pruning(self) -> dict[str, Any]:
+        """The settings of `PruningConfig` that it stands for, of a run that is not dense."""
+        values = {"method": self.method, "density": self.density, "scope": self.scope}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -190,13 +197,15 @@ class Study:
                     if method == DENSE:
                         yield Cell(task, DENSE, None, None, False, seed)
                         continue
-                    if not self.densities:
+                    densities = (None,) if METHODS[method].holds_zeros else self.densities
+                    if not densities:
                         raise FinepruneError(f"axes: density is missing; {method} needs it, as [0.1, 0.03]")
-                    for density in self.densities:
+                    for density in densities:
                         for scope in _scopes(method, self.scopes):
-                            PruningConfig(method=method, density=density, scope=scope)
                             for distilled in self.distillation:
-                                yield Cell(task, method, density, scope, distilled, seed)
+                                cell = Cell(task, method, density, scope, distilled, seed)
+                                PruningConfig(**cell.pruning)
+                                yield cell
 
     def _run(self, cell: Cell, out: Path) -> Run:
         source, *own = self.recipes[cell.task]
@@ -204,9 +213,7 @@ class Study:
         if cell.method == DENSE:
             overrides.append("pruning=null")
         else:
-            overrides += [f"pruning.method={cell.method}", f"pruning.density={cell.density!r}"]
-            if cell.scope is not None:
-                overrides.append(f"pruning.scope={cell.scope}")
+            overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]
         teacher = None
         if not cell.distillation:
             overrides.append("distillation=null")
@@ -240,7 +247,8 @@ def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
         return Cell("", DENSE, None, None, distilled, seed)
     own = METHODS[pruning["method"]].scopes[0]
     scope = None if pruning["scope"] == own else pruning["scope"]
-    return Cell("", pruning["method"], pruning["density"], scope, distilled, seed)
+    density = None if METHODS[pruning["method"]].holds_zeros else pruning["density"]
+    return Cell("", pruning["method"], density, scope, distilled, seed)
 
 
 def from_here(path: Path) -> str:

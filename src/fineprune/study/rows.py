@@ -1,7 +1,14 @@
-"""What the runs of a study measured, from their folders alone."""
+"""What the runs of a study measured, from their folders alone.
+
+In a notebook, the rows of a folder show themselves as the study's tables:
+
+    from fineprune.study.rows import collect
+    collect("runs/small")
+"""
 
 import json
 import logging
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -9,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._reason import reason
-from fineprune.config import METHODS
+from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning.places import place_of
 from fineprune.study.grid import DENSE, Cell, cell_of
+from fineprune.training.record import Matrix, Record
 
 _log = logging.getLogger("fineprune")
 _ORDER = (DENSE, *METHODS)
@@ -22,6 +31,8 @@ class Row(NamedTuple):
 
     cell: Cell
     results: dict[str, Any] | None
+    layers: tuple[float, ...] = ()
+    """The density of each layer, by `by_layer`."""
 
 
 class Group(NamedTuple):
@@ -70,13 +81,22 @@ class Group(NamedTuple):
         return self.cell.method if scope is None else f"{self.cell.method}, {scope}"
 
 
-def collect(out: Path, planned: Iterable[Cell] = ()) -> list[Row]:
+class Rows(list[Row]):
+    """A list of runs that a notebook shows as the tables of the study."""
+
+    def _repr_html_(self) -> str:
+        from fineprune.study.tables import tables  # which is made from rows
+
+        return "\n".join(table._repr_html_() for table in tables(self)) or "<p>no runs</p>"
+
+
+def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
     """The runs that are in a folder, and of those `planned` the ones that are not.
 
     Folders whose name does not say what their recipe is are left out, with a warning. Raises
     `FinepruneError` for results that cannot be read, and for seeds that differ by more than the seed.
     """
-    found = {cell: Row(cell, None) for cell in planned}
+    out, found = Path(out), {cell: Row(cell, None) for cell in planned}
     for path in sorted(out.glob("*/results.json")):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
@@ -86,11 +106,28 @@ def collect(out: Path, planned: Iterable[Cell] = ()) -> list[Row]:
         if cell is None:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
-        found[cell] = Row(cell, results)
-    rows = sorted(found.values(), key=lambda row: _place(row.cell))
+        found[cell] = Row(cell, results, by_layer(_record(path.parent)))
+    rows = Rows(sorted(found.values(), key=lambda row: _place(row.cell)))
     for group in groups(rows):
         _check_alike(group, out)
     return rows
+
+
+def by_layer(record: Record | None) -> tuple[float, ...]:
+    """The densities of a model's layers, in their order; of several stacks (encoder, decoder) the first.
+
+    Empty where the run left no record, or the names of its matrices have no number of a layer.
+    """
+    counted: dict[tuple[str, int], list[Matrix]] = {}
+    for matrix in record.matrices if record else ():
+        stack, layer, _ = place_of(matrix.name)
+        if layer is not None:
+            counted.setdefault((stack, layer), []).append(matrix)
+    return tuple(
+        sum(matrix.kept for matrix in matrices) / sum(math.prod(matrix.shape) for matrix in matrices)
+        for (stack, _), matrices in sorted(counted.items())
+        if stack == next(iter(counted))[0]
+    )
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
@@ -129,6 +166,14 @@ def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def _record(folder: Path) -> Record | None:
+    try:
+        return Record.load(folder)
+    except FinepruneError as error:
+        _log.warning("%s", error)
+        return None
+
+
 def _place(cell: Cell) -> tuple[Any, ...]:
     """Where a run stands in the tables: without a teacher first, dense first, then by density."""
     density = 2.0 if cell.density is None else cell.density
@@ -145,6 +190,8 @@ def _check_alike(group: Group, out: Path) -> None:
         alike = recipe | {"training": recipe["training"] | {"seed": None}}
         if recipe["distillation"] is not None:
             alike["distillation"] = recipe["distillation"] | {"teacher": None}
+        if recipe["pruning"] is not None:  # a field that is younger than a run had its default there
+            alike["pruning"] = PruningConfig().to_dict() | recipe["pruning"]
         if first is not None and alike != first[1]:
             names = ", ".join(section for section in alike if alike[section] != first[1].get(section))
             raise FinepruneError(

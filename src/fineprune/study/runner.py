@@ -24,6 +24,7 @@ from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.study import paper
 from fineprune.study.grid import Run
+from fineprune.study.page import leave_page
 from fineprune.training.recipe import Recipe
 
 FAILURES = "failures.jsonl"
@@ -145,6 +146,7 @@ def work(run: Run, out: Path, place: str, threads: int | None) -> tuple[str, str
         # Where a study was killed, its worker may still be at the run: wait for it.
         with FileLock(out / _LOCKS / f"{run.name}.lock"):
             results = run_recipe(run.recipe, out / run.name, resume=True, progress=False)
+            leave_page(out / run.name)
     except FinepruneError as error:
         return run.name, Failure(run.name, reason(error), "")
     except Exception as error:  # whatever it is, the other runs go on

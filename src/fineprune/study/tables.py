@@ -4,6 +4,7 @@ A run without results counts as missing: it has no number, and the column of see
 """
 
 import csv
+import html
 import io
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from fineprune.study import paper
-from fineprune.study.grid import DENSE
+from fineprune.study.grid import DENSE, Cell
 from fineprune.study.rows import Group, Row, groups, share
 
 _HEADER = (
@@ -32,6 +33,20 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     lines: list[tuple[str, ...]]
     best: frozenset[tuple[int, int]]
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook; the best of a column is bold."""
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "\n".join(
+            f"<tr>{''.join(self._cell(line, column) for column in range(len(texts)))}</tr>"
+            for line, texts in enumerate(self.lines)
+        )
+        title = f"<caption>{html.escape(self.title)}</caption>"
+        return f"<table>\n{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+    def _cell(self, line: int, column: int) -> str:
+        text = html.escape(self.lines[line][column])
+        return f"<td><b>{text}</b></td>" if (line, column) in self.best else f"<td>{text}</td>"
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
@@ -130,7 +145,7 @@ def _table(task: str, distilled: bool, members: list[Group], every: list[Group])
         done, planned = len(group.finished), len(group.rows)
         seeds = str(done) if done == planned else f"{done} of {planned}"
         pair = paper.numbers(group.cell)
-        line = (_percent(group.cell.density), group.label, *numbers, *shares, seeds)
+        line = (_percent(group.cell), group.label, *numbers, *shares, seeds)
         lines.append((*line, " / ".join(map(str, pair)) if pair else _NONE) if theirs else line)
     teacher = "with a teacher" if distilled else "without a teacher"
     return Table(f"{task}, {teacher}", columns, lines, _best(members, metrics))
@@ -158,5 +173,8 @@ def _number(group: Group, metric: str) -> str:
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def _percent(density: float | None) -> str:
-    return "100 %" if density is None else f"{100 * density:g} %"
+def _percent(cell: Cell) -> str:
+    """The density asked for; of a run that held the zeros of its model, none was."""
+    if cell.density is not None:
+        return f"{100 * cell.density:g} %"
+    return "100 %" if cell.method == DENSE else _NONE

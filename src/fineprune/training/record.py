@@ -28,7 +28,12 @@ SAMPLE = 20_000
 SIDE = 128
 """Rows and columns of a matrix's picture, at most."""
 
-BINS = 200
+BINS = 1000
+_KINDS = {  # of numpy, by the name of the array
+    **dict.fromkeys(("shapes", "rows", "columns", "counts"), "i"),
+    **dict.fromkeys(("edges", "before", "after", "score"), "f"),
+    **{"names": "U", "pictures": "u", "kept": "b"},
+}
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,18 @@ class Record:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls._of({name: stored[name] for name in stored.files})
         except Exception as error:  # zipfile's, zlib's and numpy's own, by the place that is broken
             raise FinepruneError(f"{path}: cannot be read ({reason(error)}); delete it") from error
 
     @classmethod
     def _of(cls, arrays: dict[str, NDArray[np.generic]]) -> Self:
+        for name, kind in _KINDS.items():
+            if name in arrays or name != "score":
+                array = np.asarray(arrays[name])
+                if array.dtype.kind != kind or array.ndim != (2 if name == "shapes" else 1):
+                    raise ValueError(f"{name} holds something else")
         shapes = [(int(rows), int(columns)) for rows, columns in arrays["shapes"]]
         grids = [(min(SIDE, rows), min(SIDE, columns)) for rows, columns in shapes]
         rows = _split(arrays["rows"], [shape[0] for shape in shapes])
@@ -130,11 +140,14 @@ class Record:
                 arrays["names"], shapes, rows, columns, pictures, grids, strict=True
             )
         ]
+        if any(matrix.kept != matrix.columns.sum() for matrix in matrices):
+            raise ValueError("rows and columns of a matrix that do not keep the same")
         rest = {name: arrays[name] for name in ("edges", "counts", "before", "after", "kept")}
-        lengths = {rest[name].shape for name in ("before", "after", "kept")}
-        if len(lengths) > 1 or len(rest["edges"]) != len(rest["counts"]) + 1:
+        score = arrays.get("score")
+        sample = [rest["before"], rest["after"], rest["kept"], *([] if score is None else [score])]
+        if len({len(array) for array in sample}) > 1 or len(rest["edges"]) != len(rest["counts"]) + 1:
             raise ValueError("arrays of different lengths")
-        return cls(tuple(matrices), score=arrays.get("score"), **rest)  # type: ignore[arg-type]
+        return cls(tuple(matrices), score=score, **rest)  # type: ignore[arg-type]
 
 
 class Recorder:
@@ -165,7 +178,8 @@ class Recorder:
                 for target, mask in zip(targets, kept, strict=True)
             ]
         )
-        counts, edges = np.histogram(remaining.cpu().numpy(), BINS)
+        finite = remaining[remaining.isfinite()]  # a run that diverged ends, too
+        counts, edges = np.histogram(finite.cpu().numpy(), BINS)
         scores = [target.masked.scores for target in targets]
         learned = [score for score in scores if score is not None]
         return Record(

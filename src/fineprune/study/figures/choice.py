@@ -1,0 +1,148 @@
+"""Which runs a figure is of: their settings, seeds of one setting together, one run for each method."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from fineprune.config import METHODS
+from fineprune.study.figures.style import listed, percent, short
+from fineprune.study.folder import RunFolder
+from fineprune.study.grid import DENSE, Cell
+from fineprune.study.rows import Group, Row, groups
+from fineprune.training.record import NAME as RECORD
+
+
+class Chosen(NamedTuple):
+    """One run for each method, in the order of the table of methods."""
+
+    runs: list[RunFolder]
+    told: str
+    """A sentence: which runs, at which density, and whom it leaves out."""
+
+
+class Measured(NamedTuple):
+    """The finished runs with a score, by setting; the task of a cell is the panel that it is drawn in."""
+
+    groups: list[Group]
+    runs: dict[Cell, RunFolder]
+    """The run of each row of the groups."""
+    notes: list[str]
+
+
+def scope_of(run: RunFolder) -> str | None:
+    """Local or global, the method's own where the cell does not say; None for dense runs."""
+    if run.cell.method == DENSE:
+        return None
+    return run.cell.scope or METHODS[run.cell.method].scopes[0]
+
+
+def measured(runs: Sequence[RunFolder]) -> Measured:
+    """Group the runs that have a score in the main metric of their task.
+
+    Runs of several models under one task get a panel each. Of two runs that differ in nothing that a
+    figure knows, seed included, the first is taken.
+    """
+    place = _places(runs)
+    found: dict[Cell, RunFolder] = {}
+    twice: list[str] = []
+    for run in runs:
+        if run.results is None or not _number(run.results["scores"].get(run.results["metric"])):
+            continue
+        cell = replace(run.cell, task=place[run.path])
+        if cell in found:
+            twice.append(run.name)
+        found.setdefault(cell, run)
+    notes = [f"Left out, as others are of the same setting and seed: {listed(twice)}."] if twice else []
+    rows = [Row(cell, run.results) for cell, run in found.items()]
+    return Measured(groups(rows), found, notes)
+
+
+def mean(group: Group, metric: str) -> float | None:
+    """The mean over seeds in percent; None where there is no number."""
+    return group.mean(metric) if all(map(_number, group.values(metric))) else None
+
+
+def one_each(
+    runs: Sequence[RunFolder],
+    usable: Callable[[RunFolder], bool],
+    prefer_global: bool = False,
+) -> Chosen | None:
+    """One pruned run for each method, all of one task, model and teacher.
+
+    Most methods go first, then the longest training, then the lowest density that they have in common; of
+    seeds the first, and of scopes the method's own, or with `prefer_global` the global one. None where no
+    run is usable.
+    """
+    place = _places(runs)
+    settings: dict[tuple[str, bool, float], list[RunFolder]] = {}
+    for run in runs:
+        if run.cell.method != DENSE and run.cell.density is not None:
+            key = (place[run.path], run.cell.distillation, run.cell.density)
+            settings.setdefault(key, []).append(run)
+
+    def order(key: tuple[str, bool, float]) -> tuple[object, ...]:
+        task, distilled, density = key
+        finished = [run for run in settings[key] if run.results is not None]
+        counts = (len({run.cell.method for run in part}) for part in (finished, settings[key]))
+        longest = max((run.results["steps"] for run in finished if run.results is not None), default=0)
+        return *(-count for count in counts), distilled, -longest, density, task
+
+    def rank(run: RunFolder) -> tuple[object, ...]:
+        other = scope_of(run) != "global" if prefer_global else run.cell.scope is not None
+        return run.results is None, other, run.cell.seed, run.name
+
+    for key in sorted(settings, key=order):
+        chosen = []
+        for method in METHODS:
+            members = sorted((run for run in settings[key] if run.cell.method == method), key=rank)
+            found = next((run for run in members if usable(run)), None)
+            if found is not None:
+                chosen.append(found)
+        if chosen:
+            task, distilled, density = key
+            taught = ", with a teacher" if distilled else ""
+            where, names = f"{short(task)} at {percent(density)}{taught}", [run.name for run in chosen]
+            if len(names) == 1:
+                return Chosen(chosen, f"The run {names[0]} ({where}).")
+            return Chosen(chosen, f"{where}, one run for each method: {', '.join(names)}.")
+    return None
+
+
+def has_record(run: RunFolder) -> bool:
+    """Whether a finished run left `weights.npz`; reads it only where the file is there."""
+    return run.results is not None and (run.path / RECORD).is_file() and run.record is not None
+
+
+def without_record(runs: Iterable[RunFolder]) -> str:
+    """Why there is nothing to draw from records."""
+    pruned = [run for run in runs if run.cell.method != DENSE]
+    if not pruned:
+        return "there is no pruned run"
+    if all(run.results is None for run in pruned):
+        return "no pruned run is finished"
+    return f"no finished run has a {RECORD} that can be read"
+
+
+def _places(runs: Sequence[RunFolder]) -> dict[object, str]:
+    """The task of each run, with the model where one task has several."""
+    models: dict[str, set[str]] = {}
+    for run in runs:
+        models.setdefault(run.cell.task, set()).add(_model(run))
+    return {
+        run.path: run.cell.task if len(models[run.cell.task]) == 1 else f"{run.cell.task}, {_model(run)}"
+        for run in runs
+    }
+
+
+def _model(run: RunFolder) -> str:
+    model = run.recipe.get("model")
+    if not isinstance(model, dict):
+        return str(model or "model")
+    name = str(model.get("name") or "model").rstrip("/").rpartition("/")[2]
+    layers = model.get("layers")
+    return f"{name}, {layers} layers" if layers else name
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

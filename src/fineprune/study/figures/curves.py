@@ -1,0 +1,220 @@
+"""Score against density: the methods, without and with a teacher, and local against global selection."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from fineprune.config import METHODS
+from fineprune.study.figures import choice
+from fineprune.study.figures.curve_panels import Line, Panel, Point, beside, draw_panel, legend_entries
+from fineprune.study.figures.style import (
+    Figure,
+    legend,
+    listed,
+    panels,
+    percent,
+    short,
+)
+from fineprune.study.folder import RunFolder
+from fineprune.study.grid import DENSE
+from fineprune.study.rows import Group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+_HEADER = (
+    *("task", "line", "method", "scope", "distillation", "density", "reached"),
+    *("metric", "mean", "deviation", "seeds"),
+)
+_TAUGHT = ", with a teacher"
+
+
+def score_by_density(runs: Sequence[RunFolder]) -> Figure | str:
+    """The methods without a teacher."""
+    return _methods(runs, False)
+
+
+def score_by_density_distilled(runs: Sequence[RunFolder]) -> Figure | str:
+    """The methods with a teacher, and thin what they do without one."""
+    return _methods(runs, True)
+
+
+def scopes(runs: Sequence[RunFolder]) -> Figure | str:
+    """Local against global selection, of the methods that were run with both."""
+    found = choice.measured(runs)
+    made = []
+    for (task, distilled), members in _by_panel(found.groups).items():
+        both = [
+            method
+            for method in METHODS
+            if {_scope(group) for group in members if group.cell.method == method} == {"local", "global"}
+        ]
+        if both:
+            made.append(
+                _panel(
+                    task,
+                    distilled,
+                    found.groups,
+                    [
+                        (group, f"{group.cell.method}, {_scope(group)}", True)
+                        for group in members
+                        if group.cell.method in both
+                    ],
+                )
+            )
+    if not made:
+        return "no method was run with both local and global selection"
+    about = (
+        "Score against density with local selection (each matrix keeps the same share; solid) and global "
+        "selection (one ranking over all matrices; dashed, hollow)."
+    )
+    return _figure("scopes", "Local against global selection", about, made, runs, found.notes)
+
+
+def _methods(runs: Sequence[RunFolder], distilled: bool) -> Figure | str:
+    found = choice.measured(runs)
+    by_panel = _by_panel(found.groups)
+    made = []
+    for task, taught in by_panel:
+        if taught != distilled:
+            continue
+        main = [(group, label, True) for group, label in _own_scope(by_panel[task, distilled])]
+        labels = {label for _, label, _ in main}
+        plain = _own_scope(by_panel.get((task, False), [])) if distilled else []
+        thin = [(group, label, False) for group, label in plain if label in labels]
+        made.append(_panel(task, distilled, found.groups, [*main, *thin]))
+    if not made:
+        return f"no pruned run {'with' if distilled else 'without'} a teacher is finished"
+    if distilled:
+        about = "Score against density with a teacher; thin, the same method without one."
+        return _figure(
+            "score-by-density-distilled",
+            "Score by density, with distillation",
+            about,
+            made,
+            runs,
+            found.notes,
+        )
+    about = "Score against the density that was reached, a line for each method."
+    return _figure("score-by-density", "Score by density", about, made, runs, found.notes)
+
+
+def _by_panel(groups: Iterable[Group]) -> dict[tuple[str, bool], list[Group]]:
+    """The pruned ones by task and teacher."""
+    panels: dict[tuple[str, bool], list[Group]] = {}
+    for group in groups:
+        if group.cell.method != DENSE:
+            panels.setdefault((group.cell.task, group.cell.distillation), []).append(group)
+    return panels
+
+
+def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
+    """Each method with its own scope; where only the other one was run, with that, and so labelled."""
+    own = {group.cell.method for group in groups if group.cell.scope is None}
+    return [
+        (group, group.label) for group in groups if group.cell.scope is None or group.cell.method not in own
+    ]
+
+
+def _scope(group: Group) -> str:
+    return group.cell.scope or METHODS[group.cell.method].scopes[0]
+
+
+def _panel(
+    task: str, distilled: bool, every: Iterable[Group], shown: Sequence[tuple[Group, str, bool]]
+) -> Panel:
+    metric = next((group.metric for group, *_ in shown if group.metric), "score")
+    untaught = (group for group in every if group.cell.task == task and not group.cell.distillation)
+    dense = next((group for group in untaught if group.cell.method == DENSE), None)
+    lines: dict[tuple[str, bool], Line] = {}
+    for group, label, main in shown:
+        mean, reached = choice.mean(group, metric), group.kept
+        if mean is None or reached is None or not 0 < reached <= 1:
+            continue
+        line = lines.setdefault((label, main), Line(group.cell.method, _scope(group), label, main, []))
+        line.points.append(Point(group, reached, mean, group.deviation(metric)))
+    for line in lines.values():
+        line.points.sort(key=lambda point: point.density)
+    level = None if dense is None else choice.mean(dense, metric)
+    title = short(task) + (_TAUGHT if distilled else "")
+    return Panel(task, title, distilled, metric, list(lines.values()), level)
+
+
+def _figure(
+    name: str, title: str, about: str, made: list[Panel], runs: Sequence[RunFolder], notes: list[str]
+) -> Figure | str:
+    made = [panel for panel in made if any(line.main for line in panel.lines)]
+    if not made:
+        return "no run has a density and a score that can be drawn"
+    data = [row for panel in made for row in _rows(panel)]
+    paper = any(beside(panel) for panel in made)
+
+    def draw() -> "Canvas":
+        canvas, axes = panels(len(made), height=2.7)
+        for axis, panel in zip(axes, made, strict=True):
+            draw_panel(axis, panel, dashed_global=name == "scopes")
+        legend(canvas, legend_entries(made, name == "scopes", paper))
+        return canvas
+
+    parts = [about, _seeds(made), _unfinished(runs), *notes]
+    if any(panel.dense is not None for panel in made):
+        parts.insert(1, "The level of the dense model is a line, 95 % of it dashed.")
+    lacking = [panel.task for panel in made if panel.dense is None]
+    if lacking:
+        parts.append(f"No dense run is finished: {listed(lacking)}.")
+    if paper:
+        parts.append(
+            "Dotted and hollow: the paper authors' own runs of BERT-base on the full data, one seed each."
+        )
+    return Figure(name, title, " ".join(filter(None, parts)), _HEADER, data, draw)
+
+
+def _rows(panel: Panel) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    if panel.dense is not None:
+        rows.append(
+            (panel.task, "dense", DENSE, None, False, 1.0, 1.0, panel.metric, panel.dense, None, None)
+        )
+    for line in panel.lines:
+        for group, reached, mean, deviation in line.points:
+            cell = group.cell
+            settings = (
+                panel.task,
+                "measured",
+                line.method,
+                line.scope,
+                cell.distillation,
+                cell.density,
+                reached,
+            )
+            seeds = len(group.values(panel.metric))
+            rows.append((*settings, panel.metric, mean, deviation, seeds))
+    for line, points in beside(panel):
+        theirs = (panel.task, "paper", line.method, line.scope, panel.distilled, None)
+        rows += [(*theirs, density, panel.metric, score, None, 1) for density, score in points]
+    return rows
+
+
+def _seeds(made: Sequence[Panel]) -> str:
+    """How many seeds there are, and which lines have no band for want of them."""
+    counts, few = [], []
+    for panel in made:
+        for line in panel.lines:
+            if line.main:
+                own = [(point, len(point.group.values(panel.metric))) for point in line.points]
+                counts += [count for _, count in own]
+                single = [
+                    percent(point.group.cell.density or point.density) for point, count in own if count < 2
+                ]
+                if single:
+                    where = "" if len(single) == len(own) else f" at {' and '.join(single)}"
+                    few.append(f"{panel.title}: {line.label}{where}")
+    if max(counts) < 2:
+        return "One seed each: no band."
+    numbers = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
+    told = f"Mean over {numbers} seeds, with a band of one standard deviation to each side."
+    return f"{told} One seed only, hence no band: {listed(few, between='; ')}." if few else told
+
+
+def _unfinished(runs: Sequence[RunFolder]) -> str:
+    names = [run.name for run in runs if run.results is None]
+    return f"Not finished, and not shown: {listed(names)}." if names else ""

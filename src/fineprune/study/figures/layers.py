@@ -1,0 +1,213 @@
+"""Where the remaining weights are: by layer, by kind of matrix, and which heads and neurons are empty."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fineprune.pruning.places import KINDS, place_of
+from fineprune.pruning.structure import LayerLeft, heads_of, left
+from fineprune.study.figures import choice
+from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
+from fineprune.study.folder import RunFolder
+from fineprune.training.record import Matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_Layer = tuple[str, int]  # stack and number
+_GAP = 0.8  # between stacks, in layers
+
+
+def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
+    """Density of each layer, and of each kind of matrix."""
+    chosen = choice.one_each(runs, choice.has_record, prefer_global=True)
+    if chosen is None:
+        return choice.without_record(runs)
+    shown = [(run, run.record.matrices) for run in chosen.runs if run.record is not None]
+    layers = {run.name: _densities(matrices, _layer_of) for run, matrices in shown}
+    kinds = {run.name: _densities(matrices, lambda name: place_of(name).kind) for run, matrices in shown}
+    places = list(dict.fromkeys(place for found in layers.values() for place in found if place is not None))
+    present = [kind for kind in KINDS if any(kind in found for found in kinds.values())]
+    if not present:
+        return "the records have no matrices"
+    data: list[tuple[object, ...]] = []
+    for run, _ in shown:
+        about = (run.name, run.cell.method, choice.scope_of(run))
+        for place, density in layers[run.name].items():
+            if place is not None:
+                data.append((*about, "layer", *place, None, density))
+        data += [(*about, "kind", None, None, kind, kinds[run.name][kind]) for kind in kinds[run.name]]
+
+    def draw() -> "Canvas":
+        canvas, axes = panels(2 if places else 1, height=2.7)
+        for index, (run, _) in enumerate(shown):
+            method = run.cell.method
+            if places:
+                drawn = {place: 100 * value for place, value in layers[run.name].items() if place is not None}
+                _by_layer(axes[0], places, drawn, method)
+            _by_kind(axes[-1], present, kinds[run.name], method, (index + 0.5) / len(shown) - 0.5)
+        if places:
+            _layer_axis(axes[0], places)
+        axes[-1].set_xticks(range(len(present)), [kind.replace(" ", "\n") for kind in present])
+        axes[-1].set_xlabel("kind of matrix")
+        for axis in axes:
+            axis.set_ylabel("density (%)")
+            axis.set_ylim(0, 1.04 * axis.get_ylim()[1])
+        legend(canvas, [(handle(run.cell.method), _named(run)) for run, _ in shown])
+        return canvas
+
+    flat = [run.cell.method for run, _ in shown if choice.scope_of(run) == "local"]
+    parts = [f"The share of weights that remains in each layer, and in each kind of matrix. {chosen.told}"]
+    if flat:
+        parts.append(f"Under local selection ({', '.join(flat)}) every matrix keeps the same share: flat.")
+    if not places:
+        parts.append("The matrices' names have no number of a layer.")
+    header = ("run", "method", "scope", "by", "stack", "layer", "kind", "density")
+    return Figure("density-by-layer", "Where the weights remain", " ".join(parts), header, data, draw)
+
+
+def empty(runs: Sequence[RunFolder]) -> Figure | str:
+    """Heads and neurons of each layer that nothing is left of."""
+    chosen = choice.one_each(runs, choice.has_record, prefer_global=True)
+    if chosen is None:
+        return choice.without_record(runs)
+    counted = [
+        (run, left(run.record.matrices, heads_of(run.config)))
+        for run in chosen.runs
+        if run.record is not None
+    ]
+    heads = any(layer.heads for _, found in counted for layer in found)
+    neurons = any(layer.neurons for _, found in counted for layer in found)
+    if not (heads or neurons):
+        return "neither heads nor neurons can be told from the names and shapes of the matrices"
+    data: list[tuple[object, ...]] = [
+        (run.name, run.cell.method, *layer) for run, found in counted for layer in found
+    ]
+    halves = [half for half, there in (("heads", heads), ("neurons", neurons)) if there]
+
+    def draw() -> "Canvas":
+        canvas, axes = panels(len(halves), height=2.5)
+        for axis, half in zip(axes, halves, strict=True):
+            shares = [(run, _empty_shares(found, half)) for run, found in counted]
+            places = list(dict.fromkeys(place for _, share in shares for place in share))
+            for run, share in shares:
+                _by_layer(axis, places, share, run.cell.method)
+            _layer_axis(axis, places)
+            axis.set_ylabel(f"empty {half} (%)")
+            top = max((value for _, share in shares for value in share.values()), default=0)
+            axis.set_ylim(-0.03 * (top or 10), 1.1 * (top or 10))
+        legend(canvas, [(handle(run.cell.method), _named(run)) for run, _ in counted])
+        return canvas
+
+    parts = [
+        "A head is empty where none of its rows of V or none of its columns of O keeps a weight, a neuron "
+        f"where its row of FFN in or its column of FFN out keeps none. {chosen.told}"
+    ]
+    if not heads:
+        parts.append("Heads cannot be told from the model's configuration and matrices, and are left out.")
+    if not neurons:
+        parts.append("Neurons cannot be told from the matrices, and are left out.")
+    for half in halves:
+        if not any(value for _, found in counted for value in _empty_shares(found, half).values()):
+            parts.append(f"No {half[:-1]} is empty.")
+    header = ("run", "method", *LayerLeft._fields)
+    return Figure("empty", "Empty heads and neurons", " ".join(parts), header, data, draw)
+
+
+def _layer_of(name: str) -> _Layer | None:
+    stack, layer, _ = place_of(name)
+    return None if layer is None else (stack, layer)
+
+
+def _densities(matrices: Sequence[Matrix], key: Any) -> dict[Any, float]:
+    """Kept / all of the matrices of one key."""
+    kept: dict[Any, int] = {}
+    whole: dict[Any, int] = {}
+    for matrix in matrices:
+        place = key(matrix.name)
+        kept[place] = kept.get(place, 0) + matrix.kept
+        whole[place] = whole.get(place, 0) + matrix.shape[0] * matrix.shape[1]
+    return {place: kept[place] / whole[place] for place in kept if whole[place]}
+
+
+def _empty_shares(found: Sequence[LayerLeft], half: str) -> dict[_Layer, float]:
+    """Percent of empty heads or neurons, of the layers where they can be told."""
+    shares = {}
+    for layer in found:
+        count, alive = getattr(layer, half), getattr(layer, f"{half}_left")
+        if count:
+            shares[layer.stack, layer.layer] = 100 * (count - alive) / count
+    return shares
+
+
+def _positions(places: Sequence[_Layer]) -> dict[_Layer, float]:
+    """Layers side by side, with a gap between stacks."""
+    stacks = list(dict.fromkeys(stack for stack, _ in places))
+    found, start = {}, 0.0
+    for stack in stacks:
+        numbers = sorted(layer for name, layer in places if name == stack)
+        for index, layer in enumerate(numbers):
+            found[stack, layer] = start + index
+        start += len(numbers) + _GAP
+    return found
+
+
+def _by_layer(axis: "Axes", places: Sequence[_Layer], values: dict[_Layer, float], method: str) -> None:
+    """A line for each stack."""
+    where = _positions(places)
+    colour, marker, dash = style(method)
+    for stack in dict.fromkeys(stack for stack, _ in places):
+        points = sorted((where[place], value) for place, value in values.items() if place[0] == stack)
+        if points:
+            axis.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=dash)
+
+
+def _layer_axis(axis: "Axes", places: Sequence[_Layer]) -> None:
+    """Numbers of layers from 0; the stacks are named where there are several."""
+    where = _positions(places)
+    step = max(1, -(-len(places) // 14))
+    ticks = [(position, layer) for (_, layer), position in where.items() if layer % step == 0]
+    axis.set_xticks([position for position, _ in ticks], [str(layer) for _, layer in ticks])
+    axis.set_xlabel("layer")
+    stacks = list(dict.fromkeys(stack for stack, _ in places))
+    if len(stacks) < 2:
+        return
+    for stack, name in zip(stacks, _told_apart(stacks), strict=True):
+        inside = [position for (other, _), position in where.items() if other == stack]
+        axis.text(
+            (min(inside) + max(inside)) / 2,
+            1.01,
+            short(name, 20),
+            transform=axis.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+        )
+        if stack != stacks[0]:
+            axis.axvline(min(inside) - (1 + _GAP) / 2, color=ink(), linewidth=0.6, alpha=0.5)
+
+
+def _told_apart(stacks: Sequence[str]) -> list[str]:
+    """The parts of the stacks' names that differ: encoder and decoder of encoder.block and decoder.block."""
+    parts = [stack.split(".") for stack in stacks]
+    while len({tuple(part[:1]) for part in parts}) == 1 and all(len(part) > 1 for part in parts):
+        parts = [part[1:] for part in parts]
+    while len({tuple(part[-1:]) for part in parts}) == 1 and all(len(part) > 1 for part in parts):
+        parts = [part[:-1] for part in parts]
+    return [".".join(part) for part in parts]
+
+
+def _by_kind(
+    axis: "Axes", present: Sequence[str], found: dict[Any, float], method: str, offset: float
+) -> None:
+    """A dot on a stem for each kind of matrix."""
+    colour, marker, _ = style(method)
+    points = [
+        (index + 0.6 * offset, 100 * found[kind]) for index, kind in enumerate(present) if kind in found
+    ]
+    for x, y in points:
+        axis.vlines(x, 0, y, color=colour, linewidth=1.2)
+        axis.plot(x, y, color=colour, marker=marker, linestyle="none")
+
+
+def _named(run: RunFolder) -> str:
+    return f"{run.cell.method} ({choice.scope_of(run)})"

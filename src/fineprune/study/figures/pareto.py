@@ -1,0 +1,245 @@
+"""What a score costs: against the size of the file and the measured latency, with the Pareto front."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from fineprune.study.figures import choice
+from fineprune.study.figures.style import Figure, handle, ink, legend, listed, panels, percent, short, style
+from fineprune.study.folder import RunFolder
+from fineprune.study.grid import DENSE
+from fineprune.study.rows import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_ENGINE = "engine float32"  # what the figure times; the dense model is timed in torch
+_TORCH = "torch"
+_FEW = 16  # points of a panel up to which those behind the front have labels, too
+_SIZE = "float16"  # the values of the packed file
+
+
+class _Point(NamedTuple):
+    group: Group
+    cost: float
+    score: float
+
+
+class _Panel(NamedTuple):
+    task: str
+    what: str
+    """"size" or "latency"."""
+    metric: str
+    points: list[_Point]
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Those (cost, score) that no other one beats: none is as cheap or cheaper and scores as much or more.
+
+    By cost; of equal ones the first.
+    """
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1], index))
+    best, found = -math.inf, []
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            found.append(index)
+    return found
+
+
+def pareto(runs: Sequence[RunFolder]) -> Figure | str:
+    """Score against size and against latency, a row of panels for each task."""
+    measured = choice.measured(runs)
+    sizes = {run.path: _size(run) for run in runs}
+    bench, told = _benches(runs)
+    made: list[_Panel] = []
+    for task in dict.fromkeys(group.cell.task for group in measured.groups):
+        groups = [group for group in measured.groups if group.cell.task == task]
+        metric = next((group.metric for group in groups if group.metric), "score")
+        for what, costs in (("size", sizes), ("latency", bench)):
+            points = []
+            for group in groups:
+                known = [costs.get(measured.runs[row.cell].path) for row in group.rows]
+                found = [cost for cost in known if cost is not None]
+                score = choice.mean(group, metric)
+                if found and score is not None:
+                    points.append(_Point(group, statistics.fmean(found), score))
+            made.append(_Panel(task, what, metric, points))
+    if not any(panel.points for panel in made):
+        return "no finished run says the size of its file, which older versions did not, or was timed"
+    data = [row for panel in made for row in _rows(panel)]
+
+    def draw() -> "Canvas":
+        canvas, axes = panels(len(made), height=3.0)
+        for axis, panel in zip(axes, made, strict=True):
+            _draw(axis, panel)
+        methods = dict.fromkeys(point.group.cell.method for panel in made for point in panel.points)
+        entries = [(handle(method, linestyle="none"), method) for method in methods]
+        legend(canvas, [*entries, (handle(DENSE, marker="", linewidth=1.0, alpha=0.7), "Pareto front")])
+        # What is where is known once it is laid out.
+        canvas.draw_without_rendering()
+        for axis, panel in zip(axes, made, strict=True):
+            _label(axis, panel)
+        return canvas
+
+    parts = [
+        f"Size is that of the packed weights, values in {_SIZE}. The line is the Pareto front: no run "
+        "is both smaller (or faster) and better. Numbers at its points are densities, + with a teacher."
+    ]
+    parts.append(told)
+    unsized = [
+        group.rows[0].cell.name
+        for group in measured.groups
+        if not any(sizes[measured.runs[row.cell].path] for row in group.rows)
+    ]
+    if unsized:
+        parts.append(f"Without a size: {listed(unsized)}.")
+    header = (
+        "task",
+        "cost",
+        "unit",
+        "method",
+        "scope",
+        "distillation",
+        "density",
+        "value",
+        "metric",
+        "score",
+        "front",
+    )
+    return Figure(
+        "pareto", "Score against size and speed", " ".join([*parts, *measured.notes]), header, data, draw
+    )
+
+
+def _size(run: RunFolder) -> float | None:
+    """Bytes of the packed file; in MB."""
+    sizes = (run.results or {}).get("packed_bytes")
+    size = sizes.get(_SIZE) if isinstance(sizes, dict) else None
+    return size / 1e6 if isinstance(size, (int, float)) and size > 0 else None
+
+
+def _benches(runs: Sequence[RunFolder]) -> tuple[dict[object, float | None], str]:
+    """Milliseconds by run, of those that were timed alike, and a sentence about how."""
+    found: dict[object, tuple[str, float]] = {}
+    for run in runs:
+        time = _milliseconds(run)
+        if time is not None and run.bench is not None:
+            machine = run.bench.get("machine")
+            about = machine if isinstance(machine, dict) else {}
+            how = (
+                f"{about.get('processor') or 'processor unknown'}, threads: {about.get('threads', '?')}, "
+                f"batch {run.bench.get('batch', '?')}, {run.bench.get('length', '?')} tokens"
+            )
+            found[run.path] = (how, time)
+    if not found:
+        return {}, "No run was timed (fineprune bench)."
+    (how, count), *others = Counter(how for how, _ in found.values()).most_common()
+    told = f"Latency of the sparse engine in float32, and of torch for the dense model: {short(how, 120)}."
+    if others:
+        told += f" {len(found) - count} runs were timed otherwise, and are not shown there."
+    untimed = sum(run.results is not None and run.path not in found for run in runs)
+    if untimed:
+        told += f" Not timed: {untimed} runs."
+    return {path: time for path, (other, time) in found.items() if other == how}, told
+
+
+def _milliseconds(run: RunFolder) -> float | None:
+    rows = (run.bench or {}).get("rows")
+    peer = _TORCH if run.cell.method == DENSE else _ENGINE
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and row.get("peer") == peer and row.get("model") is None:
+            timing = row.get("timing")
+            time = timing.get("milliseconds") if isinstance(timing, dict) else None
+            if isinstance(time, (int, float)) and math.isfinite(time) and time > 0:
+                return float(time)
+    return None
+
+
+def _rows(panel: _Panel) -> list[tuple[object, ...]]:
+    best = set(front([(point.cost, point.score) for point in panel.points]))
+    unit = "MB" if panel.what == "size" else "ms"
+    rows: list[tuple[object, ...]] = []
+    for index, (group, cost, score) in enumerate(panel.points):
+        cell = group.cell
+        about = (panel.task, panel.what, unit, cell.method, cell.scope, cell.distillation, cell.density)
+        rows.append((*about, cost, panel.metric, score, index in best))
+    return rows
+
+
+def _draw(axis: "Axes", panel: _Panel) -> None:
+    axis.set_title(short(panel.task))
+    axis.set_xlabel("size of the weights (MB)" if panel.what == "size" else "latency (ms)")
+    axis.set_ylabel(f"{short(panel.metric.replace('_', ' '))} (%)")
+    if not panel.points:
+        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", alpha=0.7)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        return
+    every = [(point.cost, point.score) for point in panel.points]
+    best = [every[index] for index in front(every)]
+    axis.plot(
+        *zip(*best, strict=True), color=ink(), linewidth=1.0, alpha=0.7, drawstyle="steps-post", zorder=1
+    )
+    for point in panel.points:
+        look = style(point.group.cell.method)
+        axis.plot(
+            point.cost,
+            point.score,
+            color=look.colour,
+            marker=look.marker,
+            markersize=9 if point.group.cell.method == DENSE else 5.5,
+            linestyle="none",
+        )
+    costs = [cost for cost, _ in every]
+    if max(costs) > 8 * min(costs):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else "")
+    axis.margins(0.12)
+
+
+def _label(axis: "Axes", panel: _Panel) -> None:
+    """Densities beside the points of the front, then of the others; where there is no room, none."""
+    every = [(point.cost, point.score) for point in panel.points]
+    if not every:
+        return
+    best = front(every)
+    scale = 72 / axis.figure.dpi
+    where = [tuple(scale * value for value in axis.transData.transform(point)) for point in every]
+    frame = axis.get_window_extent()
+    left, right, low, high = (scale * value for value in (frame.x0, frame.x1, frame.y0, frame.y1))
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in where]
+    for one, other in pairwise(best):  # the steps of the front
+        (x0, y0), (x1, y1) = where[one], where[other]
+        taken += [(x0, y0 - 1, x1, y0 + 1), (x1 - 1, y0, x1 + 1, y1)]
+    rest = [index for index in range(len(every)) if index not in best]
+    for index in [*best, *(rest if len(every) <= _FEW else [])]:
+        text = _text(panel.points[index].group)
+        wide, tall = 4.6 * len(text), 8.0
+        x, y = where[index]
+        for dx, dy in ((6, -4), (-6 - wide, -4), (-wide / 2, 5), (-wide / 2, -13), (5, 4), (5, -12)):
+            box = (x + dx, y + dy, x + dx + wide, y + dy + tall)
+            inside = left <= box[0] and box[2] <= right and low <= box[1] and box[3] <= high
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                axis.annotate(
+                    text, every[index], xytext=(dx, dy + 1), textcoords="offset points", fontsize=7.5
+                )
+                break
+
+
+def _text(group: Group) -> str:
+    cell = group.cell
+    if cell.density is None:
+        return DENSE
+    scope = {"local": " local", "global": " global"}.get(cell.scope or "", "")
+    return f"{percent(cell.density)}{scope}{' +' if cell.distillation else ''}"
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,186 @@
+"""What the log of a run tells over its steps: density, threshold, lambda, loss, and when the mask settles."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fineprune.study.figures import choice
+from fineprune.study.figures.style import Figure, handle, legend, panels, percent, style
+from fineprune.study.folder import RunFolder
+from fineprune.study.grid import DENSE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_KEYS = ("density", "threshold", "lambda", "loss")
+_CHANGED = "mask_changed"
+_SETTLED = 1e-4  # of the mask: less than this at each refresh counts as settled
+
+_Series = list[tuple[int, float]]
+
+
+def steps(runs: Sequence[RunFolder]) -> Figure | str:
+    """Density, threshold, lambda and loss, a panel each."""
+    chosen = choice.one_each(runs, lambda run: bool(_series(run, "density")))
+    if chosen is None:
+        dense = [run for run in runs if run.cell.method == DENSE and _series(run, "loss")]
+        if not dense:
+            return "no run's metrics.jsonl has lines of training"
+        chosen = choice.Chosen(dense[:1], f"The run: {dense[0].name}.")
+    shown = {run.name: {key: _series(run, key) for key in _KEYS} for run in chosen.runs}
+    keys = [key for key in _KEYS if any(series[key] for series in shown.values())]
+    data: list[tuple[object, ...]] = []
+    for run in chosen.runs:
+        columns = [dict(shown[run.name][key]) for key in _KEYS]
+        for step in sorted({step for column in columns for step in column}):
+            data.append((run.name, run.cell.method, step, *(column.get(step) for column in columns)))
+    several = len(chosen.runs) > 1
+    last = max(step for series in shown.values() for points in series.values() for step, _ in points)
+
+    def draw() -> "Canvas":
+        canvas, axes = panels(len(keys), height=1.9)
+        for axis, key in zip(axes, keys, strict=True):
+            for under, run in enumerate(reversed(chosen.runs)):
+                # Wider below: equal lines stay visible.
+                series = _scaled(shown[run.name][key], key, several)
+                _line(axis, series, run.cell.method, width=1.2 + 0.7 * (len(chosen.runs) - 1 - under))
+            _dress(axis, key, several)
+            axis.set_xlim(right=1.02 * last)
+        legend(canvas, [(_handle(run), run.cell.method) for run in chosen.runs])
+        return canvas
+
+    parts = [f"The log of the training. {chosen.told}"]
+    if several and "threshold" in keys:
+        parts.append("Thresholds are of different quantities: each as a share of its largest.")
+    if "lambda" in keys:
+        parts.append("The loss includes the penalty that lambda weighs.")
+    parts += _cut(chosen.runs)
+    header = ("run", "method", "step", *_KEYS)
+    return Figure("steps", "Over the steps of training", " ".join(parts), header, data, draw)
+
+
+def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
+    """The share of the mask that each refresh turned over."""
+    chosen = choice.one_each(runs, lambda run: bool(_series(run, _CHANGED)))
+    if chosen is None:
+        return "no run's metrics.jsonl says how much of the mask changed, which older versions did not write"
+    shown = [(run, _series(run, _CHANGED)) for run in chosen.runs]
+    data: list[tuple[object, ...]] = [
+        (run.name, run.cell.method, step, share) for run, series in shown for step, share in series
+    ]
+    positive = [share for _, series in shown for _, share in series if share > 0]
+    zeros = any(share == 0 for _, series in shown for _, share in series)
+
+    def draw() -> "Canvas":
+        canvas, (axis,) = panels(1, height=2.8)
+        canvas.set_figwidth(5.6)
+        floor = 10 ** (math.floor(math.log10(min(positive))) - 0.5) if positive else 1.0
+        for run, series in shown:
+            _line(axis, [(step, 100 * max(share, floor)) for step, share in series], run.cell.method, True)
+        _change_axis(axis, floor, max(positive, default=1.0), zeros)
+        legend(canvas, [(handle(run.cell.method, markersize=3.5), run.cell.method) for run, _ in shown])
+        return canvas
+
+    parts = [
+        f"How much of the mask the last refresh before each line of the log turned over. {chosen.told}",
+        *(_when_settled(run, series) for run, series in shown),
+        *_cut(chosen.runs),
+    ]
+    header = ("run", "method", "step", "changed")
+    return Figure("mask-changes", "When the mask settles", " ".join(parts), header, data, draw)
+
+
+def _series(run: RunFolder, key: str) -> _Series:
+    """Step and value of the lines that have both, by step; of a continued run the later line counts."""
+    found: dict[int, float] = {}
+    for line in run.lines:
+        step, value = line.get("step"), line.get(key)
+        if isinstance(step, int) and isinstance(value, (int, float)) and math.isfinite(value):
+            found[step] = float(value)
+    return sorted(found.items())
+
+
+def _scaled(series: _Series, key: str, several: bool) -> _Series:
+    if key == "density":
+        return [(step, 100 * value) for step, value in series]
+    if key == "threshold" and several:
+        largest = max((abs(value) for _, value in series), default=1.0) or 1.0
+        return [(step, value / largest) for step, value in series]
+    return series
+
+
+def _line(axis: "Axes", series: _Series, method: str, dots: bool = False, width: float = 1.4) -> None:
+    if series:
+        colour, marker, dash = style(method)
+        few = len(series) < 3 or dots
+        every = max(1, len(series) // 25) if dots else 1
+        axis.plot(
+            *zip(*series, strict=True),
+            color=colour,
+            linestyle=dash,
+            linewidth=width,
+            marker=marker if few else "",
+            markersize=3.5,
+            markevery=every,
+        )
+
+
+def _dress(axis: "Axes", key: str, several: bool) -> None:
+    axis.set_xlabel("step")
+    axis.set_xlim(left=0)
+    unit = {"density": " (%)", "threshold": " (share of its largest)" if several else ""}
+    axis.set_title(key + unit.get(key, ""))
+    axis.locator_params(axis="x", nbins=5)
+    high = axis.get_ylim()[1]
+    if key == "density":
+        axis.set_ylim(0, max(high, 1))
+    elif key == "loss" and _low(axis) > 0 and high > 20 * _low(axis):
+        axis.set_yscale("log")
+    if key in ("lambda", "loss"):
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _low(axis: "Axes") -> float:
+    return min(float(np.min(line.get_ydata())) for line in axis.get_lines())
+
+
+def _change_axis(axis: "Axes", floor: float, top: float, zeros: bool) -> None:
+    """Logarithmic, with a place for zero below."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis.set_xlabel("step")
+    axis.set_ylabel("mask that changed")
+    axis.set_yscale("log")
+    first, last = math.ceil(math.log10(floor)), math.ceil(math.log10(top))
+    stride = max(1, (last - first) // 6)
+    powers = [10.0**power for power in range(last, first - 1, -stride)]
+    ticks = [100 * power for power in powers] + ([100 * floor] if zeros else [])
+    axis.yaxis.set_major_locator(FixedLocator(ticks))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(
+        lambda value, _: (
+            "0" if zeros and value <= 101 * floor else f"{value:.10f}".rstrip("0").rstrip(".") + " %"
+        )
+    )
+    axis.set_ylim(100 * floor / 1.6 if zeros else None, 100 * top * 1.6)
+
+
+def _when_settled(run: RunFolder, series: _Series) -> str:
+    """The step from which on less than `_SETTLED` changes."""
+    moving = [step for step, share in series if share >= _SETTLED]
+    after = [step for step, _ in series if not moving or step > moving[-1]]
+    if not after:
+        return f"{run.cell.method} still changes {percent(series[-1][1])} at the end."
+    return f"{run.cell.method}: less than {percent(_SETTLED)} from step {after[0]} on."
+
+
+def _handle(run: RunFolder) -> Any:
+    return handle(run.cell.method, marker="")
+
+
+def _cut(runs: Sequence[RunFolder]) -> list[str]:
+    names = [run.name for run in runs if run.results is None]
+    return [f"Not finished, shown as far as it came: {', '.join(names)}."] if names else []

@@ -1,0 +1,258 @@
+"""What a figure is, how it is written, and how it looks: colours, markers, ticks, legends.
+
+matplotlib is imported when something is drawn, and used by its objects alone: no pyplot, no backend.
+"""
+
+import csv
+import io
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fineprune._files import write_text
+from fineprune.config import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+GREY = "#8c8c8c"
+"""Of what is pruned; seen on white and on near black."""
+
+# Colours after Okabe and Ito, in an order in which neighbours differ for colour-blind readers. All have a
+# contrast of 3 or more on white and on near black, hence neither their yellow nor their light blue.
+_COLOURS = ("#D55E00", "#B5659A", "#0072B2", "#009E73", "#8A7B00", "#7A6BD0", "#5F7F8F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)))
+# Stand-ins in the rendered SVG for what a page chooses: its ink, and its background.
+_INK, _PAPER = "#010203", "#fcfdfe"
+_LIGHT = {_INK: "#1a1a1a", _PAPER: "#ffffff"}
+_RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same measures everywhere
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.titlelocation": "left",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fineprune",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.unicode_minus": True,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), _PAPER),
+}
+_DRAWING = threading.RLock()  # matplotlib's settings are the process's
+_TAG = re.compile(r"<[^>]*>")
+_FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its numbers."""
+
+    name: str
+    """File name without ending."""
+
+    title: str
+    caption: str
+    """What is seen, of which runs, and what is missing."""
+
+    header: tuple[str, ...]
+    data: list[tuple[object, ...]]
+    """Every number that is drawn."""
+
+    draw: "Callable[[], Canvas]"
+    """Makes it anew."""
+
+    def svg(self) -> str:
+        """One `<svg>` element for a page: its ink is the page's colour of text, its background the page's,
+        it has no size of its own, and its ids start with the figure's name.
+        """
+        text = _recoloured(self._svg, {_INK: "currentColor", _PAPER: "none"})
+        size, rest = text.split(">", 1)
+        size = re.sub(r' (?:width|height)="[^"]*"', "", size)
+        return f'{size} role="img" aria-label="{escape(self.title)}">{rest}'
+
+    def csv(self) -> str:
+        """The data, with numbers in full."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows(self.data)
+        return file.getvalue()
+
+    def save(self, folder: Path) -> None:
+        """Write NAME.svg, NAME.png and NAME.csv, each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{self.name}.svg", _recoloured(self._svg, _LIGHT) + "\n")
+        write_text(folder / f"{self.name}.csv", self.csv())
+        beside = folder / f".{self.name}.png.{os.getpid()}.tmp"
+        beside.write_bytes(self.png())
+        os.replace(beside, folder / f"{self.name}.png")
+
+    def png(self) -> bytes:
+        """As a picture of 200 dots an inch, on white."""
+        light = {name: _LIGHT.get(value, value) for name, value in _RC.items() if isinstance(value, str)}
+        return self._rendered("png", light, dpi=200)
+
+    @cached_property
+    def _svg(self) -> str:
+        """Drawn once, in the stand-in colours."""
+        text = self._rendered("svg", {}, metadata={"Date": None}).decode()
+        text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
+        return _TAG.sub(self._own, text).rstrip()
+
+    def _own(self, tag: re.Match[str]) -> str:
+        """A tag with ids of this figure alone, and fonts that there are where DejaVu is not."""
+        text = tag[0]
+        if text.startswith("<image"):  # its id is of its content, and two may be alike; nothing refers to it
+            text = re.sub(r' id="[^"]*"', "", text)
+        text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
+        return re.sub(r"'DejaVu Sans'(?:, [^;:\"]*)?", _FONT, text)
+
+    def _rendered(self, kind: str, colours: dict[str, str], **options: Any) -> bytes:
+        from matplotlib import rc_context
+
+        buffer = io.BytesIO()
+        with _DRAWING, rc_context(_RC | colours), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # of a label; a browser has other fonts
+            self.draw().savefig(buffer, format=kind, **options)
+        return buffer.getvalue()
+
+
+class Style(NamedTuple):
+    """How a method is drawn, the same in every figure."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def style(method: str) -> Style:
+    """The colour, marker and line of a method, by its place in the table of methods."""
+    known = list(METHODS)
+    index = known.index(method) if method in known else len(known)
+    if method == "dense":
+        return Style(ink(), "*", "-")
+    turn = index // len(_COLOURS)
+    return Style(
+        _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)], _DASHES[turn % len(_DASHES)]
+    )
+
+
+def ink() -> str:
+    """The colour of text, at this moment of drawing."""
+    from matplotlib import rcParams
+
+    return str(rcParams["text.color"])
+
+
+def panels(
+    count: int, across: int = 2, width: float = 6.8, height: float = 2.6
+) -> "tuple[Canvas, list[Axes]]":
+    """A figure of so many panels, `across` in a row, each row as high as told (inches)."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(count, across)
+    rows = -(-count // columns)
+    size = (width if columns > 1 else min(width, 4.8), rows * height + 0.5)
+    canvas = Canvas(figsize=size, layout="constrained")
+    axes = [canvas.add_subplot(rows, columns, index + 1) for index in range(count)]
+    for axis in axes:
+        axis.grid(True, color=ink(), alpha=0.12, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return canvas, axes
+
+
+def legend(canvas: "Canvas", entries: Iterable[tuple[Any, str]]) -> None:
+    """One legend for all panels, above them and outside."""
+    entries = list(entries)
+    if entries:
+        handles, labels = zip(*entries, strict=True)
+        fits = sum(len(label) + 8 for label in labels) < 14 * canvas.get_figwidth()  # in characters
+        columns = len(labels) if fits else min(4, -(-len(labels) // 2))
+        canvas.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=columns,
+            handlelength=2.4,
+            columnspacing=1.4,
+            borderaxespad=0.2,
+        )
+
+
+def handle(method: str, **changes: Any) -> Any:
+    """A line of a method for a legend."""
+    from matplotlib.lines import Line2D
+
+    colour, marker, dash = style(method)
+    return Line2D([], [], **({"color": colour, "marker": marker, "linestyle": dash} | changes))
+
+
+def densities_axis(axis: "Axes", values: Sequence[float]) -> None:
+    """A logarithmic axis of densities, with ticks such as 3 %."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    low, high = min(values) / 1.25, min(max(values) * 1.25, 1.08)
+    axis.set_xscale("log")
+    axis.set_xlim(low, max(high, low * 1.5))
+    round_ones = [scale * digit for scale in (1e-5, 1e-4, 1e-3, 0.01, 0.1) for digit in (1, 2, 3, 5, 7)]
+    ticks: list[float] = []
+    for tick in [*sorted(set(values)), *round_ones, 1.0]:  # those that were measured go first
+        near = (max(tick / other, other / tick) for other in ticks)
+        if low <= tick <= high and all(gap > (high / low) ** 0.13 for gap in near):
+            ticks.append(tick)
+    axis.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: percent(value))
+    axis.set_xlabel("density")
+
+
+def percent(share: float) -> str:
+    """A share as `3 %`, with two significant digits at least."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.3g} %"
+
+
+def short(text: str, most: int = 40) -> str:
+    """A label that fits: on one line, cut where it is long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def listed(names: Iterable[str], most: int = 6, between: str = ", ") -> str:
+    """Names in a sentence, the first few of them."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + rest
+
+
+def _recoloured(text: str, colours: dict[str, str]) -> str:
+    def replaced(tag: re.Match[str]) -> str:
+        changed = tag[0]
+        for old, new in colours.items():
+            changed = changed.replace(old, new)
+        return changed
+
+    return _TAG.sub(replaced, text)

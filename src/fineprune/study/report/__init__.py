@@ -1,0 +1,46 @@
+"""One HTML page about a run or a study: what was kept, what was lost, and where the weights sit."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fineprune.errors import FinepruneError
+
+NAME = "report.html"
+
+
+class Report(NamedTuple):
+    """A page that was written."""
+
+    path: Path
+    figures: int
+    """Pictures on it; each is beside it in figures/, with its data."""
+
+    missing: int
+    """Lines on it that say what there is not."""
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run, or of the runs in a folder, and its figures beside it; returns its path.
+
+    The page is `folder`/report.html, or `out`. What is missing or broken in a run is said on the page.
+    Raises `FinepruneError` where there is no such folder, and for a place that cannot be written.
+    """
+    return make_report(folder, out).path
+
+
+def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
+    """As `write_report`, with what is on the page."""
+    from fineprune._files import write_text
+    from fineprune.study.report.page import page_of
+    from fineprune.study.report.render import render
+
+    folder = Path(folder)
+    path = folder / NAME if out is None else Path(out)
+    page = page_of(folder, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, render(page))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise FinepruneError(f"{path}: cannot be written ({why}); name a file with -o") from error
+    return Report(path, len(page["figures"]), len(page["missing"]) + len(page["notes"]))

@@ -1,0 +1,180 @@
+"""The top of the page: what was kept, what was lost, how small, how fast."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from fineprune.study.folder import RunFolder
+from fineprune.study.grid import DENSE, Cell
+from fineprune.study.report import words
+from fineprune.study.report.measures import Dense, progress, size_of, speed_of
+from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
+from fineprune.study.rows import Group, Row, groups, share
+
+_MEASURED = {
+    "size": "Size: float32 values, packed, of the dense model's; the score is that of float32.",
+    "speed": "Speed: the engine's fastest type against torch, on the same weights.",
+}  # columns of `best` that runs may lack
+
+
+class Tile(NamedTuple):
+    """One number of a run, large, and what must be said with it."""
+
+    name: str
+    """As the files call it."""
+
+    label: str
+    text: str
+    value: str | None
+    lines: list[str]
+
+
+def label_of(cell: Cell) -> str:
+    """A method with what it differs by from its plain form."""
+    scope = f", {cell.scope}" if cell.scope else ""
+    return f"{cell.method}{scope}{', with a teacher' if cell.distillation else ''}"
+
+
+def title_of(cell: Cell) -> str:
+    """What a run is of."""
+    density = "" if cell.density is None else f" at {100 * cell.density:g}\N{NO-BREAK SPACE}%"
+    return f"{cell.task}: {label_of(cell)}{density}, seed {cell.seed}"
+
+
+def states(runs: Sequence[RunFolder], failed: dict[str, str]) -> dict[str, str]:
+    """Of each run by name, and of those that failed without a folder: finished, failed or not finished."""
+    found = {run.name: "finished" for run in runs if run.results is not None}
+    for run in runs:
+        found.setdefault(run.name, "failed" if run.name in failed else "not finished")
+    return found | {name: "failed" for name in failed if name not in found}
+
+
+def tiles(run: RunFolder, dense: Dense | None) -> list[Tile]:
+    """The four of a run."""
+    return [_score(run, dense), _kept(run), _size(run), _speed(run)]
+
+
+def best(runs: Sequence[RunFolder]) -> Grid:
+    """A line for the dense runs of each task, and for the best ones at each density by their mean."""
+    every = groups([Row(run.cell, run.results) for run in runs])
+    finished = [group for group in every if group.finished]
+    lines = []
+    for task in dict.fromkeys(group.cell.task for group in finished):
+        members = [group for group in finished if group.cell.task == task]
+        lines += [_line(group, every, runs) for group in members if group.cell.method == DENSE]
+        pruned = [group for group in members if group.cell.method != DENSE]
+        for density in sorted({group.cell.density or 1.0 for group in pruned}, reverse=True):
+            same = [group for group in pruned if (group.cell.density or 1.0) == density]
+            lines.append(_line(max(same, key=_mean), every, runs))
+    texts = ("task", "asked", "best method")
+    numbers = ("score", "± seeds", "lost to dense", "of dense", "kept", *_MEASURED, "seeds")
+    columns = [Entry(text) for text in texts] + [Entry(text, number=True) for text in numbers]
+    return Grid("The best at each density", columns, lines)
+
+
+def legend(left_out: Sequence[str]) -> list[str]:
+    """What the columns of `best` are, of which some were left out."""
+    lines = ["Means over seeds, in percent."]
+    lines += [line for name, line in _MEASURED.items() if name not in left_out]
+    lacking = [name for name in _MEASURED if name in left_out]
+    return lines + ([f"Not measured of these runs: {', '.join(lacking)}."] if lacking else [])
+
+
+def of_group(group: Group, runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The finished runs behind a group."""
+    return [
+        run
+        for run in runs
+        if run.results is not None and replace(run.cell, seed=0) == replace(group.cell, seed=0)
+    ]
+
+
+def _mean(group: Group) -> float:
+    mean = group.mean(group.metric or "")
+    return float("-inf") if mean is None or mean != mean else mean
+
+
+def _asked(cell: Cell) -> str:
+    """The density; a run that held the zeros of its model was asked for none."""
+    if cell.density is not None:
+        return f"{100 * cell.density:g}\N{NO-BREAK SPACE}%"
+    return "dense" if cell.method == DENSE else NONE
+
+
+def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[Entry]:
+    cell, members = group.cell, of_group(group, runs)
+    metric = group.metric or ""
+    mean, deviation, whole = group.mean(metric), group.deviation(metric), share(group, every)
+    lost = None
+    if mean is not None and whole and cell.method != DENSE:
+        lost = mean - mean / whole
+    sizes = [size.packed["float32"] / size.dense for run in members if (size := size_of(run)) is not None]
+    small = sum(sizes) / len(sizes) if sizes else None
+    speeds = [speed for run in members if (speed := speed_of(run)) is not None]
+    fast = max(speeds, key=lambda speed: speed.ratio, default=None)
+    shown = f"{mean:.1f} {metric}" if mean is not None else NONE
+    return [
+        Entry(cell.task),
+        Entry(_asked(cell)),
+        Entry(label_of(cell)),
+        numeric(mean, shown),
+        numeric(deviation, "" if deviation is None else f"{deviation:.1f}"),
+        numeric(lost, "" if lost is None else words.signed(f"{lost:+.1f}")),
+        numeric(whole, percent(whole)),
+        numeric(group.kept, percent(group.kept)),
+        numeric(small, percent(small)),
+        numeric(fast and fast.ratio, "" if fast is None else f"{words.times(fast.ratio)} {fast.dtype}"),
+        numeric(len(group.finished), str(len(group.finished))),
+    ]
+
+
+def _score(run: RunFolder, dense: Dense | None) -> Tile:
+    if run.results is None:
+        return Tile("score", "Score", NONE, None, [f"not finished: {progress(run)}"])
+    score, metric = run.results["score"], run.results["metric"]
+    tile = Tile("score", f"Score ({metric})", percent(score), words.exact(score), [])
+    if run.cell.method == DENSE and not run.cell.distillation:
+        return tile._replace(lines=["the dense run itself"])
+    if dense is None:
+        return tile._replace(lines=["no dense run to compare with"])
+    lost, ratio = words.points(score - dense.score), percent(score / dense.score) if dense.score else NONE
+    return tile._replace(lines=[f"dense: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
+
+
+def _kept(run: RunFolder) -> Tile:
+    if run.results is None:
+        return Tile("density", "Kept", NONE, None, ["not finished"])
+    results = run.results
+    lines = [
+        f"{results['kept']:,} of {results['total']:,} weights in the pruned matrices",
+        f"{results['parameters']:,} parameters in the whole model",
+    ]
+    if run.cell.method == DENSE:
+        lines[0] = "nothing is pruned"
+    return Tile("density", "Kept", percent(results["density"]), words.exact(results["density"]), lines)
+
+
+def _size(run: RunFolder) -> Tile:
+    size = size_of(run)
+    if size is None:
+        return Tile("packed_bytes", "Size", "not measured", None, ["runs of an older version did not say it"])
+    own = size.packed["float32"]
+    others = [f"{kind}: {words.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"]
+    lines = [f"of {words.megabytes(size.dense)} dense: {percent(own / size.dense)}", ", ".join(others)]
+    return Tile(
+        "packed_bytes", "Size, packed", words.megabytes(own), words.exact(own), [*filter(None, lines)]
+    )
+
+
+def _speed(run: RunFolder) -> Tile:
+    speed = speed_of(run)
+    if speed is None:
+        why = f"fineprune bench {run.path}"
+        if run.bench is not None:
+            why = "bench.json has no right answer of the engine with these weights"
+        return Tile("ratio", "Speed", "not measured", None, [why])
+    lines = [
+        f"times torch, {speed.dtype} ({words.times(speed.low)} to {words.times(speed.high)})",
+        f"{speed.milliseconds:.2f} ms for {speed.where}",
+    ]
+    return Tile("ratio", "Speed", words.times(speed.ratio), words.exact(speed.ratio), lines)

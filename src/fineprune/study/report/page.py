@@ -1,0 +1,183 @@
+"""What the page says, as plain values for the template."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from fineprune._reason import reason
+from fineprune.study.claims import claims
+from fineprune.study.folder import RunFolder, failures, read_folder
+from fineprune.study.grid import DENSE
+from fineprune.study.report import headline, pictures, words
+from fineprune.study.report.measures import dense_beside
+from fineprune.study.report.settings import commands, each_run, environment, facts, linked, settings
+from fineprune.study.report.words import Entry, Grid, numeric
+from fineprune.study.rows import Row, by_layer
+from fineprune.study.tables import tables
+from fineprune.training.record import NAME as RECORD
+
+_OPEN = 30  # runs, up to which their list is open from the start
+_NAMES = 5  # runs that a note names
+Made = TypeVar("Made")
+
+
+class Note(NamedTuple):
+    """What is missing, and of which runs."""
+
+    text: str
+    where: str
+
+
+class _Attempts:
+    """Runs what reads strangers' files; what cannot be made is noted, and the rest of the page goes on."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+
+    def __call__(self, what: str, make: Callable[[], Made]) -> Made | None:
+        try:
+            return make()
+        except Exception as error:  # whatever is in a file: the page says so
+            self.notes.append(Note(f"{what}: cannot be made ({type(error).__name__}: {reason(error)})", ""))
+            return None
+
+
+def page_of(folder: Path, out: Path) -> dict[str, Any]:
+    """All that the template shows of a folder, for a page at `out`; figures are saved beside it.
+
+    Raises `FinepruneError` where there is no such folder.
+    """
+    runs = read_folder(folder)
+    single = len(runs) == 1 and runs[0].path == folder
+    attempt = _Attempts()
+    failed = attempt("failures", lambda: failures(folder.resolve().parent if single else folder)) or {}
+    found = headline.states(
+        runs, {name: why for name, why in failed.items() if not single or name == runs[0].name}
+    )
+    rows = [Row(run.cell, run.results, by_layer(run.record)) for run in runs]
+    dense = dense_beside(runs[0]) if single else None
+    figures, missing = _figures(runs, out.parent / "figures", attempt)
+    maps = attempt("map of the model", lambda: pictures.maps(runs, single)) or []
+    best, unmeasured = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
+    each, _ = _trimmed(
+        None if single else attempt("list of runs", lambda: each_run(runs, found, failed, out.parent))
+    )
+    name = folder.resolve().name
+    values = {
+        "title": headline.title_of(runs[0].cell) if single else name,
+        "name": name,
+        "single": single,
+        "state": found[runs[0].name] if single else _state(found),
+        "failed": [(name, failed[name]) for name, state in found.items() if state == "failed"],
+        "tiles": attempt("headline", lambda: headline.tiles(runs[0], dense)) if single else [],
+        "dense": None if dense is None else linked(dense.path, out.parent),
+        "best": best,
+        "legend": headline.legend(unmeasured),
+        "tables": _shown_tables(runs, rows, single, attempt, dense),
+        "claims": attempt("claims", lambda: claims(rows)) if _compared(rows) else [],
+        "figures": figures,
+        "missing": missing,
+        "maps": [(run.name, headline.title_of(run.cell), made) for run, made in maps],
+        "masks": [made.masks for _, made in maps],
+        "no_maps": _no_maps(runs),
+        "settings": attempt("settings", lambda: settings(runs)) or [],
+        "commands": commands(folder, runs, single),
+        "facts": attempt("length", lambda: facts(runs[0])) or [] if single else [],
+        "each": each,
+        "open": len(found) <= _OPEN,
+        "environment": environment(runs),
+    }
+    return values | {"notes": [*attempt.notes, *_notes(runs)]}
+
+
+def _figures(
+    runs: Sequence[RunFolder], place: Path, attempt: _Attempts
+) -> tuple[list[pictures.Drawn], list[str]]:
+    """The figures that there is data for, and a line for each of the others."""
+    if not runs:
+        return [], []
+    from fineprune.study.figures import figures, missing
+
+    drawn = []
+    for figure in attempt("figures", lambda: figures(runs)) or []:
+        one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place))
+        drawn += [] if one is None else [one]
+    return drawn, attempt("figures not drawn", lambda: missing(runs)) or []
+
+
+def _no_maps(runs: Sequence[RunFolder]) -> str:
+    """Why there is no map."""
+    if all(run.cell.method == DENSE for run in runs):
+        return "A dense run has no masks."
+    return f"No finished run has its masks with it ({RECORD})."
+
+
+def _trimmed(grid: Grid | None) -> tuple[Grid | None, list[str]]:
+    return words.trimmed(grid) if grid is not None and grid.lines else (None, [])
+
+
+def _shown_tables(
+    runs: Sequence[RunFolder], rows: list[Row], single: bool, attempt: _Attempts, dense: Any
+) -> list[Grid]:
+    """Of a run its scores, of a study its tables."""
+    if single:
+        return attempt("scores", lambda: _scores(runs[0], dense)) or []
+    return attempt("tables", lambda: _tables(rows)) or []
+
+
+def _scores(run: RunFolder, dense: Any) -> list[Grid]:
+    if run.results is None:
+        return []
+    columns = [Entry("metric"), Entry("this run", number=True)]
+    columns += [Entry(dense.path.name, number=True)] if dense else []
+    lines = []
+    for metric, score in run.results["scores"].items():
+        line = [Entry(str(metric)), numeric(score)]
+        lines.append(line + ([numeric(dense.scores.get(metric))] if dense else []))
+    return [Grid("Scores on the validation data", columns, lines)]
+
+
+def _tables(rows: list[Row]) -> list[Grid]:
+    made = []
+    for table in tables(rows):
+        words_of = ("density", "method")
+        columns = [Entry(column, number=column not in words_of) for column in table.columns]
+        lines = [
+            [
+                Entry(text, number=columns[column].number, best=(line, column) in table.best)
+                for column, text in enumerate(texts)
+            ]
+            for line, texts in enumerate(table.lines)
+        ]
+        made.append(Grid(table.title, columns, lines))
+    return made
+
+
+def _compared(rows: list[Row]) -> bool:
+    methods = {row.cell.method for row in rows if row.results is not None and row.cell.method != DENSE}
+    return len(methods) > 1
+
+
+def _state(found: dict[str, str]) -> str:
+    """How many runs are finished, and how many are not."""
+    if not found:
+        return "No runs are in this folder: a run is a folder with a recipe.yaml, or with results.json."
+    counts = [(state, list(found.values()).count(state)) for state in ("finished", "not finished", "failed")]
+    said = ", ".join(f"{count} {state}" for state, count in counts if count)
+    return f"{words.counted(len(found), 'run')}: {said}"
+
+
+def _notes(runs: Sequence[RunFolder]) -> list[Note]:
+    """What the runs say is missing; one line where several say the same."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            found.setdefault(note, []).append(run.name)
+    return [Note(text, _listed(names)) for text, names in found.items()]
+
+
+def _listed(names: list[str]) -> str:
+    named = ", ".join(names[:_NAMES])
+    left = len(names) - _NAMES
+    return f"{named} and {left} more" if left > 0 else named

@@ -1,0 +1,137 @@
+"""How it was made: the settings, the runs one by one, the commands, the environment."""
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import yaml
+
+from fineprune.study.folder import RunFolder
+from fineprune.study.report import NAME as PAGE
+from fineprune.study.report import words
+from fineprune.study.report.measures import progress, size_of, speed_of
+from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
+
+
+class Settings(NamedTuple):
+    """A recipe, or what several have in common."""
+
+    title: str
+    yaml: str
+    differ: list[str]
+    """The settings that these runs do not share."""
+
+
+def settings(runs: Sequence[RunFolder]) -> list[Settings]:
+    """The recipe of a run; of several, by task, what they share."""
+    found = []
+    for task in dict.fromkeys(run.cell.task for run in runs):
+        recipes = [run.recipe for run in runs if run.cell.task == task and run.recipe]
+        if not recipes:
+            found.append(Settings(task, "no recipe can be read", []))
+            continue
+        shared, differ = common(recipes)
+        text = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
+        found.append(Settings(task, text, differ))
+    return found
+
+
+def common(recipes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """What all recipes say alike, and the dotted names of what they do not."""
+    shared, differ = dict[str, Any](), list[str]()
+    for key in dict.fromkeys(key for recipe in recipes for key in recipe):
+        values = [recipe.get(key) for recipe in recipes]
+        sections = [value for value in values if isinstance(value, dict)]
+        if all(value == values[0] for value in values):
+            shared[key] = values[0]
+        elif sections and len(sections) == sum(value is not None for value in values):
+            inside, others = common(sections)  # dense runs lack the section of pruning
+            differ += [] if len(sections) == len(values) else [str(key)]
+            differ += [f"{key}.{name}" for name in others]
+            shared[key] = inside
+        else:
+            differ.append(str(key))
+    return shared, differ
+
+
+def commands(folder: Path, runs: Sequence[RunFolder], single: bool) -> list[str]:
+    """What makes the runs again, and goes on with the one that was cut."""
+    if not runs:
+        return []
+    if not single:
+        return [f"fineprune run {shlex.quote(str(folder))}/RUN/recipe.yaml --out NEW_FOLDER"]
+    place = str(folder).rstrip("/")
+    recipe, out = shlex.quote(f"{place}/recipe.yaml"), shlex.quote(f"{place}-again")
+    again = [f"fineprune run {recipe} --out {out}"]
+    if runs[0].results is None:
+        again.insert(0, f"fineprune run {recipe} --out {shlex.quote(place)} --resume")
+    return again
+
+
+def facts(run: RunFolder) -> list[Entry]:
+    """How long the run was."""
+    results = run.results
+    if results is None:
+        return []
+    examples = results.get("examples")
+    sizes = examples.items() if isinstance(examples, dict) else ()
+    counts = [f"{name}: {number:,}" for name, number in sizes if words.number_of(number) is not None]
+    return [
+        Entry(f"{results['steps']:,} steps in {results['seconds']:,.0f} s"),
+        *([Entry(f"examples: {', '.join(counts)}")] if counts else []),
+    ]
+
+
+def each_run(runs: Sequence[RunFolder], found: dict[str, str], failed: dict[str, str], beside: Path) -> Grid:
+    """A line for each run, with a link to its own page where that is there."""
+    by_name = {run.name: run for run in runs}
+    lines = [_line(name, by_name.get(name), state, failed, beside) for name, state in sorted(found.items())]
+    numbers = ("score", "density", "kept", "of", "steps", "seconds", "packed, float32", "dense", "speed")
+    columns = [Entry("run"), Entry("state"), *(Entry(text, number=True) for text in numbers)]
+    return Grid("Each run", columns, lines)
+
+
+def environment(runs: Iterable[RunFolder]) -> list[tuple[str, str]]:
+    """What the runs ran on; several values of a name are all listed."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        entries = (run.results or {}).get("environment")
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            found.setdefault(str(name), {})[str(value)] = None
+    return [(name, ", ".join(values)) for name, values in found.items()]
+
+
+def linked(run: Path, beside: Path) -> Entry:
+    """A run's name, and the way to its page, if it has one, from a page in the folder `beside`."""
+    page = run.resolve() / PAGE
+    if not page.is_file():
+        return Entry(run.name)
+    seen = os.path.relpath(page, beside.resolve()).replace(os.sep, "/")
+    return Entry(run.name, href=quote(os.fsencode(seen)))
+
+
+def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], beside: Path) -> list[Entry]:
+    said = f"failed: {failed[name]}" if state == "failed" else state
+    if run is None:
+        return [Entry(name), Entry(said), *(Entry(NONE, number=True) for _ in range(9))]
+    first = linked(run.path, beside)
+    if run.results is None:
+        told = f"{said}: {progress(run)}" if state != "failed" else said
+        return [first, Entry(told), *(Entry(NONE, number=True) for _ in range(9))]
+    results, size, speed = run.results, size_of(run), speed_of(run)
+    counts = [numeric(results[name], f"{results[name]:,}") for name in ("kept", "total", "steps")]
+    packed = size and size.packed["float32"]
+    return [
+        first,
+        Entry(state),
+        numeric(results["score"], percent(results["score"])),
+        numeric(results["density"], percent(results["density"], 2)),
+        *counts,
+        numeric(results["seconds"], f"{results['seconds']:,.0f}"),
+        numeric(packed, "" if packed is None else words.megabytes(packed)),
+        numeric(size and size.dense, "" if size is None else words.megabytes(size.dense)),
+        numeric(speed and speed.ratio, "" if speed is None else words.times(speed.ratio)),
+    ]
