@@ -112,6 +112,21 @@ def test_conv1d_and_layers_of_zeros():
     assert torch.equal(unpack(state["empty.weight"], (2, 3)), torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("values", ["float32", "int8"])
+def test_convolutions_of_kernel_size_1(values):
+    model = nn.Sequential(nn.Conv1d(8, 4, 1, groups=2), nn.Conv2d(4, 4, 1), nn.Conv1d(4, 4, 3))
+    with torch.no_grad():
+        model[0].weight.copy_(sparse(4, 4)[:, :, None])
+        model[1].weight.copy_(sparse(4, 4)[:, :, None, None])
+        model[2].weight.zero_()
+    state, kept = pack_state(model, values, "keep")
+    assert kept == {"pruned": ["0.weight", "1.weight"], "kept": 8, "total": 32}
+    error = 0 if values == "float32" else 1.5 / 127
+    assert torch.allclose(unpack(state["0.weight"], (4, 4, 1)), model[0].weight, 0, error)
+    assert torch.allclose(unpack(state["1.weight"], (4, 4, 1, 1)), model[1].weight, 0, error)
+    assert state["2.weight"].shape == (4, 4, 3)
+
+
 def test_types_that_cannot_be_packed():
     with pytest.raises(FinepruneError, match=r"sparse.weight: is torch.float64; float32, float16 and"):
         pack_state(Net().double(), "float32", "keep")
@@ -291,6 +306,41 @@ def test_every_flipped_byte_is_found(state_file):
         file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         with pytest.raises(FinepruneError, match="is not what was saved"):
             verify([file])
+
+
+# -- sizes ------------------------------------------------------------------------------------
+
+
+def stored(folder):
+    """Bytes of the tensors in the file."""
+    return sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
+
+
+def test_packed_bytes_are_those_of_the_file(architecture, make_pruned, tmp_path):
+    model = make_pruned(architecture)
+    expected = {}
+    for values in ("float32", "float16", "int8"):
+        save_compact(model, tmp_path / values, values=values)
+        expected[values] = stored(tmp_path / values)
+    assert packing.packed_bytes(model) == expected
+    model.save_pretrained(tmp_path / "dense")
+    assert packing.bytes_of(model.state_dict()) == stored(tmp_path / "dense")
+
+
+def test_a_dense_model_takes_no_less(make_dense):
+    model = make_dense("bert")
+    whole = packing.bytes_of(model.state_dict())
+    assert packing.packed_bytes(model) == {"float32": whole, "float16": whole, "int8": whole}
+
+
+def test_a_type_that_cannot_hold_the_values_has_no_size():
+    net = Net()
+    with torch.no_grad():
+        net.sparse.weight[0, 0] = 1e6
+    assert set(packing.packed_bytes(net)) == {"float32", "int8"}
+    with torch.no_grad():
+        net.sparse.weight[0, 0] = float("nan")  # a run that diverged
+    assert set(packing.packed_bytes(net)) == {"float32", "float16"}
 
 
 def test_known_types():

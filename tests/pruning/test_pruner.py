@@ -5,64 +5,18 @@ import json
 
 import pytest
 import torch
+from pruning.blocks import BLOCK_WEIGHTS, TOTAL, blocks, train
+from support import PRUNING
 from torch import nn
-from torch.nn import functional
 
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import finalize, masked_modules, prepare
 
-TOTAL = 20
-
-
-class Blocks(nn.Module):
-    """Two blocks of two layers, an embedding and a head: the smallest model there is to prune."""
-
-    def __init__(self, tied=False):
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(2)
-        )
-        self.head = nn.Linear(6, 2)
-        if tied:
-            self.blocks[1][0].weight = self.blocks[0][0].weight
-
-    def forward(self, tokens):
-        hidden = self.embedding(tokens).mean(1)
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        return self.head(hidden)
-
-
-BLOCK_WEIGHTS = 4 * 48
-
-
-def blocks(seed=0, **options):
-    torch.manual_seed(seed)
-    return Blocks(**options)
-
-
-def train(pruner, steps, seed=0, rate=1e-2):
-    """A plain loop; returns the density after each step."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(pruner.parameter_groups(rate, weight_decay=0.01))
-    densities = []
-    for _ in range(steps):
-        tokens = torch.randint(0, 7, (8, 5), generator=generator)
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(pruner.model(tokens), (tokens[:, 0] > 3).long())
-        (loss + pruner.penalty()).backward()
-        optimizer.step()
-        pruner.step()
-        densities.append(pruner.density)
-    return densities
-
-
 # ---- the whole life ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 @pytest.mark.parametrize("density", [0.5, 0.1, 0.03])
 def test_a_plain_loop_ends_at_the_density(method, density):
     pruner = prepare(
@@ -116,49 +70,6 @@ def test_a_deep_copy_can_be_finalized():
 # ---- prepare -------------------------------------------------------------------------------------------
 
 
-def test_prepare_twice():
-    model = blocks()
-    prepare(model, PruningConfig(), TOTAL)
-    with pytest.raises(FinepruneError, match="prepared already: finalize it first"):
-        prepare(model, PruningConfig(), TOTAL)
-
-
-def test_finalize_without_prepare():
-    model = blocks()
-    with pytest.raises(FinepruneError, match="not prepared"):
-        finalize(model)
-    prepare(model, PruningConfig(), TOTAL)
-    finalize(model)
-    with pytest.raises(FinepruneError, match="finalized already"):
-        finalize(model)
-
-
-def test_what_prepare_refuses_it_leaves_alone():
-    model = blocks()
-    keys = set(model.state_dict())
-    for config, steps, message in [
-        (PruningConfig(warmup=10, cooldown=10), 20, "needs at least 21 steps"),
-        (PruningConfig(), 0, "total_steps=0"),
-        (PruningConfig(targets="nothing"), TOTAL, "no linear layer matches 'nothing'"),
-    ]:
-        with pytest.raises(FinepruneError, match=message):
-            prepare(model, config, steps)
-        assert set(model.state_dict()) == keys
-        assert model.embedding.weight.requires_grad
-    with pytest.raises(FinepruneError, match=r"prepare takes a torch\.nn\.Module"):
-        prepare("bert-base-uncased", PruningConfig(), TOTAL)
-
-
-def test_quantised_weights():
-    model = blocks()
-    model.blocks[1][2].weight = nn.Parameter(torch.zeros(6, 8, dtype=torch.int8), requires_grad=False)
-    keys = set(model.state_dict())
-    with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
-        prepare(model, PruningConfig(), TOTAL)
-    assert set(model.state_dict()) == keys
-    assert len(prepare(model, PruningConfig(exclude="1.2"), TOTAL).targets) == 3
-
-
 def test_embeddings_are_frozen_until_the_end():
     model = blocks()
     other = nn.Embedding(3, 3)
@@ -188,13 +99,13 @@ def test_frozen_targets_stay_frozen():
 def test_a_weight_that_is_transposed_in_memory():
     model = blocks()
     model.blocks[0][0].weight = nn.Parameter(torch.randn(6, 8).t())
-    for method in METHODS:
+    for method in PRUNING:
         pruner = prepare(model, PruningConfig(method, density=0.5), TOTAL)
         train(pruner, TOTAL)
         finalize(model)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 def test_layers_that_share_a_weight_share_its_mask(method):
     model = blocks(tied=True)
     pruner = prepare(model, PruningConfig(method, density=0.25), TOTAL)
@@ -285,7 +196,7 @@ def test_at_final_density():
 
 
 def test_a_penalty_is_always_a_scalar_to_add():
-    for method in METHODS:
+    for method in PRUNING:
         pruner = prepare(blocks(), PruningConfig(method), TOTAL)
         penalty = pruner.penalty()
         assert penalty.shape == ()
@@ -297,7 +208,7 @@ def test_a_penalty_is_always_a_scalar_to_add():
 # ---- resume --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 def test_state_goes_through_json(method):
     config = PruningConfig(method, density=0.2)
     pruner = prepare(blocks(), config, TOTAL)
@@ -342,3 +253,42 @@ def test_a_broken_state(broken):
         del state[key]
         with pytest.raises(FinepruneError, match=f"not the state of a pruner: '{key}' is missing"):
             pruner.load_state_dict(state)
+
+
+# -- how much of the mask moves ---------------------------------------------------------------
+
+
+def test_changed_is_what_the_last_refresh_turned_over():
+    pruner = prepare(blocks(), PruningConfig("movement", density=0.25, warmup=0, cooldown=3), 4)
+    assert pruner.changed == 0.0  # all ones, before and after
+    scores = [target.masked.scores for target in pruner.targets]
+    with torch.no_grad():
+        for score in scores:
+            score.copy_(torch.arange(48.0).reshape(score.shape))
+    pruner.step()  # the cool-down begins: a quarter is left of each
+    assert pruner.density == 0.25
+    assert pruner.changed == 0.75
+    pruner.step()
+    assert pruner.changed == 0.0
+    with torch.no_grad():  # in one matrix, the two highest of those cut overtake
+        scores[1].view(-1)[34:36] = 100.0
+    pruner.step()
+    assert pruner.changed == 4 / BLOCK_WEIGHTS  # two in, two out
+    state = json.loads(json.dumps(pruner.state_dict()))
+    assert state["changed"] == 4 / BLOCK_WEIGHTS
+    again = prepare(blocks(), pruner.config, 4)
+    again.load_state_dict(state)
+    assert again.changed == 4 / BLOCK_WEIGHTS
+
+
+def test_changed_keeps_its_value_between_refreshes():
+    config = PruningConfig("magnitude", density=0.25, warmup=0, cooldown=0, mask_interval=2)
+    pruner = prepare(blocks(), config, 10)
+    pruner.step()
+    pruner.step()
+    changed = pruner.changed
+    assert changed > 0
+    with torch.no_grad():
+        pruner.targets[0].weight.zero_()
+    pruner.step()  # no refresh
+    assert pruner.changed == changed

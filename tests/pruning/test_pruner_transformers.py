@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support import PRUNING
 
 from fineprune.config import METHODS, PruningConfig
 from fineprune.pruning.pruner import finalize, prepare
@@ -30,7 +31,7 @@ def tiny_bert(seed=0):
 WEIGHTS = 2 * (4 * 16 * 16 + 2 * 16 * 32)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNING)
 def test_from_a_dense_model_to_a_sparse_one_of_the_same_kind(method):
     model = tiny_bert()
     kind, before = type(model), copy.deepcopy(model.state_dict())
@@ -73,24 +74,3 @@ def test_from_a_dense_model_to_a_sparse_one_of_the_same_kind(method):
         if "embeddings.word" in name:
             assert torch.equal(after[name], before[name])  # frozen
     tiny_bert(1).load_state_dict(after)  # strict
-
-
-def test_albert_prunes_its_shared_layer_once():
-    from transformers import AlbertConfig, AlbertModel
-
-    config = AlbertConfig(
-        vocab_size=30,
-        embedding_size=8,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    model = AlbertModel(config)
-    keys = set(model.state_dict())
-    pruner = prepare(model, PruningConfig("magnitude", density=0.5, warmup=0, cooldown=1), 2)
-    assert len(pruner.targets) == 6
-    pruner.step()
-    assert pruner.density == 0.5
-    finalize(model)
-    assert set(model.state_dict()) == keys

@@ -1,100 +1,22 @@
 import pytest
-import torch
 from torch import nn
 
 from fineprune.errors import FinepruneError
-from fineprune.pruning.targets import find_targets, is_linear
+from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 
 
-def random_model(name, head=None):
-    """A tiny transformer of random weights: two blocks, hidden size 16."""
+def bert(head="Model"):
+    """Two blocks of random weights, hidden size 16. What is pruned of others: tests/architectures."""
     import transformers
 
-    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    settings = {
-        "Bert": {**small, "vocab_size": 30},
-        "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 30},
-        "Albert": {**small, "embedding_size": 8, "vocab_size": 30},
-        "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 30, "n_positions": 20},
-        "T5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 30},
-        "ViT": {**small, "image_size": 8, "patch_size": 4},
-    }[name]
-    config = getattr(transformers, f"{name}Config")(**settings)
-    torch.manual_seed(0)
-    return getattr(transformers, f"{name}{head or 'Model'}")(config)
-
-
-BERT_LAYER = [
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-]
-DISTILBERT_LAYER = [
-    "attention.q_lin",
-    "attention.k_lin",
-    "attention.v_lin",
-    "attention.out_lin",
-    "ffn.lin1",
-    "ffn.lin2",
-]
-ALBERT_LAYER = ["attention.query", "attention.key", "attention.value", "attention.dense", "ffn", "ffn_output"]
-GPT2_LAYER = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
-T5_ATTENTION = ["q", "k", "v", "o"]
-T5_ENCODER = [
-    *(f"layer.0.SelfAttention.{name}" for name in T5_ATTENTION),
-    "layer.1.DenseReluDense.wi",
-    "layer.1.DenseReluDense.wo",
-]
-T5_DECODER = [
-    *(f"layer.0.SelfAttention.{name}" for name in T5_ATTENTION),
-    *(f"layer.1.EncDecAttention.{name}" for name in T5_ATTENTION),
-    "layer.2.DenseReluDense.wi",
-    "layer.2.DenseReluDense.wo",
-]
-
-
-def both(prefix, names):
-    return [f"{prefix}.{index}.{name}" for index in (0, 1) for name in names]
-
-
-@pytest.mark.parametrize(
-    ("name", "head", "expected"),
-    [
-        ("Bert", "ForSequenceClassification", both("bert.encoder.layer", BERT_LAYER)),
-        ("DistilBert", "ForSequenceClassification", both("distilbert.transformer.layer", DISTILBERT_LAYER)),
-        # one layer, which all places share
-        (
-            "Albert",
-            "ForSequenceClassification",
-            [f"albert.encoder.albert_layer_groups.0.albert_layers.0.{name}" for name in ALBERT_LAYER],
-        ),
-        ("GPT2", "LMHeadModel", both("transformer.h", GPT2_LAYER)),
-        (
-            "T5",
-            "ForConditionalGeneration",
-            both("encoder.block", T5_ENCODER) + both("decoder.block", T5_DECODER),
-        ),
-    ],
-)
-def test_the_matrices_of_the_blocks_and_nothing_else(name, head, expected):
-    found = find_targets(random_model(name, head))
-    assert sorted(found) == sorted(expected)
-
-
-def test_vit_prunes_its_blocks():
-    model = random_model("ViT", "ForImageClassification")
-    found = find_targets(model)
-    assert len(found) == 12  # six matrices in each of two blocks
-    assert sum(module.weight.numel() for module in found.values()) == 2 * (4 * 16 * 16 + 2 * 16 * 32)
-    assert "classifier" not in found
-    assert all(".0." in name or ".1." in name for name in found)
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    return getattr(transformers, f"Bert{head}")(config)
 
 
 def test_the_models_order_and_its_own_modules():
-    model = random_model("Bert")
+    model = bert()
     found = find_targets(model)
     assert list(found) == [name for name, _ in model.named_modules() if name in found]
     assert all(model.get_submodule(name) is module for name, module in found.items())
@@ -106,7 +28,33 @@ def test_conv1d_counts_as_linear():
     assert is_linear(Conv1D(4, 8))
     assert is_linear(nn.Linear(4, 8))
     assert not is_linear(nn.Embedding(4, 8))
-    assert not is_linear(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Conv1d(4, 8, 1), True),
+        (nn.Conv1d(4, 8, 1, groups=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv3d(4, 8, 1, stride=2), True),
+        (nn.Conv1d(4, 8, 3), False),
+        (nn.Conv2d(4, 8, (1, 2)), False),
+        (nn.Conv1d(4, 4, 1, groups=4), False),  # a factor for each channel
+        (nn.Conv1d(4, 8, 1, groups=4), False),
+        (nn.ConvTranspose1d(4, 8, 1), False),
+    ],
+)
+def test_convolutions_of_kernel_size_1_count_as_linear(module, expected):
+    assert is_linear(module) is expected
+    assert is_pointwise(module) is expected
+
+
+def test_a_block_of_convolutions():
+    model = nn.ModuleList(
+        nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        for _ in range(2)
+    )
+    assert list(find_targets(model)) == ["0.1", "0.3", "1.1", "1.3"]
 
 
 def block():
@@ -168,12 +116,12 @@ def test_a_model_without_blocks_says_which_layers_it_has():
     ],
 )
 def test_patterns_match_dotted_ends(targets, count):
-    model = random_model("Bert", "ForSequenceClassification")
+    model = bert("ForSequenceClassification")
     assert len(find_targets(model, targets)) == count
 
 
 def test_a_pattern_matches_whole_parts_of_a_name():
-    model = random_model("Bert")
+    model = bert()
     for pattern in ("uery", "embeddings", "LayerNorm"):
         with pytest.raises(FinepruneError, match=f"targets: no linear layer matches '{pattern}'"):
             find_targets(model, [pattern])
@@ -184,11 +132,11 @@ def test_a_pattern_matches_whole_parts_of_a_name():
 )
 def test_near_names(pattern, near):
     with pytest.raises(FinepruneError, match=rf"matches '{pattern}'; near names: .*\b{near}\b"):
-        find_targets(random_model("Bert"), ["value", pattern])
+        find_targets(bert(), ["value", pattern])
 
 
 def test_exclude():
-    model = random_model("Bert")
+    model = bert()
     assert len(find_targets(model, exclude=["query"])) == 10
     assert len(find_targets(model, ["query", "key"], ["layer.0.*"])) == 2
     with pytest.raises(FinepruneError, match=r"exclude: no linear layer matches 'pooler\.dense'"):

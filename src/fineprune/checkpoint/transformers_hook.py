@@ -27,7 +27,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from fineprune.checkpoint import packing
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
-from fineprune.pruning.targets import find_targets, is_linear
+from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 from fineprune_runtime import codec
 from fineprune_runtime.architectures import ARCHITECTURES
 
@@ -229,7 +229,7 @@ def _stay_packed(model: Any, weight: str, dtype: torch.dtype, blob: Tensor) -> b
     module = model.get_submodule(name)
     empty = torch.empty(0, dtype=torch.int8, device="meta")
     packed: packing.PackedLinear | PackedEmbedding
-    if is_linear(module):
+    if is_linear(module) and not is_pointwise(module):
         packed = packing.PackedLinear(module, empty)
     elif _is_only_looked_up(model, weight, module) and PackedEmbedding.fits(module, blob):
         packed = PackedEmbedding(module, empty)

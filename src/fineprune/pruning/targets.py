@@ -8,6 +8,7 @@ from torch import nn
 
 from fineprune._strict import near
 from fineprune.errors import FinepruneError
+from fineprune.pruning.adapters import own_parts
 
 
 def find_targets(
@@ -19,13 +20,16 @@ def find_targets(
     the elements of a ModuleList or Sequential which hold at least two linear layers each. Embeddings,
     poolers and heads lie outside. A module that several places share appears once. A pattern
     matches a whole dotted name or any dotted end of it (`query` matches every query matrix,
-    `layer.0.*` the first block); transformers' Conv1D counts as linear.
+    `layer.0.*` the first block); transformers' Conv1D and convolutions of kernel size 1 count as linear.
+
+    What an adapter of peft added is left out.
 
     Raises `FinepruneError` for a model without such layers or an accelerated one, and for a pattern without
     match.
     """
     refuse_accelerated(model, "load it again, without accelerate")
-    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
+    added = own_parts(model)
+    linear = {n: module for n, module in model.named_modules() if is_linear(module) and module not in added}
     if targets is None:
         found = {name: linear[name] for name in _inside_blocks(model, linear)}
         if not found:
@@ -44,16 +48,52 @@ def find_targets(
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module multiplies by one 2-d weight: nn.Linear, or transformers' Conv1D."""
+    """Whether a module multiplies by one matrix, position by position: nn.Linear, transformers' Conv1D, or a
+    convolution of kernel size 1, in groups or not.
+    """
     # Conv1D can only be in a model whose process has imported it; the core does not import it.
     utils = sys.modules.get("transformers.pytorch_utils")
-    return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear)
+    return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear) or is_pointwise(module)
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a module is a convolution of kernel size 1; its weight is (out, in / groups, 1, ...). One that
+    only scales each channel is none.
+    """
+    return (
+        isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and set(module.kernel_size) == {1}
+        and module.in_channels > module.groups
+    )
 
 
 def refuse_accelerated(model: nn.Module, instead: str) -> None:
     """Raise `FinepruneError` for a model whose weights `accelerate` has handed to an engine."""
     if any(getattr(module, "is_accelerated", False) for module in model.modules()):
         raise FinepruneError(f"this model is accelerated, which takes its weights out of it: {instead}")
+
+
+def refuse_quantised(model: nn.Module) -> None:
+    """Raise `FinepruneError` for a model with matrices in another form than floating point.
+
+    A linear layer whose weight is merely no float is left to the caller, who may not want to prune it.
+    """
+    named = {"the model": model} if getattr(model, "is_quantized", False) else {}  # transformers says so
+    named |= {name: module for name, module in model.named_modules() if _is_quantised(module)}
+    for name, module in named.items():
+        raise FinepruneError(
+            f"{name} ({type(module).__name__}) is quantised or packed: load it in floating point, prune it, "
+            "and quantise what comes out"
+        )
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether a module holds a matrix as bits: quantised by torch, GPTQ or AWQ, or packed by us."""
+    held = {**module._buffers, **module._parameters}
+    weight = held.get("weight")
+    as_bits = weight is not None and not weight.is_floating_point() and not is_linear(module)
+    odd = as_bits or "qweight" in held or callable(getattr(type(module), "weight", None))
+    return odd and not getattr(module, "is_accelerated", False)  # which `refuse_accelerated` says better
 
 
 def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[str]:

@@ -1,0 +1,156 @@
+"""What cannot be prepared, and what cannot be done to a prepared model."""
+
+import pytest
+import torch
+from pruning.blocks import BLOCK_WEIGHTS, TOTAL, blocks, train
+from support import PRUNING
+from torch import nn
+
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.pruning.pruner import finalize, masked_modules, prepare
+
+
+def test_prepare_twice():
+    model = blocks()
+    prepare(model, PruningConfig(), TOTAL)
+    with pytest.raises(FinepruneError, match="prepared already: finalize it first"):
+        prepare(model, PruningConfig(), TOTAL)
+
+
+def test_finalize_without_prepare():
+    model = blocks()
+    with pytest.raises(FinepruneError, match="not prepared"):
+        finalize(model)
+    prepare(model, PruningConfig(), TOTAL)
+    finalize(model)
+    with pytest.raises(FinepruneError, match="finalized already"):
+        finalize(model)
+
+
+def test_what_prepare_refuses_it_leaves_alone():
+    model = blocks()
+    keys = set(model.state_dict())
+    for config, steps, message in [
+        (PruningConfig(warmup=10, cooldown=10), 20, "needs at least 21 steps"),
+        (PruningConfig(), 0, "total_steps=0"),
+        (PruningConfig(targets="nothing"), TOTAL, "no linear layer matches 'nothing'"),
+    ]:
+        with pytest.raises(FinepruneError, match=message):
+            prepare(model, config, steps)
+        assert set(model.state_dict()) == keys
+        assert model.embedding.weight.requires_grad
+    with pytest.raises(FinepruneError, match=r"prepare takes a torch\.nn\.Module"):
+        prepare("bert-base-uncased", PruningConfig(), TOTAL)
+
+
+def test_quantised_weights():
+    model = blocks()
+    model.blocks[1][2].weight = nn.Parameter(torch.zeros(6, 8, dtype=torch.int8), requires_grad=False)
+    keys = set(model.state_dict())
+    with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
+        prepare(model, PruningConfig(), TOTAL)
+    assert set(model.state_dict()) == keys
+    assert len(prepare(model, PruningConfig(exclude="1.2"), TOTAL).targets) == 3
+
+
+class Wrapped(nn.Parameter):
+    """As torchao's and bitsandbytes' weights, which call themselves floats."""
+
+
+def test_quantised_weights_that_look_like_floats():
+    model = blocks()
+    model.blocks[1][2].weight = Wrapped(torch.zeros(6, 8))
+    with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
+        prepare(model, PruningConfig(), TOTAL)
+    assert len(prepare(model, PruningConfig(exclude="1.2"), TOTAL).targets) == 3
+
+
+class Bits(nn.Module):
+    """A quantised layer, by what it holds."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.register_buffer(name, torch.zeros(3, 8, dtype=torch.int8))
+
+
+class Method(nn.Module):
+    """As torch's own quantised layers, whose weight is a method."""
+
+    def weight(self):
+        return torch.zeros(6, 8)
+
+
+@pytest.mark.parametrize("layer", [Bits("weight"), Bits("qweight"), Method()])
+@pytest.mark.parametrize("targets", [None, "0"])
+def test_layers_quantised_by_others(layer, targets):
+    model = blocks()
+    model.blocks[1][2] = layer
+    with pytest.raises(
+        FinepruneError, match=rf"^blocks\.1\.2 \({type(layer).__name__}\) is quantised or packed"
+    ):
+        prepare(model, PruningConfig(targets=targets), TOTAL)
+    assert not any(True for _ in masked_modules(model))
+
+
+def test_a_model_that_says_it_is_quantised():
+    model = blocks()
+    model.is_quantized = True  # transformers' word
+    with pytest.raises(
+        FinepruneError, match=r"the model \(Blocks\) is quantised or packed: load it in floating"
+    ):
+        prepare(model, PruningConfig(), TOTAL)
+    model.is_quantized = False
+    prepare(model, PruningConfig(), TOTAL)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("method", PRUNING)
+def test_a_model_that_is_cast_after_prepare(method, dtype):
+    pruner = prepare(blocks(), PruningConfig(method), TOTAL)
+    pruner.step()
+    pruner.model.to(dtype)
+    with pytest.raises(
+        FinepruneError, match=rf"blocks\.0\.0: the model was cast to {dtype} after prepare"
+    ) as error:
+        pruner.step()
+    assert "\n" not in str(error.value)
+    assert pruner.steps_done == 1
+
+
+@pytest.mark.parametrize("method", PRUNING)
+def test_a_model_that_is_cast_before_prepare(method):
+    pruner = prepare(blocks().to(torch.bfloat16), PruningConfig(method, density=0.25), TOTAL)
+    assert {target.weight.dtype for target in pruner.targets} == {torch.bfloat16}
+    train(pruner, TOTAL)
+    assert pruner.density == 0.25
+
+
+def test_scores_that_are_cast_to_the_type_of_their_weights():
+    pruner = prepare(blocks().to(torch.bfloat16), PruningConfig("movement"), TOTAL)
+    pruner.model.to(torch.bfloat16)
+    with pytest.raises(
+        FinepruneError, match=r"cast to torch\.bfloat16 after prepare, and what ranks its weights"
+    ):
+        pruner.step()
+
+
+def test_weights_that_become_longer_keep_their_scores():
+    pruner = prepare(blocks().to(torch.bfloat16), PruningConfig("movement", density=0.25), TOTAL)
+    pruner.model.to(torch.float32)
+    train(pruner, TOTAL)
+    assert pruner.density == 0.25
+
+
+@pytest.mark.parametrize("method", PRUNING)
+def test_a_model_that_is_cast_when_it_is_trained(method):
+    pruner = prepare(blocks(), PruningConfig(method, density=0.25), TOTAL)
+    train(pruner, TOTAL)
+    pruner.model.to(torch.bfloat16)
+    if method == "l0":  # its gates are read off the scores
+        with pytest.raises(FinepruneError, match=r"the gates of L0 with it: finalize it first, then cast"):
+            finalize(pruner.model)
+    else:
+        finalize(pruner.model)
+        zeros = [int((pruner.model.blocks[i][j].weight == 0).sum()) for i in (0, 1) for j in (0, 2)]
+        assert sum(zeros) == 0.75 * BLOCK_WEIGHTS
