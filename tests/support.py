@@ -5,6 +5,10 @@ import sys
 import pytest
 
 from fineprune import cli
+from fineprune.config import METHODS
+
+PRUNING = tuple(name for name, traits in METHODS.items() if not traits.holds_zeros)
+"""The methods that start from a dense model and end at the density asked for."""
 
 
 def call(*arguments) -> int:

@@ -78,6 +78,19 @@ def test_crossing(monkeypatch):
     assert break_even.crossing([(0.1, 0.9), (1.0, 0.5)]) is None
 
 
+def test_memory(run, monkeypatch):
+    size = ["--layers", 1, "--width", 16]
+    found = {name: json.loads(run("memory", "--only", name, *size)) for name in ("dense", "l0, sgd")}
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import memory
+
+    # weight and score, gradients, Adam's 8 bytes and sgd's 2, the mask; saved: W', the gate, the penalty's
+    line = memory.table(found).splitlines()[3].split(" | ")
+    assert [round(float(cell)) for cell in line[1:5]] == [8, 8, 10, 1]
+    assert float(line[5]) >= 12
+    assert [round(found["dense"][part]) for part in ("parameters", "gradients", "optimiser")] == [4, 4, 8]
+
+
 def test_sst2(tmp_path, make_run, run):
     rows = "\n".join(f"{'very ' * (at % 3)}good film\t{at % 2}" for at in range(5))
     (tmp_path / "dev.tsv").write_text(f"sentence\tlabel\n{rows}\n")

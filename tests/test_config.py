@@ -22,9 +22,11 @@ def test_table_1():
         "l0": ("global",),
         "movement": ("local", "global"),
         "soft_movement": ("global",),
+        "frozen": ("local",),
     }
     assert [name for name, traits in METHODS.items() if traits.takes_penalty] == ["l0", "soft_movement"]
-    assert [name for name, traits in METHODS.items() if not traits.learns_scores] == ["magnitude"]
+    assert [name for name, traits in METHODS.items() if not traits.learns_scores] == ["magnitude", "frozen"]
+    assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["frozen"]
 
 
 def test_frozen():
@@ -61,7 +63,7 @@ def test_values_at_the_edge_are_taken(settings):
 
 BAD = [
     ({"method": "movment"}, r"method='movment': did you mean 'movement'\? allowed are magnitude, l0"),
-    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement"),
+    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement, frozen"),
     ({"method": None}, "method=None"),
     ({"method": ["l0"]}, r"method=\['l0'\]"),
     ({"density": 0}, r"density=0: .*\(0, 1\].* 0\.1"),
@@ -91,6 +93,10 @@ BAD = [
     ({"method": "magnitude", "penalty": 1.0}, "magnitude has no penalty"),
     ({"method": "magnitude", "score_lr": 1e-2}, r"score_lr=0\.01: magnitude learns no scores"),
     ({"method": "magnitude", "score_init": "zero"}, "score_init='zero': magnitude learns no scores"),
+    ({"method": "frozen", "scope": "global"}, "scope='global': frozen allows 'local'"),
+    ({"method": "frozen", "score_lr": 1e-2}, r"score_lr=0\.01: frozen learns no scores"),
+    ({"method": "frozen", "score_init": "zero"}, "score_init='zero': frozen learns no scores"),
+    ({"method": "frozen", "penalty": 1.0}, "frozen has no penalty"),
     ({"targets": []}, r"targets=\[\]: must be a pattern or a list of patterns"),
     ({"targets": ["query", 3]}, r"targets=\['query', 3\]"),
     ({"targets": ""}, "targets=''"),
@@ -123,6 +129,7 @@ FULL = PruningConfig(
     warmup=7,
     cooldown=0.25,
     score_lr=0.01,
+    score_optimizer="sgd",
     score_init="zero",
     penalty=1.5,
     targets=("query", "key"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.loading import load
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.inference.accelerate import accelerate
+    from fineprune.pruning.gathering import gather_state_dict
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.trainer import PruningTrainer
@@ -33,6 +34,7 @@ __all__ = [
     "accelerate",
     "export_model",
     "finalize",
+    "gather_state_dict",
     "import_checkpoint",
     "load",
     "prepare",
@@ -51,6 +53,7 @@ _LAZY = {
     "accelerate": "fineprune.inference.accelerate",
     "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.pruner",
+    "gather_state_dict": "fineprune.pruning.gathering",
     "import_checkpoint": "fineprune.checkpoint.foreign",
     "load": "fineprune.checkpoint.loading",
     "prepare": "fineprune.pruning.pruner",

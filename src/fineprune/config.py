@@ -12,6 +12,9 @@ from fineprune.errors import FinepruneError
 
 Scope = Literal["local", "global"]
 ScoreInit = Literal["zero", "magnitude"]
+ScoreOptimizer = Literal["adam", "sgd", "adam_bf16"]
+
+SCORE_OPTIMIZERS: tuple[ScoreOptimizer, ...] = ("adam", "sgd", "adam_bf16")
 
 
 class Traits(NamedTuple):
@@ -21,6 +24,7 @@ class Traits(NamedTuple):
     learns_scores: bool
     takes_penalty: bool
     score_lr: float | None
+    holds_zeros: bool = False  # the zeros that are there stay; density and schedule are not used
 
 
 METHODS: dict[str, Traits] = {
@@ -28,6 +32,7 @@ METHODS: dict[str, Traits] = {
     "l0": Traits(("global",), learns_scores=True, takes_penalty=True, score_lr=1e-1),
     "movement": Traits(("local", "global"), learns_scores=True, takes_penalty=False, score_lr=3e-2),
     "soft_movement": Traits(("global",), learns_scores=True, takes_penalty=True, score_lr=3e-2),
+    "frozen": Traits(("local",), learns_scores=False, takes_penalty=False, score_lr=None, holds_zeros=True),
 }
 
 
@@ -40,7 +45,9 @@ class PruningConfig:
     """
 
     method: str = "movement"
-    """"magnitude", "l0", "movement" or "soft_movement": a column of the paper's Table 1."""
+    """"magnitude", "l0", "movement" or "soft_movement": a column of the paper's Table 1. "frozen" prunes
+    nothing: the zeros that the model has stay zeros, and `density`, `warmup`, `cooldown` and `mask_interval`
+    are not used."""
 
     density: float = 0.1
     """Share of the target weights that remain at the end, in (0, 1]. With a fixed `penalty` the
@@ -48,7 +55,8 @@ class PruningConfig:
 
     scope: Scope | None = None
     """"local" ranks matrix by matrix, "global" all matrices together. None: the method's own
-    (local for magnitude and movement; l0 and soft_movement are global by definition)."""
+    (local for magnitude and movement; l0 and soft_movement are global by definition; frozen ranks
+    nothing)."""
 
     warmup: float | int = 0.1
     """Steps before pruning starts, t_i of Eq. 5. A float is a share of all steps, an int is steps."""
@@ -57,7 +65,13 @@ class PruningConfig:
     """Steps at the final density, t_f of Eq. 5. A float is a share of all steps, an int is steps."""
 
     score_lr: float | None = None
-    """Learning rate of the scores. None: the method's own (movement, soft_movement 3e-2; l0 1e-1)."""
+    """Learning rate of the scores. None: the method's own (movement, soft_movement 3e-2; l0 1e-1). It has
+    the same scale under each `score_optimizer`."""
+
+    score_optimizer: ScoreOptimizer = "adam"
+    """"adam": the optimiser of the weights, which keeps 8 bytes a score if it is Adam or AdamW.
+    "adam_bf16": Adam with both moments in bfloat16, 4 bytes. "sgd": momentum alone, 2 bytes, over the root
+    mean square of each matrix's gradient."""
 
     score_init: ScoreInit | None = None
     """"zero": the paper's start, for runs of many thousand steps. "magnitude": scores start at
@@ -95,6 +109,7 @@ class PruningConfig:
         object.__setattr__(self, "density", float(self.density))
         self._choice("scope", traits.scopes)
         self._choice("score_init", ("zero", "magnitude"))
+        self._choice("score_optimizer", SCORE_OPTIMIZERS, optional=False)
         _duration("warmup", self.warmup)
         _duration("cooldown", self.cooldown)
         shares = [value for value in (self.warmup, self.cooldown) if isinstance(value, float)]
@@ -115,6 +130,10 @@ class PruningConfig:
                     raise FinepruneError(
                         f"{name}={getattr(self, name)!r}: {self.method} learns no scores; leave {name} out"
                     )
+            if self.score_optimizer != "adam":
+                raise FinepruneError(
+                    f"score_optimizer={self.score_optimizer!r}: {self.method} learns no scores; leave it out"
+                )
         if self.penalty is not None and not traits.takes_penalty:
             takers = ", ".join(name for name, entry in METHODS.items() if entry.takes_penalty)
             raise FinepruneError(
@@ -129,9 +148,9 @@ class PruningConfig:
         if self.mask_interval < 1:
             raise FinepruneError(f"mask_interval={self.mask_interval!r}: must be at least 1 step")
 
-    def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
+    def _choice(self, name: str, allowed: tuple[str, ...], optional: bool = True) -> None:
         value = getattr(self, name)
-        if value is not None and value not in allowed:
+        if not (optional and value is None) and value not in allowed:
             raise FinepruneError(
                 f"{name}={value!r}: {self.method} allows {' or '.join(repr(entry) for entry in allowed)}"
             )

@@ -243,3 +243,66 @@ def test_padding_is_the_end_token_where_there_is_none(tmp_path):
     neither = PreTrainedTokenizerFast(tokenizer_object=words)
     with pytest.raises(FinepruneError, match=r"no padding token and no end token"):
         ensure_padding(model, neither)
+
+
+# -- a model that was trained for another task ---------------------------------------------------
+
+
+def trained_for(data, pretrained, folder):
+    """A folder with a model whose head is of `data`, far from what a new one would be."""
+    model, tokenizer = build_model(pretrained, data)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.fill_(9.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def test_the_head_of_other_labels_is_new_and_the_body_is_kept(pretrained, tmp_path):
+    trained = trained_for(TWO, pretrained, tmp_path / "old")
+    other = ClassificationData(None, Examples([]), ("same", "different"), "accuracy")
+    torch.manual_seed(3)
+    model, _ = build_model(str(tmp_path / "old"), other)
+    assert model.config.id2label == {0: "same", 1: "different"}
+    assert model.classifier.weight.abs().max() < 5 < trained.classifier.weight.max()
+    assert len(set(model.classifier.weight.flatten().tolist())) == model.classifier.weight.numel()
+    assert not model.classifier.bias.any()
+    ours, theirs = dict(model.bert.named_parameters()), dict(trained.bert.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # the pooler, too
+    torch.manual_seed(3)
+    again, _ = build_model(str(tmp_path / "old"), other)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_the_head_of_the_same_labels_is_kept(pretrained, tmp_path):
+    trained_for(TWO, pretrained, tmp_path / "old")
+    model, _ = build_model(str(tmp_path / "old"), TWO)
+    assert (model.classifier.weight == 9).all()
+    # labels without names may be the same ones
+    change_config(tmp_path / "old", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    model, _ = build_model(str(tmp_path / "old"), TWO)
+    assert (model.classifier.weight == 9).all()
+
+
+def test_the_folder_of_a_run_stands_for_its_model(pretrained, tmp_path):
+    trained_for(TWO, pretrained, tmp_path / "run" / "model")
+    with pytest.raises(FinepruneError, match=r"run: the folder has no config\.json"):
+        build_model(str(tmp_path / "run"), TWO)  # not finished
+    (tmp_path / "run" / "results.json").write_text("{}")
+    model, _ = build_model(str(tmp_path / "run"), TWO)
+    assert (model.classifier.weight == 9).all()
+
+
+def test_a_compact_folder_gives_an_ordinary_model(pretrained, tmp_path, same_weights):
+    from fineprune import save_compact
+
+    model, tokenizer = build_model(pretrained, TWO)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight[:, ::2] = 0
+    save_compact(model, tmp_path / "small", tokenizer)
+    opened, _ = build_model(str(tmp_path / "small"), TWO)
+    assert same_weights(opened, model)
+    assert getattr(opened, "hf_quantizer", None) is None
+    opened.save_pretrained(tmp_path / "again")
+    assert "quantization_config" not in json.loads((tmp_path / "again" / "config.json").read_text())

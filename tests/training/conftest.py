@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -224,6 +225,10 @@ def assert_same_run(names: Callable[[Path], set[str]], logs) -> Callable[[Path, 
         weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (one, other)]
         assert weights[0] == weights[1]
         assert (one / "recipe.yaml").read_text() == (other / "recipe.yaml").read_text()
+        if (one / "weights.npz").exists():
+            with np.load(one / "weights.npz") as ours, np.load(other / "weights.npz") as theirs:
+                assert ours.files == theirs.files
+                assert all(np.array_equal(ours[name], theirs[name]) for name in ours.files)
 
     return check
 

@@ -4,14 +4,18 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from fineprune import FinepruneError, summary
+from fineprune import FinepruneError, save_compact, summary
+from fineprune.tasks.modeling import build_model
 from fineprune.tasks.prediction import predict
 from fineprune.training.recipe import Recipe
+from fineprune.training.record import Record, matrices_of
 from fineprune.training.run import evaluate_run, load_run_model, run_recipe
 
 DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
@@ -46,6 +50,31 @@ def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
     assert results["parameters"] == left.parameters == sum(value.numel() for value in model.parameters())
     assert left.density == (1.0 if method is None else 0.25)
     assert model.config.id2label == {0: "neg", 1: "pos"}
+    dense = sum(tensor.nbytes for tensor in load_file(out / "model" / "model.safetensors").values())
+    packed = results["packed_bytes"]
+    assert results["dense_bytes"] == dense
+    assert list(packed) == ["float32", "float16", "int8"]
+    if method is None:
+        assert set(packed.values()) == {dense}
+    else:
+        save_compact(model, tmp_path / "small", values="int8")
+        small = load_file(tmp_path / "small" / "model.safetensors")
+        assert packed["int8"] == sum(tensor.nbytes for tensor in small.values())
+
+
+def test_the_record_is_of_the_model(files, tmp_path):
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    taken = Record.load(tmp_path / "run")
+    model, _ = load_run_model(tmp_path / "run")
+    for one, other in zip(taken.matrices, matrices_of(model), strict=True):
+        assert (one.name, one.shape) == (other.name, other.shape)
+        assert np.array_equal(one.picture, other.picture)
+    weights = torch.cat([model.get_parameter(f"{m.name}.weight").flatten() for m in taken.matrices])
+    assert len(taken.before) == results["total"] == len(weights)  # so small that the sample is all
+    assert np.array_equal(np.where(taken.kept, taken.after, 0), weights.detach().numpy())
+    start, _ = build_model(str(files.recipe().model.name), files.recipe().task.load())
+    began = torch.cat([start.get_parameter(f"{m.name}.weight").flatten() for m in taken.matrices])
+    assert np.array_equal(taken.before, began.detach().numpy())
 
 
 def test_the_score_is_that_of_the_saved_model(files, tmp_path):

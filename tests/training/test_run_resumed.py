@@ -39,7 +39,7 @@ if kind == "step":
             os._exit(9)
     run._MetricsFile.on_log = on_log
 elif kind == "seal":
-    die_in(checkpoints, "seal", lambda folder, state: folder.name == name)
+    die_in(checkpoints, "seal", lambda folder, *others: folder.name == name)
 elif kind == "write":
     die_in(run, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
 elif kind == "model":

@@ -1,5 +1,7 @@
 """PruningTrainer: what it adds to the Trainer's loss, logs and model folders."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -171,6 +173,12 @@ def test_logs_hold_density_threshold_and_lambda(make_trainer, name, history):
     assert densities == sorted(densities, reverse=True)
     assert "threshold" not in training[0]  # nothing is cut yet
     assert "threshold" in training[-1]
+    assert all(("mask_changed" in line) == ("threshold" in line) for line in lines)
+    moved = {line["step"]: line["mask_changed"] for line in training if "mask_changed" in line}
+    assert max(moved.values()) > 0
+    if name != "l0":  # whose closed gates are not the mask's
+        for before, line in itertools.pairwise(training):  # what is cut, and what changes places
+            assert moved.get(line["step"], 0) >= before["density"] - line["density"] - 1e-9
     takes_penalty = name in ("soft_movement", "l0")
     assert all(("lambda" in line, "penalty" in line) == (takes_penalty,) * 2 for line in lines)
     if takes_penalty:

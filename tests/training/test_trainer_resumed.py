@@ -14,7 +14,9 @@ CONFIGS = {
     "movement": PruningConfig("movement", density=0.2),
     "movement, global": PruningConfig("movement", density=0.2, scope="global"),
     "movement, masks every 3": PruningConfig("movement", density=0.2, mask_interval=3),
+    "movement, sgd": PruningConfig("movement", density=0.2, score_optimizer="sgd"),
     "soft_movement": PruningConfig("soft_movement", density=0.2),
+    "soft_movement, adam_bf16": PruningConfig("soft_movement", density=0.2, score_optimizer="adam_bf16"),
     "soft_movement, fixed": PruningConfig("soft_movement", penalty=5.0),
     "l0": PruningConfig("l0", density=0.2),
     "l0, fixed": PruningConfig("l0", penalty=5.0),
@@ -211,7 +213,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoints_alone(make_trainer, monke
     trainer = make_trainer(CONFIGS["movement"])
     seal = checkpoints.seal
 
-    def full_disk(folder, state):
+    def full_disk(folder, state, run):
         if folder.name == "checkpoint-8":
             raise OSError(28, "No space left on device")
         seal(folder, state)

@@ -19,6 +19,7 @@ from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantiz
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner, finalize, masked_modules
+from fineprune.pruning.sharded import is_sharded
 from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import refuse_accelerated
 
@@ -101,6 +102,11 @@ def finalized(model: "PreTrainedModel | Pruner") -> PreTrainedModel:
         model = model.model
     if not isinstance(model, PreTrainedModel):
         raise FinepruneError(f"model={type(model).__name__}: a transformers model or a Pruner is needed")
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise FinepruneError(
+            f"model={type(model).__name__}: it is spread over processes; load what gather_state_dict gives "
+            "into a model of one process, and save that"
+        )
     refuse_accelerated(model, "save it before accelerate, or load it again without")
     if any(map(packing.is_packed, model.modules())):
         raise FinepruneError("this model's matrices are packed: load it without packed=True")

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fineprune.pruning import hard_concrete
+from fineprune.errors import FinepruneError
+from fineprune.pruning import hard_concrete, sharded
 
 
 class _MaskedProduct(torch.autograd.Function):
@@ -79,13 +80,16 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def fold(self, weight: Tensor) -> Tensor:
-        """The weight made permanent: test-time mask applied, exact (positive) zeros elsewhere."""
-        return torch.where(self.kept(), weight, 0)
+        """The weight made permanent: test-time mask applied, exact (positive) zeros elsewhere. Of a sharded
+        weight, the rows of this process.
+        """
+        return torch.where(sharded.rows_like(self.kept(), weight), sharded.local(weight), 0)
 
 
 class GatedWeight(MaskedWeight):
     """A masked weight whose mask is also a hard-concrete gate: sampled in training, its
-    expectation in evaluation.
+    expectation in evaluation. Of several processes each samples from its own generator: the same gates
+    where all have the seed and the shapes of batches in common, else its own. Masks are the same on all.
     """
 
     offset: Tensor
@@ -96,20 +100,27 @@ class GatedWeight(MaskedWeight):
 
     @property
     def logits(self) -> Tensor:
-        """S less the shift that keeps the gates of selected weights open."""
+        """S less the shift that keeps the gates of selected weights open; the rows of this process."""
         assert self.scores is not None
-        return self.scores - self.offset
+        return sharded.local(self.scores) - self.offset
 
     @torch.no_grad()
     def gate(self, weight: Tensor) -> Tensor:
+        assert self.scores is not None
         gate = hard_concrete.sample if self.training else hard_concrete.expected
-        return gate(self.logits.detach()).to(weight.dtype)
+        return gate(self.scores.detach() - self.offset).to(weight.dtype)  # both whole in a forward pass
 
     @torch.no_grad()
     def kept(self) -> Tensor:
-        return self.mask & (self.logits > hard_concrete.CLOSED)
+        assert self.scores is not None
+        if self.scores.dtype.itemsize < 4:  # rounded, gates close that the density keeps
+            raise FinepruneError(
+                f"the model was cast to {self.scores.dtype} after prepare, and the gates of L0 with it: "
+                "finalize it first, then cast"
+            )
+        return self.mask & sharded.whole_like(self.logits > hard_concrete.CLOSED, self.scores)
 
     @torch.no_grad()
     def fold(self, weight: Tensor) -> Tensor:
         gate = hard_concrete.expected(self.logits.detach()).to(weight.dtype)
-        return torch.where(self.kept(), weight * gate, 0)
+        return torch.where(sharded.rows_like(self.kept(), weight), sharded.local(weight) * gate, 0)

@@ -1,7 +1,7 @@
 """The columns of the paper's Table 1, one small class each: what is different about a method."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.config import PruningConfig
-from fineprune.pruning import hard_concrete, selection
+from fineprune.errors import FinepruneError
+from fineprune.pruning import hard_concrete, selection, sharded
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.masked_weight import GatedWeight, MaskedWeight
 from fineprune.pruning.schedule import Schedule
@@ -57,6 +58,15 @@ class Method:
         self.schedule = schedule
         self.scope = config.scope or config.traits.scopes[0]
 
+    @classmethod
+    def plan(cls, config: PruningConfig, total: int) -> Schedule:
+        """The schedule of a run of `total` steps."""
+        return Schedule.plan(total, config.warmup, config.cooldown)
+
+    @classmethod
+    def check(cls, weights: Mapping[str, Tensor]) -> None:
+        """Raise `FinepruneError` for weights, by name, that the method can do nothing with."""
+
     def masked_weight(self, weight: Tensor) -> MaskedWeight:
         """The parametrization of one weight."""
         return MaskedWeight(weight, self.initial_scores(weight))
@@ -84,6 +94,10 @@ class Method:
             return Control()
         scores, key = self.ranked(targets)
         masks = [target.masked.mask for target in targets]
+        shards = sharded.Shards.of(scores)
+        if shards is not None:
+            found = shards.top_v(scores, density, masks, key, self.floor, each=self.scope == "local")
+            return Control(sum(cut.value for cut in found) / len(found))
         if self.scope == "global":
             return Control(selection.top_v(scores, density, masks, key, self.floor).value)
         cuts = [
@@ -129,6 +143,11 @@ class SoftMovement(Method):
     def _at_tau(self, targets: Sequence[Target], tau: float, lambda_: float) -> Control:
         """The paper's mask: 1[sigmoid(S) > tau], with the reference's floor."""
         cut = _logit(tau)
+        shards = sharded.Shards.of(target.scores for target in targets)
+        if shards is not None:
+            masks = [target.masked.mask for target in targets]
+            shards.above([target.scores for target in targets], cut, masks, self.floor)
+            return Control(None if math.isinf(cut) else cut, lambda_)
         for target in targets:
             mask, scores = target.masked.mask, target.scores.detach()
             torch.gt(scores, cut, out=mask)
@@ -138,8 +157,8 @@ class SoftMovement(Method):
 
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
         """Lambda * R(S): sigmoid(S) averaged in each matrix, then over the matrices."""
-        means = [torch.sigmoid(target.scores).mean() for target in targets]
-        return lambda_ * torch.stack([mean.to(means[0].device) for mean in means]).mean()
+        scores = [target.scores for target in targets]
+        return lambda_ * sharded.mean_of_means([torch.sigmoid(sharded.local(s)) for s in scores], scores)
 
 
 class L0(Method):
@@ -171,11 +190,33 @@ class L0(Method):
 
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
         """Lambda * E[L0], as a share of the weights: averaged as soft movement's R."""
-        means = [
-            hard_concrete.open_probability(target.masked.logits).mean()  # type: ignore[arg-type]
-            for target in targets
-        ]
-        return lambda_ * torch.stack([mean.to(means[0].device) for mean in means]).mean()
+        scores = [target.scores for target in targets]
+        values = [hard_concrete.open_probability(target.masked.logits) for target in targets]  # type: ignore[arg-type]
+        return lambda_ * sharded.mean_of_means(values, scores)
+
+
+class Frozen(Method):
+    """The zeros that a model came with stay: the mask is W != 0, from before the first step on."""
+
+    @classmethod
+    def plan(cls, config: PruningConfig, total: int) -> Schedule:
+        return Schedule.plan(total, 0, 0)._replace(cooldown=total)  # at the final density at once
+
+    @classmethod
+    def check(cls, weights: Mapping[str, Tensor]) -> None:
+        if all(bool((weight != 0).all()) for weight in weights.values()):
+            raise FinepruneError(
+                f"method='frozen': none of the {len(weights)} matrices has a zero, so there is nothing to "
+                "hold: start from a pruned model, or choose another method"
+            )
+
+    def masked_weight(self, weight: Tensor) -> MaskedWeight:
+        masked = MaskedWeight(weight, None)
+        torch.ne(weight.detach(), 0, out=masked.mask)
+        return masked
+
+    def refresh(self, targets: Sequence[Target], step: int) -> Control:
+        return Control()
 
 
 METHODS: dict[str, type[Method]] = {
@@ -183,6 +224,7 @@ METHODS: dict[str, type[Method]] = {
     "l0": L0,
     "movement": Movement,
     "soft_movement": SoftMovement,
+    "frozen": Frozen,
 }
 
 

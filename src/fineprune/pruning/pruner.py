@@ -1,5 +1,6 @@
 """The life of a pruning: `prepare`, then `Pruner.step` once an optimiser step, then `finalize`."""
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,15 @@ from torch.nn.utils import parametrize
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning import agreement, sharded
+from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.masked_weight import MaskedWeight
-from fineprune.pruning.methods import METHODS, Control, Target
+from fineprune.pruning.methods import METHODS, Control, Method, Target
 from fineprune.pruning.schedule import Schedule
-from fineprune.pruning.targets import find_targets
+from fineprune.pruning.score_optimizer import MARK, with_scores
+from fineprune.pruning.targets import find_targets, refuse_quantised
 
+_DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
 _FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
 
 
@@ -23,21 +28,14 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
     `total_steps` counts optimiser steps. The weights become parameters of a new name
     (`X.parametrizations.weight.original`), so build the optimiser afterwards, from
     `Pruner.parameter_groups`. Raises `FinepruneError` where the schedule cannot finish within
-    `total_steps`, a pattern matches nothing, or the model is prepared already.
+    `total_steps`, a pattern matches nothing, or the model is prepared or quantised already.
     """
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
-    if any(True for _ in masked_modules(model)):
-        raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
-    schedule = Schedule.plan(total_steps, config.warmup, config.cooldown)
-    method = METHODS[config.method](config, schedule)
-    found = find_targets(model, config.targets, config.exclude)
-    for name, module in found.items():  # all checks first: an error leaves the model as it was
-        if not isinstance(module.weight, nn.Parameter) or not module.weight.is_floating_point():
-            raise FinepruneError(
-                f"{name}: its weight is no floating-point parameter; prune before the model is quantised "
-                "or otherwise parametrized, or leave the layer out with exclude"
-            )
+    facts = {"total_steps": total_steps}
+    if isinstance(config, PruningConfig):
+        facts |= config.to_dict()
+    agreement.agree(facts, "prepare")
+    with agreement.together("prepare"):
+        schedule, method, found = _checked(model, config, total_steps)
     targets: list[Target] = []
     by_weight: dict[int, MaskedWeight] = {}
     for name, module in found.items():
@@ -51,7 +49,42 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
             targets.append(Target(name, module, masked))
     if config.freeze_embeddings:
         _freeze_embeddings(model)
+    # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
+    setattr(model, _DDP_IGNORES, _buffers(model))
     return Pruner(model, config, schedule, targets)
+
+
+def _checked(
+    model: nn.Module, config: PruningConfig, total_steps: int
+) -> tuple[Schedule, Method, dict[str, nn.Module]]:
+    """Schedule, method and matrices; all that `prepare` refuses is refused here."""
+    if not isinstance(model, nn.Module):
+        raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
+    if any(True for _ in masked_modules(model)):
+        raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
+    refuse_quantised(model)
+    schedule = METHODS[config.method].plan(config, total_steps)
+    method = METHODS[config.method](config, schedule)
+    found = find_targets(model, config.targets, config.exclude)
+    for name, module in found.items():  # all checks first: an error leaves the model as it was
+        if sharded.is_sharded(module.weight):  # type: ignore[arg-type]
+            raise FinepruneError(f"{name}: spread over processes already; call prepare before fully_shard")
+        # Quantised weights may call themselves floats, in a class of their own; DTensor is torch's.
+        own = type(module.weight).__module__.partition(".")[0] == "torch"
+        if not isinstance(module.weight, nn.Parameter) or not module.weight.is_floating_point() or not own:
+            raise FinepruneError(
+                f"{name}: its weight is no floating-point parameter; prune before the model is quantised "
+                "or otherwise parametrized, or leave the layer out with exclude"
+            )
+    method.check({name: module.get_parameter("weight") for name, module in found.items()})
+    if config.traits.holds_zeros:
+        hold_zeros(model)
+    elif any(True for _ in adapted_layers(model)):
+        raise FinepruneError(
+            f"method={config.method!r}: this model has adapters, whose updates would fill what is pruned; "
+            "prune it without them, then train adapters with method='frozen'"
+        )
+    return schedule, method, found
 
 
 class Pruner:
@@ -64,7 +97,9 @@ class Pruner:
         self.config = config
         self.schedule = schedule
         self.targets = targets
+        self._dtypes = [target.weight.dtype for target in targets]
         self.steps_done = 0
+        self._agreed = False
         self.changed = 0.0
         """The share of the target weights whose mask the last refresh turned over."""
 
@@ -75,7 +110,28 @@ class Pruner:
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser: weights at `lr`, biases and norms at `lr` without decay, and
         scores at their own rate (`score_lr`) without decay. Frozen parameters are left out.
+
+        Raises `FinepruneError` where the scores have an optimiser of their own: see `optimizer`.
         """
+        if self.config.score_optimizer != "adam":
+            raise FinepruneError(
+                f"score_optimizer={self.config.score_optimizer!r}: an optimizer of these groups would move "
+                "scores as it moves weights; make it by pruner.optimizer(torch.optim.AdamW, lr=...)"
+            )
+        return self._groups(lr, weight_decay)
+
+    def optimizer(
+        self, kind: type[torch.optim.Optimizer], lr: float, weight_decay: float = 0.0, **settings: Any
+    ) -> torch.optim.Optimizer:
+        """An optimiser of class `kind` over the parameter groups, in which the scores move as
+        `score_optimizer` says. `settings` are those of `kind`.
+        """
+        made = with_scores(kind, self.config.score_optimizer)
+        return made(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[no-any-return]
+
+    def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        if self.config.traits.holds_zeros:
+            hold_zeros(self.model)  # adapters that came after `prepare`
         scores = {id(target.masked.scores) for target in self.targets}
         groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "scores": []}
         for parameter in self.model.parameters():
@@ -88,6 +144,8 @@ class Pruner:
             {"params": groups["no_decay"], "lr": lr, "weight_decay": 0.0},
             {"params": groups["scores"], "lr": self.score_lr, "weight_decay": 0.0},
         ]
+        if self.config.score_optimizer != "adam":
+            result[2][MARK] = self.config.score_optimizer
         return [group for group in result if group["params"]]
 
     @property
@@ -103,11 +161,63 @@ class Pruner:
         return torch.zeros((), device=self.targets[0].weight.device) if value is None else value
 
     def step(self) -> None:
-        """Count one optimiser step and set the masks of the next forward pass."""
+        """Count one optimiser step and set the masks of the next forward pass. With several processes, all
+        of them call it, as all call `prepare`.
+
+        Raises `FinepruneError` where the model was cast to another type since `prepare`.
+        """
+        sharded.reshard(self.model)
+        self._refuse_cast()
+        if not self._agreed:
+            self._agree()
         self.steps_done += 1
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         if self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries:
             self._refresh()
+
+    def _refuse_cast(self) -> None:
+        for target, before in zip(self.targets, self._dtypes, strict=True):
+            scores, now = target.masked.scores, target.weight.dtype
+            # FSDP of half-precision weights may make float32 of them, which loses nothing.
+            if now not in (before, torch.float32) or (scores is not None and scores.dtype != torch.float32):
+                raise FinepruneError(
+                    f"{target.name}: the model was cast to {now} after prepare, and what ranks its weights "
+                    "with it; cast before prepare (scores stay float32), or train with autocast"
+                )
+
+    def _agree(self) -> None:
+        """Before the first step: what the processes must share, and how the matrices lie."""
+        self._agreed = True
+        matrices = [(target.name, tuple(target.weight.shape)) for target in self.targets]
+        facts = {"matrices": matrices, "total_steps": self.schedule.total, "steps_done": self.steps_done}
+        agreement.agree(self.config.to_dict() | facts, "pruning")
+        for target in self.targets:
+            if target.weight.shape != target.masked.mask.shape:
+                raise FinepruneError(
+                    f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
+                    "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
+                )
+
+    @torch.no_grad()
+    def check_masks(self) -> None:
+        """Raise `FinepruneError`, on all processes, where their masks, threshold or lambda differ.
+
+        A call of all processes, in its own loop each so many steps; `PruningTrainer(check_masks=N)` makes it.
+        It reads the masks once and compares a number a matrix. With one process, nothing.
+        """
+        if not agreement.several():
+            return
+        sharded.reshard(self.model)
+        matrices = [agreement.fingerprint(target.masked.kept()) for target in self.targets]
+        control = (self._control.threshold, self._control.lambda_, self.steps_done)
+        differing = agreement.unlike([*matrices, zlib.crc32(repr(control).encode())])
+        if differing:
+            names = [*(target.name for target in self.targets), "threshold and lambda"]
+            raise FinepruneError(
+                f"step {self.steps_done}: the processes have different masks, first of "
+                f"{names[differing[0]]} ({len(differing)} differ in all); go on from the last checkpoint, "
+                "and look for what they do not share: versions, devices, or steps that only some took"
+            )
 
     @torch.no_grad()
     def _refresh(self) -> None:
@@ -120,6 +230,7 @@ class Pruner:
     @property
     def density(self) -> float:
         """The share of the target weights that the masks of this moment keep."""
+        sharded.reshard(self.model)
         kept = sum(int(torch.count_nonzero(target.masked.kept())) for target in self.targets)
         return kept / sum(target.weight.numel() for target in self.targets)
 
@@ -190,32 +301,44 @@ def finalize(model: nn.Module) -> nn.Module:
     """Fold the masks into the weights, in place: an ordinary model again, zeros in place.
 
     Same class, same keys as before `prepare`; scores and masks are gone, and what `prepare`
-    froze can be trained again. Returns the model. Raises `FinepruneError` for a model that is
-    not prepared.
+    froze can be trained again. Returns the model. One that `fully_shard` spread over processes is
+    folded where its rows are, by a call of all, and is then to be gathered (`gather_state_dict`), not to be
+    run. Raises `FinepruneError` for a model that is not prepared.
     """
     prepared = list(masked_modules(model))
     if not prepared:
         raise FinepruneError(
             "this model was not prepared (or is finalized already): there are no masks to fold"
         )
+    sharded.reshard(model)
     folded: set[int] = set()
     for _, module, masked in prepared:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
-            original.copy_(masked.fold(original))
+            sharded.local(original).copy_(masked.fold(original))
         # Deep copies share the class that torch made for this module, and it is about to lose its
         # property: give this module a class of its own first.
         shared = type(module)
         own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    vars(model).pop(_DDP_IGNORES, None)
     for module in model.modules():
         for parameter in getattr(module, _FROZEN, ()):
             module.get_parameter(parameter).requires_grad_(True)
         if hasattr(module, _FROZEN):
             delattr(module, _FROZEN)
     return model
+
+
+def _buffers(model: nn.Module) -> list[str]:
+    """The dotted names of masks, and of what else belongs to them."""
+    return [
+        f"{name}.parametrizations.weight.0.{key}".lstrip(".")
+        for name, _, masked in masked_modules(model)
+        for key, _ in masked.named_buffers()
+    ]
 
 
 def _freeze_embeddings(model: nn.Module) -> None:

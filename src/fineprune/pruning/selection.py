@@ -79,10 +79,10 @@ def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) 
     if not 1 <= keep <= total:
         raise FinepruneError(f"keep={keep}: must lie between 1 and the number of scores, {total}")
     if total <= _DIRECT:
-        return _kth(torch.cat([piece.to(scores[0].device) for piece in _pieces(scores, key)]), keep)
+        return _kth(torch.cat([piece.to(scores[0].device) for piece in pieces(scores, key)]), keep)
     sample = _sample(scores, total, key)
     if bool(sample.isnan().any()):
-        raise _not_a_number(scores)
+        raise not_a_number(_count_nan(scores))
     margin = _MARGIN
     while True:
         low, high = _bracket(sample, keep / total, margin)
@@ -95,7 +95,7 @@ def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) 
         if above < keep <= above + equal:
             return Threshold(end, keep - above, equal)
         if low == -math.inf and high == math.inf:
-            raise _not_a_number(scores)
+            raise not_a_number(_count_nan(scores))
         margin *= 4
 
 
@@ -120,7 +120,8 @@ def fill_masks(
                 ties -= len(first)
 
 
-def _pieces(scores: Sequence[Tensor], key: Key | None) -> Iterator[Tensor]:
+def pieces(scores: Sequence[Tensor], key: Key | None) -> Iterator[Tensor]:
+    """The scores, or what `key` makes of them, a chunk at a time."""
     for score in scores:
         for piece in score.detach().reshape(-1).split(_CHUNK):
             yield piece if key is None else key(piece)
@@ -155,7 +156,7 @@ def _scan(scores: Sequence[Tensor], low: float, high: float, key: Key | None) ->
     device = scores[0].device
     at_least_high = 0
     inside = [torch.empty(0, dtype=scores[0].dtype, device=device)]
-    for piece in _pieces(scores, key):
+    for piece in pieces(scores, key):
         upper = piece >= high
         at_least_high += int(torch.count_nonzero(upper))
         if low < high:
@@ -178,7 +179,7 @@ def _between(piece: Tensor, upper: Tensor, low: float, high: float) -> Tensor:
 def _count(scores: Sequence[Tensor], value: float, key: Key | None) -> tuple[int, int]:
     """How many scores are above `value`, and how many equal it."""
     above = equal = 0
-    for piece in _pieces(scores, key):
+    for piece in pieces(scores, key):
         above += int(torch.count_nonzero(piece > value))
         equal += int(torch.count_nonzero(piece == value))
     return above, equal
@@ -188,14 +189,18 @@ def _kth(candidates: Tensor, rank: int) -> Threshold:
     """The threshold at the `rank`-th highest of `candidates`."""
     value = float(torch.kthvalue(candidates, len(candidates) - rank + 1).values)
     if math.isnan(value) or bool(candidates.isnan().any()):
-        raise _not_a_number([candidates])
+        raise not_a_number(_count_nan([candidates]))
     higher = int(torch.count_nonzero(candidates > value))
     return Threshold(value, rank - higher, int(torch.count_nonzero(candidates == value)))
 
 
-def _not_a_number(scores: Sequence[Tensor]) -> FinepruneError:
-    count = sum(int(torch.count_nonzero(entry.isnan())) for entry in scores)
+def not_a_number(count: int) -> FinepruneError:
+    """The error of so many scores that are NaN."""
     return FinepruneError(
         f"{count} importance scores are NaN: the training diverged; lower the learning rates "
         "(lr, score_lr) or clip the gradient, and start from the last good checkpoint"
     )
+
+
+def _count_nan(scores: Sequence[Tensor]) -> int:
+    return sum(int(torch.count_nonzero(entry.isnan())) for entry in scores)

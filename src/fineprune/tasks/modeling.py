@@ -23,9 +23,10 @@ def build_model(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a pre-trained model and its tokenizer, and give the model a head for the task.
 
-    `name` is a local folder, a model on the Hugging Face hub, or `minilm`, the model in the
-    package of `fineprune[demo]`. `layers`: keep the first so many transformer layers only. The
-    weights are float32; a head that is new, or was made for another number of labels, is random.
+    `name` is a local folder (of a model, a compact model or a finished run), a model on the Hugging Face
+    hub, or `minilm`, the model in the package of `fineprune[demo]`. `layers`: keep the first so many
+    transformer layers only. The weights are float32; a head that is new, or was made for other labels, is
+    random.
 
     Raises `FinepruneError` when the model cannot be found or loaded, when weights of its body are
     missing from its files, or when it has fewer than `layers` layers.
@@ -34,8 +35,11 @@ def build_model(
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
+    from fineprune.checkpoint.loading import to_dense
+
     source = _locate(name)
     with _explained(name, "config"):
+        labels = AutoConfig.from_pretrained(source, trust_remote_code=False).id2label
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **data.head())
     if layers is not None:
         _keep_layers(config, layers, name)
@@ -51,8 +55,10 @@ def build_model(
             output_loading_info=True,
         )
     _check_body(model, info, name)
+    if labels != config.id2label and labels != {index: f"LABEL_{index}" for index in labels}:
+        _renew_head(model)
     ensure_padding(model, tokenizer)
-    return model, tokenizer
+    return to_dense(model), tokenizer
 
 
 def known_labels(model: "PreTrainedModel") -> tuple[str, ...] | None:
@@ -80,6 +86,8 @@ def _locate(name: str) -> str:
     if name == "minilm":
         return minilm_folder()
     path = Path(name).expanduser()
+    if (path / "model" / "config.json").is_file() and (path / "results.json").is_file():
+        path /= "model"  # of a finished run
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FinepruneError(
@@ -103,6 +111,15 @@ def _keep_layers(config: Any, layers: int, name: str) -> None:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None) is not None:  # ModernBERT and others describe each layer
         config.layer_types = config.layer_types[:layers]
+
+
+def _renew_head(model: Any) -> None:
+    """Make what lies outside the body random again: it knows the labels of another task."""
+    for name, module in model.named_modules():
+        if name and not f"{name}.".startswith(f"{model.base_model_prefix}."):
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # else transformers leaves it as it was loaded
+            model._init_weights(module)
 
 
 def _check_body(model: Any, info: dict[str, Any], name: str) -> None:

@@ -17,10 +17,13 @@ MANIFEST = "fineprune_checkpoint.json"
 _PREFIX = "checkpoint-"
 
 
-def seal(folder: Path, state: dict[str, Any] | None) -> None:
-    """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense."""
-    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    content = {"pruner": state, "files": files}
+def seal(folder: Path, state: dict[str, Any] | None, run: dict[str, Any] | None = None) -> None:
+    """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense, and `run`
+    says how it was made.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths}
+    content = {"pruner": state, "files": files, "run": run or {}}
     write_json(folder / MANIFEST, content | {"crc32": _checksum(content)})
 
 
@@ -30,7 +33,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files, state = manifest["files"], manifest["pruner"]
-        if manifest["crc32"] != _checksum({"pruner": state, "files": files}):
+        if manifest.pop("crc32") != _checksum(manifest):
             raise _broken(folder, f"{MANIFEST} is not what was written")
     except FileNotFoundError as error:
         raise FinepruneError(
@@ -51,6 +54,12 @@ def verify(folder: Path) -> dict[str, Any] | None:
         if found != expected:
             raise _broken(folder, f"{name} is not what was written")
     return state  # type: ignore[no-any-return]
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """How a checkpoint that verifies was made, as `seal` was told; empty for an old one."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest.get("run") or {}
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:

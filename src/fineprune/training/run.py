@@ -29,15 +29,17 @@ from transformers import (
 
 import fineprune
 from fineprune._files import replace_folder, write_json, write_text
-from fineprune.checkpoint import delta
+from fineprune.checkpoint import delta, packing
 from fineprune.checkpoint.loading import load
 from fineprune.errors import FinepruneError
+from fineprune.pruning import agreement
 from fineprune.pruning.pruner import finalize
 from fineprune.pruning.summary import summary
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
 from fineprune.training.folders import model_place
+from fineprune.training.processes import processes, share_of
 from fineprune.training.recipe import Recipe
 from fineprune.training.record import Recorder
 from fineprune.training.trainer import PruningTrainer
@@ -56,9 +58,16 @@ def run_recipe(
     `resume` continues a run of the same recipe from its newest whole checkpoint, and returns
     the results of one that is finished. Raises `FinepruneError` before anything is written
     where the recipe or the data cannot work, and where `out` holds something else.
+
+    Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
+    batch of the recipe is that of all together; the first writes.
     """
     out = Path(out)
-    finished = _claim(out, recipe, resume)
+    first = processes().is_main_process
+    agreement.agree(recipe.to_dict() | {"the run's folder": str(out)}, "run")
+    share_of(recipe.training.batch_size, "training.batch_size")
+    with agreement.together("run"):
+        finished = _claim(out, recipe, resume)
     if finished is not None:
         return finished
     with quiet():
@@ -69,15 +78,17 @@ def run_recipe(
         try:
             trainer = _trainer(recipe, data, model, tokenizer, out / "checkpoints", progress)
         except FinepruneError:
-            for made in (out / "checkpoints", out):  # by the Trainer, before the pruning was checked
+            # Made by the Trainer, before the pruning was checked.
+            for made in (out / "checkpoints", out) if first else ():
                 with contextlib.suppress(OSError):
                     made.rmdir()  # only if it is empty
             raise
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "recipe.yaml", recipe.to_yaml())
-        trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
         checkpoint = _resumable(out / "checkpoints") if resume else None
-        recorder = None if trainer.pruner is None else Recorder(trainer.pruner)
+        if first:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "recipe.yaml", recipe.to_yaml())
+            trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
+        recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
         begin = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - begin
@@ -169,6 +180,7 @@ def _trainer(
     training = recipe.training
     train = data.train_rows(tokenizer, training.max_length)
     rows = 0 if train is None else len(train)
+    count = processes().num_processes
     per_step = training.batch_size * training.accumulation
     steps = training.steps or max(1, round(training.epochs * rows / per_step))  # type: ignore[operator]
     in_steps = isinstance(training.warmup, int)
@@ -178,8 +190,8 @@ def _trainer(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=64,
+        per_device_train_batch_size=training.batch_size // count,
+        per_device_eval_batch_size=max(1, 64 // count),
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type="linear",
@@ -271,6 +283,8 @@ def _finish(
         "kept": left.kept,
         "total": left.total,
         "parameters": left.parameters,
+        "packed_bytes": packing.packed_bytes(model),
+        "dense_bytes": packing.bytes_of(model.state_dict()),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
@@ -278,6 +292,9 @@ def _finish(
         "recipe": recipe.to_dict(),
         "environment": _environment(),
     }
+    if not trainer.is_world_process_zero():
+        trainer.accelerator.wait_for_everyone()
+        return results
     beside = out / ".model"
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
@@ -286,6 +303,7 @@ def _finish(
     write_json(out / "results.json", results)
     for spent in ("checkpoints", _KEPT):
         shutil.rmtree(out / spent, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return results
 
 
@@ -298,6 +316,7 @@ def _environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "processes": processes().num_processes,
     }
 
 

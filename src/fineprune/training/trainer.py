@@ -1,6 +1,7 @@
 """PruningTrainer: transformers' Trainer with scores, masks and penalty in their places."""
 
 import copy
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import rotate_checkpoints
 
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning import agreement
+from fineprune.pruning.gathering import gather_state_dict
 from fineprune.pruning.pruner import Pruner, finalize, prepare
-from fineprune.training import checkpoints
+from fineprune.training import checkpoints, processes
 from fineprune.training.sampler import GroupedByLength, lengths_of
 from fineprune.training.teacher import Teacher, check_fit, load_teacher
 from fineprune.training.teacher_logits import LOGITS, ROW, KeptLogits, numbered
+
+_log = logging.getLogger("fineprune")
 
 
 class PruningTrainer(Trainer):  # type: ignore[misc]
@@ -35,6 +41,9 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     and the log has the mean KD since the last line; the penalty comes on top, evaluation stays as it
     is. `teacher_logits`: a folder for the teacher's answers, computed once before training.
 
+    `check_masks`: with several processes (DDP, FSDP2), compare their masks each so many steps, and stop
+    where they differ.
+
     After training, `fineprune.finalize(trainer.model)` makes the masks permanent;
     `trainer.save_model(folder)` writes such a finalized copy.
     """
@@ -51,8 +60,13 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         teacher: nn.Module | str | Path | None = None,
         distillation: Distillation | None = None,
         teacher_logits: str | Path | None = None,
+        check_masks: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if check_masks is not None and (not isinstance(check_masks, int) or check_masks < 1):
+            raise FinepruneError(
+                f"check_masks={check_masks!r}: must be a number of steps, at least 1, or None"
+            )
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise FinepruneError(f"pruning={pruning!r}: must be a fineprune.PruningConfig, or None")
         if distillation is not None and not isinstance(distillation, Distillation):
@@ -63,7 +77,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             )
         self._kept: KeptLogits | None = None
         self._teacher: Teacher | None = None
+        self.check_masks = check_masks
         super().__init__(*args, **kwargs)
+        agreement.agree(processes.facts(self), "PruningTrainer")
+        if pruning is not None:
+            processes.refuse_engines(self)
         # Otherwise some models divide their loss by the accumulated item count and the Trainer does not
         # average over micro-batches: the loss comes out too large (transformers issue 47688).
         self.model_accepts_loss_kwargs = False
@@ -90,8 +108,10 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         cls, kwargs = chosen or self.get_optimizer_cls_and_kwargs(
             self.args, self.model if model is None else model
         )
-        groups = self.pruner.parameter_groups(self.args.learning_rate, self.args.weight_decay)
-        self.optimizer = cls(groups, **kwargs)
+        settings = {name: value for name, value in kwargs.items() if name != "lr"}
+        self.optimizer = self.pruner.optimizer(
+            cls, self.args.learning_rate, self.args.weight_decay, **settings
+        )
         return self.optimizer  # type: ignore[no-any-return]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
@@ -101,10 +121,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "__len__"):
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return GroupedByLength(
-            lengths_of(data), batch, self.args.seed if self.args.data_seed is None else self.args.data_seed
-        )
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return GroupedByLength(lengths_of(data), processes.rows_per_step(self), seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int] | None:
         """The order given, however training batches are made up: the Trainer groups these by length as
@@ -132,6 +150,17 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
                 loss = loss + self.pruner.penalty() / parts
         return (loss, outputs) if return_outputs else loss
 
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The Trainer's; rows that only fill up the last batch of several processes are not in the loss."""
+        own = processes.own_rows(self, inputs)
+        if own is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        rows, part = find_batch_size(inputs), processes.first_rows(inputs, own)
+        loss, *answers = super().prediction_step(model, part, prediction_loss_only, ignore_keys)
+        return loss, *(processes.filled(answer, rows) for answer in answers)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the distillation loss and the masks' state to what is logged during training."""
         if self._teacher is not None and "loss" in logs:
@@ -151,10 +180,16 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write an ordinary model folder: a finalized copy, which `from_pretrained` loads.
 
-        The Trainer's own checkpoints keep scores and masks, to go on from.
+        The Trainer's own checkpoints keep scores and masks, to go on from. With several processes, all of
+        them call it, and the first writes.
         """
         if self.pruner is None or _internal_call:
             super().save_model(output_dir, _internal_call)
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            state = gather_state_dict(self.model)
+            if self.args.should_save:
+                self._save(output_dir, state)
             return
         training = self.model
         self.model = finalize(copy.deepcopy(training))
@@ -218,21 +253,26 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         name = f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._staging = place / ".writing"
-        shutil.rmtree(self._staging, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # before another process writes there
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each has written its part
             written = self._staging / name
+            best = self.state.best_global_step
+            if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
+                self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
             if self.args.should_save:
-                best = self.state.best_global_step
-                if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
-                    self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
                 self.state.save_to_json(str(written / "trainer_state.json"))
-                checkpoints.seal(written, None if self.pruner is None else self.pruner.state_dict())
+                state = None if self.pruner is None else self.pruner.state_dict()
+                checkpoints.seal(written, state, processes.written_by(self))
                 shutil.rmtree(place / name, ignore_errors=True)
                 os.replace(written, place / name)
                 shutil.rmtree(self._staging)
                 # Not by mtime, which a coarse clock makes equal: by number.
                 rotate_checkpoints(str(place), limit, self.state.best_model_checkpoint)
+            self.accelerator.wait_for_everyone()  # it has its name
         finally:
             self.args.save_total_limit = limit
             self._staging = None
@@ -248,6 +288,10 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
                 f"{resume_from_checkpoint}: a {'dense' if state is None else 'pruning'} run's checkpoint; "
                 f"this run is {'dense' if self.pruner is None else 'a pruning run'}"
             )
+        made = checkpoints.run_of(Path(resume_from_checkpoint))
+        changed = processes.check_resumed(resume_from_checkpoint, made, processes.written_by(self))
+        if changed is not None and self.is_world_process_zero():
+            _log.warning("%s", changed)
         if self.pruner is not None and state is not None:
             self.pruner.load_state_dict(state)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -296,5 +340,8 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._trainer.pruner is not None:
-            self._trainer.pruner.step()
+        pruner, every = self._trainer.pruner, self._trainer.check_masks
+        if pruner is not None:
+            pruner.step()
+            if every is not None and pruner.steps_done % every == 0:
+                pruner.check_masks()

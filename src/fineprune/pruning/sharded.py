@@ -1,0 +1,324 @@
+"""Eq. 1 where each process holds some rows of every matrix, as FSDP2's `fully_shard` lays them.
+
+Scores stay where they are: processes tell each other how many scores have which leading bits, and
+three rounds of that (a radix search) give the k-th highest exactly. Masks do travel, a byte a
+weight: in the forward pass a matrix is whole, so every process has the whole mask. What comes out
+is what one process would have chosen, ties included.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fineprune.errors import FinepruneError
+from fineprune.pruning import selection
+from fineprune.pruning.selection import Key, Threshold, keep_count
+
+_DIGIT = 11  # bits of a score that a round tells apart
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor. Those can only be where their module was imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows that this process holds; of an ordinary tensor, itself."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def rows_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Those rows of `whole` that this process holds of `like`."""
+    return Shards(like).rows(whole) if is_sharded(like) else whole
+
+
+def whole_like(flags: Tensor, like: Tensor) -> Tensor:
+    """All flags, of those for the rows of `like` that each process holds; a call of all processes."""
+    return Shards(like).whole(flags, like) if is_sharded(like) else flags
+
+
+def count_nonzero(tensor: Tensor) -> int:
+    """Over all processes, of a sharded one."""
+    count = torch.count_nonzero(local(tensor))
+    return int(Shards(tensor).sum(count) if is_sharded(tensor) else count)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of parameters that FSDP2 still holds whole after a forward pass: shards are what counts."""
+    module = sys.modules.get("torch.distributed.fsdp")
+    if module is not None:
+        for entry in model.modules():
+            if isinstance(entry, module.FSDPModule):
+                entry.reshard()
+
+
+def mean_of_means(values: Sequence[Tensor], of: Sequence[Tensor]) -> Tensor:
+    """The mean over matrices of the mean in each; `values` are of the rows of `of` that are here.
+
+    Where they are sharded, the sums of all processes count, and the gradient is that of the whole
+    mean for the rows that are here: FSDP2 adds it to its own as it is.
+    """
+    device = values[0].device
+    whole = [v.mean().to(device) for v, tensor in zip(values, of, strict=True) if not is_sharded(tensor)]
+    shards = [tensor for tensor in of if is_sharded(tensor)]
+    if not shards:
+        return torch.stack(whole).mean()
+    sums = [v.sum() / t.numel() for v, t in zip(values, of, strict=True) if is_sharded(t)]
+    total: Tensor = _SumOfProcesses.apply(torch.stack(sums), Shards.of(shards))  # type: ignore[no-untyped-call]
+    return torch.cat([total, *(mean.unsqueeze(0) for mean in whole)]).mean()
+
+
+class _SumOfProcesses(torch.autograd.Function):
+    """The sum over processes, whose gradient each of them gets as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shards: "Shards") -> Tensor:
+        return shards.sum(value.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class Shards:
+    """How matrices lie over processes: each has consecutive rows, those of rank 0 first."""
+
+    def __init__(self, tensor: Any) -> None:
+        from torch.distributed.tensor import Shard
+
+        self.mesh, self.placements = tensor.device_mesh, tensor.placements
+        cut = [dim for dim, placement in enumerate(self.placements) if not placement.is_replicate()]
+        if len(cut) != 1 or type(self.placements[cut[0]]) is not Shard or self.placements[cut[0]].dim != 0:
+            raise FinepruneError(
+                f"a pruned matrix is laid out as {self.placements}: only rows may be spread over processes, "
+                "as fully_shard does by itself; leave tensor parallelism and shard_placement_fn out"
+            )
+        self.group = self.mesh.get_group(cut[0])
+        self.rank = self.mesh.get_local_rank(cut[0])
+        self.size: int = self.mesh.size(cut[0])
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self | None:
+        """How the sharded ones of several matrices lie; None where none is sharded."""
+        found: list[Any] = [tensor for tensor in tensors if is_sharded(tensor)]
+        if not found:
+            return None
+        if any((t.device_mesh, t.placements) != (found[0].device_mesh, found[0].placements) for t in found):
+            raise FinepruneError(
+                "the pruned matrices are spread over processes in different ways; give all calls of "
+                "fully_shard the same mesh"
+            )
+        return cls(found[0])
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The rows of a matrix that are ours, detached. One that every process has whole is cut likewise."""
+        if is_sharded(tensor):
+            return local(tensor.detach())
+        many = -(-tensor.shape[0] // self.size)
+        start = min(self.rank * many, tensor.shape[0])
+        return tensor.detach()[start : start + many]
+
+    def whole(self, flags: Tensor, like: Tensor) -> Tensor:
+        """All flags of the matrix `like`, of those for the rows of each process."""
+        from torch.distributed.tensor import DTensor
+
+        stride = torch.empty(like.shape, device="meta").stride()
+        spread = DTensor.from_local(
+            flags.contiguous().view(torch.uint8),
+            self.mesh,
+            self.placements,
+            run_check=False,
+            shape=like.shape,
+            stride=stride,
+        )
+        return spread.full_tensor().view(torch.bool)
+
+    def sum(self, counts: Tensor) -> Tensor:
+        """The sum over processes, in place."""
+        torch.distributed.all_reduce(counts, group=self.group)
+        return counts
+
+    @torch.no_grad()
+    def top_v(
+        self,
+        scores: Sequence[Tensor],
+        density: float,
+        masks: Sequence[Tensor],
+        key: Key | None = None,
+        floor: float = 0.0,
+        each: bool = False,
+    ) -> list[Threshold]:
+        """As `selection.top_v`, of all scores together, or of `each` matrix by itself: whole masks."""
+        pieces = [self.rows(score) for score in scores]
+        flags = [torch.empty(piece.shape, dtype=torch.bool, device=piece.device) for piece in pieces]
+        sizes = [score.numel() for score in scores]
+        if each:
+            alone = [[index] for index in range(len(scores))]
+            thresholds = self._select(
+                pieces, flags, alone, [keep_count(density, size) for size in sizes], key
+            )
+        else:
+            thresholds = [self._select_together(pieces, flags, sizes, density, key, floor)]
+        for mask, flag, score in zip(masks, flags, scores, strict=True):
+            mask.copy_(self.whole(flag, score))
+        return thresholds
+
+    @torch.no_grad()
+    def above(self, scores: Sequence[Tensor], cut: float, masks: Sequence[Tensor], floor: float) -> None:
+        """Write the masks of scores above `cut`; each matrix keeps at least the share `floor` of itself."""
+        pieces = [self.rows(score) for score in scores]
+        flags = [piece > cut for piece in pieces]
+        least = [keep_count(floor, score.numel()) for score in scores]
+        low = [i for i, count in enumerate(self._kept(flags)) if count < least[i]]
+        self._select(pieces, flags, [[i] for i in low], [least[i] for i in low])
+        for mask, flag, score in zip(masks, flags, scores, strict=True):
+            mask.copy_(self.whole(flag, score))
+
+    def _select_together(
+        self,
+        pieces: list[Tensor],
+        flags: list[Tensor],
+        sizes: list[int],
+        density: float,
+        key: Key | None,
+        floor: float,
+    ) -> Threshold:
+        keep, floors = keep_count(density, sum(sizes)), [int(min(floor, density) * size) for size in sizes]
+        rest = list(range(len(sizes)))
+        while True:
+            (threshold,) = self._select(pieces, flags, [rest], [keep], key)
+            if not any(floors):
+                return threshold
+            kept = self._kept([flags[i] for i in rest])
+            low = [i for i, count in zip(rest, kept, strict=True) if count < floors[i]]
+            self._select(pieces, flags, [[i] for i in low], [floors[i] for i in low], key)
+            keep -= sum(floors[i] for i in low)
+            rest = [i for i in rest if i not in low]
+            if not low or not rest:
+                return threshold
+            if keep == 0:
+                for i in rest:
+                    flags[i].fill_(False)
+                return threshold
+
+    def _select(
+        self,
+        pieces: Sequence[Tensor],
+        flags: Sequence[Tensor],
+        rankings: Sequence[Sequence[int]],
+        keeps: Sequence[int],
+        key: Key | None = None,
+    ) -> list[Threshold]:
+        """Rank the matrices of each ranking together, keep as many as asked, and write the flags."""
+        if not rankings:
+            return []
+        thresholds = self._thresholds([[pieces[i] for i in ranking] for ranking in rankings], keeps, key)
+        shares = self._tie_shares(pieces, rankings, thresholds, key)
+        for ranking, threshold in zip(rankings, thresholds, strict=True):
+            for index in ranking:
+                ties, equal = shares[index]
+                own = Threshold(threshold.value, ties, equal)
+                selection.fill_masks([flags[index]], [pieces[index]], own, key)
+        return thresholds
+
+    def _thresholds(
+        self, rankings: Sequence[Sequence[Tensor]], keeps: Sequence[int], key: Key | None
+    ) -> list[Threshold]:
+        """Where each ranking cuts. From the highest digit down: how often each value of it occurs among the
+        scores that have the higher digits of the one sought, and so the next digit of that.
+        """
+        wide = any(piece.dtype == torch.float64 for ranking in rankings for piece in ranking)
+        bits, device = (64 if wide else 32), rankings[0][0].device
+        nan = torch.zeros(1, dtype=torch.int64, device=device)
+        left: list[Iterable[Tensor]] = [_ordered(ranking, key, wide, nan) for ranking in rankings]
+        bases = [-(1 << (_DIGIT - 1))] * len(rankings)  # the lowest number that a digit may stand for
+        needed = torch.tensor(keeps)
+        while True:
+            width = min(_DIGIT, bits)
+            bits -= width
+            counts = torch.zeros(len(rankings), 1 << width, dtype=torch.int64, device=device)
+            for row, numbers, base in zip(counts, left, bases, strict=True):
+                for entry in numbers:
+                    row += torch.bincount((entry >> bits) - base, minlength=1 << width).to(device)
+            everyones = self.sum(torch.cat([counts.view(-1), nan])).cpu()
+            if int(everyones[-1]):
+                raise selection.not_a_number(int(everyones[-1]))
+            occur = everyones[:-1].view(len(rankings), -1)
+            reached = occur.flip(1).cumsum(1).flip(1)  # scores with this digit or a higher one
+            digits = (reached >= needed[:, None]).sum(1, keepdim=True) - 1
+            equal = occur.gather(1, digits).squeeze(1)
+            needed = needed - reached.gather(1, digits).squeeze(1) + equal
+            numbers_so_far = [
+                base + digit for base, digit in zip(bases, digits.view(-1).tolist(), strict=True)
+            ]
+            if not bits:
+                values = _values(numbers_so_far, wide)
+                found = zip(values, needed.tolist(), equal.tolist(), strict=True)
+                return [Threshold(*entry) for entry in found]
+            if not isinstance(left[0], list):  # the first time, all are read once more
+                left = [_ordered(ranking, key, wide, nan) for ranking in rankings]
+            left = [
+                [entry[(entry >> bits) == number] for entry in numbers]
+                for numbers, number in zip(left, numbers_so_far, strict=True)
+            ]
+            bases = [number << min(_DIGIT, bits) for number in numbers_so_far]
+
+    def _tie_shares(
+        self,
+        pieces: Sequence[Tensor],
+        rankings: Sequence[Sequence[int]],
+        thresholds: Sequence[Threshold],
+        key: Key | None,
+    ) -> dict[int, tuple[int, int]]:
+        """Of each matrix: how many of this process's ties stay, and how many it has. The earlier matrix goes
+        first, then the lower rank, which has the lower rows.
+        """
+        members = [(index, t) for ranking, t in zip(rankings, thresholds, strict=True) for index in ranking]
+        if all(threshold.ties == threshold.equal for threshold in thresholds):
+            return {index: (0, 0) for index, _ in members}  # all stay: score >= value
+        own = torch.tensor([_equal(pieces[index], t.value, key) for index, t in members])
+        table = torch.zeros(self.size, len(members), dtype=torch.int64)
+        table[self.rank] = own
+        everyones = self.sum(table.to(pieces[0].device)).tolist()
+        columns = iter(zip(*everyones, strict=True))
+        shares = {}
+        for ranking, threshold in zip(rankings, thresholds, strict=True):
+            left = threshold.ties
+            for index in ranking:
+                column = next(columns)
+                before = min(left, sum(column[: self.rank]))
+                shares[index] = (min(left - before, column[self.rank]), column[self.rank])
+                left -= min(left, sum(column))
+        return shares
+
+    def _kept(self, flags: Sequence[Tensor]) -> list[int]:
+        counts = torch.stack([torch.count_nonzero(flag).to(flags[0].device) for flag in flags])
+        return self.sum(counts).tolist()
+
+
+def _ordered(scores: Sequence[Tensor], key: Key | None, wide: bool, nan: Tensor) -> Iterable[Tensor]:
+    """The scores, a piece at a time, as whole numbers in the same order; NaN are counted."""
+    kind, number = (torch.float64, torch.int64) if wide else (torch.float32, torch.int32)
+    for piece in selection.pieces(scores, key):
+        value = piece.to(kind) + 0.0  # no negative zero
+        nan += torch.count_nonzero(value.isnan()).to(nan.device)
+        yield _flip(value.view(number))
+
+
+def _flip(number: Tensor) -> Tensor:
+    """Bits of floats to numbers that rank as they do, and back: negative ones count downwards."""
+    info = torch.iinfo(number.dtype)
+    return number ^ ((number >> (info.bits - 1)) & info.max)
+
+
+def _values(numbers: Sequence[int], wide: bool) -> list[float]:
+    kind, number = (torch.float64, torch.int64) if wide else (torch.float32, torch.int32)
+    return _flip(torch.tensor(numbers, dtype=number)).view(kind).tolist()
+
+
+def _equal(piece: Tensor, value: float, key: Key | None) -> int:
+    return sum(int(torch.count_nonzero(entry == value)) for entry in selection.pieces([piece], key))
