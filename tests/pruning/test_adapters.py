@@ -203,6 +203,8 @@ def test_adapters_that_cannot_be_masked(settings):
 def test_other_methods_refuse_adapters():
     model = adapted(sparse())
     before = copy.deepcopy(list(model.state_dict()))
-    with pytest.raises(FinepruneError, match="method='movement': this model has adapters"):
+    with pytest.raises(FinepruneError, match=r"query\.base_layer: has an adapter, .* what movement prunes"):
         prepare(model, PruningConfig(), STEPS)
     assert list(model.state_dict()) == before
+    pruner = prepare(model, PruningConfig(targets=["intermediate.dense"]), STEPS)  # has none
+    assert all(target.name.endswith("intermediate.dense") for target in pruner.targets)

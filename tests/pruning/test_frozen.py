@@ -193,3 +193,11 @@ def test_after_another_method_and_again():
         finalize(model)
         assert same(zeros(model), held)
     assert summary(model).density == 0.25
+
+
+def test_steps_do_not_look_at_masks_that_cannot_change(monkeypatch):
+    pruner = prepare(sparse(), FROZEN, 3)
+    monkeypatch.setattr(pruner, "_refresh", lambda: pytest.fail("the masks were made again"))
+    for _ in range(3):
+        pruner.step()
+    assert (pruner.steps_done, pruner.changed) == (3, 0)

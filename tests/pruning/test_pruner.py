@@ -128,6 +128,16 @@ def test_layers_that_share_a_weight_share_its_mask(method):
         assert torch.allclose(model(tokens), logits, atol=1e-6)
 
 
+def test_what_ddp_shall_not_send_is_added_and_taken_away_again():
+    model, key = blocks(), "_ddp_params_and_buffers_to_ignore"  # torch's own name
+    setattr(model, key, ["head.mine"])
+    prepare(model, PruningConfig(density=0.25), TOTAL)
+    assert getattr(model, key)[0] == "head.mine"
+    assert "blocks.0.0.parametrizations.weight.0.mask" in getattr(model, key)
+    assert getattr(finalize(model), key) == ["head.mine"]
+    assert not hasattr(finalize(prepare(blocks(), PruningConfig(density=0.25), TOTAL).model), key)
+
+
 # ---- the optimiser's groups ----------------------------------------------------------------------------
 
 

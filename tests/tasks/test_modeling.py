@@ -259,11 +259,12 @@ def trained_for(data, pretrained, folder):
     return model
 
 
-def test_the_head_of_other_labels_is_new_and_the_body_is_kept(pretrained, tmp_path):
+def test_the_head_of_other_labels_is_new_and_the_body_is_kept(pretrained, tmp_path, caplog):
     trained = trained_for(TWO, pretrained, tmp_path / "old")
     other = ClassificationData(None, Examples([]), ("same", "different"), "accuracy")
     torch.manual_seed(3)
     model, _ = build_model(str(tmp_path / "old"), other)
+    assert "the head is new" in caplog.text
     assert model.config.id2label == {0: "same", 1: "different"}
     assert model.classifier.weight.abs().max() < 5 < trained.classifier.weight.max()
     assert len(set(model.classifier.weight.flatten().tolist())) == model.classifier.weight.numel()
@@ -275,10 +276,14 @@ def test_the_head_of_other_labels_is_new_and_the_body_is_kept(pretrained, tmp_pa
     assert torch.equal(again.classifier.weight, model.classifier.weight)
 
 
-def test_the_head_of_the_same_labels_is_kept(pretrained, tmp_path):
-    trained_for(TWO, pretrained, tmp_path / "old")
+def test_the_head_of_the_same_labels_is_kept(pretrained, tmp_path, caplog):
+    trained = trained_for(TWO, pretrained, tmp_path / "old").config.id2label
     model, _ = build_model(str(tmp_path / "old"), TWO)
     assert (model.classifier.weight == 9).all()
+    change_config(tmp_path / "old", id2label={str(i): label.upper() for i, label in trained.items()})
+    model, _ = build_model(str(tmp_path / "old"), TWO)
+    assert (model.classifier.weight == 9).all()
+    assert not caplog.records
     # labels without names may be the same ones
     change_config(tmp_path / "old", id2label={"0": "LABEL_0", "1": "LABEL_1"})
     model, _ = build_model(str(tmp_path / "old"), TWO)

@@ -14,6 +14,7 @@ from torch import nn
 from fineprune import FinepruneError, PruningConfig, finalize, prepare, summary
 from fineprune.training import record
 from fineprune.training.record import Record, Recorder, matrices_of
+from fineprune.training.run import run_recipe
 
 WEIGHTS = ([[1.0, -2.0], [3.0, -4.0], [5.0, -6.0]], [[0.5, 1.5, 2.5], [-0.5, -1.5, -2.5]])
 SCORES = ([[9.0, 8.0], [0.0, 1.0], [2.0, 7.0]], [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
@@ -96,6 +97,25 @@ def test_the_histogram_is_of_what_remains(written):
     taken, _ = written  # 10, -20, -60, -5, -15, -25
     assert (taken.edges[0], taken.edges[-1], len(taken.edges)) == (-60, 10, record.BINS + 1)
     assert (taken.counts.sum(), taken.counts[0], taken.counts[-1]) == (6, 1, 1)
+
+
+def test_a_few_large_weights_do_not_widen_the_bins():
+    # Of 10,001 the share of 0.0005 on either side is five.
+    counts, edges = record._histogram(np.array([*np.linspace(-1, 1, 9999), 50.0, 90.0]))
+    assert edges[0] == pytest.approx(-1, abs=0.002)
+    assert edges[-1] == pytest.approx(1, abs=0.002)
+    assert counts.sum() == 10_001
+
+
+def test_a_record_that_cannot_be_made_costs_no_run(files, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Record, "save", full)
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    assert results["steps"] == 12
+    assert "no weights.npz" in caplog.text
+    assert "No space left" in caplog.text
 
 
 def test_magnitude_has_no_scores():

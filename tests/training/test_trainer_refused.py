@@ -24,7 +24,7 @@ def test_an_optimizer_built_before_the_scores_is_refused(make_trainer, make_mode
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(FinepruneError) as error:
         make_trainer(MOVEMENT, given={"model": model, "optimizers": (optimizer, None)})
-    one_line(error, "optimizer was built before", "parameter_groups")
+    one_line(error, "optimizer was built before", "leave `optimizers` out")
 
 
 @pytest.mark.parametrize("wrong", [{"density": 0.1}, 0.1, "movement", PruningConfig])

@@ -50,7 +50,7 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
-    setattr(model, _DDP_IGNORES, _buffers(model))
+    setattr(model, _DDP_IGNORES, [*getattr(model, _DDP_IGNORES, ()), *_buffers(model)])
     return Pruner(model, config, schedule, targets)
 
 
@@ -79,11 +79,14 @@ def _checked(
     method.check({name: module.get_parameter("weight") for name, module in found.items()})
     if config.traits.holds_zeros:
         hold_zeros(model)
-    elif any(True for _ in adapted_layers(model)):
-        raise FinepruneError(
-            f"method={config.method!r}: this model has adapters, whose updates would fill what is pruned; "
-            "prune it without them, then train adapters with method='frozen'"
-        )
+        return schedule, method, found
+    adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
+    for name, module in found.items():
+        if id(module) in adapted:
+            raise FinepruneError(
+                f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
+                "layer out with exclude, or prune without adapters, then train these with method='frozen'"
+            )
     return schedule, method, found
 
 
@@ -130,8 +133,8 @@ class Pruner:
         return made(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[no-any-return]
 
     def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        if self.config.traits.holds_zeros:
-            hold_zeros(self.model)  # adapters that came after `prepare`
+        if self.config.traits.holds_zeros and not any(sharded.is_sharded(t.weight) for t in self.targets):
+            hold_zeros(self.model)  # adapters that came after `prepare`, and before `fully_shard`
         scores = {id(target.masked.scores) for target in self.targets}
         groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "scores": []}
         for parameter in self.model.parameters():
@@ -172,7 +175,8 @@ class Pruner:
             self._agree()
         self.steps_done += 1
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
-        if self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries:
+        due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
+        if due and not self.config.traits.holds_zeros:
             self._refresh()
 
     def _refuse_cast(self) -> None:
@@ -197,6 +201,7 @@ class Pruner:
                     f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
                     "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
                 )
+        self.check_masks()  # those of `frozen` are read off weights, which each process loads by itself
 
     @torch.no_grad()
     def check_masks(self) -> None:
@@ -311,6 +316,7 @@ def finalize(model: nn.Module) -> nn.Module:
             "this model was not prepared (or is finalized already): there are no masks to fold"
         )
     sharded.reshard(model)
+    ours = set(_buffers(model))
     folded: set[int] = set()
     for _, module, masked in prepared:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
@@ -323,7 +329,9 @@ def finalize(model: nn.Module) -> nn.Module:
         own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    vars(model).pop(_DDP_IGNORES, None)
+    ignored = [name for name in vars(model).pop(_DDP_IGNORES, ()) if name not in ours]
+    if ignored:  # the user's
+        setattr(model, _DDP_IGNORES, ignored)
     for module in model.modules():
         for parameter in getattr(module, _FROZEN, ()):
             module.get_parameter(parameter).requires_grad_(True)

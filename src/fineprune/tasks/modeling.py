@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from fineprune.tasks.task import TaskData
 
+_log = logging.getLogger("fineprune")
 _HEADS = {"classifier", "pre_classifier", "classification_head", "score", "pooler", "sequence_summary"}
 
 
@@ -55,7 +56,9 @@ def build_model(
             output_loading_info=True,
         )
     _check_body(model, info, name)
-    if labels != config.id2label and labels != {index: f"LABEL_{index}" for index in labels}:
+    known, wanted = ([str(label).casefold() for label in own.values()] for own in (labels, config.id2label))
+    if known != wanted and known != [f"label_{index}" for index in labels]:
+        _log.warning("%s: its labels %s are not those of the data, %s: the head is new", name, known, wanted)
         _renew_head(model)
     ensure_padding(model, tokenizer)
     return to_dense(model), tokenizer

@@ -121,15 +121,18 @@ def first_rows(inputs: Mapping[str, Any], own: int) -> dict[str, Any]:
     return {name: value[:own] if cut(value) else value for name, value in inputs.items()}  # type: ignore[no-untyped-call]
 
 
-def filled(outputs: Any, rows: int) -> Any:
-    """Answers for so many rows: the last is repeated, for what is gathered must be of one size."""
+def filled(outputs: Any, own: int, rows: int) -> Any:
+    """Answers for `rows` rows, of `own`: the last is repeated, for what is gathered must be of one size."""
     if isinstance(outputs, Tensor):
-        missing = rows - len(outputs)
+        if not outputs.ndim or len(outputs) != own:
+            return outputs  # not of the rows
+        missing = rows - own
         return torch.cat([outputs, outputs[-1:].expand(missing, *outputs.shape[1:])])
     if isinstance(outputs, Mapping):
-        return type(outputs)({name: filled(value, rows) for name, value in outputs.items()})  # type: ignore[call-arg]
+        parts = {name: filled(value, own, rows) for name, value in outputs.items()}
+        return type(outputs)(parts)  # type: ignore[call-arg]
     if isinstance(outputs, (list, tuple)):
-        return type(outputs)(filled(value, rows) for value in outputs)
+        return type(outputs)(filled(value, own, rows) for value in outputs)
     return outputs
 
 

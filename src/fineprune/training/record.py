@@ -28,7 +28,8 @@ SAMPLE = 20_000
 SIDE = 128
 """Rows and columns of a matrix's picture, at most."""
 
-BINS = 1000
+BINS = 200
+_OUTSIDE = 0.0005  # the share on either side that the outermost bins take: a few weights are far larger
 _KINDS = {  # of numpy, by the name of the array
     **dict.fromkeys(("shapes", "rows", "columns", "counts"), "i"),
     **dict.fromkeys(("edges", "before", "after", "score"), "f"),
@@ -70,7 +71,7 @@ class Record:
 
     matrices: tuple[Matrix, ...]
     edges: NDArray[np.float32]
-    """Borders of the histogram of what remains, `BINS` + 1."""
+    """Borders of the histogram of what remains, `BINS` + 1. The outermost bins have also what lies beyond."""
 
     counts: NDArray[np.int64]
     """Remaining weights in each bin."""
@@ -174,12 +175,11 @@ class Recorder:
         kept = [target.masked.kept() for target in targets]
         remaining = torch.cat(
             [
-                target.masked.fold(target.weight)[mask].float()
+                target.masked.fold(target.weight)[mask].float().cpu()
                 for target, mask in zip(targets, kept, strict=True)
             ]
         )
-        finite = remaining[remaining.isfinite()]  # a run that diverged ends, too
-        counts, edges = np.histogram(finite.cpu().numpy(), BINS)
+        counts, edges = _histogram(remaining.numpy().astype(np.float64))
         scores = [target.masked.scores for target in targets]
         learned = [score for score in scores if score is not None]
         return Record(
@@ -207,6 +207,15 @@ def matrices_of(model: nn.Module) -> tuple[Matrix, ...]:
     weights = {name: module.get_parameter("weight") for name, module in find_targets(model).items()}
     first = {id(weight): name for name, weight in reversed(weights.items())}  # shared ones once
     return tuple(_matrix(name, weights[name] != 0) for name in weights if first[id(weights[name])] == name)
+
+
+def _histogram(remaining: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    remaining = remaining[np.isfinite(remaining)]  # a run that diverged ends, too
+    low, high = 0.0, 1.0
+    if len(remaining):
+        low = np.quantile(remaining, _OUTSIDE, method="lower")
+        high = np.quantile(remaining, 1 - _OUTSIDE, method="higher")
+    return np.histogram(remaining.clip(low, high), BINS, (low, high))
 
 
 def _matrix(name: str, mask: Tensor) -> Matrix:

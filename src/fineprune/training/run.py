@@ -29,6 +29,7 @@ from transformers import (
 
 import fineprune
 from fineprune._files import replace_folder, write_json, write_text
+from fineprune._reason import reason
 from fineprune.checkpoint import delta, packing
 from fineprune.checkpoint.loading import load
 from fineprune.errors import FinepruneError
@@ -83,7 +84,9 @@ def run_recipe(
                 with contextlib.suppress(OSError):
                     made.rmdir()  # only if it is empty
             raise
-        checkpoint = _resumable(out / "checkpoints") if resume else None
+        with agreement.together("resume"):
+            checkpoint = _resumable(out / "checkpoints") if resume else None
+        agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
         if first:
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "recipe.yaml", recipe.to_yaml())
@@ -93,7 +96,10 @@ def run_recipe(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.perf_counter() - begin
         if recorder is not None:
-            recorder.take().save(out)
+            try:
+                recorder.take().save(out)
+            except Exception as error:  # of memory, of the disk: pictures are no reason to lose a run
+                _log.warning("no weights.npz: %s", reason(error))
         return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
 
 

@@ -159,7 +159,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         rows, part = find_batch_size(inputs), processes.first_rows(inputs, own)
         loss, *answers = super().prediction_step(model, part, prediction_loss_only, ignore_keys)
-        return loss, *(processes.filled(answer, rows) for answer in answers)
+        return loss, *(processes.filled(answer, own, rows) for answer in answers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the distillation loss and the masks' state to what is logged during training."""
@@ -308,8 +308,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         scores: list[Tensor | None] = [target.masked.scores for target in self.pruner.targets]
         if any(entry is not None and id(entry) not in known for entry in scores):
             raise FinepruneError(
-                "the optimizer was built before the model had scores; leave `optimizers` out, or call "
-                "fineprune.prepare yourself and build it from pruner.parameter_groups"
+                "the optimizer was built before the model had scores; leave `optimizers` out: the trainer "
+                "makes one, of the class that its arguments name"
             )
 
 
