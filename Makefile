@@ -83,9 +83,9 @@ bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
 
-pictures: $(STAMP)  ## the study behind README's two pictures, half an hour; resumes
-	$(BIN)/fineprune study small-curves --jobs 2 $(ARGS)
-	cp runs/small/figures/score-by-density.png runs/small/figures/remaining-weights.png docs/pictures/
+pictures: $(STAMP)  ## the study behind README's two pictures, a quarter of an hour; resumes
+	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)
+	cp runs/curves/figures/score-by-density.png runs/curves/figures/remaining-weights.png docs/pictures/
 
 # What a user of the runtime has: its wheel and what that asks for, and no more. Sizes are without the byte code that
 # Python writes at its first start (a quarter more), and without pip.

@@ -59,9 +59,9 @@ def run(
     results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
     if os.environ.get("RANK", "0") != "0":  # torchrun's: the first process speaks for all
         return
-    from fineprune.training.inspection import headline
+    from fineprune.training.inspection import headline_of
 
-    print(headline(results))
+    print(headline_of(results))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
     leave_page(place, print)
 
@@ -219,7 +219,7 @@ def inspect(
 ) -> None:
     """What is left of a model, layer by layer, the bytes it takes, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
-    from fineprune.training.inspection import bars, headline, inspect_folder
+    from fineprune.training.inspection import bars, headline_of, inspect_folder
 
     found = inspect_folder(folder)
     density = found.left.density
@@ -237,7 +237,7 @@ def inspect(
         sizes = ", ".join(f"{size / 1e6:.1f} MB as {values}" for values, size in found.packed_bytes.items())
         print(f"packed by `fineprune compact`: {sizes}")
     if found.results is not None:
-        print(headline(found.results))
+        print(headline_of(found.results))
     print(found.line)
 
 

@@ -1,5 +1,7 @@
 """Run folders made up for the page, and the page read back."""
 
+import base64
+import io
 import json
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from fineprune.training.record import SIDE, Matrix, Record
 
@@ -56,11 +59,12 @@ def make_run(
     record: Record | None = None,
     results: dict[str, Any] | None = None,
     task: dict[str, Any] | None = None,
+    model: str = "tiny",
 ) -> Path:
     """A finished run; `results` are values that replace those of its results.json."""
     pruning = None if method == "dense" else {"method": method, "density": density, "scope": None}
     recipe = {
-        "model": {"name": "tiny"},
+        "model": {"name": model},
         "task": task or {"kind": "classification", "labels": ["bad", "good"]},
         "training": {"steps": 40, "seed": seed},
         "pruning": pruning,
@@ -197,3 +201,29 @@ class Page(HTMLParser):
         """What the script has of each map."""
         (script,) = self.all("script", id="masks")
         return json.loads("".join(script.texts))
+
+
+def value(page: Page, name: str) -> Any:
+    """The number of a tile in full; None where it has none."""
+    (element,) = page.all("dd", data_name=name)
+    return json.loads(element.attributes["data-value"]) if "data-value" in element.attributes else None
+
+
+def said(page: Page, name: str) -> str:
+    """The whole tile of a number."""
+    tiles = [element.text for element in page.all("div")]
+    (element,) = page.all("dd", data_name=name)
+    return next(text for text in tiles if element.text in text and text.startswith(tile_name(page, name)))
+
+
+def tile_name(page: Page, name: str) -> str:
+    """Its label."""
+    position = page.elements.index(page.all("dd", data_name=name)[0])
+    return page.elements[position - 1].text
+
+
+def opened(uri: str) -> Any:
+    """The picture of a data URI."""
+    kind, _, data = uri.partition(",")
+    assert kind == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")

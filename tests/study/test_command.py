@@ -46,6 +46,9 @@ def test_a_study_from_plan_to_table(here, capsys, monkeypatch):
     assert f"| 25 % | movement | {100 * score:.1f} | – | 25.0% | 1 |" in (out / "tables.md").read_text()
     assert printed.out.splitlines()[-1] == "page: runs/mine/report.html"
     assert "no page" not in printed.err
+    assert (out / "study.yaml").read_text() == (here / "mine.yaml").read_text()
+    again = "fineprune study runs/mine/study.yaml --out runs/mine"
+    assert again in (out / "report.html").read_text()
     for folder in (out, out / "a-movement-0.25-s0"):
         assert "a-movement-0.25-s0" in (folder / "report.html").read_text()
 

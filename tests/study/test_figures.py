@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from fineprune.config import METHODS
-from fineprune.study.figures import Figure, figures, missing
+from fineprune.study.figures import Figure, drawings
 from fineprune.study.figures.style import (
     densities_axis,
     handle,
@@ -25,10 +25,18 @@ from fineprune.study.figures.style import (
     short,
     style,
 )
-from fineprune.study.folder import read_folder
+from fineprune.study.folder import RunFolder, read_folder
 from fineprune.training.record import Record
 
 WriteRun = Callable[..., Path]
+
+
+def figures(runs: Sequence[RunFolder]) -> list[Figure]:
+    return [made for _, make in drawings(runs) if isinstance(made := make(), Figure)]
+
+
+def missing(runs: Sequence[RunFolder]) -> list[str]:
+    return [f"{what}: {made}" for what, make in drawings(runs) if isinstance(made := make(), str)]
 
 
 def plain(name: str = "plain", title: str = "A title", label: str = "movement") -> Figure:
@@ -56,7 +64,7 @@ def lines_of(method: str) -> list[dict[str, Any]]:
 def study(write_run: WriteRun, tiny_record: Callable[..., Record]) -> Path:
     """Two methods at two densities, with a teacher, globally, and a dense run."""
     config = {"num_attention_heads": 2}
-    sizes = {"packed_bytes": {"float32": 4000, "float16": 2000, "int8": 1000}}
+    sizes = {"packed_bytes": {"float32": 4000, "float16": 2000, "int8": 1000}, "dense_bytes": 9000}
     write_run("sst2-dense-s0", "dense", None, 0.9, config=config, more=sizes)
     for method in ("magnitude", "movement"):
         for density in (0.03, 0.1):
@@ -154,8 +162,10 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_figures_saves_where_it_is_told(study: Path, tmp_path: Path) -> None:
-    made = figures(read_folder(study / "sst2-movement-0.1-s0"), tmp_path / "drawn")
+def test_figures_save_their_data(study: Path, tmp_path: Path) -> None:
+    made = figures(read_folder(study / "sst2-movement-0.1-s0"))
+    for figure in made:
+        figure.save(tmp_path / "drawn")
     assert {path.stem for path in (tmp_path / "drawn").iterdir()} == {figure.name for figure in made}
     for figure in made:
         with (tmp_path / "drawn" / f"{figure.name}.csv").open(newline="") as file:

@@ -19,17 +19,24 @@ def made(figure: Figure | str) -> Figure:
 
 
 def sizes(megabytes: float) -> dict[str, Any]:
-    half = int(megabytes * 1e6)
-    return {"packed_bytes": {"float32": 2 * half, "float16": half, "int8": half // 2}}
+    size = int(megabytes * 1e6)
+    packed = {"float32": size, "float16": size // 2, "int8": size // 4}
+    return {"packed_bytes": packed, "dense_bytes": 40_000_000}
 
 
 def bench(threads: int = 1, **milliseconds: float) -> dict[str, Any]:
     names = {"engine": "engine float32", "torch": "torch"}
     rows = [
-        {"peer": names[peer], "model": None, "timing": {"milliseconds": time}}
+        {
+            "peer": names[peer],
+            "model": None,
+            "wrong": False,
+            "timing": {"milliseconds": time, "ratio": 1.0, "low": 1.0, "high": 1.0},
+        }
         for peer, time in milliseconds.items()
     ]
-    return {"machine": {"processor": "A CPU", "threads": threads}, "batch": 1, "length": 128, "rows": rows}
+    about = {"machine": {"processor": "A CPU", "threads": threads}, "batch": 1, "length": 128}
+    return about | {"file_bytes": 5, "rows": rows}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_front(points: list[tuple[float, float]], best: list[int]) -> None:
 
 
 def test_means_over_seeds_and_the_front_are_in_the_data(write_run: WriteRun) -> None:
-    write_run("sst2-dense-s0", "dense", None, 0.9, more=sizes(40), bench=bench(torch=50.0, engine=45.0))
+    write_run("sst2-dense-s0", "dense", None, 0.9, more=sizes(39), bench=bench(torch=50.0, engine=45.0))
     write_run(
         "sst2-movement-0.1-s0", "movement", 0.1, 0.8, more=sizes(10), bench=bench(torch=49.0, engine=5.0)
     )
@@ -57,13 +64,13 @@ def test_means_over_seeds_and_the_front_are_in_the_data(write_run: WriteRun) -> 
     figure = made(pareto(read_folder(folder)))
     columns = [figure.header.index(name) for name in ("cost", "method", "value", "score", "front")]
     assert [tuple(row[column] for column in columns) for row in figure.data] == [
-        ("size", "dense", 40.0, 90.0, True),
+        ("size", "dense", 40.0, 90.0, True),  # as it is, not packed
         ("size", "l0", 12.0, 60.0, False),
         ("size", "movement", 11.0, 75.0, True),
         ("latency", "dense", 50.0, 90.0, True),  # in torch
         ("latency", "movement", 5.0, 75.0, True),
     ]
-    assert "A CPU, threads: 1, batch 1, 128 tokens" in figure.caption
+    assert "1 × 128 tokens, 1 thread, A CPU" in figure.caption
     assert "Not timed: 2 runs." in figure.caption
 
 
@@ -93,6 +100,17 @@ def test_runs_that_were_timed_otherwise_are_not_compared(write_run: WriteRun) ->
     figure = made(pareto(read_folder(folder)))
     assert sorted(row[7] for row in figure.data) == [5.0, 6.0]  # type: ignore[type-var]
     assert "1 runs were timed otherwise" in figure.caption
+
+
+def test_wrong_and_stale_times_are_not_shown(write_run: WriteRun) -> None:
+    wrong = bench(engine=5.0)
+    wrong["rows"][0]["wrong"] = True
+    write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.6, more=sizes(9), bench=wrong)
+    stale = write_run("sst2-l0-0.3-s0", "l0", 0.3, 0.7, more=sizes(9), bench=bench(engine=6.0))
+    (stale / "model" / "model.safetensors").write_bytes(b"other weights")
+    assert {row[1] for row in made(pareto(read_folder(stale.parent))).data} == {"size"}
+    (stale / "model" / "model.safetensors").write_bytes(b"timed")
+    assert [row[7] for row in made(pareto(read_folder(stale.parent))).data if row[1] == "latency"] == [6.0]
 
 
 def test_runs_of_an_older_version_that_were_not_timed_have_none(write_run: WriteRun) -> None:

@@ -75,7 +75,7 @@ def test_mask_changes_have_a_place_for_zero(write_run: WriteRun) -> None:
     runs = read_folder(write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, lines=LINES))
     figure = made(mask_changes(runs))
     assert [row[2:] for row in figure.data] == [(20, 0.02), (30, 0.0)]
-    assert "l0: less than 0.01 % from step 30 on." in figure.caption
+    assert "l0: less than 0.1 % of the kept weights from step 30 on." in figure.caption
     canvas = figure.draw()
     canvas.draw_without_rendering()
     labels = [tick.get_text() for tick in canvas.axes[0].get_yticklabels()]
@@ -86,13 +86,14 @@ def test_mask_changes_have_a_place_for_zero(write_run: WriteRun) -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ([0.5, 0.25], "l0 still changes 25 % at the end."),
-        ([0.0, 0.0], "l0: less than 0.01 % from step 1 on."),
-        ([0.5, 0.0001, 0.00005], "l0: less than 0.01 % from step 3 on."),
+        ([0.1, 0.05], "l0 still changes 50 % of the kept weights at the end."),
+        ([0.0, 0.0], "l0: less than 0.1 % of the kept weights from step 1 on."),
+        # At a tenth: 0.05 % of all weights is 0.5 % of the kept ones.
+        ([0.5, 0.0005, 0.00005], "l0: less than 0.1 % of the kept weights from step 3 on."),
     ],
 )
 def test_when_the_mask_settles(write_run: WriteRun, changed: list[float], told: str) -> None:
-    lines = [{"step": step, "mask_changed": share} for step, share in enumerate(changed, 1)]
+    lines = [{"step": step, "mask_changed": share, "density": 0.1} for step, share in enumerate(changed, 1)]
     figure = made(mask_changes(read_folder(write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, lines=lines))))
     assert told in figure.caption
     assert figure.png()

@@ -75,6 +75,62 @@ def test_a_name_that_does_not_say_what_it_is(run):
     assert found.notes == []
 
 
+def told(place: Path, runs: dict[str, tuple[str, dict]]) -> dict[str, str]:
+    """The tasks of the runs of those models and `task` sections, as they are read together."""
+    for name, (model, task) in runs.items():
+        recipe = {"model": {"name": model}, "task": task, "training": {"seed": 0}, "pruning": None}
+        (place / name).mkdir(parents=True)
+        (place / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return {found.name: found.cell.task for found in read_folder(place)}
+
+
+def test_runs_of_other_data_or_models_have_other_tasks(tmp_path):
+    here, there = {"train": "data/sst2/train.tsv"}, {"hub": "nyu-mll/glue", "subset": "mrpc"}
+    assert told(
+        tmp_path / "runs",
+        {
+            "plain": ("minilm", here),
+            "again": ("minilm", here | {"metric": None}),  # which older recipes do not say
+            "other": ("some/bert", here),
+            "mrpc": ("minilm", there),
+            "mine-dense-s0": ("minilm", here),  # a name that says what it is
+        },
+    ) == {
+        "plain": "runs, sst2, minilm",
+        "again": "runs, sst2, minilm",
+        "other": "runs, sst2, bert",
+        "mrpc": "runs, mrpc",
+        "mine-dense-s0": "mine",
+    }
+
+
+def test_data_of_one_folder_is_told_apart_by_the_runs(tmp_path):
+    one, other = {"train": "data/a.tsv"}, {"train": "data/b.tsv"}
+    assert told(tmp_path / "r", {"x": ("m", one), "y": ("m", one), "z": ("m", other)}) == {
+        "x": "r, data, x",
+        "y": "r, data, x",
+        "z": "r, data, z",
+    }
+
+
+def test_sections_of_strange_content_are_compared_too(tmp_path):
+    strange = {1: {"a": 1, 2: [None]}, "train": 7, "hub": ["x"]}
+    assert told(tmp_path / "r", {"x": ("m", strange), "y": (None, strange), "z": (["m"], [])}) == {
+        "x": "r, ['x'], m",
+        "y": "r, ['x'], model",
+        "z": "r",
+    }
+
+
+def test_a_model_of_another_run_counts_as_that_runs(tmp_path):
+    """The demo: two runs prune what the first one made."""
+    tuned, task = str(tmp_path / "demo" / "dense" / "model"), {"train": "x/train.jsonl"}
+    runs = {"dense": ("minilm", task), "magnitude": (tuned, task), "movement": ("dense/model", task)}
+    assert set(told(tmp_path / "demo", runs).values()) == {"demo"}
+    loop = {"a": ("b/model", task), "b": ("a/model", task)}
+    assert len(told(tmp_path / "loop", loop)) == 2
+
+
 def test_no_folder_and_an_empty_one(tmp_path):
     with pytest.raises(FinepruneError, match=r"nowhere: no such folder; name that of a run, or of a study"):
         read_folder(tmp_path / "nowhere")

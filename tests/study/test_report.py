@@ -1,20 +1,17 @@
 """The page of a run and of a study: its numbers are those of the files, and nothing on it breaks it."""
 
-import base64
-import io
 import json
 import shutil
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from PIL import Image
-from study.reports import Page, make_bench, make_matrix, make_record, make_run
+from study.reports import Page, make_bench, make_record, make_run, opened, said, value
 from support import call
 
 from fineprune import FinepruneError
 from fineprune.study.folder import read_folder
 from fineprune.study.report import make_report, write_report
-from fineprune.study.report.masks import map_of, png, strip
 from fineprune.study.rows import Row, groups
 from fineprune.study.tables import tables
 
@@ -40,29 +37,12 @@ def study(tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """Pages without figures, which take seconds, where the test is of something else."""
-    monkeypatch.setattr("fineprune.study.figures.figures", lambda runs: [])
+    monkeypatch.setattr("fineprune.study.figures.drawings", lambda runs: [])
 
 
 @pytest.fixture
 def run(study):
     return study / "a-movement-0.1-s1"
-
-
-def value(page, name):
-    (element,) = page.all("dd", data_name=name)
-    return json.loads(element.attributes["data-value"]) if "data-value" in element.attributes else None
-
-
-def said(page, name):
-    """The whole tile of a number."""
-    tiles = [element.text for element in page.all("div")]
-    (element,) = page.all("dd", data_name=name)
-    return next(text for text in tiles if element.text in text and text.startswith(tile_name(page, name)))
-
-
-def tile_name(page, name):
-    position = page.elements.index(page.all("dd", data_name=name)[0])
-    return page.elements[position - 1].text
 
 
 @pytest.mark.usefixtures("plain")
@@ -76,6 +56,10 @@ def test_a_runs_numbers_are_those_of_its_files(run):
     assert value(page, "ratio") == 9.0
     assert "9.0× times torch, int8" in said(page, "ratio")
     assert "2.22 ms for 1 × 128 tokens, 1 thread, Some Processor 3" in said(page, "ratio")
+    assert "what fineprune compact writes; model/ stores zeros in full" in said(page, "packed_bytes")
+    assert "the score is that of float32" in said(page, "ratio")
+    left, every = results["parameters"] - results["total"] + results["kept"], results["parameters"]
+    assert f"{left:,} of all {every:,} parameters ({100 * left / every:.1f}" in said(page, "density")
     assert "of 12.4 MB dense: 25.0 %" in said(page, "packed_bytes")
     assert "float16: 2.0 MB, int8: 1.5 MB" in said(page, "packed_bytes")
     assert f"{results['kept']:,} of {results['total']:,} weights" in said(page, "density")
@@ -105,12 +89,6 @@ def test_a_map_has_each_matrix_with_its_density_and_its_mask(run):
     headings = [cell.text for cell in page.all("th", scope="col")]
     kinds = ["layer", "Q", "K", "V", "O", "FFN in", "FFN out"]
     assert headings[-len(kinds) :] == kinds
-
-
-def opened(uri):
-    kind, _, data = uri.partition(",")
-    assert kind == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")
 
 
 def test_a_studys_numbers_are_those_of_its_files(study):
@@ -156,6 +134,9 @@ def test_a_studys_numbers_are_those_of_its_files(study):
     assert "9 runs: 9 finished" in page.text
     assert "Size: float32 values, packed" in page.text
     assert "Not measured of these runs: speed." in page.text
+    assert "One seed each" not in page.text
+    share = (runs[-1].results["parameters"] - 90) / runs[-1].results["parameters"]
+    assert json.loads(best[3][8].attributes["data-value"]) == pytest.approx(share)  # of all parameters
     assert "cannot be made" not in page.text
 
 
@@ -173,11 +154,13 @@ def test_the_maps_of_a_study_are_of_the_best_at_the_lowest_density(study, monkey
 
 
 def test_figures_are_on_the_page_and_beside_it(study, tmp_path):
-    made = make_report(study, tmp_path / "elsewhere" / "page.html")
+    made = make_report(study, tmp_path / "elsewhere" / "a page.html")
     page = Page(made.path)
     links = [link.attributes["href"] for link in page.all("a") if link.attributes["href"].endswith(".csv")]
     assert len(links) == made.figures == len(page.all("figure")) > 0
-    assert all((made.path.parent / link).is_file() for link in links)
+    assert all((made.path.parent / unquote(link)).is_file() for link in links)
+    assert all(link.startswith("a%20page-figures/") for link in links)
+    assert not (made.path.parent / "figures").exists()
     assert not (study / "figures").exists()
     assert not (study / "report.html").exists()
     assert len([element for element in page.all("svg") if "viewbox" in element.attributes]) >= made.figures
@@ -226,6 +209,10 @@ def test_a_half_character_does_not_stop_the_page(tmp_path):
 def test_an_empty_folder(tmp_path):
     page = Page(write_report(tmp_path))
     assert "No runs are in this folder" in page.text
+    assert "dense run has no masks" not in page.text
+    assert not page.all("section", id="map")
+    assert not page.all("section", id="settings")
+    assert "Settings" not in page.text
     assert not page.all("figure")
     assert not (tmp_path / "figures").exists()
 
@@ -304,6 +291,22 @@ def test_a_figure_that_breaks_is_said_and_costs_nothing_else(run, monkeypatch):
     assert "figure steps: cannot be made (ZeroDivisionError: by <nothing>)" in page.text
 
 
+def test_a_maker_that_breaks_is_run_once_and_costs_nothing_else(run, monkeypatch):
+    from fineprune.study import figures
+
+    before, calls = len(Page(write_report(run)).all("figure")), []
+
+    def broken(runs):
+        calls.append(runs)
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(figures._OF_A_RUN, "over the steps", broken)
+    page = Page(write_report(run))
+    assert len(page.all("figure")) == before - 1
+    assert "figure over the steps: cannot be made (ZeroDivisionError" in page.text
+    assert len(calls) == 1
+
+
 @pytest.mark.usefixtures("plain")
 def test_a_page_is_there_whole_or_not_at_all(run, monkeypatch, tmp_path):
     with pytest.raises(FinepruneError, match="no such folder"):
@@ -331,45 +334,3 @@ def test_the_command(study, capsys, tmp_path):
     assert (tmp_path / "page.html").is_file()
     assert call("report", tmp_path / "none") == 2
     assert "no such folder" in capsys.readouterr().err
-
-
-def test_strips_are_densities_by_bin():
-    # Rows of 10 weights in two bins: 5 of 20, and 10 of 20.
-    assert strip(np.array([5, 0, 2, 8], np.int32), 2, 10) == ("M0 0V50H1V100H2V0Z", 0.5)
-    assert strip(np.zeros(3, np.int32), 3, 10) == ("M0 0V0H1V0H2V0H3V0Z", 0.0)
-
-
-def test_a_picture_keeps_single_weights_visible():
-    picture = np.array([[0, 1], [100, 255]], np.uint8)
-    opacity = np.array(opened(png(picture, 200)))[..., 3]
-    assert opacity.tolist() == [[0, 17], [136, 255]]  # of 15 steps: 0, 1, 8 and 15
-
-
-def test_a_map_has_a_table_for_each_stack_and_a_column_for_other_kinds():
-    mask = np.eye(4, dtype=bool)
-    names = (
-        "encoder.block.0.layer.0.SelfAttention.q",
-        "decoder.block.1.layer.0.SelfAttention.q",
-        "decoder.block.1.layer.1.EncDecAttention.q",
-        "decoder.block.1.layer.2.odd",
-        "decoder.block.0.layer.0.SelfAttention.v",
-        "pooler",
-    )
-    found = map_of([make_matrix(name, mask) for name in names])
-    shown = [
-        (
-            stack.title,
-            stack.columns,
-            [(line.label, [len(cells) for cells in line.cells]) for line in stack.lines],
-        )
-        for stack in found.stacks
-    ]
-    assert shown == [
-        ("encoder.block", ["Q"], [("0", [1])]),
-        ("decoder.block", ["Q", "V", "odd"], [("0", [0, 1, 0]), ("1", [2, 0, 1])]),
-        ("", ["other"], [("pooler", [1])]),
-    ]
-    assert found.top == 0.25
-    assert {
-        cell.shade for stack in found.stacks for line in stack.lines for cells in line.cells for cell in cells
-    } == {1}

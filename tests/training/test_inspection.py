@@ -17,11 +17,19 @@ BENCH = {
     "length": 128,
     "machine": {"threads": 2, "processor": "A processor"},
     "rows": [
-        {"peer": "torch", "model": None, "wrong": False, "timing": {"milliseconds": 8.0, "ratio": 1.0}},
-        {"peer": "engine int8", "model": None, "wrong": True, "timing": {"milliseconds": 1.0, "ratio": 8.0}},
-        {"peer": "engine float32", "model": None, "wrong": False, "timing": {"milliseconds": 4, "ratio": 2}},
-        {"peer": "OpenVINO", "model": None, "wrong": False, "timing": {"milliseconds": 3.0, "ratio": 2.5}},
-        {"peer": "engine int8", "model": "x", "wrong": False, "timing": {"milliseconds": 0.5, "ratio": 16}},
+        {
+            "peer": peer,
+            "model": model,
+            "wrong": wrong,
+            "timing": {"milliseconds": 8 / ratio, "ratio": ratio, "low": ratio, "high": ratio},
+        }
+        for peer, model, wrong, ratio in (
+            ("torch", None, False, 1.0),
+            ("engine int8", None, True, 8.0),
+            ("engine float32", None, False, 2.0),
+            ("OpenVINO", None, False, 2.5),
+            ("engine int8", "x", False, 16.0),
+        )
     ],
 }
 

@@ -38,6 +38,7 @@ def study(
             raise FinepruneError(
                 f"{place}: no such folder; run the study first, or name its folder with --out"
             )
+        _keep(source, place)
         _tabulate(loaded, place)
         leave_page(place, print)
         return
@@ -47,6 +48,7 @@ def study(
     if dry_run:
         _print_plan(plan(runs, place), place)
         return
+    _keep(source, place)
     failures = run_study(runs, place, jobs, ray, say=lambda line: print(line, flush=True))
     _tabulate(loaded, place)
     leave_page(place, print)
@@ -56,6 +58,23 @@ def study(
         again = f"see {place / FAILURES}; the same command tries them again"
         print(f"fineprune: {len(failures)} of {len(runs)} runs failed; {again}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _keep(source: Path, place: Path) -> None:
+    """Leave the study's file with its runs, as it was given: it makes them again."""
+    from fineprune._files import write_text
+    from fineprune.study.folder import SOURCE
+    from fineprune.study.grid import FOLDER
+    from fineprune.training.packaged import locate
+
+    text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        write_text(place / SOURCE, text)
+    except OSError as error:
+        raise FinepruneError(
+            f"{place}: the runs cannot go there ({error.strerror}); name a folder"
+        ) from error
 
 
 def _tabulate(loaded: "Study", place: Path) -> None:

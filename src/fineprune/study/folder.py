@@ -15,10 +15,14 @@ from fineprune._reason import reason
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
+from fineprune.study.labels import Named, labels
 from fineprune.study.runner import FAILURES
-from fineprune.training.inspection import BENCH
+from fineprune.training.measured import BENCH, Timing, timings_of, weight_bytes
 from fineprune.training.record import NAME as RECORD
 from fineprune.training.record import Record
+
+SOURCE = "study.yaml"
+"""The study that was run last, in the folder of its runs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class RunFolder:
     path: Path
     cell: Cell
     """What it is a run of. Where the folder's name does not say it, the task is named after the folder
-    above, and the rest is the recipe's.
+    above, and the rest is the recipe's. Runs that are read together have one task only where their
+    recipes have the same data and model.
     """
 
     recipe: dict[str, Any]
@@ -48,6 +53,14 @@ class RunFolder:
     def name(self) -> str:
         """That of the folder, however its path was given."""
         return Path(os.path.abspath(self.path)).name
+
+    @cached_property
+    def timings(self) -> list[Timing]:
+        """The right answers of `bench.json`; none where it is of other weights than those that are there."""
+        try:
+            return timings_of(self.bench, weight_bytes(self.path / "model"))[0]
+        except OSError:
+            return []
 
     @cached_property
     def record(self) -> Record | None:
@@ -74,7 +87,9 @@ def read_folder(folder: str | Path) -> list[RunFolder]:
         raise FinepruneError(f"{folder}: no such folder; name that of a run, or of a study")
     if _is_run(folder):
         return [_read(folder)]
-    return [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+    runs = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+    told = labels([Named(run.name, run.cell.task, run.recipe) for run in runs], folder.resolve().name)
+    return [replace(run, cell=replace(run.cell, task=task)) for run, task in zip(runs, told, strict=True)]
 
 
 def failures(folder: str | Path) -> dict[str, str]:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._reason import reason
 from fineprune.errors import FinepruneError
+from fineprune.training.measured import BENCH, fastest, packed_of, timings_of, weight_bytes
 
 if TYPE_CHECKING:
     from fineprune.pruning.structure import LayerLeft
     from fineprune.pruning.summary import Summary
     from fineprune.training.record import Matrix
-
-BENCH = "bench.json"
-"""What `fineprune bench` leaves in the folder of a run."""
 
 _TERMINAL = 80
 _WIDTH = 32  # of the longest bar, where the terminal has room for it
@@ -84,9 +82,7 @@ class Inspection:
     @property
     def packed_bytes(self) -> dict[str, int] | None:
         """What the model would take packed, by the type of the values, where the results say so."""
-        said = (self.results or {}).get("packed_bytes")
-        sizes = {name: size for name, size in said.items() if isinstance(size, int)} if said else {}
-        return sizes or None
+        return packed_of(self.results or {}) or None
 
     @property
     def line(self) -> str:
@@ -131,7 +127,7 @@ def inspect_folder(folder: Path) -> Inspection:
     model, _ = open_folder(folder)
     place = model_place(folder)
     matrices = matrices_of(model)
-    size = sum(path.stat().st_size for path in place.glob("*.safetensors"))
+    size = weight_bytes(place) or 0
     latency, why = _latency(folder / BENCH, size)
     return Inspection(
         name=folder.resolve().name,
@@ -216,14 +212,14 @@ def _results(path: Path) -> dict[str, Any] | None:
         return None
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        headline(results)
+        headline_of(results)
         dict(results["scores"]), dict(results.get("packed_bytes") or {})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FinepruneError(f"{path}: not the results of a run ({reason(error)})") from error
     return results  # type: ignore[no-any-return]
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline_of(results: dict[str, Any]) -> str:
     """One line about a finished run: the score, and what it was reached with."""
     kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
     return (
@@ -238,22 +234,11 @@ def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
         return None, None
     try:
         bench = json.loads(path.read_text(encoding="utf-8"))
-        if bench["file_bytes"] != size:
-            return None, f"{path.name} is of other weights"
-        rows = [row for row in bench["rows"] if row["model"] is None and not row["wrong"]]
-        if not rows:
-            return None, f"{path.name} has no right answer"
-        engine = [row for row in rows if row["peer"].startswith("engine ")]
-        best = min(engine or rows, key=lambda row: float(row["timing"]["milliseconds"]))
-        timing, machine = best["timing"], bench["machine"]
-        return Latency(
-            float(timing["milliseconds"]),
-            float(timing["ratio"]),
-            str(best["peer"]),
-            int(bench["batch"]),
-            int(bench["length"]),
-            int(machine["threads"]),
-            str(machine["processor"]),
-        ), None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"{path.name} cannot be read: {reason(error)}"
+    rows, why = timings_of(bench, size)
+    if not rows:
+        return None, why
+    best = fastest(rows) or min(rows, key=lambda row: row.milliseconds)
+    about = (best.batch, best.length, best.threads, best.processor)
+    return Latency(best.milliseconds, best.ratio, best.peer, *about), None

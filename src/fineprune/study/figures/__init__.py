@@ -3,8 +3,8 @@
 Each function of these modules takes runs and returns a `Figure`, or says in a line why there is none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from fineprune.study.figures.curves import scopes, score_by_density, score_by_density_distilled
 from fineprune.study.figures.layers import density_by_layer, empty
@@ -14,7 +14,7 @@ from fineprune.study.figures.style import Figure
 from fineprune.study.figures.weights import remaining_weights, weights
 from fineprune.study.folder import RunFolder
 
-__all__ = ["Figure", "figures", "missing"]
+__all__ = ["Figure", "drawings"]
 
 _Maker = Callable[[Sequence[RunFolder]], Figure | str]
 _OF_A_STUDY: dict[str, _Maker] = {
@@ -33,24 +33,7 @@ _OF_A_RUN: dict[str, _Maker] = {
 }
 
 
-def figures(runs: Sequence[RunFolder], folder: Path | None = None) -> list[Figure]:
-    """Those that the runs have data for; of a single run, those that do not compare.
-
-    With `folder`, they are saved there.
-    """
-    made = [figure for _, figure in _made(runs) if isinstance(figure, Figure)]
-    if folder is not None:
-        for figure in made:
-            figure.save(folder)
-    return made
-
-
-def missing(runs: Sequence[RunFolder]) -> list[str]:
-    """A line for each figure that cannot be drawn, and why."""
-    return [f"{what}: {why}" for what, why in _made(runs) if isinstance(why, str)]
-
-
-def _made(runs: Sequence[RunFolder]) -> Iterator[tuple[str, Figure | str]]:
+def drawings(runs: Sequence[RunFolder]) -> list[tuple[str, Callable[[], Figure | str]]]:
+    """What can be drawn of runs, and what makes it; of a single run, that which does not compare."""
     makers = _OF_A_RUN if len(runs) == 1 else _OF_A_STUDY | _OF_A_RUN
-    for what, make in makers.items():
-        yield what, make(runs)
+    return [(what, partial(make, runs)) for what, make in makers.items()]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from fineprune.config import METHODS
@@ -40,19 +39,16 @@ def scope_of(run: RunFolder) -> str | None:
 def measured(runs: Sequence[RunFolder]) -> Measured:
     """Group the runs that have a score in the main metric of their task.
 
-    Runs of several models under one task get a panel each. Of two runs that differ in nothing that a
-    figure knows, seed included, the first is taken.
+    Of two runs that differ in nothing that a figure knows, seed included, the first is taken.
     """
-    place = _places(runs)
     found: dict[Cell, RunFolder] = {}
     twice: list[str] = []
     for run in runs:
         if run.results is None or not _number(run.results["scores"].get(run.results["metric"])):
             continue
-        cell = replace(run.cell, task=place[run.path])
-        if cell in found:
+        if run.cell in found:
             twice.append(run.name)
-        found.setdefault(cell, run)
+        found.setdefault(run.cell, run)
     notes = [f"Left out, as others are of the same setting and seed: {listed(twice)}."] if twice else []
     rows = [Row(cell, run.results) for cell, run in found.items()]
     return Measured(groups(rows), found, notes)
@@ -74,11 +70,10 @@ def one_each(
     seeds the first, and of scopes the method's own, or with `prefer_global` the global one. None where no
     run is usable.
     """
-    place = _places(runs)
     settings: dict[tuple[str, bool, float], list[RunFolder]] = {}
     for run in runs:
         if run.cell.method != DENSE and run.cell.density is not None:
-            key = (place[run.path], run.cell.distillation, run.cell.density)
+            key = (run.cell.task, run.cell.distillation, run.cell.density)
             settings.setdefault(key, []).append(run)
 
     def order(key: tuple[str, bool, float]) -> tuple[object, ...]:
@@ -122,26 +117,6 @@ def without_record(runs: Iterable[RunFolder]) -> str:
     if all(run.results is None for run in pruned):
         return "no pruned run is finished"
     return f"no finished run has a {RECORD} that can be read"
-
-
-def _places(runs: Sequence[RunFolder]) -> dict[object, str]:
-    """The task of each run, with the model where one task has several."""
-    models: dict[str, set[str]] = {}
-    for run in runs:
-        models.setdefault(run.cell.task, set()).add(_model(run))
-    return {
-        run.path: run.cell.task if len(models[run.cell.task]) == 1 else f"{run.cell.task}, {_model(run)}"
-        for run in runs
-    }
-
-
-def _model(run: RunFolder) -> str:
-    model = run.recipe.get("model")
-    if not isinstance(model, dict):
-        return str(model or "model")
-    name = str(model.get("name") or "model").rstrip("/").rpartition("/")[2]
-    layers = model.get("layers")
-    return f"{name}, {layers} layers" if layers else name
 
 
 def _number(value: object) -> bool:

@@ -12,6 +12,7 @@ from fineprune.study.figures.style import Figure, handle, ink, legend, listed, p
 from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE
 from fineprune.study.rows import Group
+from fineprune.training.measured import Timing, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _ENGINE = "engine float32"  # what the figure times; the dense model is timed in torch
 _TORCH = "torch"
 _FEW = 16  # points of a panel up to which those behind the front have labels, too
-_SIZE = "float16"  # the values of the packed file
+_SIZE = "float32"  # the values of the packed file: those of the score
 
 
 class _Point(NamedTuple):
@@ -87,8 +88,9 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
         return canvas
 
     parts = [
-        f"Size is that of the packed weights, values in {_SIZE}. The line is the Pareto front: no run "
-        "is both smaller (or faster) and better. Numbers at its points are densities, + with a teacher."
+        f"Size is that of the packed weights, values in {_SIZE}, and of the dense model as it is. The line "
+        "is the Pareto front: no run is both smaller (or faster) and better. Numbers at its points are "
+        "densities, + with a teacher."
     ]
     parts.append(told)
     unsized = [
@@ -117,47 +119,33 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def _size(run: RunFolder) -> float | None:
-    """Bytes of the packed file; in MB."""
-    sizes = (run.results or {}).get("packed_bytes")
-    size = sizes.get(_SIZE) if isinstance(sizes, dict) else None
-    return size / 1e6 if isinstance(size, (int, float)) and size > 0 else None
+    """Of the packed file, and of a dense model as it is; in MB."""
+    size = size_of(run.results)
+    if size is None:
+        return None
+    return (size.dense if run.cell.method == DENSE else size.packed[_SIZE]) / 1e6
 
 
 def _benches(runs: Sequence[RunFolder]) -> tuple[dict[object, float | None], str]:
     """Milliseconds by run, of those that were timed alike, and a sentence about how."""
-    found: dict[object, tuple[str, float]] = {}
+    found: dict[object, Timing] = {}
     for run in runs:
-        time = _milliseconds(run)
-        if time is not None and run.bench is not None:
-            machine = run.bench.get("machine")
-            about = machine if isinstance(machine, dict) else {}
-            how = (
-                f"{about.get('processor') or 'processor unknown'}, threads: {about.get('threads', '?')}, "
-                f"batch {run.bench.get('batch', '?')}, {run.bench.get('length', '?')} tokens"
-            )
-            found[run.path] = (how, time)
+        peer = _TORCH if run.cell.method == DENSE else _ENGINE
+        time = next(
+            (row for row in run.timings if row.peer == peer and 0 < row.milliseconds < math.inf), None
+        )
+        if time is not None:
+            found[run.path] = time
     if not found:
         return {}, "No run was timed (fineprune bench)."
-    (how, count), *others = Counter(how for how, _ in found.values()).most_common()
+    (how, count), *others = Counter(time.where for time in found.values()).most_common()
     told = f"Latency of the sparse engine in float32, and of torch for the dense model: {short(how, 120)}."
     if others:
         told += f" {len(found) - count} runs were timed otherwise, and are not shown there."
     untimed = sum(run.results is not None and run.path not in found for run in runs)
     if untimed:
         told += f" Not timed: {untimed} runs."
-    return {path: time for path, (other, time) in found.items() if other == how}, told
-
-
-def _milliseconds(run: RunFolder) -> float | None:
-    rows = (run.bench or {}).get("rows")
-    peer = _TORCH if run.cell.method == DENSE else _ENGINE
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and row.get("peer") == peer and row.get("model") is None:
-            timing = row.get("timing")
-            time = timing.get("milliseconds") if isinstance(timing, dict) else None
-            if isinstance(time, (int, float)) and math.isfinite(time) and time > 0:
-                return float(time)
-    return None
+    return {path: time.milliseconds for path, time in found.items() if time.where == how}, told
 
 
 def _rows(panel: _Panel) -> list[tuple[object, ...]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("density", "threshold", "lambda", "loss")
 _CHANGED = "mask_changed"
-_SETTLED = 1e-4  # of the mask: less than this at each refresh counts as settled
+_SETTLED = 1e-3  # of the kept weights: less than this at each refresh counts as settled
 
 _Series = list[tuple[int, float]]
 
@@ -85,8 +85,8 @@ def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
         return canvas
 
     parts = [
-        f"How much of the mask the last refresh before each line of the log turned over. {chosen.told}",
-        *(_when_settled(run, series) for run, series in shown),
+        f"How much of the whole mask the last refresh before each line of the log turned over. {chosen.told}",
+        *filter(None, (_when_settled(run) for run, _ in shown)),
         *_cut(chosen.runs),
     ]
     header = ("run", "method", "step", "changed")
@@ -168,13 +168,17 @@ def _change_axis(axis: "Axes", floor: float, top: float, zeros: bool) -> None:
     axis.set_ylim(100 * floor / 1.6 if zeros else None, 100 * top * 1.6)
 
 
-def _when_settled(run: RunFolder, series: _Series) -> str:
-    """The step from which on less than `_SETTLED` changes."""
+def _when_settled(run: RunFolder) -> str:
+    """The step from which on less than `_SETTLED` of the kept weights changes; empty if no line says both."""
+    kept = dict(_series(run, "density"))
+    series = [(step, share / kept[step]) for step, share in _series(run, _CHANGED) if kept.get(step)]
+    if not series:
+        return ""
     moving = [step for step, share in series if share >= _SETTLED]
     after = [step for step, _ in series if not moving or step > moving[-1]]
     if not after:
-        return f"{run.cell.method} still changes {percent(series[-1][1])} at the end."
-    return f"{run.cell.method}: less than {percent(_SETTLED)} from step {after[0]} on."
+        return f"{run.cell.method} still changes {percent(series[-1][1])} of the kept weights at the end."
+    return f"{run.cell.method}: less than {percent(_SETTLED)} of the kept weights from step {after[0]} on."
 
 
 def _handle(run: RunFolder) -> Any:

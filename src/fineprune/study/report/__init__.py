@@ -13,7 +13,7 @@ class Report(NamedTuple):
 
     path: Path
     figures: int
-    """Pictures on it; each is beside it in figures/, with its data."""
+    """Pictures on it; each is in a folder beside it, with its data."""
 
     missing: int
     """Lines on it that say what there is not."""
@@ -22,7 +22,9 @@ class Report(NamedTuple):
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a run, or of the runs in a folder, and its figures beside it; returns its path.
 
-    The page is `folder`/report.html, or `out`. What is missing or broken in a run is said on the page.
+    The page is `folder`/report.html, or `out`. Its figures are in `folder`/figures; those of a page
+    that lies elsewhere, as NAME.html, in NAME-figures beside it. What is missing or broken in a run is
+    said on the page.
     Raises `FinepruneError` where there is no such folder, and for a place that cannot be written.
     """
     return make_report(folder, out).path

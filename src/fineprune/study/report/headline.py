@@ -1,20 +1,26 @@
 """The top of the page: what was kept, what was lost, how small, how fast."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE, Cell
 from fineprune.study.report import words
-from fineprune.study.report.measures import Dense, progress, size_of, speed_of
+from fineprune.study.report.measures import Dense, progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
 from fineprune.study.rows import Group, Row, groups, share
+from fineprune.training.measured import ENGINE, Timing, fastest, size_of
 
 _MEASURED = {
-    "size": "Size: float32 values, packed, of the dense model's; the score is that of float32.",
-    "speed": "Speed: the engine's fastest type against torch, on the same weights.",
+    "size": "Size: float32 values, packed as `fineprune compact` does, of the dense model's.",
+    "speed": "Speed: the engine's fastest type against torch, on the same weights; the mean over the seeds "
+    "that were timed alike, whose number is in brackets. Whatever the type, the score is that of float32.",
 }  # columns of `best` that runs may lack
+
+ONE_SEED = "One seed each: small differences may be noise."
 
 
 class Tile(NamedTuple):
@@ -67,14 +73,23 @@ def best(runs: Sequence[RunFolder]) -> Grid:
             same = [group for group in pruned if (group.cell.density or 1.0) == density]
             lines.append(_line(max(same, key=_mean), every, runs))
     texts = ("task", "asked", "best method")
-    numbers = ("score", "± seeds", "lost to dense", "of dense", "kept", *_MEASURED, "seeds")
-    columns = [Entry(text) for text in texts] + [Entry(text, number=True) for text in numbers]
+    numbers = ("score", "± seeds", "lost to dense", "of dense", "kept", "of all parameters")
+    columns = [Entry(text) for text in texts] + [
+        Entry(text, number=True) for text in (*numbers, *_MEASURED, "seeds")
+    ]
     return Grid("The best at each density", columns, lines)
 
 
-def legend(left_out: Sequence[str]) -> list[str]:
-    """What the columns of `best` are, of which some were left out."""
-    lines = ["Means over seeds, in percent."]
+def one_seed(rows: Iterable[Row]) -> bool:
+    """Whether there is but one finished seed of whatever was run."""
+    counts = [len(group.finished) for group in groups(rows) if group.finished]
+    return bool(counts) and max(counts) == 1
+
+
+def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
+    """What the columns of `best` are, of which some were left out; `single`: of one seed each."""
+    lines = ["Means over seeds, in percent.", *([ONE_SEED] if single else [])]
+    lines.append("Kept: of the pruned matrices; of all parameters: what remains of the whole model.")
     lines += [line for name, line in _MEASURED.items() if name not in left_out]
     lacking = [name for name in _MEASURED if name in left_out]
     return lines + ([f"Not measured of these runs: {', '.join(lacking)}."] if lacking else [])
@@ -108,10 +123,10 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
     lost = None
     if mean is not None and whole and cell.method != DENSE:
         lost = mean - mean / whole
-    sizes = [size.packed["float32"] / size.dense for run in members if (size := size_of(run)) is not None]
-    small = sum(sizes) / len(sizes) if sizes else None
-    speeds = [speed for run in members if (speed := speed_of(run)) is not None]
-    fast = max(speeds, key=lambda speed: speed.ratio, default=None)
+    sizes = [size for run in members if (size := size_of(run.results)) is not None]
+    small = fmean(size.packed["float32"] / size.dense for size in sizes) if sizes else None
+    fast, timed = _alike([time for run in members if (time := fastest(run.timings)) is not None])
+    left = fmean(_left(results) / results["parameters"] for results in group.finished)
     shown = f"{mean:.1f} {metric}" if mean is not None else NONE
     return [
         Entry(cell.task),
@@ -122,10 +137,25 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
         numeric(lost, "" if lost is None else words.signed(f"{lost:+.1f}")),
         numeric(whole, percent(whole)),
         numeric(group.kept, percent(group.kept)),
+        numeric(left, percent(left)),
         numeric(small, percent(small)),
-        numeric(fast and fast.ratio, "" if fast is None else f"{words.times(fast.ratio)} {fast.dtype}"),
+        numeric(fast, timed),
         numeric(len(group.finished), str(len(group.finished))),
     ]
+
+
+def _alike(times: list[Timing]) -> tuple[float | None, str]:
+    """The mean ratio of those timed with the most common type, input and machine, and how it is shown."""
+    if not times:
+        return None, ""
+    (kind, count), *_ = Counter((time.peer, time.where) for time in times).most_common()
+    ratio = fmean(time.ratio for time in times if (time.peer, time.where) == kind)
+    return ratio, f"{words.times(ratio)} {kind[0].removeprefix(ENGINE)} ({count})"
+
+
+def _left(results: dict[str, Any]) -> int:
+    """The parameters of the whole model that remain."""
+    return int(results["parameters"] - results["total"] + results["kept"])
 
 
 def _score(run: RunFolder, dense: Dense | None) -> Tile:
@@ -138,16 +168,19 @@ def _score(run: RunFolder, dense: Dense | None) -> Tile:
     if dense is None:
         return tile._replace(lines=["no dense run to compare with"])
     lost, ratio = words.points(score - dense.score), percent(score / dense.score) if dense.score else NONE
-    return tile._replace(lines=[f"dense: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
+    own = run.recipe["training"].get("seed")
+    beside = "dense" if dense.seed == own else f"dense, seed {dense.seed}"
+    return tile._replace(lines=[f"{beside}: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
 
 
 def _kept(run: RunFolder) -> Tile:
     if run.results is None:
         return Tile("density", "Kept", NONE, None, ["not finished"])
     results = run.results
+    left, every = _left(results), results["parameters"]
     lines = [
         f"{results['kept']:,} of {results['total']:,} weights in the pruned matrices",
-        f"{results['parameters']:,} parameters in the whole model",
+        f"{left:,} of all {every:,} parameters ({percent(left / every)})",
     ]
     if run.cell.method == DENSE:
         lines[0] = "nothing is pruned"
@@ -155,26 +188,29 @@ def _kept(run: RunFolder) -> Tile:
 
 
 def _size(run: RunFolder) -> Tile:
-    size = size_of(run)
+    size = size_of(run.results)
     if size is None:
         return Tile("packed_bytes", "Size", "not measured", None, ["runs of an older version did not say it"])
     own = size.packed["float32"]
     others = [f"{kind}: {words.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"]
     lines = [f"of {words.megabytes(size.dense)} dense: {percent(own / size.dense)}", ", ".join(others)]
+    lines.append("what fineprune compact writes; model/ stores zeros in full")
     return Tile(
         "packed_bytes", "Size, packed", words.megabytes(own), words.exact(own), [*filter(None, lines)]
     )
 
 
 def _speed(run: RunFolder) -> Tile:
-    speed = speed_of(run)
+    speed = fastest(run.timings)
     if speed is None:
         why = f"fineprune bench {run.path}"
         if run.bench is not None:
             why = "bench.json has no right answer of the engine with these weights"
         return Tile("ratio", "Speed", "not measured", None, [why])
+    dtype = speed.peer.removeprefix(ENGINE)
     lines = [
-        f"times torch, {speed.dtype} ({words.times(speed.low)} to {words.times(speed.high)})",
+        f"times torch, {dtype} ({words.times(speed.low)} to {words.times(speed.high)})",
         f"{speed.milliseconds:.2f} ms for {speed.where}",
+        *([] if dtype == "float32" else ["the score is that of float32"]),
     ]
     return Tile("ratio", "Speed", words.times(speed.ratio), words.exact(speed.ratio), lines)

@@ -57,7 +57,9 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
     )
     rows = [Row(run.cell, run.results, by_layer(run.record)) for run in runs]
     dense = dense_beside(runs[0]) if single else None
-    figures, missing = _figures(runs, out.parent / "figures", attempt)
+    few = headline.one_seed(rows)
+    inside = out.parent.resolve() == folder.resolve()
+    figures, missing = _figures(runs, out.parent / ("figures" if inside else f"{out.stem}-figures"), attempt)
     maps = attempt("map of the model", lambda: pictures.maps(runs, single)) or []
     best, unmeasured = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
     each, _ = _trimmed(
@@ -68,13 +70,15 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
         "title": headline.title_of(runs[0].cell) if single else name,
         "name": name,
         "single": single,
+        "any": bool(found),
         "state": found[runs[0].name] if single else _state(found),
         "failed": [(name, failed[name]) for name, state in found.items() if state == "failed"],
         "tiles": attempt("headline", lambda: headline.tiles(runs[0], dense)) if single else [],
         "dense": None if dense is None else linked(dense.path, out.parent),
         "best": best,
-        "legend": headline.legend(unmeasured),
+        "legend": headline.legend(unmeasured, few),
         "tables": _shown_tables(runs, rows, single, attempt, dense),
+        "one_seed": headline.ONE_SEED if few else "",
         "claims": attempt("claims", lambda: claims(rows)) if _compared(rows) else [],
         "figures": figures,
         "missing": missing,
@@ -97,17 +101,23 @@ def _figures(
     """The figures that there is data for, and a line for each of the others."""
     if not runs:
         return [], []
-    from fineprune.study.figures import figures, missing
+    from fineprune.study.figures import drawings
 
-    drawn = []
-    for figure in attempt("figures", lambda: figures(runs)) or []:
-        one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place))
-        drawn += [] if one is None else [one]
-    return drawn, attempt("figures not drawn", lambda: missing(runs)) or []
+    drawn, missing = [], []
+    for what, make in drawings(runs):
+        made = attempt(f"figure {what}", make)
+        if isinstance(made, str):
+            missing.append(f"{what}: {made}")
+        elif made is not None:
+            one = attempt(f"figure {made.name}", partial(pictures.draw, made, place))
+            drawn += [] if one is None else [one]
+    return drawn, missing
 
 
 def _no_maps(runs: Sequence[RunFolder]) -> str:
     """Why there is no map."""
+    if not runs:
+        return "There are no runs."
     if all(run.cell.method == DENSE for run in runs):
         return "A dense run has no masks."
     return f"No finished run has its masks with it ({RECORD})."

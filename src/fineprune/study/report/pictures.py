@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -43,7 +44,7 @@ def draw(figure: Figure, place: Path) -> Drawn:
     svg = figure.svg()
     found = _WIDTH.search(svg)
     width = round(float(found[1]) * 4 / 3) if found else 640  # from points
-    return Drawn(figure.title, figure.caption, Markup(svg), width, f"{place.name}/{figure.name}.csv")
+    return Drawn(figure.title, figure.caption, Markup(svg), width, f"{quote(place.name)}/{figure.name}.csv")
 
 
 def maps(runs: Sequence[RunFolder], single: bool) -> list[tuple[RunFolder, Map]]:

@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 import yaml
 
-from fineprune.study.folder import RunFolder
+from fineprune.study.folder import SOURCE, RunFolder
 from fineprune.study.report import NAME as PAGE
 from fineprune.study.report import words
-from fineprune.study.report.measures import progress, size_of, speed_of
+from fineprune.study.report.measures import progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
+from fineprune.training.measured import fastest, size_of
 
 
 class Settings(NamedTuple):
@@ -61,9 +62,11 @@ def commands(folder: Path, runs: Sequence[RunFolder], single: bool) -> list[str]
     """What makes the runs again, and goes on with the one that was cut."""
     if not runs:
         return []
-    if not single:
-        return [f"fineprune run {shlex.quote(str(folder))}/RUN/recipe.yaml --out NEW_FOLDER"]
     place = str(folder).rstrip("/")
+    if not single:
+        study = f"fineprune study {shlex.quote(f'{place}/{SOURCE}')} --out {shlex.quote(place)}"
+        one = f"fineprune run {shlex.quote(place)}/RUN/recipe.yaml --out NEW_FOLDER"
+        return [study, one] if (folder / SOURCE).is_file() else [one]
     recipe, out = shlex.quote(f"{place}/recipe.yaml"), shlex.quote(f"{place}-again")
     again = [f"fineprune run {recipe} --out {out}"]
     if runs[0].results is None:
@@ -121,7 +124,7 @@ def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], 
     if run.results is None:
         told = f"{said}: {progress(run)}" if state != "failed" else said
         return [first, Entry(told), *(Entry(NONE, number=True) for _ in range(9))]
-    results, size, speed = run.results, size_of(run), speed_of(run)
+    results, size, speed = run.results, size_of(run.results), fastest(run.timings)
     counts = [numeric(results[name], f"{results[name]:,}") for name in ("kept", "total", "steps")]
     packed = size and size.packed["float32"]
     return [

@@ -1,0 +1,91 @@
+"""What runs of one folder are told apart by: their data, and the model that they began with."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+
+class Named(NamedTuple):
+    """A run: its folder's name, the task that it goes by, and its recipe."""
+
+    name: str
+    task: str
+    recipe: Mapping[str, Any]
+
+
+def labels(runs: Sequence[Named], folder: str) -> list[str]:
+    """The task of each run of the folder of that name, such that one label is of one task and one model.
+
+    Where the runs of a task differ in the data, or on the same data in the model, its label says so; where
+    that does not tell them apart, it names the first run of its kind.
+    """
+    recipes = {run.name: run.recipe for run in runs}
+    models = {run.name: model_of(run.recipe, recipes, folder) for run in runs}
+    keys = {
+        run.name: (run.task, plain(run.recipe.get("task")), plain(models[run.name]))
+        for run in runs
+        if run.recipe  # one that cannot be read says nothing
+    }
+    first = {keys[run.name]: run for run in reversed(runs) if run.name in keys}
+    made = {}
+    for key, run in first.items():
+        same = [other for other in first if other[0] == run.task]
+        parts = [run.task]
+        if len({data for _, data, _ in same}) > 1:
+            parts.append(_data(run.recipe.get("task")))
+        if len({model for _, data, model in same if data == key[1]}) > 1:
+            parts.append(_model(models[run.name]))
+        made[key] = ", ".join(filter(None, parts))
+    counts = Counter(made.values())
+    for key, label in made.items():
+        if counts[label] > 1:
+            made[key] = f"{label}, {first[key].name}"
+    return [made[keys[run.name]] if run.name in keys else run.task for run in runs]
+
+
+def model_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], folder: str) -> Any:
+    """The `model` section, without what is not said; `others` are the recipes of that folder's runs.
+
+    A model that lies in the folder of one of these runs counts as the one that this run began with.
+    """
+    section, seen = recipe.get("model"), set[str]()
+    while isinstance(section, dict) and (run := _run_of(section.get("name"), folder)) in others:
+        origin = others[str(run)].get("model")
+        if run in seen or not isinstance(origin, dict):
+            break
+        seen.add(str(run))
+        section = origin | {
+            key: value for key, value in section.items() if key != "name" and value is not None
+        }
+    return section
+
+
+def plain(section: Any) -> str:
+    """A section as a text; what it does not say is as if it were not there, as in older recipes."""
+    if isinstance(section, dict):
+        section = sorted((str(key), repr(value)) for key, value in section.items() if value is not None)
+    return repr(section)
+
+
+def _run_of(model: Any, folder: str) -> str | None:
+    """The run whose folder a path leads into, if that may be one of the folder of that name."""
+    path = PurePath(str(model))
+    run = path.parent if path.name == "model" else path
+    inside = run.parent.name == folder or (run.parent == PurePath(".") and run != path)
+    return run.name if inside else None
+
+
+def _data(section: Any) -> str:
+    """The name of the data: of the hub's set, or of the folder of the files; empty where it has none."""
+    said = section if isinstance(section, dict) else {}
+    if said.get("hub"):
+        return str(said.get("subset") or PurePath(str(said["hub"])).name)
+    return PurePath(str(said.get("train") or said.get("validation") or "")).parent.name
+
+
+def _model(section: Any) -> str:
+    said = section if isinstance(section, dict) else {"name": section}
+    path = PurePath(str(said.get("name") or "model"))
+    name = path.parent.name if path.name == "model" and path.parent.name else path.name
+    return f"{name}, {said['layers']} layers" if said.get("layers") else name
