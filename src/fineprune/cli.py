@@ -36,7 +36,10 @@ def demo(
     """The main job on an embedded model and data: no network, a few minutes."""
     from fineprune.training.demo import run_demo
 
-    _print_demo(run_demo(out, steps), out)
+    rows = run_demo(out, steps)
+    _print_demo(rows, out)
+    for row in rows:
+        leave_page(row.folder)
     leave_page(out, print)
 
 

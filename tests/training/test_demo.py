@@ -44,6 +44,7 @@ def test_the_command_ends_with_the_page(shown, capsys):
     assert call("demo", "--out", out, "--steps", 10) == 0
     told = capsys.readouterr()
     assert told.err == ""
+    assert all((out / name / "report.html").is_file() for name in ("dense", "magnitude", "movement"))
     assert told.out.splitlines()[-1] == f"page: {out / 'report.html'}"
     page = (out / "report.html").read_text()
     assert all(row.name in page for row in rows)
