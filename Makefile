@@ -66,7 +66,7 @@ oldest: $(OLDEST)/.installed  ## tests of training, saving and loading with the 
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
 
-stress: $(STAMP)  ## the tests that make test thins, whole: kills, several processes, architectures; an hour
+stress: $(STAMP)  ## the tests that make test thins, whole: several processes, architectures, and more
 	FINEPRUNE_STRESS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m stress $(ARGS)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
@@ -83,7 +83,7 @@ bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
 
-pictures: $(STAMP)  ## the study behind README's two pictures, a quarter of an hour; resumes
+pictures: $(STAMP)  ## the study behind README's two pictures, 19 runs of one to two minutes of a core; resumes
 	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)
 	cp runs/curves/figures/score-by-density.png runs/curves/figures/remaining-weights.png docs/pictures/
 

@@ -103,9 +103,7 @@ class Pruner:
         self._dtypes = [target.weight.dtype for target in targets]
         self.steps_done = 0
         self._agreed = False
-        self.changed = 0.0
-        """The share of the target weights whose mask the last refresh turned over."""
-
+        self._changed: Tensor | float = 0.0
         self._method = METHODS[config.method](config, schedule)
         self._control = Control()
         self._refresh()
@@ -229,8 +227,16 @@ class Pruner:
         masks = [target.masked.mask for target in self.targets]
         before = [mask.clone() for mask in masks]
         self._control = self._method.refresh(self.targets, self.steps_done)
-        flipped = sum(int(torch.count_nonzero(old ^ new)) for old, new in zip(before, masks, strict=True))
-        self.changed = flipped / sum(mask.numel() for mask in masks)
+        device = masks[0].device  # a sum there, and no number here: the next step need not wait for it
+        flipped = [torch.count_nonzero(old ^ new).to(device) for old, new in zip(before, masks, strict=True)]
+        self._changed = torch.stack(flipped).sum()
+
+    @property
+    def changed(self) -> float:
+        """The share of the target weights whose mask the last refresh turned over."""
+        if isinstance(self._changed, Tensor):  # a count
+            self._changed = int(self._changed) / sum(target.masked.mask.numel() for target in self.targets)
+        return self._changed
 
     @property
     def density(self) -> float:
@@ -289,7 +295,7 @@ class Pruner:
             )
         self.steps_done = steps_done
         self._control = Control(threshold, lambda_)
-        self.changed = changed
+        self._changed = changed
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:

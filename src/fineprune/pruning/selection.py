@@ -53,16 +53,44 @@ def top_v(
     itself, and the others give up as many. Raises `FinepruneError` where the scores are NaN, as
     after a divergence; a lone NaN that the sample misses ranks lowest.
     """
-    keep = keep_count(density, sum(entry.numel() for entry in scores))
-    floors = [int(min(floor, density) * entry.numel()) for entry in scores]
-    rest = list(range(len(scores)))
+
+    def select(rankings: Sequence[Sequence[int]], keeps: Sequence[int]) -> list[Threshold]:
+        thresholds = []
+        for ranking, keep in zip(rankings, keeps, strict=True):
+            ranked = [scores[i] for i in ranking]
+            thresholds.append(find_threshold(ranked, keep, key))
+            fill_masks([masks[i] for i in ranking], ranked, thresholds[-1], key)
+        return thresholds
+
+    def kept(of: Sequence[Tensor]) -> list[int]:
+        return [int(torch.count_nonzero(mask)) for mask in of]
+
+    return select_together(masks, [entry.numel() for entry in scores], density, floor, select, kept)
+
+
+def select_together(
+    masks: Sequence[Tensor],
+    sizes: Sequence[int],
+    density: float,
+    floor: float,
+    select: Callable[[Sequence[Sequence[int]], Sequence[int]], list[Threshold]],
+    kept: Callable[[Sequence[Tensor]], list[int]],
+) -> Threshold:
+    """The loop of `top_v` over what is given its floor, also where each process has a part of every matrix.
+
+    `select` ranks the matrices of each list of indices together and writes their masks, so many entries of
+    each list; `kept` counts the entries of masks. `sizes` are of whole matrices.
+    """
+    keep, floors = keep_count(density, sum(sizes)), [int(min(floor, density) * size) for size in sizes]
+    rest = list(range(len(sizes)))
     while True:
-        threshold = find_threshold([scores[i] for i in rest], keep, key)
-        fill_masks([masks[i] for i in rest], [scores[i] for i in rest], threshold, key)
-        low = [i for i in rest if floors[i] and int(torch.count_nonzero(masks[i])) < floors[i]]
-        for i in low:
-            fill_masks([masks[i]], [scores[i]], find_threshold([scores[i]], floors[i], key), key)
-            keep -= floors[i]
+        (threshold,) = select([rest], [keep])
+        if not any(floors):
+            return threshold
+        counts = kept([masks[i] for i in rest])
+        low = [i for i, count in zip(rest, counts, strict=True) if count < floors[i]]
+        select([[i] for i in low], [floors[i] for i in low])
+        keep -= sum(floors[i] for i in low)
         rest = [i for i in rest if i not in low]
         if not low or not rest:
             return threshold

@@ -8,6 +8,7 @@ is what one process would have chosen, ties included.
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -162,7 +163,8 @@ class Shards:
                 pieces, flags, alone, [keep_count(density, size) for size in sizes], key
             )
         else:
-            thresholds = [self._select_together(pieces, flags, sizes, density, key, floor)]
+            select = partial(self._select, pieces, flags, key=key)
+            thresholds = [selection.select_together(flags, sizes, density, floor, select, self._kept)]
         for mask, flag, score in zip(masks, flags, scores, strict=True):
             mask.copy_(self.whole(flag, score))
         return thresholds
@@ -177,33 +179,6 @@ class Shards:
         self._select(pieces, flags, [[i] for i in low], [least[i] for i in low])
         for mask, flag, score in zip(masks, flags, scores, strict=True):
             mask.copy_(self.whole(flag, score))
-
-    def _select_together(
-        self,
-        pieces: list[Tensor],
-        flags: list[Tensor],
-        sizes: list[int],
-        density: float,
-        key: Key | None,
-        floor: float,
-    ) -> Threshold:
-        keep, floors = keep_count(density, sum(sizes)), [int(min(floor, density) * size) for size in sizes]
-        rest = list(range(len(sizes)))
-        while True:
-            (threshold,) = self._select(pieces, flags, [rest], [keep], key)
-            if not any(floors):
-                return threshold
-            kept = self._kept([flags[i] for i in rest])
-            low = [i for i, count in zip(rest, kept, strict=True) if count < floors[i]]
-            self._select(pieces, flags, [[i] for i in low], [floors[i] for i in low], key)
-            keep -= sum(floors[i] for i in low)
-            rest = [i for i in rest if i not in low]
-            if not low or not rest:
-                return threshold
-            if keep == 0:
-                for i in rest:
-                    flags[i].fill_(False)
-                return threshold
 
     def _select(
         self,

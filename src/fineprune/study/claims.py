@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from fineprune.config import METHODS
 from fineprune.study.grid import DENSE
 from fineprune.study.rows import Group, Row, groups, share
 
@@ -147,9 +146,8 @@ def _low_layers(pruned: list[Group]) -> list[_Case]:
     """The lower half of the layers against the upper half, of methods that select among all matrices."""
     cases = []
     for group in pruned:
-        scope = group.cell.scope or METHODS[group.cell.method].scopes[0]
         found = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
-        if group.cell.method not in FIRST_ORDER or scope != "global" or not found:
+        if group.cell.method not in FIRST_ORDER or group.cell.selection != "global" or not found:
             continue
         layers = [fmean(densities) for densities in zip(*found, strict=True)]
         low, high = fmean(layers[: len(layers) // 2]), fmean(layers[-(len(layers) // 2) :])

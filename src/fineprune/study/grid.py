@@ -67,6 +67,11 @@ class Cell:
     seed: int
 
     @property
+    def selection(self) -> Scope | None:
+        """Local or global, also where it is the method's own; None for dense."""
+        return None if self.method == DENSE else self.scope or METHODS[self.method].scopes[0]
+
+    @property
     def pruning(self) -> dict[str, Any]:
         """The settings of `PruningConfig` that it stands for, of a run that is not dense."""
         values = {"method": self.method, "density": self.density, "scope": self.scope}
@@ -349,7 +354,5 @@ def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
 
 def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
     """Whether a cell is what a rule names; a scope that is the method's own has its name here, too."""
-    values = asdict(cell)
-    if cell.method != DENSE and cell.scope is None:
-        values["scope"] = METHODS[cell.method].scopes[0]
+    values = asdict(cell) | {"scope": cell.selection}
     return all(values[axis] in _listed(wanted) for axis, wanted in rule.items())

@@ -8,7 +8,6 @@ In a notebook, the rows of a folder show themselves as the study's tables:
 
 import json
 import logging
-import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.places import place_of
 from fineprune.study.grid import DENSE, Cell, cell_of
-from fineprune.training.record import Matrix, Record
+from fineprune.training.record import Record, counts_by
 
 _log = logging.getLogger("fineprune")
 _ORDER = (DENSE, *METHODS)
@@ -118,16 +117,10 @@ def by_layer(record: Record | None) -> tuple[float, ...]:
 
     Empty where the run left no record, or the names of its matrices have no number of a layer.
     """
-    counted: dict[tuple[str, int], list[Matrix]] = {}
-    for matrix in record.matrices if record else ():
-        stack, layer, _ = place_of(matrix.name)
-        if layer is not None:
-            counted.setdefault((stack, layer), []).append(matrix)
-    return tuple(
-        sum(matrix.kept for matrix in matrices) / sum(math.prod(matrix.shape) for matrix in matrices)
-        for (stack, _), matrices in sorted(counted.items())
-        if stack == next(iter(counted))[0]
-    )
+    counts = counts_by(record.matrices if record else (), lambda name: place_of(name)[:2])
+    layers = {place: kept / total for place, (kept, total) in counts.items() if place[1] is not None}
+    stack = next((stack for stack, _ in layers), None)
+    return tuple(layers[place] for place in sorted(layers) if place[0] == stack)
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:

@@ -187,16 +187,15 @@ def _left(layer: LayerDensity, what: str) -> str:
 def _layers(matrices: "tuple[Matrix, ...]", structure: "list[LayerLeft]") -> tuple[LayerDensity, ...]:
     """The matrices by layer, in the model's order; those without a number last."""
     from fineprune.pruning.places import place_of
+    from fineprune.training.record import counts_by
 
-    kept: dict[tuple[str, int | None], list[int]] = {}
-    for matrix in matrices:
-        place = place_of(matrix.name)
-        counts = kept.setdefault(("", None) if place.layer is None else place[:2], [0, 0])
-        counts[0] += matrix.kept
-        counts[1] += matrix.shape[0] * matrix.shape[1]
+    def layer_of(name: str) -> tuple[str, int | None]:
+        stack, layer, _ = place_of(name)
+        return ("", None) if layer is None else (stack, layer)
+
     told = {(entry.stack, entry.layer): entry for entry in structure}
     layers = []
-    for (stack, layer), (own, total) in kept.items():
+    for (stack, layer), (own, total) in counts_by(matrices, layer_of).items():
         parts: dict[str, int | None] = dict.fromkeys(("heads", "heads_left", "neurons", "neurons_left"))
         entry = told.get((stack, layer)) if layer is not None else None
         for what in ("heads", "neurons"):

@@ -5,11 +5,12 @@ kept) and, of every matrix, how the kept ones are spread: by row, by column, and
 picture. The model alone could not tell the first, and would be slow to ask for the second.
 """
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import find_targets
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 NAME = "weights.npz"
 SAMPLE = 20_000
@@ -199,6 +202,15 @@ class Recorder:
             for tensor, place in zip(tensors, self._places, strict=True)
         ]
         return torch.cat(read).numpy()
+
+
+def counts_by(matrices: Iterable[Matrix], key: Callable[[str], _Key]) -> dict[_Key, tuple[int, int]]:
+    """Kept and all weights of the matrices whose names have one key, in the order of the matrices."""
+    counts: dict[_Key, tuple[int, int]] = {}
+    for matrix in matrices:
+        kept, total = counts.get(key(matrix.name), (0, 0))
+        counts[key(matrix.name)] = kept + matrix.kept, total + math.prod(matrix.shape)
+    return counts
 
 
 @torch.no_grad()

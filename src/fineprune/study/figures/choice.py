@@ -1,6 +1,5 @@
 """Which runs a figure is of: their settings, seeds of one setting together, one run for each method."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -29,13 +28,6 @@ class Measured(NamedTuple):
     notes: list[str]
 
 
-def scope_of(run: RunFolder) -> str | None:
-    """Local or global, the method's own where the cell does not say; None for dense runs."""
-    if run.cell.method == DENSE:
-        return None
-    return run.cell.scope or METHODS[run.cell.method].scopes[0]
-
-
 def measured(runs: Sequence[RunFolder]) -> Measured:
     """Group the runs that have a score in the main metric of their task.
 
@@ -44,7 +36,7 @@ def measured(runs: Sequence[RunFolder]) -> Measured:
     found: dict[Cell, RunFolder] = {}
     twice: list[str] = []
     for run in runs:
-        if run.results is None or not _number(run.results["scores"].get(run.results["metric"])):
+        if run.results is None or run.results["metric"] not in run.results["scores"]:
             continue
         if run.cell in found:
             twice.append(run.name)
@@ -52,11 +44,6 @@ def measured(runs: Sequence[RunFolder]) -> Measured:
     notes = [f"Left out, as others are of the same setting and seed: {listed(twice)}."] if twice else []
     rows = [Row(cell, run.results) for cell, run in found.items()]
     return Measured(groups(rows), found, notes)
-
-
-def mean(group: Group, metric: str) -> float | None:
-    """The mean over seeds in percent; None where there is no number."""
-    return group.mean(metric) if all(map(_number, group.values(metric))) else None
 
 
 def one_each(
@@ -84,7 +71,7 @@ def one_each(
         return *(-count for count in counts), distilled, -longest, density, task
 
     def rank(run: RunFolder) -> tuple[object, ...]:
-        other = scope_of(run) != "global" if prefer_global else run.cell.scope is not None
+        other = run.cell.selection != "global" if prefer_global else run.cell.scope is not None
         return run.results is None, other, run.cell.seed, run.name
 
     for key in sorted(settings, key=order):
@@ -117,7 +104,3 @@ def without_record(runs: Iterable[RunFolder]) -> str:
     if all(run.results is None for run in pruned):
         return "no pruned run is finished"
     return f"no finished run has a {RECORD} that can be read"
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -29,7 +29,7 @@ class Line(NamedTuple):
     """A method with one scope, from sparse to dense."""
 
     method: str
-    scope: str
+    scope: str | None
     label: str
     main: bool
     """Drawn in full; else thin, for comparison."""

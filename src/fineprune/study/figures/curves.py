@@ -46,7 +46,8 @@ def scopes(runs: Sequence[RunFolder]) -> Figure | str:
         both = [
             method
             for method in METHODS
-            if {_scope(group) for group in members if group.cell.method == method} == {"local", "global"}
+            if {group.cell.selection for group in members if group.cell.method == method}
+            == {"local", "global"}
         ]
         if both:
             made.append(
@@ -55,7 +56,7 @@ def scopes(runs: Sequence[RunFolder]) -> Figure | str:
                     distilled,
                     found.groups,
                     [
-                        (group, f"{group.cell.method}, {_scope(group)}", True)
+                        (group, f"{group.cell.method}, {group.cell.selection}", True)
                         for group in members
                         if group.cell.method in both
                     ],
@@ -115,10 +116,6 @@ def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
     ]
 
 
-def _scope(group: Group) -> str:
-    return group.cell.scope or METHODS[group.cell.method].scopes[0]
-
-
 def _panel(
     task: str, distilled: bool, every: Iterable[Group], shown: Sequence[tuple[Group, str, bool]]
 ) -> Panel:
@@ -127,14 +124,14 @@ def _panel(
     dense = next((group for group in untaught if group.cell.method == DENSE), None)
     lines: dict[tuple[str, bool], Line] = {}
     for group, label, main in shown:
-        mean, reached = choice.mean(group, metric), group.kept
+        mean, reached = group.mean(metric), group.kept
         if mean is None or reached is None or not 0 < reached <= 1:
             continue
-        line = lines.setdefault((label, main), Line(group.cell.method, _scope(group), label, main, []))
+        line = lines.setdefault((label, main), Line(group.cell.method, group.cell.selection, label, main, []))
         line.points.append(Point(group, reached, mean, group.deviation(metric)))
     for line in lines.values():
         line.points.sort(key=lambda point: point.density)
-    level = None if dense is None else choice.mean(dense, metric)
+    level = None if dense is None else dense.mean(metric)
     title = short(task) + (_TAUGHT if distilled else "")
     return Panel(task, title, distilled, metric, list(lines.values()), level)
 

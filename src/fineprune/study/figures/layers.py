@@ -8,7 +8,7 @@ from fineprune.pruning.structure import LayerLeft, heads_of, left
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
 from fineprune.study.folder import RunFolder
-from fineprune.training.record import Matrix
+from fineprune.training.record import Matrix, counts_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
         return "the records have no matrices"
     data: list[tuple[object, ...]] = []
     for run, _ in shown:
-        about = (run.name, run.cell.method, choice.scope_of(run))
+        about = (run.name, run.cell.method, run.cell.selection)
         for place, density in layers[run.name].items():
             if place is not None:
                 data.append((*about, "layer", *place, None, density))
@@ -56,7 +56,7 @@ def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
         legend(canvas, [(handle(run.cell.method), _named(run)) for run, _ in shown])
         return canvas
 
-    flat = [run.cell.method for run, _ in shown if choice.scope_of(run) == "local"]
+    flat = [run.cell.method for run, _ in shown if run.cell.selection == "local"]
     parts = [f"The share of weights that remains in each layer, and in each kind of matrix. {chosen.told}"]
     if flat:
         parts.append(f"Under local selection ({', '.join(flat)}) every matrix keeps the same share: flat.")
@@ -121,13 +121,7 @@ def _layer_of(name: str) -> _Layer | None:
 
 def _densities(matrices: Sequence[Matrix], key: Any) -> dict[Any, float]:
     """Kept / all of the matrices of one key."""
-    kept: dict[Any, int] = {}
-    whole: dict[Any, int] = {}
-    for matrix in matrices:
-        place = key(matrix.name)
-        kept[place] = kept.get(place, 0) + matrix.kept
-        whole[place] = whole.get(place, 0) + matrix.shape[0] * matrix.shape[1]
-    return {place: kept[place] / whole[place] for place in kept if whole[place]}
+    return {place: kept / total for place, (kept, total) in counts_by(matrices, key).items() if total}
 
 
 def _empty_shares(found: Sequence[LayerLeft], half: str) -> dict[_Layer, float]:
@@ -210,4 +204,4 @@ def _by_kind(
 
 
 def _named(run: RunFolder) -> str:
-    return f"{run.cell.method} ({choice.scope_of(run)})"
+    return f"{run.cell.method} ({run.cell.selection})"

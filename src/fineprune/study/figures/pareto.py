@@ -66,7 +66,7 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
             for group in groups:
                 known = [costs.get(measured.runs[row.cell].path) for row in group.rows]
                 found = [cost for cost in known if cost is not None]
-                score = choice.mean(group, metric)
+                score = group.mean(metric)
                 if found and score is not None:
                     points.append(_Point(group, statistics.fmean(found), score))
             made.append(_Panel(task, what, metric, points))

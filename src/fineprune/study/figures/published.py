@@ -100,12 +100,14 @@ def _read(text: str) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
 _POINTS = {place: _read(text) for place, text in _RUNS.items()}
 
 
-def points(task: str, distilled: bool, method: str, scope: str, metric: str) -> list[tuple[float, float]]:
+def points(
+    task: str, distilled: bool, method: str, scope: str | None, metric: str
+) -> list[tuple[float, float]]:
     """Density and score of the authors' runs, from sparse to dense; none where they published none."""
     names = paper.METRICS.get(task, ())
     if metric not in names:
         return []
     column = 1 + names.index(metric)
     return sorted(
-        (run[0], run[column]) for run in _POINTS.get((task, distilled), {}).get((method, scope), [])
+        (run[0], run[column]) for run in _POINTS.get((task, distilled), {}).get((method, scope or ""), [])
     )
