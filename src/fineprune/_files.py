@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from fineprune.errors import FinepruneError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file such that a kill leaves the old content or the new one."""
@@ -24,6 +28,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole; values that JSON has no word for (nan, inf) are an error."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def alone(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold the file `lock`, made with its folder; the lock is the system's, so that it ends with the process.
+
+    Raises `FinepruneError`: `refusal` where another process holds it, another where it cannot be made.
+    """
+    held = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise FinepruneError(refusal) from error
+    except OSError as error:
+        raise FinepruneError(
+            f"{lock.parent}: cannot be written to ({error.strerror}); name another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager

@@ -250,15 +250,18 @@ app.command()(report)
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit code 0: done; 2: the input cannot work, said in one line."""
+    """Run the command line. Exit code 0: done; 2: the input cannot work, said in one line; 75: SIGTERM came,
+    and the run can go on; 130: Ctrl-C did.
+    """
     try:
         app(standalone_mode=True)
     except FinepruneError as error:
         print(f"fineprune: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("fineprune: stopped; a run continues with --resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code in (75, 130):  # 130 is what typer makes of KeyboardInterrupt
+            print("fineprune: stopped; a run continues with --resume", file=sys.stderr)
+        raise
     sys.exit(0)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from fineprune import FinepruneError, PruningConfig, PruningTrainer
+from fineprune.training import checkpoints
 from fineprune.training.recipe import Recipe
 from fineprune.training.run import run_recipe
+from fineprune.training.stopping import StopsAtSignals
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -128,6 +131,48 @@ def rank():
     return int(os.environ["RANK"])
 
 
+def stopped(folder):
+    """One process gets SIGTERM after the third step; all end after the tenth, when they ask each other."""
+    recipe = Recipe.load(folder / "recipe.yaml", ["training.steps=14"])
+    own = StopsAtSignals.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+        own(self, args, state, control, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopsAtSignals, "on_step_end", on_step_end)
+        with pytest.raises(SystemExit, match="75"):
+            run_recipe(recipe, folder / "run-stopped", progress=False)
+    results = run_recipe(recipe, folder / "run-stopped", resume=True, progress=False)
+    assert results["resumed_from_step"] == 10
+
+
+def full_disk(folder):
+    """The process that writes cannot: the other does not wait for it."""
+
+    def seal(*arguments):
+        raise OSError(28, "No space left on device")
+
+    why = r"checkpoint-6: another process" if rank() else r"checkpoint-6: cannot be written .*No space left"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "seal", seal)
+        refused(why, lambda: trained(folder, "full"))
+
+
+def nan_on_one(folder):
+    """A loss that is nan on one process stops both at that step."""
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        value = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        return value * float("nan") if rank() and made.state.global_step == 4 else value
+
+    made = trainer(folder / "nan")
+    made.compute_loss_func = loss
+    refused(r"training: another process" if rank() == 0 else r"step 5: the loss is nan", made.train)
+
+
 def checks(folder):
     recipe = Recipe.load(folder / "recipe.yaml")
     yield "run", lambda: run_recipe(recipe, folder / "run-two", progress=False)
@@ -143,6 +188,10 @@ def checks(folder):
     differs = "run: the processes disagree about pruning"
     yield "run-differs", lambda: refused(differs, run(f"pruning.density=0.{rank() + 1}"))
     yield "run-nothing-made", lambda: (folder / "none").exists() and pytest.fail("a folder was made")
+
+    yield "run-stopped", lambda: stopped(folder)
+    yield "full-disk", lambda: full_disk(folder)
+    yield "nan-on-one", lambda: nan_on_one(folder)
 
     yield "two", lambda: trained(folder, "two")
     yield "two-resumes-one", lambda: trained(folder, "two", "one/checkpoint-6")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fineprune import PruningConfig
+from fineprune import FinepruneError, PruningConfig
 from fineprune.training import checkpoints
 
 CONFIGS = {
@@ -41,6 +41,23 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
     assert_same(tensors(whole), tensors(resumed))
     assert history(whole) == history(resumed)
     assert len(history(whole)) == 12 + 6
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_means_of_the_log_go_on_over_a_checkpoint_between_two_lines(
+    make_trainer, make_model, teacher, assert_same, tensors, history
+):
+    def trainer(folder):
+        given = {"teacher": make_model(hidden_dropout_prob=0.0)} if teacher else {}
+        return make_trainer(CONFIGS["movement"], folder, given=given, logging_steps=5, eval_strategy="no")
+
+    whole, resumed = trainer("out"), trainer("other")
+    whole.train()
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-8")
+    assert_same(tensors(whole), tensors(resumed))
+    assert history(whole) == history(resumed)
+    assert [line["step"] for line in history(whole)] == [5, 10]  # of the steps 6 to 10, two came after it
+    assert ("distillation" in history(whole)[1]) == teacher
 
 
 @pytest.mark.parametrize("step", [6, 8])  # 6 steps are an epoch
@@ -216,12 +233,15 @@ def test_a_failed_write_leaves_the_earlier_checkpoints_alone(make_trainer, monke
     def full_disk(folder, state, run):
         if folder.name == "checkpoint-8":
             raise OSError(28, "No space left on device")
-        seal(folder, state)
+        seal(folder, state, run)
 
     monkeypatch.setattr(checkpoints, "seal", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        FinepruneError, match=r"-8: cannot be written \(.*No space left on device.*-4: make room"
+    ):
         trainer.train()
     folder = Path(trainer.args.output_dir)
+    assert not (folder / ".writing").exists()
     assert not (folder / "checkpoint-8").exists()
     checkpoints.verify(folder / "checkpoint-4")
     monkeypatch.setattr(checkpoints, "seal", seal)

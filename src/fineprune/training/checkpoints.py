@@ -5,12 +5,17 @@ checksum of every file. It is written beside its place and renamed, so one that 
 was finished; the manifest tells whether it still is what was written.
 """
 
+import contextlib
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fineprune._files import write_json
+from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 
 MANIFEST = "fineprune_checkpoint.json"
@@ -78,6 +83,21 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
         else:
             return path, complaints
     return None, complaints
+
+
+@contextlib.contextmanager
+def writing(place: Path, folder: Path) -> Iterator[None]:
+    """Say in a line that `place` could not be written, and which checkpoint of `folder` the run can go on
+    from. torch and safetensors have errors of their own for a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        newest, _ = newest_whole(folder)
+        rest = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
+        raise FinepruneError(
+            f"{place}: cannot be written ({reason(error)}); {rest}: make room, then resume"
+        ) from error
 
 
 def _fingerprint(path: Path) -> dict[str, int]:

@@ -9,6 +9,7 @@ whole, so a run that was killed can be continued.
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -39,10 +40,12 @@ from fineprune.pruning.summary import summary
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
+from fineprune.training.claim import CHECKPOINTS, claim, locked, resumable
 from fineprune.training.folders import model_place
 from fineprune.training.processes import processes, share_of
 from fineprune.training.recipe import Recipe
 from fineprune.training.record import Recorder
+from fineprune.training.stopping import StopsAtSignals
 from fineprune.training.trainer import PruningTrainer
 
 _log = logging.getLogger("fineprune")
@@ -62,45 +65,55 @@ def run_recipe(
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
     batch of the recipe is that of all together; the first writes.
+
+    Ctrl-C during the training saves a checkpoint and raises KeyboardInterrupt; SIGTERM likewise, and then
+    SystemExit with the code `stopping.PREEMPTED`.
     """
     out = Path(out)
     first = processes().is_main_process
     agreement.agree(recipe.to_dict() | {"the run's folder": str(out)}, "run")
     share_of(recipe.training.batch_size, "training.batch_size")
-    with agreement.together("run"):
-        finished = _claim(out, recipe, resume)
-    if finished is not None:
-        return finished
-    with quiet():
-        data = recipe.task.load()
-        set_seed(recipe.training.seed)
-        model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
-        _check_length(recipe, model)
-        try:
-            trainer = _trainer(recipe, data, model, tokenizer, out / "checkpoints", progress)
-        except FinepruneError:
-            # Made by the Trainer, before the pruning was checked.
-            for made in (out / "checkpoints", out) if first else ():
-                with contextlib.suppress(OSError):
-                    made.rmdir()  # only if it is empty
-            raise
-        with agreement.together("resume"):
-            checkpoint = _resumable(out / "checkpoints") if resume else None
-        agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
+    with contextlib.ExitStack() as held:
+        with agreement.together("run"):
+            finished = claim(out, recipe, resume)
+            if finished is None and first:
+                held.enter_context(locked(out))
+                if claim(out, recipe, resume) is not None:
+                    raise FinepruneError(f"{out}: another process has just ended that run; call it again")
+        if finished is not None:
+            return finished
+        held.enter_context(quiet())
+        return _run(recipe, out, resume, progress, held.enter_context(StopsAtSignals()))
+
+
+def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAtSignals) -> dict[str, Any]:
+    """The run, in a folder that nobody else writes to."""
+    first = processes().is_main_process
+    data = recipe.task.load()
+    set_seed(recipe.training.seed)
+    model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
+    _check_length(recipe, model)
+    trainer = _trainer(recipe, data, model, tokenizer, out / CHECKPOINTS, progress)
+    with agreement.together("resume"):
+        checkpoint = resumable(out / CHECKPOINTS) if resume else None
+    agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
+    with agreement.together("run"), checkpoints.writing(out, out / CHECKPOINTS):
         if first:
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "recipe.yaml", recipe.to_yaml())
             trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
-        recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
-        begin = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        seconds = time.perf_counter() - begin
-        if recorder is not None:
-            try:
-                recorder.take().save(out)
-            except Exception as error:  # of memory, of the disk: pictures are no reason to lose a run
-                _log.warning("no weights.npz: %s", reason(error))
-        return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
+    trainer.add_callback(stops)
+    recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
+    begin = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
+    seconds = time.perf_counter() - begin
+    if recorder is not None:
+        try:
+            recorder.take().save(out)
+        except Exception as error:  # of memory, of the disk: pictures are no reason to lose a run
+            _log.warning("no weights.npz: %s", reason(error))
+    return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
 
 
 def evaluate_run(
@@ -136,48 +149,6 @@ def load_run_model(folder: Path) -> tuple[Any, Any]:
             raise FinepruneError(
                 f"{place}: cannot load the model ({' '.join(str(error).split())[:200]})"
             ) from error
-
-
-def _claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
-    """Check that `out` is free, or this recipe's; returns the results of a finished run."""
-    if out.exists() and not out.is_dir():
-        raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
-    if not out.is_dir() or not any(out.iterdir()):
-        return None
-    if not (out / "recipe.yaml").is_file():
-        if all(path.name == "checkpoints" or path.name.startswith(".recipe.yaml.") for path in out.iterdir()):
-            return None  # a run that was killed before it began
-        raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
-    if not resume:
-        raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
-    there = Recipe.load(out / "recipe.yaml")
-    if there != recipe:
-        ours, theirs = recipe.to_dict(), there.to_dict()
-        differing = [
-            f"{section}: {theirs[section]} there, {ours[section]} now"
-            for section in ours
-            if ours[section] != theirs[section]
-        ]
-        raise FinepruneError(
-            f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
-        )
-    try:
-        return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FinepruneError(
-            f"{out / 'results.json'}: cannot be read ({error}); delete it and --resume to evaluate again"
-        ) from error
-
-
-def _resumable(folder: Path) -> Path | None:
-    checkpoint, complaints = checkpoints.newest_whole(folder)
-    for complaint in complaints:
-        _log.warning("%s", complaint)
-    if checkpoint is None and complaints:
-        raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
-    return checkpoint
 
 
 def _trainer(
@@ -262,7 +233,11 @@ def _scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
     for name, rows in more.items():
         metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
-    return {name: float(metrics[key]) for key, name in names.items() if not name.endswith(timing)}
+    scores = {name: float(metrics[key]) for key, name in names.items() if not name.endswith(timing)}
+    endless = [name for name, score in scores.items() if not math.isfinite(score)]
+    if endless:  # as a loss may be; JSON has no word for it
+        _log.warning("left out, since nan or infinite: %s", ", ".join(endless))
+    return {name: score for name, score in scores.items() if name not in endless}
 
 
 def _finish(
@@ -298,16 +273,15 @@ def _finish(
         "recipe": recipe.to_dict(),
         "environment": _environment(),
     }
-    if not trainer.is_world_process_zero():
-        trainer.accelerator.wait_for_everyone()
-        return results
-    beside = out / ".model"
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    replace_folder(beside, out / "model")
-    write_json(out / "results.json", results)
-    for spent in ("checkpoints", _KEPT):
+    with agreement.together("run"), checkpoints.writing(out, out / CHECKPOINTS):
+        if trainer.is_world_process_zero():
+            beside = out / ".model"
+            shutil.rmtree(beside, ignore_errors=True)
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+            replace_folder(beside, out / "model")
+            write_json(out / "results.json", results)
+    for spent in (CHECKPOINTS, _KEPT) if trainer.is_world_process_zero() else ():
         shutil.rmtree(out / spent, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return results
@@ -360,7 +334,8 @@ class _MetricsFile(TrainerCallback):  # type: ignore[misc]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in state.log_history))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        folder = self._path.with_name(CHECKPOINTS)
+        with checkpoints.writing(self._path, folder), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(state.log_history[-1]) + "\n")
 
 

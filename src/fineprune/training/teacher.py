@@ -70,6 +70,14 @@ class Teacher:
         self._sum, self._count = None, 0
         return None if total is None else float(total) / count
 
+    def sums(self) -> tuple[float, int] | None:
+        """The sum and the number of these losses so far; None where there are none."""
+        return None if self._sum is None else (float(self._sum), self._count)
+
+    def go_on(self, total: float, count: int) -> None:
+        """Continue such a sum."""
+        self._sum, self._count = torch.tensor(total), count
+
 
 def load_teacher(source: str | Path) -> tuple[Any, Any]:
     """The model, and the tokenizer if there is one, of a run or model folder, or of a hub name.

@@ -20,6 +20,7 @@ from fineprune.pruning.gathering import gather_state_dict
 from fineprune.pruning.pruner import Pruner, finalize, prepare
 from fineprune.training import checkpoints, processes
 from fineprune.training.sampler import GroupedByLength, lengths_of
+from fineprune.training.stopping import FiniteLoss
 from fineprune.training.teacher import Teacher, check_fit, load_teacher
 from fineprune.training.teacher_logits import LOGITS, ROW, KeptLogits, numbered
 
@@ -77,6 +78,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             )
         self._kept: KeptLogits | None = None
         self._teacher: Teacher | None = None
+        self._finite = FiniteLoss()
+        self._sums: dict[str, Any] = {}
         self.check_masks = check_masks
         super().__init__(*args, **kwargs)
         agreement.agree(processes.facts(self), "PruningTrainer")
@@ -148,6 +151,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
                 loss = alpha * (distilled / parts) + (1 - alpha) * loss
             if self.pruner is not None:
                 loss = loss + self.pruner.penalty() / parts
+            self._finite.note(loss, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -248,34 +252,58 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     # -- checkpoints ---------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint beside its place, seal it, rename it: a kill leaves no half of one."""
+        """Write the checkpoint beside its place, seal it, rename it: a kill leaves no half of one, and
+        where it cannot be written all processes stop.
+        """
         place = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
+        self._finite.check(place, self.model)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._staging = place / ".writing"
+        run = processes.written_by(self) | {"sums": self._logged_so_far()}
         if self.args.should_save:
             shutil.rmtree(self._staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()  # before another process writes there
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each has written its part
-            written = self._staging / name
-            best = self.state.best_global_step
-            if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
-                self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
-            if self.args.should_save:
-                self.state.save_to_json(str(written / "trainer_state.json"))
-                state = None if self.pruner is None else self.pruner.state_dict()
-                checkpoints.seal(written, state, processes.written_by(self))
-                shutil.rmtree(place / name, ignore_errors=True)
-                os.replace(written, place / name)
-                shutil.rmtree(self._staging)
-                # Not by mtime, which a coarse clock makes equal: by number.
-                rotate_checkpoints(str(place), limit, self.state.best_model_checkpoint)
-            self.accelerator.wait_for_everyone()  # it has its name
+            with agreement.together(name), checkpoints.writing(place / name, place):
+                super()._save_checkpoint(model, trial)
+            with agreement.together(name), checkpoints.writing(place / name, place):
+                if self.args.should_save:  # each has written its part
+                    self._name(self._staging / name, place, run)
+                    # Not by mtime, which a coarse clock makes equal: by number.
+                    rotate_checkpoints(str(place), limit, self.state.best_model_checkpoint)
         finally:
+            if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)  # of a disk that is full: room
             self.args.save_total_limit = limit
             self._staging = None
+
+    def _name(self, written: Path, place: Path, run: dict[str, Any]) -> None:
+        """Seal a checkpoint and give it its name in `place`."""
+        best = self.state.best_global_step
+        if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
+            self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
+        self.state.save_to_json(str(written / "trainer_state.json"))
+        checkpoints.seal(written, None if self.pruner is None else self.pruner.state_dict(), run)
+        shutil.rmtree(place / written.name, ignore_errors=True)
+        os.replace(written, place / written.name)
+
+    def _logged_so_far(self) -> dict[str, Any]:
+        """The sums so far of what the next line of the log has the means of; a call of all processes."""
+        return {
+            "loss": float(self.accelerator.gather(self._tr_loss).mean()),
+            "logged": self._globalstep_last_logged,
+            "distillation": None if self._teacher is None else self._teacher.sums(),
+        }
+
+    def _go_on_summing(self) -> None:
+        """After the Trainer has set its sums to zero: those of the checkpoint."""
+        if self._sums:
+            self._tr_loss += self._sums["loss"]
+            self._globalstep_last_logged = self._sums["logged"]
+            if self._teacher is not None and self._sums["distillation"] is not None:
+                self._teacher.go_on(*self._sums["distillation"])
+        self._sums = {}
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or super()._get_output_dir(trial))
@@ -292,6 +320,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         changed = processes.check_resumed(resume_from_checkpoint, made, processes.written_by(self))
         if changed is not None and self.is_world_process_zero():
             _log.warning("%s", changed)
+        self._sums = made.get("sums") or {}
         if self.pruner is not None and state is not None:
             self.pruner.load_state_dict(state)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -323,6 +352,7 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trainer._read_teacher()
+        self._trainer._go_on_summing()
         pruner = self._trainer.pruner
         if pruner is None:
             return
@@ -340,8 +370,15 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        pruner, every = self._trainer.pruner, self._trainer.check_masks
+        trainer, pruner, every = self._trainer, self._trainer.pruner, self._trainer.check_masks
+        folder = Path(args.output_dir)
+        if trainer._finite.due(control):
+            trainer._finite.check(folder)
         if pruner is not None:
-            pruner.step()
+            try:
+                pruner.step()
+            except FinepruneError:
+                trainer._finite.refuse(folder)  # which is why scores are nan, where they are
+                raise
             if every is not None and pruner.steps_done % every == 0:
                 pruner.check_masks()

@@ -1,0 +1,78 @@
+"""Whose a run's folder is: free, this recipe's, or somebody else's."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fineprune._files import alone
+from fineprune.errors import FinepruneError
+from fineprune.training import checkpoints
+from fineprune.training.recipe import Recipe
+
+CHECKPOINTS = "checkpoints"
+"""In a run's folder while the run is under way."""
+
+LOCK = ".lock"
+"""There, too, and held."""
+
+_log = logging.getLogger("fineprune")
+
+
+def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+    """Check that `out` is free, or this recipe's; returns the results of a finished run."""
+    if out.exists() and not out.is_dir():
+        raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
+    if not out.is_dir():
+        return None
+    if not (out / "recipe.yaml").is_file():
+        names = {path.name for path in out.iterdir()} - {CHECKPOINTS, LOCK}
+        if all(name.startswith(".recipe.yaml.") for name in names):
+            return None  # empty, or of a run that was killed before it began
+        raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
+    if not resume:
+        raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
+    there = Recipe.load(out / "recipe.yaml")
+    if there != recipe:
+        ours, theirs = recipe.to_dict(), there.to_dict()
+        differing = [
+            f"{section}: {theirs[section]} there, {ours[section]} now"
+            for section in ours
+            if ours[section] != theirs[section]
+        ]
+        raise FinepruneError(
+            f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
+        )
+    try:
+        return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FinepruneError(
+            f"{out / 'results.json'}: cannot be read ({error}); delete it and --resume to evaluate again"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep others from the run's folder; where nothing was written there, it goes again."""
+    with alone(out / LOCK, f"{out}: a run is under way there; wait for it, or name another --out"):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (out / LOCK).unlink()
+            for made in (out / CHECKPOINTS, out):  # the first by the Trainer, before pruning is checked
+                with contextlib.suppress(OSError):
+                    made.rmdir()  # only if it is empty
+
+
+def resumable(folder: Path) -> Path | None:
+    checkpoint, complaints = checkpoints.newest_whole(folder)
+    for complaint in complaints:
+        _log.warning("%s", complaint)
+    if checkpoint is None and complaints:
+        raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
+    return checkpoint
