@@ -1,11 +1,12 @@
 """What pruning adds to a training step: ratios to the same dense step.
 
     python benchmarks/overhead.py
-    torchrun --nproc-per-node 2 benchmarks/overhead.py --only "movement, local" soft_movement
+    python benchmarks/overhead.py --processes 2 --rounds 8
     python benchmarks/overhead.py --shape base --compile --bf16 --selection     # with a GPU
 
-All six layers of MiniLM, batch 32 x 128 tokens (of all processes together, under DDP), AdamW, embeddings
-frozen in every variant, interleaved step by step; the median over rounds of the ratio within a round.
+All six layers of MiniLM, batch 32 x 128 tokens, AdamW, embeddings frozen in every variant, interleaved step
+by step; the median over rounds of the ratio within a round. With `--processes`, each of one thread, every
+step is one of DDP, the dense one as well: the batch is divided, and the last process to be done ends a step.
 `sort in forward` is the straightforward way: every forward pass sorts the scores of each matrix for its
 mask. `--shape base` has BERT-base's shape and random weights. `--selection` times the exact global Top_v
 over the scores of the last variant, and its masks. On a GPU, where there is one.
@@ -14,6 +15,8 @@ over the scores of the last variant, and its masks. On a GPU, where there is one
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -113,6 +116,8 @@ def step_of(
         if pruner is not None:
             pruner.step()
         synchronize()
+        if processes() > 1:
+            torch.distributed.barrier()  # or the next variant would pay for the slower process
 
     return step
 
@@ -137,18 +142,29 @@ def time_selection(pruner: "fineprune.Pruner", rounds: int) -> None:
     print(f"global selection over {count:,} scores: {middle:.2f} ms, at most {most:.2f}")
 
 
+def start_again(count: int) -> None:
+    """Run the same command as so many processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, __file__, *sys.argv[1:]], env=one_thread, check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--shape", choices=("minilm", "base"), default="minilm")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--layers", type=int, help="fewer than the model has, to try it out")
     parser.add_argument("--only", nargs="*", choices=[*VARIANTS, SORTED], default=[*VARIANTS, SORTED])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--selection", action="store_true")
     arguments = parser.parse_args()
+    if arguments.processes > processes():
+        start_again(arguments.processes)
+        return
     if processes() > 1:
         if torch.cuda.is_available():
             torch.cuda.set_device(device())

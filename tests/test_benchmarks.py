@@ -1,4 +1,4 @@
-"""The engine's benchmarks run: their smallest cases, in a process of their own."""
+"""Benchmarks run: their smallest cases."""
 
 import importlib
 import json
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.skipif(not levels(), reason="the engine has no native l
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capfd):
     """`run("engine", *arguments)`: what benchmarks/engine.py prints, run in this process."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
     def call(name, *arguments) -> str:
-        capsys.readouterr()
+        capfd.readouterr()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         importlib.import_module(name).main()
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     return call
 
@@ -89,6 +89,15 @@ def test_memory(run, monkeypatch):
     assert [round(float(cell)) for cell in line[1:5]] == [8, 8, 10, 1]
     assert float(line[5]) >= 12
     assert [round(found["dense"][part]) for part in ("parameters", "gradients", "optimiser")] == [4, 4, 8]
+
+
+def test_overhead_of_two_processes(run):
+    small = ["--layers", 1, "--batch", 4, "--tokens", 8, "--rounds", 2]
+    printed = run("overhead", "--processes", 2, *small, "--only", "movement, local", "soft_movement")
+    first, _, _, *rows = printed.splitlines()
+    assert first.startswith("batch 4 x 8, 2 processes, 1 threads, ")
+    assert rows[0] == "| dense | 1.00 | 1.00 - 1.00 |"
+    assert [row.split(" | ")[0] for row in rows] == ["| dense", "| movement, local", "| soft_movement"]
 
 
 def test_sst2(tmp_path, make_run, run):

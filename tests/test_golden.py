@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import NO_DROPOUT, tiny_bert
 
 from fineprune import Distillation, PruningConfig, prepare
 from fineprune.config import METHODS
@@ -22,22 +23,7 @@ STEPS = 12
 
 def trajectory(method, distillation=None):
     """Task loss, penalty and density of each of the steps; with `distillation`, its loss."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=50,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            num_labels=2,
-        )
-    )
+    model = tiny_bert(vocab_size=50, max_position_embeddings=16, **NO_DROPOUT)
     generator = torch.Generator().manual_seed(1)
     # Weights as large as trained ones: the 0.02 of a fresh model leaves gradients of nothing.
     with torch.no_grad():

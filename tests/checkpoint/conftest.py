@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import tiny_bert
 
 from fineprune.pruning.targets import find_targets
 
@@ -244,9 +245,7 @@ def bert_of() -> Callable[..., tuple[Any, Any]]:
     def make(tokens: list[str], head: str = "ForSequenceClassification", rows: int = 16, **settings: Any):
         import transformers
 
-        torch.manual_seed(0)
-        sizes = SMALL | {"vocab_size": rows, "max_position_embeddings": 40}
-        model = getattr(transformers, f"Bert{head}")(transformers.BertConfig(**sizes, **settings)).eval()
+        model = tiny_bert(head, vocab_size=rows, max_position_embeddings=40, **settings).eval()
         return model, transformers.BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
 
     return make

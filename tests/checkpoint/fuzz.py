@@ -313,11 +313,10 @@ def same_as(array: np.ndarray, expected: np.ndarray, case: Case, name: str) -> N
 def check_load(chance: random.Random, target: Target, scratch: Path) -> str:
     """Load a whole folder of which the weights or the settings are wrong."""
     place = shutil.copytree(target.folder, scratch / "folder", dirs_exist_ok=True)
-    case, what = Case(target.content, {}, False), chance.choice(("config", "weights"))
-    if what == "weights":
-        case = make_case(chance, target)
-        (place / "model.safetensors").write_bytes(case.content)
-    else:
+    what = chance.choice(("config", "weights"))
+    case = make_case(chance, target) if what == "weights" else Case(target.content, {}, False)
+    (place / "model.safetensors").write_bytes(case.content)
+    if what == "config":
         text = (place / "config.json").read_text(encoding="utf-8")
         (place / "config.json").write_text(changed_config(chance, text), encoding="utf-8")
     try:

@@ -5,6 +5,7 @@ import copy
 import peft
 import pytest
 import torch
+from support import tiny_bert
 
 from fineprune import FinepruneError, PruningConfig, finalize, prepare, summary
 from fineprune.pruning.adapters import hold_zeros
@@ -14,21 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 
 FROZEN = PruningConfig("frozen")
 STEPS = 10
-
-
-def bert():
-    from transformers import BertConfig, BertForSequenceClassification
-
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=30,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=12,
-        )
-    )
 
 
 def gpt2():
@@ -41,13 +27,13 @@ def gpt2():
 
 
 MODELS = {
-    "bert": (bert, {"target_modules": ["query", "value", "dense"]}),
-    "bert, with biases": (bert, {"target_modules": ["query"], "lora_bias": True}),
+    "bert": (tiny_bert, {"target_modules": ["query", "value", "dense"]}),
+    "bert, with biases": (tiny_bert, {"target_modules": ["query"], "lora_bias": True}),
     "gpt2": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
 }
 
 
-def sparse(make=bert):
+def sparse(make=tiny_bert):
     torch.manual_seed(0)
     model = make()
     with torch.no_grad():

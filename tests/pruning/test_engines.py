@@ -4,33 +4,20 @@ import copy
 
 import pytest
 import torch
+from support import NO_DROPOUT, PRUNING, tiny_bert
 from torch.utils.checkpoint import checkpoint
 
-from fineprune.config import METHODS, PruningConfig
+from fineprune.config import PruningConfig
 from fineprune.pruning.pruner import prepare
 
 STEPS = 6
-PRUNING = [name for name, traits in METHODS.items() if not getattr(traits, "holds_zeros", False)]
 
 
 def prepared(method, gradient_checkpointing=False):
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=30,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=12,
-            num_labels=2,
-            initializer_range=0.3,
-            problem_type="single_label_classification",  # else set by the first step, and compiled anew
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+    model = tiny_bert(
+        initializer_range=0.3,
+        problem_type="single_label_classification",  # else set by the first step, and compiled anew
+        **NO_DROPOUT,
     )
     pruner = prepare(model.train(), PruningConfig(method, density=0.3, warmup=1, cooldown=2), STEPS)
     if gradient_checkpointing:

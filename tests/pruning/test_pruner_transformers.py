@@ -4,27 +4,10 @@ import copy
 
 import pytest
 import torch
-from support import PRUNING
+from support import PRUNING, tiny_bert
 
 from fineprune.config import METHODS, PruningConfig
 from fineprune.pruning.pruner import finalize, prepare
-
-
-def tiny_bert(seed=0):
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=12,
-        num_labels=2,
-    )
-    return BertForSequenceClassification(config)
-
 
 # Six matrices in each of two layers. Of 10 %, a global ranking keeps 410 (409.6), a local one in
 # each layer 4 * 26 (25.6) and 2 * 51 (51.2), together 412.
@@ -73,4 +56,4 @@ def test_from_a_dense_model_to_a_sparse_one_of_the_same_kind(method):
     for name in before:
         if "embeddings.word" in name:
             assert torch.equal(after[name], before[name])  # frozen
-    tiny_bert(1).load_state_dict(after)  # strict
+    tiny_bert(seed=1).load_state_dict(after)  # strict

@@ -1,22 +1,15 @@
+"""Which matrices are found in a BERT, and in plain torch. Of others: tests/architectures."""
+
 import pytest
+from support import tiny_bert
 from torch import nn
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 
 
-def bert(head="Model"):
-    """Two blocks of random weights, hidden size 16. What is pruned of others: tests/architectures."""
-    import transformers
-
-    config = transformers.BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    return getattr(transformers, f"Bert{head}")(config)
-
-
 def test_the_models_order_and_its_own_modules():
-    model = bert()
+    model = tiny_bert("Model")
     found = find_targets(model)
     assert list(found) == [name for name, _ in model.named_modules() if name in found]
     assert all(model.get_submodule(name) is module for name, module in found.items())
@@ -116,12 +109,12 @@ def test_a_model_without_blocks_says_which_layers_it_has():
     ],
 )
 def test_patterns_match_dotted_ends(targets, count):
-    model = bert("ForSequenceClassification")
+    model = tiny_bert()
     assert len(find_targets(model, targets)) == count
 
 
 def test_a_pattern_matches_whole_parts_of_a_name():
-    model = bert()
+    model = tiny_bert("Model")
     for pattern in ("uery", "embeddings", "LayerNorm"):
         with pytest.raises(FinepruneError, match=f"targets: no linear layer matches '{pattern}'"):
             find_targets(model, [pattern])
@@ -132,11 +125,11 @@ def test_a_pattern_matches_whole_parts_of_a_name():
 )
 def test_near_names(pattern, near):
     with pytest.raises(FinepruneError, match=rf"matches '{pattern}'; near names: .*\b{near}\b"):
-        find_targets(bert(), ["value", pattern])
+        find_targets(tiny_bert("Model"), ["value", pattern])
 
 
 def test_exclude():
-    model = bert()
+    model = tiny_bert("Model")
     assert len(find_targets(model, exclude=["query"])) == 10
     assert len(find_targets(model, ["query", "key"], ["layer.0.*"])) == 2
     with pytest.raises(FinepruneError, match=r"exclude: no linear layer matches 'pooler\.dense'"):
