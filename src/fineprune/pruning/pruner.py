@@ -17,6 +17,7 @@ from fineprune.pruning.methods import METHODS, Control, Method, Target
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_optimizer import MARK, with_scores
 from fineprune.pruning.targets import find_targets, refuse_quantised
+from fineprune.pruning.watch import LoopWatch
 
 _DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
 _FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
@@ -107,6 +108,7 @@ class Pruner:
         self._method = METHODS[config.method](config, schedule)
         self._control = Control()
         self._refresh()
+        self._watch = LoopWatch([] if config.traits.holds_zeros else targets)
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser: weights at `lr`, biases and norms at `lr` without decay, and
@@ -172,6 +174,7 @@ class Pruner:
         if not self._agreed:
             self._agree()
         self.steps_done += 1
+        self._watch.stepped = True
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
         if due and not self.config.traits.holds_zeros:
