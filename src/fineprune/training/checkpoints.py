@@ -7,6 +7,7 @@ was finished; the manifest tells whether it still is what was written.
 
 import contextlib
 import json
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,9 +95,12 @@ def writing(place: Path, folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         newest, _ = newest_whole(folder)
+        room = ""
+        with contextlib.suppress(OSError):
+            room = f"; {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
         rest = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
         raise FinepruneError(
-            f"{place}: cannot be written ({reason(error)}); {rest}: make room, then resume"
+            f"{place}: cannot be written ({reason(error)}{room}); {rest}: make room, then resume"
         ) from error
 
 
