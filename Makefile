@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fineprune-installed
 RUNTIME := $(VENV)/.runtime-installed
 OLDEST := $(VENV)/oldest
+STRESS := benchmarks/results/stress.txt
 # Several processes on CPUs cannot resume there: it maps what it loads to "cpu:0", which torch does not know.
 OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k "not export and not processes"
 
@@ -66,8 +67,11 @@ oldest: $(OLDEST)/.installed  ## tests of training, saving and loading with the 
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
 
-stress: $(STAMP)  ## the tests that make test thins, whole: several processes, architectures, and more
-	FINEPRUNE_STRESS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m stress $(ARGS)
+stress: $(STAMP)  ## the tests that make test thins, whole; writes benchmarks/results/stress.txt
+	@date -u '+%F: make stress' > $(STRESS)
+	FINEPRUNE_STRESS=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m stress --durations 12 $(ARGS) \
+		>> $(STRESS) || { cat $(STRESS); exit 1; }
+	@cat $(STRESS)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -75,7 +75,7 @@ def test_a_page_that_fails_costs_no_run(place, error, capsys, monkeypatch, tmp_p
     told = capsys.readouterr()
     assert "with 25.00% of 1,024 weights" in told.out
     assert "page: " not in told.out
-    stopped = "fineprune: stopped; a run continues with --resume\n"
+    stopped = "fineprune: stopped; a run goes on with --resume, a study by the same command\n"
     assert told.err == (stopped if interrupted else "fineprune: no page: RuntimeError: no ink\n")
     assert call("evaluate", tmp_path / "run") == 0
 

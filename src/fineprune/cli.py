@@ -260,7 +260,8 @@ def main() -> NoReturn:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code in (75, 130):  # 130 is what typer makes of KeyboardInterrupt
-            print("fineprune: stopped; a run continues with --resume", file=sys.stderr)
+            said = "fineprune: stopped; a run goes on with --resume, a study by the same command"
+            print(said, file=sys.stderr)
         raise
     sys.exit(0)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fineprune.training import checkpoints
 from fineprune.training import run as run_module
@@ -178,6 +179,19 @@ def test_resume_of_a_finished_run_returns_its_results(files, tmp_path):
     files.train.unlink()  # not even read
     assert run_recipe(recipe, tmp_path / "run", resume=True, progress=False) == results
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_resume_of_a_finished_run_removes_what_a_kill_at_its_end_left(files, tmp_path, names):
+    recipe, out = files.recipe(), tmp_path / "run"
+    results = run_recipe(recipe, out, progress=False)
+    before = names(out)
+    (out / "checkpoints" / "checkpoint-12").mkdir(parents=True)
+    (out / ".lock").touch()
+    with FileLock(out / ".lock"):  # of a process that is at its very end
+        assert run_recipe(recipe, out, resume=True, progress=False) == results
+    assert (out / "checkpoints").exists()
+    assert run_recipe(recipe, out, resume=True, progress=False) == results
+    assert names(out) == before
 
 
 def test_resume_where_nothing_is_begins(files, tmp_path):

@@ -115,7 +115,7 @@ def test_the_command_line_has_a_code_of_its_own(files, tmp_path):
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 75
     assert "stopped by SIGTERM after step" in said
-    assert said.endswith("fineprune: stopped; a run continues with --resume\n")
+    assert said.endswith("fineprune: stopped; a run goes on with --resume, a study by the same command\n")
     assert "Traceback" not in said
     newest, complaints = checkpoints.newest_whole(tmp_path / "run" / "checkpoints")
     assert newest is not None

@@ -22,7 +22,9 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at once: 1, or all cores of the cluster with --ray.")
     ] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster (needs the extra ray).")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run on the Ray cluster of RAY_ADDRESS (needs the extra ray).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs, and run nothing.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only make the tables of what is finished.")] = False,
 ) -> None:

@@ -1,25 +1,28 @@
 """The runs of a study: what is finished is left alone, what was cut is continued, failures are told.
 
 A run is a call of `work`, in a process of its own where several go at once: on this machine through
-joblib's loky, on a cluster through its Ray backend, which needs a file system that all of it shares.
+joblib's loky, on a cluster as a task of Ray, which needs a file system that all of it shares.
 """
 
 import importlib
 import json
+import logging
 import os
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from joblib import Parallel, delayed
 
-from fineprune._files import write_text
+from fineprune._files import alone, write_text
 from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.study import paper
@@ -95,18 +98,14 @@ def run_study(
 ) -> list[Failure]:
     """Run what is not finished, and return what failed; the rest goes on meanwhile.
 
-    `jobs` runs go at once: by default one, or with `ray` as many as the cluster has cores. Those with a
-    teacher start when all others are done. Raises `FinepruneError` where another process runs a study
-    in the folder; a process that was killed does not hold it.
+    `jobs` runs go at once: by default one, or with `ray` as many as the cluster has cores (GPUs, where it
+    has some). Those with a teacher start when all others are done. Raises `FinepruneError` where another
+    process runs a study in the folder, and where Ray is missing or its cluster is; a process that was
+    killed does not hold the folder.
     """
-    backend, jobs = ("ray", jobs or -1) if ray else ("loky", jobs or 1)
-    if ray:
-        _register_ray()
-    try:
-        (out / _LOCKS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FinepruneError(f"{out}: the runs cannot go there ({error.strerror}); name a folder") from error
-    with _alone(out):
+    cluster = _import_ray() if ray else None
+    refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
+    with alone(out / _LOCKS / "lock", refusal), _connected(cluster, say):
         for name in (FAILURES, *(_begun(run.name) for run in runs)):
             (out / name).unlink(missing_ok=True)
         left = [run for run in runs if state(run, out) != "finished"]
@@ -119,7 +118,7 @@ def run_study(
             orphans = [run for run in wave if run.teacher in lost]
             told = [(run.name, Failure(run.name, f"its teacher {run.teacher} failed", "")) for run in orphans]
             ready = [run for run in wave if run not in orphans]
-            for name, outcome in chain(told, _outcomes(ready, out, backend, jobs)):
+            for name, outcome in chain(told, _outcomes(ready, out, cluster, jobs)):
                 count += 1
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
@@ -136,6 +135,7 @@ def work(run: Run, out: Path, place: str, threads: int | None) -> tuple[str, str
         os.chdir(place)  # a worker of a cluster begins elsewhere
     begun = out / _begun(run.name)
     begun.touch()
+    outcome: str | Failure
     try:
         import torch
 
@@ -147,29 +147,32 @@ def work(run: Run, out: Path, place: str, threads: int | None) -> tuple[str, str
         with FileLock(out / _LOCKS / f"{run.name}.lock"):
             results = run_recipe(run.recipe, out / run.name, resume=True, progress=False)
             leave_page(out / run.name)
+        score = f"{results['metric']} {results['score']:.2%}"
+        outcome = f"{score} with {results['density']:.2%} of the weights, {results['seconds']:.0f} s"
     except FinepruneError as error:
-        return run.name, Failure(run.name, reason(error), "")
+        outcome = Failure(run.name, reason(error), "")
     except Exception as error:  # whatever it is, the other runs go on
         line = f"{type(error).__name__}: {reason(error)}"
-        return run.name, Failure(run.name, line, traceback.format_exc())
-    finally:
-        begun.unlink(missing_ok=True)
-    score = f"{results['metric']} {results['score']:.2%}"
-    return run.name, f"{score} with {results['density']:.2%} of the weights, {results['seconds']:.0f} s"
+        outcome = Failure(run.name, line, traceback.format_exc())
+    begun.unlink(missing_ok=True)  # it stays where the process is told to end: the run was lost
+    return run.name, outcome
 
 
-def _outcomes(runs: Iterable[Run], out: Path, backend: str, jobs: int) -> Iterator[tuple[str, str | Failure]]:
+def _outcomes(
+    runs: Iterable[Run], out: Path, ray: ModuleType | None, jobs: int | None
+) -> Iterator[tuple[str, str | Failure]]:
     """How each run ended, as they end.
 
-    A worker that dies (out of memory, usually) breaks the pool for all. What was under way then runs
-    again, each alone, so that the one that kills its process fails and the others do not.
+    A worker that dies (out of memory, usually) breaks loky's pool for all. What was under way then runs
+    again, each alone, so that the one that kills its process fails and the others do not. With Ray that
+    is only what was lost.
     """
     waiting = {run.name: run for run in runs}
     suspects: list[str] = []
     while waiting:
         batch = [waiting[suspects[0]]] if suspects else list(waiting.values())
         try:
-            for name, outcome in _parallel(batch, out, backend, jobs):
+            for name, outcome in _on_ray(ray, batch, out, jobs) if ray else _parallel(batch, out, jobs or 1):
                 del waiting[name]
                 yield name, outcome
         except Exception as error:  # of the pool: `work` keeps those of a run
@@ -181,19 +184,52 @@ def _outcomes(runs: Iterable[Run], out: Path, backend: str, jobs: int) -> Iterat
             else:
                 suspects = [name for name in waiting if (out / _begun(name)).exists()]
                 if not suspects:
-                    raise FinepruneError(f"{backend} cannot start a run: {reason(error)}") from error
+                    pool = "Ray" if ray else "loky"
+                    raise FinepruneError(f"{pool} cannot start a run: {reason(error)}") from error
         suspects = [name for name in suspects if name in waiting]
 
 
-def _parallel(batch: list[Run], out: Path, backend: str, jobs: int) -> Iterator[tuple[str, str | Failure]]:
+def _parallel(batch: list[Run], out: Path, jobs: int) -> Iterator[tuple[str, str | Failure]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = None if jobs == 1 else max(1, cores // jobs) if jobs > 0 else 1
-    order = "list" if backend == "ray" else "generator_unordered"  # Ray tells of none before all have ended
+    threads = None if jobs == 1 else max(1, cores // jobs)
     with warnings.catch_warnings():
         # loky replaces workers that have grown, as these do, and then warns of it.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-        pool = Parallel(n_jobs=jobs, backend=backend, return_as=order, pre_dispatch="n_jobs", batch_size=1)
+        order = "generator_unordered"
+        pool = Parallel(jobs, backend="loky", return_as=order, pre_dispatch="n_jobs", batch_size=1)
         yield from pool(delayed(work)(run, out, os.getcwd(), threads) for run in batch)
+
+
+def _on_ray(
+    ray: ModuleType, batch: list[Run], out: Path, jobs: int | None
+) -> Iterator[tuple[str, str | Failure]]:
+    """A task for each run, which takes a core, and a GPU where the cluster has some.
+
+    Not by joblib's backend: that deals the runs out beforehand, so that a short one waits behind a long
+    one; it tells of none before all have ended, and ends them all where one loses its worker. A task is
+    lost alone. Ray starts it again, once; where that is lost as well, the others end, and then this raises.
+    """
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0  # a task that asks for none sees none
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=int(len(batch) > 1))(work)
+    tasks = (task.options(name=run.name).remote(run, out, os.getcwd(), 1) for run in batch)
+    going, broken = list(islice(tasks, jobs)), None
+    try:
+        while going:
+            (ended,), going = ray.wait(going)
+            going += islice(tasks, 1)
+            try:
+                outcome = ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                broken = error.cause  # `work` did not begin: its package or its directory is missing there
+            except ray.exceptions.RayError as error:
+                broken = BrokenProcessPool(str(error))
+            else:
+                yield outcome
+    finally:
+        for left in going:
+            ray.cancel(left, force=True)
+    if broken:
+        raise broken
 
 
 def _begun(name: str) -> str:
@@ -201,26 +237,34 @@ def _begun(name: str) -> str:
     return f"{_LOCKS}/{name}.begun"
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder; the lock is the system's, so that it ends with the process."""
-    lock = FileLock(out / _LOCKS / "lock")
+def _import_ray() -> ModuleType:
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise FinepruneError(
-            f"{out}: a study is running there; wait for it, or name another folder with --out"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _register_ray() -> None:
-    """Make Ray's backend known to joblib."""
-    try:
-        module = importlib.import_module("ray.util.joblib")
+        return importlib.import_module("ray")
     except ImportError as error:
         raise FinepruneError(f"--ray needs Ray: pip install 'fineprune[ray]' ({reason(error)})") from error
-    module.register_ray()
+
+
+@contextmanager
+def _connected(ray: ModuleType | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Join the Ray cluster of RAY_ADDRESS, or make one of this machine's cores that ends with the study.
+
+    What the caller has joined is used, and left as it is. With no `ray` nothing happens.
+    """
+    if ray is None or ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study tells nobody of itself
+    asked = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        if ":" in asked:  # Ray itself tries for many minutes
+            host, _, port = asked.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(asked, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        raise FinepruneError(f"RAY_ADDRESS={asked}: no cluster to run on ({reason(error)})") from error
+    try:
+        nodes, cores = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources().get("CPU", 0)
+        say(f"Ray: {nodes} machine{'s' * (nodes != 1)}, {cores:.0f} cores")
+        yield
+    finally:
+        ray.shutdown()

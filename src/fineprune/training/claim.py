@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from fineprune.training.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
 """In a run's folder while the run is under way."""
+
+TEACHER_LOGITS = "teacher_logits"
+"""There, too: the teacher's answers."""
 
 LOCK = ".lock"
 """There, too, and held."""
@@ -67,6 +71,19 @@ def locked(out: Path) -> Iterator[None]:
             for made in (out / CHECKPOINTS, out):  # the first by the Trainer, before pruning is checked
                 with contextlib.suppress(OSError):
                     made.rmdir()  # only if it is empty
+
+
+def tidy(out: Path) -> None:
+    """Remove what a finished run needs no more."""
+    for spent in (CHECKPOINTS, TEACHER_LOGITS):
+        shutil.rmtree(out / spent, ignore_errors=True)
+
+
+def tidy_later(out: Path) -> None:
+    """The same for a run that was killed between its last file and that; who holds the folder does it."""
+    if any((out / spent).exists() for spent in (CHECKPOINTS, TEACHER_LOGITS, LOCK)):
+        with contextlib.suppress(FinepruneError), locked(out):
+            tidy(out)
 
 
 def resumable(folder: Path) -> Path | None:

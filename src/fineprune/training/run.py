@@ -40,7 +40,15 @@ from fineprune.pruning.summary import summary
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
-from fineprune.training.claim import CHECKPOINTS, claim, locked, resumable
+from fineprune.training.claim import (
+    CHECKPOINTS,
+    TEACHER_LOGITS,
+    claim,
+    locked,
+    resumable,
+    tidy,
+    tidy_later,
+)
 from fineprune.training.folders import model_place
 from fineprune.training.processes import processes, share_of
 from fineprune.training.recipe import Recipe
@@ -51,7 +59,6 @@ from fineprune.training.trainer import PruningTrainer
 _log = logging.getLogger("fineprune")
 _OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # than of classification
 _LINES = 50  # of metrics.jsonl at least, for curves
-_KEPT = "teacher_logits"  # the teacher's answers, while the run is under way
 
 
 def run_recipe(
@@ -81,6 +88,8 @@ def run_recipe(
                 if claim(out, recipe, resume) is not None:
                     raise FinepruneError(f"{out}: another process has just ended that run; call it again")
         if finished is not None:
+            if first:
+                tidy_later(out)
             return finished
         held.enter_context(quiet())
         return _run(recipe, out, resume, progress, held.enter_context(StopsAtSignals()))
@@ -215,7 +224,7 @@ def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
     section = recipe.distillation
     if section is None:
         return {}
-    own = str(out / _KEPT) if section.cache else None
+    own = str(out / TEACHER_LOGITS) if section.cache else None
     folder = section.cache if isinstance(section.cache, str) else own
     return {"teacher": section.teacher, "distillation": section.loss, "teacher_logits": folder}
 
@@ -281,8 +290,7 @@ def _finish(
             tokenizer.save_pretrained(beside)
             replace_folder(beside, out / "model")
             write_json(out / "results.json", results)
-    for spent in (CHECKPOINTS, _KEPT) if trainer.is_world_process_zero() else ():
-        shutil.rmtree(out / spent, ignore_errors=True)
+            tidy(out)
     trainer.accelerator.wait_for_everyone()
     return results
 
