@@ -230,7 +230,7 @@ def test_work_waits_for_another_process_at_the_same_run(recipe_file, tmp_path, m
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_line(recipe_file, tmp_path):
-    with pytest.raises(FinepruneError, match="cannot be written to .Not a directory.; name another"):
+    with pytest.raises(FinepruneError, match=r"cannot be written to .Not a directory.; name another"):
         run_study(make_runs(recipe_file, recipe_file), recipe_file)
 
 

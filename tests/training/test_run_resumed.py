@@ -93,6 +93,16 @@ class Interrupt(BaseException):
     """What Ctrl-C raises, without being pytest's own."""
 
 
+def test_files_that_a_kill_left_half_written_are_removed_at_the_end(files, tmp_path, assert_same_run):
+    recipe, out = files.recipe(), tmp_path / "killed"
+    killed(recipe, out, "seal:checkpoint-8")
+    for name in ("recipe.yaml", "metrics.jsonl", "weights.npz", "results.json"):
+        (out / f".{name}.77.tmp").write_text("{")
+    run_recipe(recipe, out, resume=True, progress=False)
+    run_recipe(recipe, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "whole", out)
+
+
 @pytest.fixture
 def interrupted(files, tmp_path, monkeypatch):
     """`interrupted(recipe, step)`: a run folder whose training stopped there."""
@@ -187,6 +197,7 @@ def test_resume_of_a_finished_run_removes_what_a_kill_at_its_end_left(files, tmp
     before = names(out)
     (out / "checkpoints" / "checkpoint-12").mkdir(parents=True)
     (out / ".lock").touch()
+    (out / ".results.json.77.tmp").touch()
     with FileLock(out / ".lock"):  # of a process that is at its very end
         assert run_recipe(recipe, out, resume=True, progress=False) == results
     assert (out / "checkpoints").exists()

@@ -22,6 +22,7 @@ TEACHER_LOGITS = "teacher_logits"
 LOCK = ".lock"
 """There, too, and held."""
 
+_FILES = ("recipe.yaml", "metrics.jsonl", "weights.npz", "results.json")  # written beside their place first
 _log = logging.getLogger("fineprune")
 
 
@@ -74,16 +75,23 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def tidy(out: Path) -> None:
-    """Remove what a finished run needs no more."""
-    for spent in (CHECKPOINTS, TEACHER_LOGITS):
-        shutil.rmtree(out / spent, ignore_errors=True)
+    """Remove what a finished run needs no more, and what it left where it was killed while it wrote a file."""
+    for spent in _spent(out):
+        shutil.rmtree(spent, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            spent.unlink()  # a file
 
 
 def tidy_later(out: Path) -> None:
     """The same for a run that was killed between its last file and that; who holds the folder does it."""
-    if any((out / spent).exists() for spent in (CHECKPOINTS, TEACHER_LOGITS, LOCK)):
-        with contextlib.suppress(FinepruneError), locked(out):
+    if _spent(out) or (out / LOCK).exists():
+        with contextlib.suppress(FinepruneError, OSError), locked(out):
             tidy(out)
+
+
+def _spent(out: Path) -> list[Path]:
+    halves = [half for name in _FILES for half in out.glob(f".{name}.*.tmp")]
+    return [path for path in (out / CHECKPOINTS, out / TEACHER_LOGITS, *halves) if path.exists()]
 
 
 def resumable(folder: Path) -> Path | None:
