@@ -68,9 +68,10 @@ realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
 
 stress: $(STAMP)  ## the tests that make test thins, whole; writes benchmarks/results/stress.txt
-	@date -u '+%F: make stress' > $(STRESS)
+	@date -u '+%F: make stress' > $(STRESS).new
 	FINEPRUNE_STRESS=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m stress --durations 12 $(ARGS) \
-		>> $(STRESS) || { cat $(STRESS); exit 1; }
+		>> $(STRESS).new || { cat $(STRESS).new; exit 1; }
+	@mv $(STRESS).new $(STRESS)
 	@cat $(STRESS)
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy

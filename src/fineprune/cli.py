@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. What takes seconds to import is imported in the call."""
 
+import contextlib
 import json
 import os
 import sys
@@ -259,9 +260,11 @@ def main() -> NoReturn:
         print(f"fineprune: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as ended:
-        if ended.code in (75, 130):  # 130 is what typer makes of KeyboardInterrupt
+        # 130 is what typer makes of KeyboardInterrupt.
+        if ended.code in (75, 130) and sys.argv[1:2] in (["run"], ["study"], ["demo"]):
             said = "fineprune: stopped; a run goes on with --resume, a study by the same command"
-            print(said, file=sys.stderr)
+            with contextlib.suppress(OSError):  # of a pipe that ended at the same Ctrl-C
+                print(said, file=sys.stderr, flush=True)
         raise
     sys.exit(0)
 

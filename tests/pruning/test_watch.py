@@ -71,6 +71,15 @@ def test_frozen_masks_need_no_steps(caplog):
     assert caplog.text == ""
 
 
+def test_what_is_finalized_is_watched_no_longer(caplog):
+    model = finalize(loop(steps=2, step=False))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2 * UPDATES):
+        model(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
+        optimizer.step()
+    assert caplog.text == ""
+
+
 def test_copies_and_files_carry_no_watch(caplog):
     model = loop(step=False, steps=2)
     twin = copy.deepcopy(model)

@@ -128,8 +128,10 @@ def stub(run, out, place, threads):
 
     begun = out / ".study" / f"{run.name}.begun"
     begun.touch()
-    if run.cell.task == "dies":
+    if run.cell.task in ("dies", "ends"):
         time.sleep(0.5)  # until the others have begun
+        if run.cell.task == "ends":
+            raise SystemExit(75)  # as at SIGTERM
         os._exit(9)
     if run.cell.task == "waits" and not (out / "waited").exists():
         (out / "waited").touch()
@@ -143,17 +145,18 @@ def stub(run, out, place, threads):
 stub.__module__ = "__main__"  # so that workers get it by value: they cannot import this file
 
 
-def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["dies", "ends"])
+def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_path, monkeypatch, how):
     out = tmp_path / "out"
     monkeypatch.setattr(runner, "work", stub)
-    tasks = {"dies": [], "waits": [], "c": [], "d": []}
+    tasks = {how: [], "waits": [], "c": [], "d": []}
     said: list[str] = []
     failures = run_study(make_runs(recipe_file, out, tasks), out, jobs=2, say=said.append)
-    assert failures == [Failure("dies-movement-0.25-s0", "its process was killed; is the memory full?", "")]
+    assert failures == [Failure(f"{how}-movement-0.25-s0", "its process was killed; is the memory full?", "")]
     assert sorted(line.partition(" ")[2] for line in said) == [
         "c-movement-0.25-s0: done",
         "d-movement-0.25-s0: done",
-        "dies-movement-0.25-s0: FAILED: its process was killed; is the memory full?",
+        f"{how}-movement-0.25-s0: FAILED: its process was killed; is the memory full?",
         "waits-movement-0.25-s0: done",
     ]
     given = [path.read_text().split(" ") for path in out.glob("*/given")]

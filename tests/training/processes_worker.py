@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from fineprune import FinepruneError, PruningConfig, PruningTrainer
 from fineprune.training import checkpoints
@@ -145,20 +145,34 @@ def stopped(folder):
         patch.setattr(StopsAtSignals, "on_step_end", on_step_end)
         with pytest.raises(SystemExit, match="75"):
             run_recipe(recipe, folder / "run-stopped", progress=False)
+
+        def told_late(self, args, state, control, **kwargs):
+            if state.global_step == 13 and rank() == 1:
+                signal.raise_signal(signal.SIGTERM)
+            own(self, args, state, control, **kwargs)
+
+        patch.setattr(StopsAtSignals, "on_step_end", told_late)
+        with pytest.raises(SystemExit, match="75"):  # they ask again before they part
+            run_recipe(recipe, folder / "run-stopped", resume=True, progress=False)
     results = run_recipe(recipe, folder / "run-stopped", resume=True, progress=False)
-    assert results["resumed_from_step"] == 10
+    assert results["resumed_from_step"] == 14
 
 
 def full_disk(folder):
-    """The process that writes cannot: the other does not wait for it."""
+    """The process that writes cannot: the other does not wait for it, wherever it fails."""
 
-    def seal(*arguments):
-        raise OSError(28, "No space left on device")
+    def full(*arguments, **settings):
+        if rank() == 0:
+            raise OSError(28, "No space left on device")
 
     why = r"checkpoint-6: another process" if rank() else r"checkpoint-6: cannot be written .*No space left"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "seal", seal)
-        refused(why, lambda: trained(folder, "full"))
+    for place, name in ((checkpoints, "seal"), (PruningTrainer, "_save")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(place, name, full)
+            # Each state competes, as in a dense run: with a best one the Trainer waits in mid-save.
+            patch.setattr(PruningTrainer, "_determine_best_metric", Trainer._determine_best_metric)
+            made = trainer(folder / "full", metric_for_best_model="sum", greater_is_better=True)
+            refused(why, made.train)
 
 
 def nan_on_one(folder):

@@ -73,12 +73,41 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(
     assert_same_run(tmp_path / "whole", out)
 
 
-def test_a_second_signal_does_not_wait(files, tmp_path, at_step, names):
-    at_step(7, told(signal.SIGTERM, times=2))
-    with pytest.raises(SystemExit) as stop:
+def test_a_second_ctrl_c_does_not_wait(files, tmp_path, at_step, names):
+    at_step(7, told(signal.SIGINT, times=2))
+    with pytest.raises(KeyboardInterrupt):
         run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    assert stop.value.code == 75
     assert names(tmp_path / "run" / "checkpoints") == {"checkpoint-4"}
+
+
+def test_sigterm_comes_twice_where_a_launcher_passes_it_on(files, tmp_path, at_step, names):
+    at_step(7, told(signal.SIGTERM, times=3))
+    with pytest.raises(SystemExit, match="75"):
+        run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    assert names(tmp_path / "run" / "checkpoints") == {"checkpoint-4", "checkpoint-7"}
+
+
+def test_standard_error_may_be_gone(files, tmp_path, at_step, names, monkeypatch):
+    """As under `2>&1 | tee`, which the same Ctrl-C ends."""
+
+    def broken(place, text):
+        raise BrokenPipeError
+
+    at_step(7, lambda: (monkeypatch.setattr(os, "write", broken), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    assert names(tmp_path / "run" / "checkpoints") == {"checkpoint-4", "checkpoint-7"}
+
+
+def test_what_is_ignored_is_left_ignored(files, tmp_path, at_step):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background of a script
+    try:
+        at_step(7, told(signal.SIGINT))
+        assert run_recipe(files.recipe(), tmp_path / "run", progress=False)["steps"] == 12
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("where", ["build_model", "_finish"])
@@ -159,13 +188,53 @@ def test_weights_that_are_not_finite_are_not_saved(make_trainer, every, names):
     assert names(Path(trainer.args.output_dir)) == {"checkpoint-4"}
 
 
-def test_the_first_such_step_is_remembered_until_something_is_logged(tmp_path):
-    watch = FiniteLoss()
-    watch.check(tmp_path)  # nothing yet
-    for step, loss in enumerate([0.5, float("inf"), 1.0, float("nan")], start=1):
-        watch.note(torch.tensor(loss, requires_grad=True), step)
+def test_the_first_such_step_is_remembered_until_something_is_logged(tmp_path, caplog):
+    watch, model = FiniteLoss(), torch.nn.Linear(2, 2)
+
+    def steps():
+        for step, loss in enumerate([0.5, float("inf"), 1.0, float("nan")], start=1):
+            watch.note(torch.tensor([1.0, loss], requires_grad=True), step)  # of two devices
+
+    watch.check(tmp_path, model)  # nothing yet
+    steps()
+    watch.check(tmp_path, model)
+    watch.check(tmp_path, model)
+    assert caplog.text.count("step 2: the loss is nan or infinite, not the weights") == 1
+    steps()
+    model.bias.data[1] = float("nan")
     with pytest.raises(FinepruneError, match=r"^step 2: "):
-        watch.check(tmp_path)
+        watch.check(tmp_path, model)
+
+
+def test_a_batch_without_a_label_stops_nothing(make_trainer, caplog):
+    calls = iter(range(1, 1000))
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        ignored = torch.full_like(labels, -100) if next(calls) == 7 else labels
+        return torch.nn.functional.cross_entropy(outputs.logits, ignored)
+
+    trainer = make_trainer(MOVEMENT, given={"compute_loss_func": loss}, eval_strategy="no")
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert caplog.text.count("step 7: the loss is nan or infinite, not the weights") == 1
+
+
+def test_the_same_trainer_may_go_on_from_an_earlier_checkpoint(make_trainer):
+    given = {"compute_loss_func": loss_that_is_nan_at(7)}
+    trainer = make_trainer(MOVEMENT, given=given, eval_strategy="no")
+    with pytest.raises(FinepruneError, match=r"^step 7"):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-4")
+    assert trainer.state.global_step == 12
+
+
+def test_a_loss_that_nobody_waits_for_is_looked_at_in_the_end(make_trainer, monkeypatch):
+    monkeypatch.setattr(FiniteLoss, "due", lambda self, control: False)  # as on a GPU between logs
+    given = {"compute_loss_func": loss_that_is_nan_at(7)}
+    silent = {"eval_strategy": "no", "save_strategy": "no", "logging_steps": 100}
+    trainer = make_trainer(None, given=given, **silent)
+    with pytest.raises(FinepruneError, match=r"^step 7"):
+        trainer.train()
 
 
 def test_a_diverged_run_is_one_line(files, tmp_path, refused_run):
@@ -214,7 +283,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
     recipe, out = files.recipe(), tmp_path / "run"
     at_step(step, full_disk)
     rest = "the run has no checkpoint yet" if kept is None else f"the newest checkpoint is {out}"
-    refused_run(recipe, out, f"{place}: cannot be written", rest, "make room, then resume")
+    refused_run(recipe, out, f"{place}: cannot be written", rest, "make room there", "MB are free")
     monkeypatch.undo()
     full_disk(False)
     left = {4: {"checkpoint-4"}, 8: {"checkpoint-4", "checkpoint-8"}}.get(kept, set())
@@ -224,6 +293,17 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
     assert results["resumed_from_step"] == (kept or 0)
     run_recipe(recipe, tmp_path / "whole", progress=False)
     assert_same_run(tmp_path / "whole", out)
+
+
+def test_other_errors_of_a_save_stay_what_they_are(make_trainer, monkeypatch):
+    trainer = make_trainer(MOVEMENT)
+
+    def save(*arguments, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "save_model", save)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.train()
 
 
 def test_a_disk_that_is_full_at_the_very_end(files, tmp_path, full_disk, refused_run, monkeypatch):

@@ -49,6 +49,11 @@ def test_model_init_cannot_be_combined_with_pruning(make_trainer, make_model):
     one_line(error, "model_init")
 
 
+def test_a_batch_size_that_is_looked_for_is_refused(make_trainer):
+    with pytest.raises(FinepruneError, match="auto_find_batch_size cannot be combined with pruning"):
+        make_trainer(PruningConfig("movement", density=0.2), auto_find_batch_size=True)
+
+
 def test_a_prepared_model_is_refused(make_trainer, make_model):
     model = make_model()
     prepare(model, MOVEMENT, 12)

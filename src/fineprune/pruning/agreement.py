@@ -44,7 +44,7 @@ def together(when: str) -> Iterator[None]:
     """Checks that fail on all processes if they fail on one, so that none waits for another."""
     try:
         yield
-    except FinepruneError:
+    except Exception:
         if several():
             unlike([1])
         raise

@@ -1,8 +1,10 @@
 """What a training loop of one's own can forget, and what shows only once it runs."""
 
 import logging
+import weakref
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fineprune.pruning.methods import Target
 
@@ -29,11 +31,15 @@ class LoopWatch:
         scores = watched.masked.scores
         self._weight = watched.weight._version
         self._scores = None if scores is None else scores._version
+        module = weakref.ref(watched.module)  # not the module itself: its weight holds this
         self._hook = watched.weight.register_post_accumulate_grad_hook(
-            lambda weight: self._look(weight, scores)
+            lambda weight: self._look(weight, scores, module())
         )
 
-    def _look(self, weight: Tensor, scores: Tensor | None) -> None:
+    def _look(self, weight: Tensor, scores: Tensor | None, module: nn.Module | None) -> None:
+        if module is None or not parametrize.is_parametrized(module, "weight"):  # finalized
+            self._hook.remove()
+            return
         if weight._version == self._weight:
             return
         self._weight, self._updates = weight._version, self._updates + 1

@@ -8,16 +8,19 @@ import importlib
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 from joblib import Parallel, delayed
@@ -29,6 +32,7 @@ from fineprune.study import paper
 from fineprune.study.grid import Run
 from fineprune.study.page import leave_page
 from fineprune.training.recipe import Recipe
+from fineprune.training.stopping import StopsAtSignals
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
@@ -105,7 +109,7 @@ def run_study(
     """
     cluster = _import_ray() if ray else None
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
-    with alone(out / _LOCKS / "lock", refusal), _connected(cluster, say):
+    with alone(out / _LOCKS / "lock", refusal), StopsAtSignals(), _connected(cluster, say):
         for name in (FAILURES, *(_begun(run.name) for run in runs)):
             (out / name).unlink(missing_ok=True)
         left = [run for run in runs if state(run, out) != "finished"]
@@ -197,7 +201,18 @@ def _parallel(batch: list[Run], out: Path, jobs: int) -> Iterator[tuple[str, str
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         order = "generator_unordered"
         pool = Parallel(jobs, backend="loky", return_as=order, pre_dispatch="n_jobs", batch_size=1)
-        yield from pool(delayed(work)(run, out, os.getcwd(), threads) for run in batch)
+        own = work if jobs == 1 else partial(_in_worker, work)  # with one job it is this process
+        yield from pool(delayed(own)(run, out, os.getcwd(), threads) for run in batch)
+
+
+def _in_worker(
+    function: Callable[..., tuple[str, str | Failure]], *arguments: Any
+) -> tuple[str, str | Failure]:
+    """`work` in a process of loky's, whose end by SIGTERM is that of a worker and not of the study."""
+    try:
+        return function(*arguments)
+    except SystemExit as error:
+        raise BrokenProcessPool(f"exit code {error.code}") from error
 
 
 def _on_ray(
@@ -255,11 +270,14 @@ def _connected(ray: ModuleType | None, say: Callable[[str], None]) -> Iterator[N
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study tells nobody of itself
     asked = os.environ.get("RAY_ADDRESS") or "local"
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if ":" in asked:  # Ray itself tries for many minutes
             host, _, port = asked.rpartition("/")[2].rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(asked, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's would stay when it has gone
     except Exception as error:
         raise FinepruneError(f"RAY_ADDRESS={asked}: no cluster to run on ({reason(error)})") from error
     try:

@@ -21,6 +21,7 @@ from fineprune.errors import FinepruneError
 
 MANIFEST = "fineprune_checkpoint.json"
 _PREFIX = "checkpoint-"
+_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
 
 
 def seal(folder: Path, state: dict[str, Any] | None, run: dict[str, Any] | None = None) -> None:
@@ -94,13 +95,16 @@ def writing(place: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in _WRITER):
+            raise
         newest, _ = newest_whole(folder)
         room = ""
         with contextlib.suppress(OSError):
-            room = f"; {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
+            room = f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
         rest = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
         raise FinepruneError(
-            f"{place}: cannot be written ({reason(error)}{room}); {rest}: make room, then resume"
+            f"{place}: cannot be written ({reason(error)}); make room there{room} or make it writable, then "
+            f"resume: {rest}"
         ) from error
 
 

@@ -75,7 +75,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def tidy(out: Path) -> None:
-    """Remove what a finished run needs no more, and what it left where it was killed while it wrote a file."""
+    """Remove what a finished run needs no more, and what it left where it was killed while writing a file."""
     for spent in _spent(out):
         shutil.rmtree(spent, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -1,5 +1,6 @@
 """How a training ends before its end: told to by a signal, or by a loss that is no number."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -26,19 +27,22 @@ _log = logging.getLogger("fineprune")
 
 class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
     """While it is entered, Ctrl-C and SIGTERM end the program. During the training they let the step end
-    and save a checkpoint first, and a second signal does not. Several processes stop at the same step, if
-    only one was told. Outside the main thread, where Python allows no handlers, signals do what they did.
+    and save a checkpoint first, and only a second Ctrl-C does not wait: SIGTERM comes twice where a whole job
+    is told and its launcher passes it on. Several processes stop at the same step, if only one was told.
+    What the parent chose to ignore is ignored, and outside the main thread Python allows no handlers.
     """
 
     def __init__(self) -> None:
         self._training = False
-        self._told: int | None = None
+        self._told: int | None = None  # the signal that came
+        self._stop = False  # what all processes agreed on
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopsAtSignals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -60,34 +64,43 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        told = self._told is not None
-        if agreement.several():
-            if state.global_step % _EVERY:
-                return
-            told = bool(agreement.unlike([int(told)])) or told
-        if told:
-            self._told = self._told or signal.SIGTERM  # another process was
+        if agreement.several() and state.global_step % _EVERY:
+            return
+        if self._agreed():
             control.should_save = control.should_training_stop = True
 
     def leave(self, folder: Path, step: int, first: bool) -> None:
-        """After the training: raise what ends the program if a signal came; `folder` has the checkpoints."""
-        if self._told is None:
+        """After the training: raise what ends the program if a signal came; `folder` has the checkpoints. A
+        call of all processes.
+        """
+        if not self._stop and not self._agreed():  # since they last asked each other
             return
+        number = self._told or signal.SIGTERM  # another process was told
         if first:
             _log.warning(
                 "stopped by %s after step %d, saved in %s; the same command with --resume goes on",
-                signal.Signals(self._told).name,
+                signal.Signals(number).name,
                 step,
                 folder / f"checkpoint-{step}",
             )
-        raise _ending(self._told)
+        raise _ending(number)
+
+    def _agreed(self) -> bool:
+        told = self._told is not None
+        if agreement.several():
+            told = bool(agreement.unlike([int(told)])) or told
+        self._stop = told
+        return told
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._told is not None or not self._training:
+        if not self._training or (self._told is not None and number == signal.SIGINT):
             raise _ending(number)
+        if self._told is not None:
+            return
         self._told = number
-        # Not print, nor logging: the signal may have come in the middle of theirs.
-        os.write(2, b"\nfineprune: stopping after this step, with a checkpoint; again to stop at once\n")
+        with contextlib.suppress(OSError):  # of a pipe whose reader the same Ctrl-C has ended
+            # Not print, nor logging: the signal may have come in the middle of theirs.
+            os.write(2, b"\nfineprune: stopping after this step, with a checkpoint; Ctrl-C to stop at once\n")
 
 
 def _ending(number: int) -> BaseException:
@@ -101,32 +114,47 @@ class FiniteLoss:
         self._first: Tensor | None = None  # int64, on the loss's device
 
     def note(self, loss: Tensor, step: int) -> None:
-        """Look at a loss of the optimiser step `step`, counted from 1."""
+        """Look at a loss, or those of several devices, of the optimiser step `step`, counted from 1."""
         if self._first is None:
             self._first = torch.tensor(_NEVER, device=loss.device)
-        at = torch.where(torch.isfinite(loss.detach()), self._first, step)
+        at = torch.where(torch.isfinite(loss.detach()).all(), self._first, step)
         self._first = torch.minimum(self._first, at)
 
-    def check(self, folder: Path, model: nn.Module | None = None) -> None:
-        """Raise `FinepruneError` if a loss was not finite or, of a model that is to be saved, a parameter is
-        not. A call of all processes. `folder` is where the checkpoints are.
+    def check(self, folder: Path, model: nn.Module, saving: bool = False) -> None:
+        """Raise `FinepruneError` if a loss was not finite and now weights are not either, or if they are to
+        be saved so. A call of all processes. `folder` is where the checkpoints are.
         """
         with agreement.together("training"):
-            self.refuse(folder)
-            for name, parameter in () if model is None else model.named_parameters():
-                if not bool(torch.isfinite(sharded.local(parameter.detach())).all()):
-                    raise FinepruneError(f"{name} became nan or infinite; {_remedy(folder)}")
+            self.refuse(folder, model)
+            spoilt = _spoilt(model) if saving else None
+            if spoilt is not None:
+                raise FinepruneError(f"{spoilt} became nan or infinite; {_remedy(folder)}")
 
-    def refuse(self, folder: Path) -> None:
-        """Raise `FinepruneError` if a loss of this process was not finite."""
-        if self._first is not None and int(self._first) < _NEVER:
-            raise FinepruneError(f"step {int(self._first)}: the loss is nan or infinite; {_remedy(folder)}")
+    def refuse(self, folder: Path, model: nn.Module) -> None:
+        """The same of this process alone, and for a loss alone. One that spoilt nothing is told and
+        forgotten: where no token has a label, the mean over them is nan, and its gradient zero.
+        """
+        step = _NEVER if self._first is None else int(self._first)
+        if step == _NEVER:
+            return
+        self._first = None
+        if _spoilt(model) is not None:
+            raise FinepruneError(f"step {step}: the loss is nan or infinite; {_remedy(folder)}")
+        _log.warning("step %d: the loss is nan or infinite, not the weights: no label in its batch?", step)
 
     def due(self, control: TrainerControl) -> bool:
         """Whether to `check` now: where something waits for the device anyway, and alone on a CPU always."""
         waits = control.should_log or control.should_evaluate
         free = self._first is not None and self._first.device.type == "cpu" and not agreement.several()
         return bool(waits or free)
+
+
+def _spoilt(model: nn.Module) -> str | None:
+    """The first trained parameter that has a value which is not finite."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(sharded.local(parameter.detach())).all()):
+            return name
+    return None
 
 
 def _remedy(folder: Path) -> str:

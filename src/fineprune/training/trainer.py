@@ -85,6 +85,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         agreement.agree(processes.facts(self), "PruningTrainer")
         if pruning is not None:
             processes.refuse_engines(self)
+            if self.args.auto_find_batch_size:
+                raise FinepruneError(
+                    "auto_find_batch_size cannot be combined with pruning, whose schedule would begin again "
+                    "in the middle; leave it out and choose per_device_train_batch_size"
+                )
         # Otherwise some models divide their loss by the accumulated item count and the Trainer does not
         # average over micro-batches: the loss comes out too large (transformers issue 47688).
         self.model_accepts_loss_kwargs = False
@@ -257,32 +262,35 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         """
         place = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
-        self._finite.check(place, self.model)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self._staging = place / ".writing"
+        self._finite.check(place, self.model, saving=True)
+        limit, best = self.args.save_total_limit, self.state.best_global_step
         run = processes.written_by(self) | {"sums": self._logged_so_far()}
-        if self.args.should_save:
-            shutil.rmtree(self._staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()  # before another process writes there
         try:
+            # The Trainer would wait for all processes in the middle, once it has a best step: also for one
+            # that cannot write.
+            self.args.save_total_limit = self.state.best_global_step = None
+            self._staging = place / ".writing"
+            if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self.accelerator.wait_for_everyone()  # before another process writes there
             with agreement.together(name), checkpoints.writing(place / name, place):
                 super()._save_checkpoint(model, trial)
+            self.state.best_global_step = best
+            if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
+                self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
             with agreement.together(name), checkpoints.writing(place / name, place):
                 if self.args.should_save:  # each has written its part
-                    self._name(self._staging / name, place, run)
+                    self._seal(self._staging / name, place, run)
                     # Not by mtime, which a coarse clock makes equal: by number.
                     rotate_checkpoints(str(place), limit, self.state.best_model_checkpoint)
         finally:
             if self.args.should_save:
-                shutil.rmtree(self._staging, ignore_errors=True)  # of a disk that is full: room
-            self.args.save_total_limit = limit
+                shutil.rmtree(place / ".writing", ignore_errors=True)  # of a disk that is full: room
+            self.args.save_total_limit, self.state.best_global_step = limit, best
             self._staging = None
 
-    def _name(self, written: Path, place: Path, run: dict[str, Any]) -> None:
+    def _seal(self, written: Path, place: Path, run: dict[str, Any]) -> None:
         """Seal a checkpoint and give it its name in `place`."""
-        best = self.state.best_global_step
-        if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
-            self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
         self.state.save_to_json(str(written / "trainer_state.json"))
         checkpoints.seal(written, None if self.pruner is None else self.pruner.state_dict(), run)
         shutil.rmtree(place / written.name, ignore_errors=True)
@@ -300,6 +308,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         """After the Trainer has set its sums to zero: those of the checkpoint."""
         if self._sums:
             self._tr_loss += self._sums["loss"]
+            self._total_loss_scalar -= self._sums["loss"]  # of steps before this call of train()
             self._globalstep_last_logged = self._sums["logged"]
             if self._teacher is not None and self._sums["distillation"] is not None:
                 self._teacher.go_on(*self._sums["distillation"])
@@ -353,6 +362,7 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._trainer._read_teacher()
         self._trainer._go_on_summing()
+        self._trainer._finite = FiniteLoss()
         pruner = self._trainer.pruner
         if pruner is None:
             return
@@ -373,12 +383,17 @@ class _PruningSteps(TrainerCallback):  # type: ignore[misc]
         trainer, pruner, every = self._trainer, self._trainer.pruner, self._trainer.check_masks
         folder = Path(args.output_dir)
         if trainer._finite.due(control):
-            trainer._finite.check(folder)
+            trainer._finite.check(folder, trainer.model)
         if pruner is not None:
             try:
                 pruner.step()
             except FinepruneError:
-                trainer._finite.refuse(folder)  # which is why scores are nan, where they are
+                trainer._finite.refuse(folder, trainer.model)  # which is why scores are nan, where they are
                 raise
             if every is not None and pruner.steps_done % every == 0:
                 pruner.check_masks()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._finite.check(Path(args.output_dir), self._trainer.model)
