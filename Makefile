@@ -22,7 +22,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata stress lint bench bench-engine pictures runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata stress lint bench bench-engine study pictures runtime-alone sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -87,6 +87,12 @@ bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the code
 bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes; ARGS="--case 1x128 --threads 1" for a part
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
+
+study: $(STAMP)  ## the paper's Tables 2 and 3 in small, on the data in ../shared/data; hours, resumes
+	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table2 --jobs 2 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table3 --jobs 2 $(ARGS)
+	mkdir -p benchmarks/results/small
+	cp runs/small/rows.json runs/small/tables.md runs/small/tables.csv benchmarks/results/small/
 
 pictures: $(STAMP)  ## the study behind README's two pictures, 19 runs of one to two minutes of a core; resumes
 	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)
