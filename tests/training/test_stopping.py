@@ -213,9 +213,11 @@ def test_a_batch_without_a_label_stops_nothing(make_trainer, caplog):
         ignored = torch.full_like(labels, -100) if next(calls) == 7 else labels
         return torch.nn.functional.cross_entropy(outputs.logits, ignored)
 
-    trainer = make_trainer(MOVEMENT, given={"compute_loss_func": loss}, eval_strategy="no")
+    given = {"compute_loss_func": loss}
+    trainer = make_trainer(MOVEMENT, given=given, eval_strategy="no", logging_steps=5)  # saved before a log
     trainer.train()
     assert trainer.state.global_step == 12
+    checkpoints.verify(Path(trainer.args.output_dir) / "checkpoint-8")
     assert caplog.text.count("step 7: the loss is nan or infinite, not the weights") == 1
 
 

@@ -70,13 +70,13 @@ class Teacher:
         self._sum, self._count = None, 0
         return None if total is None else float(total) / count
 
-    def sums(self) -> tuple[float, int] | None:
-        """The sum and the number of these losses so far; None where there are none."""
-        return None if self._sum is None else (float(self._sum), self._count)
+    def sums(self) -> tuple[str, int] | None:
+        """The sum, as text, and the number of these losses so far; None where there are none."""
+        return None if self._sum is None else (repr(float(self._sum)), self._count)
 
-    def go_on(self, total: float, count: int) -> None:
+    def go_on(self, total: str, count: int) -> None:
         """Continue such a sum."""
-        self._sum, self._count = torch.tensor(total), count
+        self._sum, self._count = torch.tensor(float(total)), count
 
 
 def load_teacher(source: str | Path) -> tuple[Any, Any]:

@@ -297,9 +297,9 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         os.replace(written, place / written.name)
 
     def _logged_so_far(self) -> dict[str, Any]:
-        """The sums so far of what the next line of the log has the means of; a call of all processes."""
+        """The sums behind the next log line, as text, since JSON has no nan. A call of all processes."""
         return {
-            "loss": float(self.accelerator.gather(self._tr_loss).mean()),
+            "loss": repr(float(self.accelerator.gather(self._tr_loss).mean())),
             "logged": self._globalstep_last_logged,
             "distillation": None if self._teacher is None else self._teacher.sums(),
         }
@@ -307,8 +307,9 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     def _go_on_summing(self) -> None:
         """After the Trainer has set its sums to zero: those of the checkpoint."""
         if self._sums:
-            self._tr_loss += self._sums["loss"]
-            self._total_loss_scalar -= self._sums["loss"]  # of steps before this call of train()
+            before = float(self._sums["loss"])
+            self._tr_loss += before
+            self._total_loss_scalar -= before  # of steps before this call of train()
             self._globalstep_last_logged = self._sums["logged"]
             if self._teacher is not None and self._sums["distillation"] is not None:
                 self._teacher.go_on(*self._sums["distillation"])
