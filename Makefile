@@ -62,7 +62,8 @@ $(OLDEST)/.installed: $(STAMP)
 	@touch $@
 
 oldest: $(OLDEST)/.installed  ## tests of training, saving and loading with the oldest supported transformers
-	HF_HUB_OFFLINE=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(OLDEST_TESTS) $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(OLDEST_TESTS) -n $(JOBS) \
+		--maxprocesses 8 --dist loadfile $(ARGS)
 
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)
