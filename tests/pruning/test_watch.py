@@ -32,6 +32,14 @@ def loop(method="movement", steps=UPDATES + 2, early=False, step=True, accumulat
     return model
 
 
+def go_on(model):
+    """Train without a pruner, for longer than what is watched."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2 * UPDATES):
+        model(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize("method", PRUNING)
 def test_a_right_loop_hears_nothing(method, caplog):
     loop(method, accumulate=3)
@@ -64,19 +72,13 @@ def test_frozen_masks_need_no_steps(caplog):
     for weight in model.bert.encoder.parameters():
         weight.data[..., ::2] = 0
     prepare(model, PruningConfig("frozen"), TOTAL)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(2 * UPDATES):
-        model(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
-        optimizer.step()
+    go_on(model)
     assert caplog.text == ""
 
 
 def test_what_is_finalized_is_watched_no_longer(caplog):
     model = finalize(loop(steps=2, step=False))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(2 * UPDATES):
-        model(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
-        optimizer.step()
+    go_on(model)
     assert caplog.text == ""
 
 
@@ -85,8 +87,5 @@ def test_copies_and_files_carry_no_watch(caplog):
     twin = copy.deepcopy(model)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-    for _ in range(2 * UPDATES):
-        twin(input_ids=IDS, labels=IDS[:, 0] % 2).loss.backward()
-        optimizer.step()
+    go_on(twin)
     assert caplog.text == ""
