@@ -32,7 +32,7 @@ def test_killed_at_random_moments(files, tmp_path, assert_same_run):
 
 
 @pytest.mark.stress
-@pytest.mark.skipif("FINEPRUNE_STRESS" not in os.environ, reason="fifty kills: FINEPRUNE_STRESS=1")
+@pytest.mark.skipif(os.environ.get("FINEPRUNE_STRESS") != "1", reason="fifty kills: FINEPRUNE_STRESS=1")
 @pytest.mark.parametrize("method", ["movement", "l0"])
 def test_killed_fifty_times_at_random_moments(files, tmp_path, assert_same_run, method):
     assert check(files, tmp_path, assert_same_run, method, 30) >= 50
