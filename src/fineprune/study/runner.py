@@ -32,7 +32,6 @@ from fineprune.study import paper
 from fineprune.study.grid import Run
 from fineprune.study.page import leave_page
 from fineprune.training.recipe import Recipe
-from fineprune.training.stopping import StopsAtSignals
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
@@ -107,6 +106,8 @@ def run_study(
     process runs a study in the folder, and where Ray is missing or its cluster is; a process that was
     killed does not hold the folder.
     """
+    from fineprune.training.stopping import StopsAtSignals  # with transformers, which plans do without
+
     cluster = _import_ray() if ray else None
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
     with alone(out / _LOCKS / "lock", refusal), StopsAtSignals(), _connected(cluster, say):
