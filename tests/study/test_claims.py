@@ -82,6 +82,22 @@ def test_distillation(judge, write_results):
     assert judge(**{"a__movement__0.1__distilled": 0.6})[LIFT].numbers[0] == "1 of 2 cases"
 
 
+def test_only_the_seeds_that_both_have_are_set_against_each_other(judge, write_results):
+    judge(**{"a__l0__0.1": 0.4, "a__l0__0.1__distilled": 0.5})
+    write_results("a-l0-0.1-s1", "l0", 0.1, {"accuracy": 0.9})
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.4})
+    write_results("a-movement-0.1-s1", "movement", 0.1, {"accuracy": 0.9})
+    write_results("a-movement-0.1-global-s0", "movement", 0.1, {"accuracy": 0.4}, scope="global")
+    write_results("a-l0-0.3-distilled-s0", "l0", 0.3, {"accuracy": 0.5})
+    write_results("a-l0-0.3-s1", "l0", 0.3, {"accuracy": 0.4})  # no seed in common
+    found = judge()
+    assert found[LIFT].numbers == (
+        "1 of 1 cases",
+        "yes: a at 10 %: l0 40.0 (1 seed), with a teacher 50.0 (1 seed)",
+    )
+    assert found[CLOSE].numbers[1].endswith("movement, global 40.0 (1 seed), local 40.0 (1 seed), gap +0.0")
+
+
 def test_95_percent_at_5_percent(judge):
     found = judge(**{"mnli__dense__1": 0.8, "mnli__soft_movement__0.05__distilled": 0.76})
     assert found[KEEP].verdict == "held"

@@ -1,5 +1,6 @@
 """A killed run is continued as if nothing had been."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -81,6 +82,22 @@ def test_a_killed_run_is_continued_as_if_it_had_not_been(
     results = run_recipe(recipe, out, resume=True, progress=False)
     assert results["resumed_from_step"] == step
     assert_same_run(tmp_path / "whole", out)
+
+
+def test_seconds_are_those_of_all_calls(files, tmp_path):
+    out = tmp_path / "killed"
+    killed(files.recipe(), out, "step:7")
+    checkpoint = out / "checkpoints" / "checkpoint-4"
+    pruner, run = checkpoints.verify(checkpoint), checkpoints.run_of(checkpoint)
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    attributes = state["stateful_callbacks"]["_Clock"]["attributes"]
+    assert 0 < attributes["seconds"] < 1000
+    attributes["seconds"] = 1000.0
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    (checkpoint / checkpoints.MANIFEST).unlink()
+    checkpoints.seal(checkpoint, pruner, run)
+    assert 1000 < run_recipe(files.recipe(), out, resume=True, progress=False)["seconds"] < 2000
+    assert run_recipe(files.recipe(), tmp_path / "whole", progress=False)["seconds"] < 1000
 
 
 def test_a_run_killed_before_its_recipe_was_written_is_begun_again(files, tmp_path):

@@ -1,7 +1,8 @@
 """What the paper claims of its methods, checked on the rows of a study.
 
 A method wins where its mean is the highest of those measured on the same task, at the same density,
-with the same teacher or none. Where no run is of a claim's kind, it is not tested, and not guessed.
+with the same teacher or none; where two are set against each other, by the seeds that both have.
+Where no run is of a claim's kind, it is not tested, and not guessed.
 """
 
 from collections.abc import Callable, Iterable
@@ -107,9 +108,11 @@ def _lifts(pruned: list[Group]) -> list[_Case]:
         key = (cell.task, cell.method, cell.density, cell.scope)
         for other in pruned:
             plain = other.cell
-            if not plain.distillation and (plain.task, plain.method, plain.density, plain.scope) == key:
-                told = f"{_where(group, teacher=False)}: {_told(other)}, with a teacher {_value(group)}"
-                cases.append(_Case(_mean(group) > _mean(other), told))
+            same = (plain.task, plain.method, plain.density, plain.scope) == key
+            if not plain.distillation and same and (pair := _paired(group, other)):
+                taught, alone = pair
+                told = f"{_where(group, teacher=False)}: {_told(alone)}, with a teacher {_value(taught)}"
+                cases.append(_Case(_mean(taught) > _mean(alone), told))
     return cases
 
 
@@ -135,9 +138,9 @@ def _scopes(
         local = {group.cell.method: group for group in members if group.cell.scope is None}
         for group in members:
             other = local.get(group.cell.method)
-            if group.cell.scope == "global" and other is not None:
-                gap = _mean(group) - _mean(other)
-                told = f"{place}: {_told(group)}, local {_value(other)}, gap {gap:+.1f}"
+            if group.cell.scope == "global" and other is not None and (pair := _paired(group, other)):
+                gap = _mean(pair[0]) - _mean(pair[1])
+                told = f"{place}: {_told(pair[0])}, local {_value(pair[1])}, gap {gap:+.1f}"
                 cases.append(_Case(judge(gap), told))
     return cases
 
@@ -163,6 +166,18 @@ def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, lis
         if group.cell.density is not None and fits(group.cell.density):
             found.setdefault(_where(group), []).append(group)
     return found
+
+
+def _paired(one: Group, other: Group) -> tuple[Group, Group] | None:
+    """Both with the seeds that both have finished; None where there is none."""
+    done = [{row.cell.seed for row in group.rows if row.results is not None} for group in (one, other)]
+    seeds = done[0] & done[1]
+    if not seeds:
+        return None
+    left, right = (
+        Group(group.cell, [row for row in group.rows if row.cell.seed in seeds]) for group in (one, other)
+    )
+    return left, right
 
 
 def _where(group: Group, teacher: bool = True) -> str:

@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_callback import ExportableState
 
 import fineprune
 from fineprune._files import replace_folder, write_json, write_text
@@ -113,10 +114,11 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
             trainer.add_callback(_MetricsFile(out / "metrics.jsonl"))
     trainer.add_callback(stops)
     recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
-    begin = time.perf_counter()
+    clock = _Clock()
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
-    seconds = time.perf_counter() - begin
+    seconds = clock.seconds
     if recorder is not None:
         try:
             recorder.take().save(out)
@@ -345,6 +347,24 @@ class _MetricsFile(TrainerCallback):  # type: ignore[misc]
         folder = self._path.with_name(CHECKPOINTS)
         with checkpoints.writing(self._path, folder), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class _Clock(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Seconds of training, with those before the checkpoint that a run continued from, which has them."""
+
+    def __init__(self) -> None:
+        self._begin, self._before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._begin
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step and type(self).__name__ in state.stateful_callbacks:
+            self._before = state.stateful_callbacks[type(self).__name__]["attributes"]["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
 
 
 @contextlib.contextmanager
