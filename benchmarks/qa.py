@@ -4,6 +4,9 @@
 
 The questions are repeated to 10,000; the logits are random, so that many pairs compete. `answers` is
 from logits to the n best answers, `texts` to the best text only, as an evaluation needs it.
+
+Then the same of each question once, against plain loops over windows of the tokenizer's own making: how
+many texts differ, and the scores of both by torchmetrics, with all digits.
 """
 
 import argparse
@@ -16,11 +19,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from torchmetrics.functional.text import squad
 from transformers import AutoTokenizer
 
 from fineprune.tasks.modeling import minilm_folder
 from fineprune.tasks.qa_answers import best_answers, best_spans, best_texts, score_texts
-from fineprune.tasks.qa_features import make_windows
+from fineprune.tasks.qa_features import Windows, make_windows
 from fineprune.tasks.squad import Questions, read_file
 
 
@@ -41,6 +45,50 @@ def repeated(read: Questions, count: int) -> Questions:
     )
 
 
+def by_loops(
+    read: Questions, tokenizer: Any, length: int, starts: Any, ends: Any, unanswerable: bool
+) -> list[str]:
+    """The best text of each question by loops over the 20 best starts and ends of each window."""
+    texts, row = [], 0
+    for question, context in zip(read.questions, read.contexts, strict=True):
+        cut = {"truncation": "only_second", "max_length": length, "stride": 128}
+        made = tokenizer(
+            question, context, return_overflowing_tokens=True, return_offsets_mapping=True, **cut
+        )
+        best, text, nothing = -np.inf, "", np.inf
+        for window, places in enumerate(made["offset_mapping"]):
+            owners = made.sequence_ids(window)
+            first, last = starts[row, : len(places)], ends[row, : len(places)]
+            row += 1
+            nothing = min(nothing, first[0] + last[0])  # [CLS]
+            for one in np.argsort(-first)[:20]:
+                for two in np.argsort(-last)[:20]:
+                    whole = owners[one] == owners[two] == 1 and 0 <= two - one < 30
+                    if whole and first[one] + last[two] > best:
+                        best, text = first[one] + last[two], context[places[one][0] : places[two][1]]
+        texts.append("" if unanswerable and nothing > best else text)
+    return texts
+
+
+def official(texts: list[str], read: Questions) -> dict[str, float]:
+    """What torchmetrics says of them, in percent."""
+    rows = list(zip(texts, read.ids, read.answers, strict=True))
+    guesses = [{"id": name, "prediction_text": text} for text, name, _ in rows]
+    truths = [{"id": name, "answers": {"text": [span.text for span in spans]}} for _, name, spans in rows]
+    return {name: float(value) for name, value in squad(guesses, truths).items()}
+
+
+def compare(read: Questions, windows: Windows, tokenizer: Any, length: int, starts: Any, ends: Any) -> None:
+    """Our texts and scores of all questions beside those of the loops."""
+    for unanswerable in (False, True):
+        ours = best_texts(best_spans(windows, starts, ends, unanswerable=unanswerable), read.contexts)
+        plain = by_loops(read, tokenizer, length, starts, ends, unanswerable)
+        unlike = sum(one != two for one, two in zip(ours, plain, strict=True))
+        print(f"{len(ours)} questions{', SQuAD v2' * unanswerable}: {unlike} texts differ from plain loops'")
+        print(f"  fineprune:   {score_texts(ours, read)}")
+        print(f"  torchmetrics on the loops' texts, percent: {official(plain, read)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="an official SQuAD file")
@@ -49,7 +97,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    read = repeated(timed("read", lambda: read_file(arguments.data)), arguments.questions)
+    once = timed("read", lambda: read_file(arguments.data))
+    read = repeated(once, arguments.questions)
     windows = timed("windows", lambda: make_windows(read, tokenizer, arguments.max_length))
     generator = np.random.default_rng(0)
     shape = (len(windows), arguments.max_length)
@@ -61,6 +110,14 @@ def main() -> None:
         timed("answers", lambda found=spans: best_answers(found, read.contexts))
         texts = timed("texts", lambda found=spans: best_texts(found, read.contexts))
         print(timed("scores", lambda best=texts: score_texts(best, read)))
+    windows = make_windows(once, tokenizer, arguments.max_length)
+    shape = (len(windows), arguments.max_length)
+    starts, ends = (generator.normal(size=shape).astype(np.float32) for _ in range(2))
+    each = np.arange(len(windows))
+    starts[each, windows.column("start_positions")] += 3  # so that some answers are right
+    ends[each, windows.column("end_positions")] += 3
+    starts[::3, 0] += 9  # and some, for SQuAD v2, say that there is none
+    compare(once, windows, tokenizer, arguments.max_length, starts, ends)
 
 
 if __name__ == "__main__":
