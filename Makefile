@@ -89,13 +89,14 @@ bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
 
-study: $(STAMP)  ## the paper's Tables 2 and 3 in small, on the data in ../shared/data; hours, resumes
+study: $(STAMP)  ## the paper's Tables 2 and 3, and its curves, in small, on the data in ../shared/data; hours, resumes
 	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table2 --jobs 2 $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table3 --jobs 2 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-curves --jobs 2 $(ARGS)
 	mkdir -p benchmarks/results/small
 	cp runs/small/rows.json runs/small/tables.md runs/small/tables.csv benchmarks/results/small/
 
-pictures: $(STAMP)  ## the study behind README's two pictures, 19 runs of one to two minutes of a core; resumes
+pictures: $(STAMP)  ## the study behind README's two pictures, 25 runs of one to two minutes of a core; resumes
 	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)
 	cp runs/curves/figures/score-by-density.png runs/curves/figures/remaining-weights.png docs/pictures/
 

@@ -108,6 +108,17 @@ def test_predict_texts_files_and_pairs(place, finished, capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith("\tbad\tfilm")
 
 
+def test_predict_reads_as_many_tokens_as_the_recipe_says(finished, capsys):
+    capsys.readouterr()
+    texts = ["very " * 14 + end for end in ("", "bad bad bad")]  # what differs is behind the 16th token
+    assert call("predict", finished, *texts, "--json") == 0
+    one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (one["label"], one["score"]) == (two["label"], two["score"])
+    assert call("predict", finished / "model", *texts, "--json") == 0  # as many as the model takes
+    one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert one["score"] != two["score"]
+
+
 def test_inspect(finished, capsys):
     capsys.readouterr()
     assert call("inspect", finished, "--json") == 0

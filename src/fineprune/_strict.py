@@ -8,8 +8,9 @@ from fineprune.errors import FinepruneError
 
 
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names that look most like `name`, best first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+    """The known names that look most like `name`, in whatever case, best first."""
+    folded = {one.casefold(): one for one in known}
+    return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=count, cutoff=0.4)]
 
 
 def check_keys(values: Any, known: Iterable[str], where: str) -> None:

@@ -116,16 +116,22 @@ def predict(
             f"predict: {len(first or [])} texts but {len(second)} of --pair; give one for each"
         )
     from fineprune.tasks.prediction import predict as classify
+    from fineprune.tasks.question_answering import QuestionAnsweringConfig
+    from fineprune.training.recipe import Recipe
     from fineprune.training.run import load_run_model
 
     model, tokenizer = load_run_model(folder)
+    recipe = Recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    settings: dict[str, Any] = {} if recipe is None else {"max_length": recipe.training.max_length}
     if type(model).__name__.endswith("ForTokenClassification"):
-        _print_entities(model, tokenizer, first or [], second or [], as_json)
+        _print_entities(model, tokenizer, first or [], second or [], as_json, settings)
         return
     if "ForQuestionAnswering" in type(model).__name__:
-        _print_answers(folder, model, tokenizer, first or [], second or [], as_json)
+        if recipe is not None and isinstance(recipe.task, QuestionAnsweringConfig):
+            settings |= recipe.task.answering()
+        _print_answers(model, tokenizer, first or [], second or [], as_json, settings)
         return
-    answers = classify(model, tokenizer, first or [], second or None)
+    answers = classify(model, tokenizer, first or [], second or None, **settings)
     for index, (text, answer) in enumerate(zip(first or [], answers, strict=True)):
         if as_json:
             row: dict[str, Any] = {"text": text, "label": answer.label, "score": answer.score}
@@ -287,7 +293,9 @@ def _lines(file: Path | None) -> tuple[list[str], list[str]]:
     return [entry[0] for entry in split], [entry[1] for entry in split if len(entry) == 2]
 
 
-def _print_entities(model: Any, tokenizer: Any, texts: list[str], pairs: list[str], as_json: bool) -> None:
+def _print_entities(
+    model: Any, tokenizer: Any, texts: list[str], pairs: list[str], as_json: bool, settings: dict[str, Any]
+) -> None:
     """The entities of each text, one a line, and a blank line between texts."""
     from dataclasses import asdict
 
@@ -297,9 +305,8 @@ def _print_entities(model: Any, tokenizer: Any, texts: list[str], pairs: list[st
         raise FinepruneError(
             "predict: this model finds entities, in single texts; leave the second texts out"
         )
-    for index, (text, entities) in enumerate(
-        zip(texts, predict_entities(model, tokenizer, texts), strict=True)
-    ):
+    answers = predict_entities(model, tokenizer, texts, **settings)
+    for index, (text, entities) in enumerate(zip(texts, answers, strict=True)):
         if as_json:
             print(json.dumps({"text": text, "entities": [asdict(entity) for entity in entities]}))
             continue
@@ -310,19 +317,17 @@ def _print_entities(model: Any, tokenizer: Any, texts: list[str], pairs: list[st
 
 
 def _print_answers(
-    folder: Path, model: Any, tokenizer: Any, questions: list[str], contexts: list[str], as_json: bool
+    model: Any,
+    tokenizer: Any,
+    questions: list[str],
+    contexts: list[str],
+    as_json: bool,
+    settings: dict[str, Any],
 ) -> None:
     from fineprune.tasks.qa_prediction import answer
-    from fineprune.tasks.question_answering import QuestionAnsweringConfig
-    from fineprune.training.recipe import Recipe
 
     if not contexts:
         raise FinepruneError('predict: the model answers questions; give the context of each as --pair "…"')
-    settings: dict[str, Any] = {}
-    if (folder / "recipe.yaml").is_file():
-        recipe = Recipe.load(folder / "recipe.yaml")
-        if isinstance(recipe.task, QuestionAnsweringConfig):
-            settings = recipe.task.answering() | {"max_length": recipe.training.max_length}
     answers = answer(model, tokenizer, questions, contexts, **settings)
     for question, context, best in zip(questions, contexts, answers, strict=True):
         if as_json:

@@ -23,6 +23,7 @@ from runtime.models import (
 from fineprune.tasks.entities import predict_entities
 from fineprune.tasks.prediction import predict
 from fineprune.tasks.qa_prediction import answer
+from fineprune.tasks.question_answering import UNANSWERABLE
 from fineprune_runtime import EngineError, dtypes
 from fineprune_runtime.predictor import AnswerPredictor, EntityPredictor, TextPredictor, load
 from fineprune_runtime.results import Prediction
@@ -107,9 +108,20 @@ def test_entities_are_those_of_fineprune(case, length, models):
 def test_answers_are_those_of_fineprune(case, settings, models):
     predictor, model, tokenizer = models(*case)
     assert isinstance(predictor, AnswerPredictor)
-    usual = {"max_length": predictor.max_length}  # fineprune does not leave RoBERTa's two positions out
-    expected = answer(model, tokenizer, QUESTIONS, CONTEXTS, **(usual | settings))
+    expected = answer(model, tokenizer, QUESTIONS, CONTEXTS, **settings)
     close(predictor.predict(QUESTIONS, CONTEXTS, batch_size=3, **settings), expected)
+
+
+def test_a_config_says_that_there_may_be_no_answer(tmp_path):
+    model, tokenizer = save(tmp_path / "small", "bert", "questions")
+    file = tmp_path / "small" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {UNANSWERABLE: True}))
+    model.config.unanswerable_questions = True
+    predictor = load(tmp_path / "small")
+    found = predictor.predict(QUESTIONS, CONTEXTS)
+    assert found == predictor.predict(QUESTIONS, CONTEXTS, unanswerable=True)
+    assert found != predictor.predict(QUESTIONS, CONTEXTS, unanswerable=False)
+    close(found, answer(model, tokenizer, QUESTIONS, CONTEXTS))
 
 
 def test_a_regression(tmp_path):

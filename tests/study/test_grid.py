@@ -110,10 +110,15 @@ def test_skip():
         ),
         ({"axis": 1}, ["study: unknown setting 'axis'; did you mean axes"]),
         ({"axes": {"densities": [1]}}, ["axes: unknown setting 'densities'; did you mean density"]),
-        ({"axes": {"method": ["movment"]}}, ["axes.method='movment'", "soft_movement"]),
+        (
+            {"axes": {"method": ["movment"]}},
+            ["axes.method='movment': did you mean movement", "soft_movement"],
+        ),
         ({"axes": {"density": [10]}}, ["axes.density=10", "(0, 1]"]),
         ({"axes": {"density": [True]}}, ["axes.density=True"]),
         ({"axes": {"density": []}}, ["axes.density: is empty"]),
+        ({"axes": {"density": [0.1, 0.3, 0.10]}}, ["axes.density: 0.1 is there twice"]),
+        ({"axes": {"seed": [0, 0]}}, ["axes.seed: 0 is there twice"]),
         ({"axes": {"seed": [-1]}}, ["axes.seed=-1"]),
         ({"axes": {"scope": "row"}}, ["axes.scope='row'", "local, global"]),
         ({"axes": {"distillation": ["yes"]}}, ["axes.distillation='yes'"]),
@@ -200,7 +205,7 @@ def test_paths_are_seen_from_here(tmp_path, monkeypatch):
         ("paper-table3", 27, "squad-dense-s0", "qqp-soft_movement-0.03-distilled-s0"),
         ("small-table2", 45, "sst2-dense-s0", "sst2-soft_movement-0.03-s1"),
         ("small-table3", 45, "sst2-dense-s0", "sst2-soft_movement-0.03-distilled-s1"),
-        ("small-curves", 19, "sst2-dense-s0", "sst2-soft_movement-0.03-s0"),
+        ("small-curves", 25, "sst2-dense-s0", "sst2-soft_movement-0.03-s0"),
     ],
 )
 def test_the_studies_of_the_package(name, count, first, last):

@@ -74,12 +74,28 @@ def test_squad():
 
 
 def test_squad_in_a_folder(tmp_path):
-    put(tmp_path, "train-v1.1.json", "dev-v1.1.json")
+    put(tmp_path, "train-v1.1.json", "dev-v1.1.json", "train-v2.0.json", "dev-v2.0.json")
     assert expand({"name": "squad", "data_dir": str(tmp_path)}) == {
         "kind": "question_answering",
         "train": str(tmp_path / "train-v1.1.json"),
         "validation": str(tmp_path / "dev-v1.1.json"),
     }
+
+
+def test_squad_v2_is_not_read_from_the_files_of_v1(tmp_path):
+    put(tmp_path, "train-v1.1.json", "dev-v1.1.json")
+    with pytest.raises(FinepruneError, match=r"no train\.json.*\(or train-v2\.0\) for squad_v2"):
+        expand({"name": "squad_v2", "data_dir": str(tmp_path)})
+    put(tmp_path, "train-v2.0.json", "dev-v2.0.json")
+    found = expand({"name": "squad_v2", "data_dir": str(tmp_path)})
+    assert found["train"] == str(tmp_path / "train-v2.0.json")
+    assert found["validation"] == str(tmp_path / "dev-v2.0.json")
+
+
+@pytest.mark.parametrize(("name", "close"), [("QQP", "qqp"), ("SST-2", "sst2"), ("SQuAD", "squad")])
+def test_near_names_in_any_case(name, close):
+    with pytest.raises(FinepruneError, match=f"did you mean {close}"):
+        expand({"name": name})
 
 
 def test_what_stands_beside_the_name_wins():

@@ -76,19 +76,29 @@ def test_long_texts_are_cut(trained):
     )
 
 
+def test_texts_are_cut_to_what_the_model_takes(trained):
+    model, tokenizer = trained
+    limit = model.config.max_position_embeddings
+    text = "good " * (limit - 2)
+    assert predict(model, tokenizer, ["good " * 500], max_length=10 * limit) == predict(
+        model, tokenizer, [text]
+    )
+
+
 def test_no_texts_no_answers(trained):
     assert predict(*trained, []) == []
 
 
-def test_the_training_mode_of_every_module_is_as_before(trained):
+def test_the_training_mode_of_every_module_is_as_before(trained, monkeypatch):
     model, tokenizer = trained
     model.train()
     model.bert.embeddings.eval()
     before = [module.training for module in model.modules()]
     assert predict(model, tokenizer, ["good"]) == predict(model, tokenizer, ["good"])  # no dropout
     assert [module.training for module in model.modules()] == before
-    with pytest.raises(RuntimeError):  # longer than the positions of the model
-        predict(model, tokenizer, ["good " * 500], max_length=64)
+    monkeypatch.setattr(model, "forward", lambda **inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(model, tokenizer, ["good"])
     assert [module.training for module in model.modules()] == before
 
 

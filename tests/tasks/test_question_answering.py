@@ -218,6 +218,7 @@ def test_a_run(recipe, tmp_path, pruning, unanswerable):
     assert Recipe.load(tmp_path / "run" / "recipe.yaml") == made
     model, tokenizer = load_run_model(tmp_path / "run")
     assert type(model).__name__ == "BertForQuestionAnswering"
+    assert model.config.unanswerable_questions == unanswerable
     assert evaluate_run(tmp_path / "run") == pytest.approx(results["scores"])
 
     data = made.task.load(need_train=False)
@@ -234,6 +235,9 @@ def test_a_run(recipe, tmp_path, pruning, unanswerable):
         for best, spans in zip(found, data.validation.answers, strict=True)
     )
     assert right <= 10 * results["score"] + 1e-3  # where articles do not count, so more is right
+    usual = {name: value for name, value in made.task.answering().items() if name != "unanswerable"}
+    questions, contexts = data.validation.questions, data.validation.contexts
+    assert found == answer(model, tokenizer, questions, contexts, **usual, max_length=12)
     for best, context in zip(found, data.validation.contexts, strict=True):
         assert context[best.start : best.end] == best.text
         assert best.text or unanswerable

@@ -248,6 +248,8 @@ def test_a_missing_file(tmp_path):
         (b"minilm", "sections model, task"),
         (b"model: [", "not YAML"),
         (b"model: a\n\tb: c", "not YAML"),
+        (b"model: a\ntask: sst2\nmodel: b", "the key model is there twice"),
+        (b"model: a\ntask: {train: a, train: b}", "the key train is there twice"),
         (b"a: b: c", "not YAML"),
         (b"model: \xff", "cannot be read"),
         (b"model: \x00", "not YAML"),

@@ -206,13 +206,15 @@ class AnswerPredictor(Predictor):
     """Finds the answers to questions in contexts."""
 
     usual = USUAL_WINDOW
+    unanswerable = False
+    """Whether the model was trained on questions without an answer, as its config says."""
 
     def predict(
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        unanswerable: bool = False,
+        unanswerable: bool | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
         stride: int | None = None,
@@ -222,10 +224,11 @@ class AnswerPredictor(Predictor):
         """The best answer to each question of `texts` out of the context of `pairs` at the same place.
 
         `unanswerable`: the answer may be that there is none, Answer("", …); for models trained on such
-        questions. A context that is longer than `max_length` tokens (None: 384, or what the model takes if
-        that is less) is read in windows that overlap by `stride` tokens (None: 128, or a third of
-        `max_length` if that is less); `max_answer_length` is in tokens. A context in which nothing can be the
-        answer gives Answer("", 0.0, 0, 0). Raises `EngineError` as `TextPredictor.predict`.
+        questions, and by default for those whose config says so. A context that is longer than `max_length`
+        tokens (None: 384, or what the model takes if that is less) is read in windows that overlap by
+        `stride` tokens (None: 128, or a third of `max_length` if that is less); `max_answer_length` is in
+        tokens. A context in which nothing can be the answer gives Answer("", 0.0, 0, 0). Raises
+        `EngineError` as `TextPredictor.predict`.
         """
         if pairs is None:
             raise EngineError("predict: the model answers questions; give the context of each as pairs")
@@ -240,7 +243,8 @@ class AnswerPredictor(Predictor):
         values = np.zeros((2, len(windows.encodings), int(windows.lengths().max())), dtype=np.float32)
         for index, row in enumerate(self._run(windows.encodings, batch_size)):
             values[:, index, : len(row)] = row.T
-        spans = best_spans(windows, values[0], values[1], n_best, max_answer_length, unanswerable)
+        none = self.unanswerable if unanswerable is None else unanswerable
+        spans = best_spans(windows, values[0], values[1], n_best, max_answer_length, none)
         return [known[0] for known in best_answers(spans, list(pairs))]
 
 
@@ -271,7 +275,10 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
     tokens = Tokens(opened, embeddings.limit)
     encoder = _encoder(opened, prefix, dtype, threads)
     regression = config.get("problem_type") == "regression" or len(names) == 1
-    return _KINDS[kind](Network(embeddings, encoder, head), tokens, names, regression)
+    made = _KINDS[kind](Network(embeddings, encoder, head), tokens, names, regression)
+    if isinstance(made, AnswerPredictor):
+        made.unanswerable = config.get("unanswerable_questions") is True
+    return made
 
 
 def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:

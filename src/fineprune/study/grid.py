@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fineprune._strict import check_keys
+from fineprune._strict import check_keys, near
 from fineprune.config import METHODS, PruningConfig, Scope
 from fineprune.errors import FinepruneError
 from fineprune.training.packaged import locate
@@ -321,7 +321,12 @@ def _axis(name: str, axes: Mapping[str, Any], default: tuple[Any, ...]) -> tuple
         _check_value(f"axes.{name}", name, value)
     if name == "density":
         values = [float(value) for value in values]
-    return tuple(dict.fromkeys(values))
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise FinepruneError(
+            f"axes.{name}: {twice[0]!r} is there twice, which would be one run; take one out"
+        )
+    return tuple(values)
 
 
 def _check_value(where: str, axis: str, value: Any) -> None:
@@ -336,7 +341,9 @@ def _check_value(where: str, axis: str, value: Any) -> None:
     }
     right, allowed = known[axis]
     if not right:
-        raise FinepruneError(f"{where}={value!r}: allowed are {allowed}")
+        close = near(str(value), (DENSE, *METHODS), 1) if axis == "method" else []
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise FinepruneError(f"{where}={value!r}: {hint}allowed are {allowed}")
 
 
 def _rules(skip: Any) -> tuple[dict[str, Any], ...]:

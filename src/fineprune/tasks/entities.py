@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fineprune._padding import ensure_padding
-from fineprune.tasks.prediction import check_texts, evaluating
+from fineprune.tasks.prediction import check_texts, evaluating, fitting
 from fineprune.tasks.windows import windows
 from fineprune_runtime.entities import are_entities, entities, word_spans
 from fineprune_runtime.results import Entity
@@ -24,7 +24,8 @@ def predict_entities(
 
     A word's tag is that of its first token. Tags become entities as seqeval reads them; where the
     tags are not of entities (parts of speech), each word is one. Long texts are read in pieces of
-    `max_length` tokens. Raises `FinepruneError` as `prediction.predict` does.
+    `max_length` tokens, or of what the model takes if that is less. Raises `FinepruneError` as
+    `prediction.predict` does.
     """
     import torch
     from transformers import DataCollatorWithPadding
@@ -36,7 +37,7 @@ def predict_entities(
     found: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # of each word, its tag and probability
     if texts:
         starts = [[start for start, _ in spans] for spans in words]
-        columns, places = windows(texts, starts, tokenizer, max_length)
+        columns, places = windows(texts, starts, tokenizer, fitting(max_length, model, tokenizer))
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
         collate = DataCollatorWithPadding(tokenizer)

@@ -42,6 +42,9 @@ def build_model(
     with _explained(name, "config"):
         labels = AutoConfig.from_pretrained(source, trust_remote_code=False).id2label
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **data.head())
+    for key, value in data.head().items():
+        if not hasattr(config, key):  # which from_pretrained leaves out
+            setattr(config, key, value)
     if layers is not None:
         _keep_layers(config, layers, name)
     with _explained(name, "tokenizer"):
@@ -73,6 +76,17 @@ def known_labels(model: "PreTrainedModel") -> tuple[str, ...] | None:
     if config.problem_type == "regression" or config.num_labels == 1:
         return None
     return tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def longest_input(model: Any) -> int | None:
+    """Tokens that a model takes at most; None where it does not say."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    for module in model.modules():
+        if getattr(module, "num_embeddings", None) == limit and getattr(module, "padding_idx", None):
+            return limit - int(module.padding_idx) - 1  # RoBERTa and its kin count from behind the padding id
+    return limit
 
 
 def minilm_folder() -> str:

@@ -35,8 +35,8 @@ _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "
 _MRPC = ("#1 String", "#2 String")
 _LABELS = ("label", "gold_label", "is_duplicate", "Quality", "score")
 _QUESTIONS = (".json", ".jsonl", ".parquet")
-_TRAIN = ("train", "train-v1.1", "train-v2.0")
-_VALIDATION = ("dev", "validation", "dev_matched", "validation_matched", "dev-v1.1", "dev-v2.0")
+_TRAIN = ("train",)
+_VALIDATION = ("dev", "validation", "dev_matched", "validation_matched")
 _MISMATCHED = ("dev_mismatched", "validation_mismatched")
 
 
@@ -81,13 +81,16 @@ def _files(name: str, folder: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
             f"task: data_dir is {str(folder)!r}, which is no folder; it should hold the files train and dev "
             f"of {name}. Without data_dir the data come from the hub ({usual['hub']})"
         )
-    suffixes = _QUESTIONS if usual["kind"] == "question_answering" else SUFFIXES
+    questions = usual["kind"] == "question_answering"
+    suffixes = _QUESTIONS if questions else SUFFIXES
+    version = "-v2.0" if usual.get("unanswerable") else "-v1.1"  # in the names of SQuAD's own files
     found: dict[str, Any] = {}
-    for key, stems in (("train", _TRAIN), ("validation", _VALIDATION)):
+    for key, usual_stems in (("train", _TRAIN), ("validation", _VALIDATION)):
+        stems = (*usual_stems, usual_stems[0] + version) if questions else usual_stems
         path = _file(place, stems, suffixes)
         if path is None:
             there = sorted(path.name for path in place.iterdir())
-            wanted = f"{stems[0]}{'|'.join(suffixes)}"
+            wanted = f"{stems[0]}{'|'.join(suffixes)}" + f" (or {stems[-1]})" * questions
             raise FinepruneError(f"{folder}: no {wanted} for {name}; it has {listing(there)}")
         found[key] = path
     mismatched = _file(place, _MISMATCHED, suffixes) if name == "mnli" else None

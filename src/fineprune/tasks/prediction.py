@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.tasks.classification import tokenize
-from fineprune.tasks.modeling import known_labels
+from fineprune.tasks.modeling import known_labels, longest_input
 from fineprune_runtime import results
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Prediction
@@ -27,6 +27,8 @@ def predict(
 ) -> list[Prediction]:
     """Answer each text, or each pair of a text and its `pairs` text, in the order given.
 
+    What is longer than `max_length` tokens, or than the model takes, is cut.
+
     Runs on the model's device, in evaluation mode, batches of similar length together; each
     module's training mode is as before afterwards. Raises `FinepruneError` for a single string, a
     text that is not a string, `pairs` of another length, and a `batch_size` below 1.
@@ -38,7 +40,8 @@ def predict(
     if not texts:
         return []
     ensure_padding(model, tokenizer)
-    columns = tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, max_length)
+    longest = fitting(max_length, model, tokenizer)
+    columns = tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, longest)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
     collate = DataCollatorWithPadding(tokenizer)
@@ -69,6 +72,12 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
         results.check_texts(texts, pairs, batch_size)
     except EngineError as error:
         raise FinepruneError(str(error)) from None
+
+
+def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """`max_length`, or what model and tokenizer take if that is less."""
+    limits = (max_length, longest_input(model), tokenizer.model_max_length)
+    return min(limit for limit in limits if limit is not None and limit > 0)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.prediction import check_texts, evaluating
+from fineprune.tasks.prediction import check_texts, evaluating, fitting
 from fineprune.tasks.qa_answers import Answer, best_answers, best_spans
 from fineprune.tasks.qa_features import RightPadding, make_windows
+from fineprune.tasks.question_answering import UNANSWERABLE
 from fineprune.tasks.squad import Questions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def answer(
     questions: Sequence[str],
     contexts: Sequence[str],
     *,
-    unanswerable: bool = False,
+    unanswerable: bool | None = None,
     max_length: int = 384,
     stride: int | None = None,
     n_best: int = 20,
@@ -30,11 +31,11 @@ def answer(
     """The best answer to each question out of the context at the same place, in the order given.
 
     `unanswerable`: the answer may be that there is none, Answer("", …); for models trained on such
-    questions. `max_length` is at most what model and tokenizer take; a longer context is read in
-    windows that overlap by `stride` tokens. A context in which nothing can be the answer gives
-    Answer("", 0.0, 0, 0). Runs on the model's device, in evaluation mode; each module's training mode
-    is as before afterwards. Raises `FinepruneError` for texts that are none, lists of different length,
-    and a model without the two outputs.
+    questions, and by default for those that say so in their config. `max_length` is at most what
+    model and tokenizer take; a longer context is read in windows that overlap by `stride` tokens. A
+    context in which nothing can be the answer gives Answer("", 0.0, 0, 0). Runs on the model's device,
+    in evaluation mode; each module's training mode is as before afterwards. Raises `FinepruneError` for
+    texts that are none, lists of different length, and a model without the two outputs.
     """
     import numpy as np
     import torch
@@ -43,8 +44,7 @@ def answer(
     if not questions:
         return []
     ensure_padding(model, tokenizer)
-    limits = (max_length, getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
-    longest = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+    longest = fitting(max_length, model, tokenizer)
     names = [str(row) for row in range(len(questions))]
     read = Questions(names, list(questions), list(contexts), [[] for _ in names])
     windows = make_windows(read, tokenizer, longest, stride)
@@ -64,5 +64,7 @@ def answer(
                 )
             for values, given in zip(logits, (output.start_logits, output.end_logits), strict=True):
                 values[batch, : given.shape[1]] = given.float().cpu().numpy()
+    if unanswerable is None:
+        unanswerable = bool(getattr(model.config, UNANSWERABLE, False))
     spans = best_spans(windows, logits[0], logits[1], n_best, max_answer_length, unanswerable)
     return [known[0] for known in best_answers(spans, read.contexts)]

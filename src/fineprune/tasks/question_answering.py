@@ -21,6 +21,9 @@ METRICS = ("f1", "exact_match")
 HEAD = "ForQuestionAnswering"
 """What the name of a model's class has in it."""
 
+UNANSWERABLE = "unanswerable_questions"
+"""Where a model's config says that it was trained on questions without an answer."""
+
 _SPLITS: dict[str, Any] = {"train_split": "train", "validation_split": "validation"}
 
 
@@ -169,7 +172,7 @@ class QuestionAnsweringData:
 
     def head(self) -> dict[str, Any]:
         """Two outputs a token: its logits as the start and as the end of the answer."""
-        return {"num_labels": 2}
+        return {"num_labels": 2, UNANSWERABLE: self.config.unanswerable}
 
     def train_rows(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset | None":
         """The windows of the training questions, in order."""

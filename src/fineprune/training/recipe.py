@@ -215,7 +215,16 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-4 is a number, as in YAML 1.2 and as everybody writes it."""
+    """YAML in which 2e-4 is a number, as in YAML 1.2 and as everybody writes it, and no key stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                text = f"the key {key.value} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -38,7 +38,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import agreement
 from fineprune.pruning.pruner import finalize
 from fineprune.pruning.summary import summary
-from fineprune.tasks.modeling import build_model
+from fineprune.tasks.modeling import build_model, longest_input
 from fineprune.tasks.task import TaskData, more_rows
 from fineprune.training import checkpoints
 from fineprune.training.claim import (
@@ -311,11 +311,8 @@ def _environment() -> dict[str, Any]:
 
 
 def _check_length(recipe: Recipe, model: Any) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == limit and module.padding_idx:
-            limit -= module.padding_idx + 1  # RoBERTa and its kin count positions from behind the padding id
-    if isinstance(limit, int) and recipe.training.max_length > limit:
+    limit = longest_input(model)
+    if limit is not None and recipe.training.max_length > limit:
         raise FinepruneError(
             f"training.max_length={recipe.training.max_length}: "
             f"{recipe.model.name} takes at most {limit} tokens"

@@ -16,6 +16,7 @@ from fineprune._reason import reason
 from fineprune.checkpoint.loading import load
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
+from fineprune.tasks.modeling import longest_input
 from fineprune.training.distillation import Head, answers, distillation_loss, head_of
 from fineprune.training.folders import model_place
 
@@ -150,8 +151,8 @@ def check_fit(
     ours, others = student.config, teacher.config
     _check_labels(ours, others, name)
     _check_vocabulary(ours, others, name, *tokenizers)
-    limit = getattr(others, "max_position_embeddings", None)
-    if longest is not None and isinstance(limit, int) and longest > limit:
+    limit = longest_input(teacher)
+    if longest is not None and limit is not None and longest > limit:
         raise FinepruneError(
             f"{name}: takes at most {limit} tokens, and the longest training text has {longest}; "
             f"cut them (training.max_length={limit}), or name another teacher"
