@@ -257,3 +257,34 @@ def test_length(recipe, task, expected):
 def test_length_in_steps(recipe_file, tmp_path):
     (run,) = make_runs(recipe_file, tmp_path, {"a": ["training.steps=1200"]})
     assert runner.length(run) == "1,200 steps"
+
+
+# -- several GPUs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1", "2"]), ("4,GPU-a,6", ["4", "GPU-a", "6"])])
+def test_each_worker_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch, visible, names):
+    monkeypatch.setattr(runner, "_held", [])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    (tmp_path / ".study").mkdir()
+    taken = []
+    for _ in range(3):  # as three processes do: a lock is not held twice by two objects of one either
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # which is as good as none
+        runner._take_gpu(tmp_path)
+        taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert taken == names
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+    runner._take_gpu(tmp_path)  # more runs than GPUs
+    assert os.environ["CUDA_VISIBLE_DEVICES"] in names
+    assert len(runner._held) == 3
+    for lock in runner._held:
+        lock.release()
+
+
+def test_one_gpu_or_none_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count in (0, 1):
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        runner._take_gpu(tmp_path)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,8 @@ from transformers import (
     BertTokenizer,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 import fineprune
@@ -138,6 +140,17 @@ def test_the_teacher_must_take_texts_as_long(make_model, make_trainer):
     make_trainer(None, given={"teacher": make_model(max_position_embeddings=9)})
     short = make_model(max_position_embeddings=8)
     refused(lambda: make_trainer(None, given={"teacher": short}), "at most 8 tokens", "has 9", "max_length=8")
+
+
+def test_a_roberta_takes_fewer_tokens_than_it_has_positions():
+    """With a padding id of 1 the positions count from 2, so that 10 of them are for 8 tokens."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=11, max_position_embeddings=10, pad_token_id=1, **sizes)
+    student, teacher = (RobertaForSequenceClassification(config) for _ in range(2))
+    assert check_fit(student, teacher, "teacher", longest=8) == "texts"
+    refused(
+        lambda: check_fit(student, teacher, "teacher", longest=9), "at most 8 tokens", "training.max_length=8"
+    )
 
 
 def test_arguments_of_a_wrong_kind_are_refused(make_trainer, teacher):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from fineprune import PruningConfig, summary
 from fineprune.config import METHODS
@@ -302,3 +302,20 @@ def test_evaluation_keeps_the_order_of_the_rows(make_trainer, rows):
     assert lengths != sorted(lengths, reverse=True)
     assert trainer.predict(rows).label_ids.tolist() == list(rows["labels"])
     assert list(trainer._get_eval_sampler(rows)) == list(range(len(rows)))
+
+
+def test_one_process_trains_on_one_gpu(make_trainer, monkeypatch, caplog):
+    made = TrainingArguments.__post_init__
+
+    def post_init(self):
+        made(self)
+        self._n_gpu = 4  # as on a machine with four: the Trainer would take batches of 4 x 8
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", post_init)
+    trainer = make_trainer(PruningConfig("movement", density=0.25))
+    assert trainer.args.n_gpu == 1
+    assert len(next(iter(trainer.get_train_dataloader()))["input_ids"]) == 8
+    assert "4 GPUs are visible" in caplog.text
+    assert "torchrun --nproc-per-node 4" in caplog.text
+    trainer.train()
+    assert trainer.pruner.density == 0.25

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 
 from fineprune._files import alone, write_text
@@ -38,6 +38,7 @@ FAILURES = "failures.jsonl"
 
 
 _LOCKS = ".study"  # the folder beside the runs for their locks and marks
+_held: list[FileLock] = []  # of a worker: that of its GPU
 
 
 class Failure(NamedTuple):
@@ -211,9 +212,32 @@ def _in_worker(
 ) -> tuple[str, str | Failure]:
     """`work` in a process of loky's, whose end by SIGTERM is that of a worker and not of the study."""
     try:
+        _take_gpu(arguments[1])
         return function(*arguments)
     except SystemExit as error:
         raise BrokenProcessPool(f"exit code {error.code}") from error
+
+
+def _take_gpu(out: Path) -> None:
+    """Leave this process one GPU of several, until it ends: one that no other worker has, or any."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",")[:count] if given else [str(number) for number in range(count)]
+    chosen = names[os.getpid() % count]
+    for name in names:
+        lock = FileLock(out / _LOCKS / f"gpu-{name.strip()}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        _held.append(lock)
+        chosen = name
+        break
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen  # before CUDA is first used here, and so read
 
 
 def _on_ray(

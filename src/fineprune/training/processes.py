@@ -1,5 +1,6 @@
 """One run on several processes: who writes, how a batch is shared, and what a checkpoint says of it."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
     from fineprune.training.trainer import PruningTrainer
+
+_log = logging.getLogger("fineprune")
 
 
 def processes() -> PartialState:
@@ -34,6 +37,18 @@ def rows_per_step(trainer: "PruningTrainer") -> int:
     """The rows that an optimiser step takes, over micro-batches and processes."""
     args = trainer.args
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def one_device(trainer: "PruningTrainer") -> None:
+    """Train on the first of several GPUs that one process sees: the Trainer would wrap the model in
+    DataParallel, which multiplies the batch, and whose copies of a model are not where scores are learned.
+    """
+    args = trainer.args
+    if args.n_gpu > 1:
+        text = "%d GPUs are visible, one process trains on the first; for all of them: torchrun"
+        _log.warning(text + " --nproc-per-node %d", args.n_gpu, args.n_gpu)
+        args._n_gpu = 1
+        trainer._train_batch_size = args.train_batch_size
 
 
 def facts(trainer: "PruningTrainer") -> dict[str, Any]:

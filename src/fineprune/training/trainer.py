@@ -73,15 +73,14 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         if distillation is not None and not isinstance(distillation, Distillation):
             raise FinepruneError(f"distillation={distillation!r}: must be a fineprune.Distillation, or None")
         if teacher is None and (distillation is not None or teacher_logits is not None):
-            raise FinepruneError(
-                "distillation needs a teacher: pass teacher=, a model, a folder or a hub name"
-            )
+            raise FinepruneError("distillation needs a teacher: pass teacher=, a model, folder or hub name")
         self._kept: KeptLogits | None = None
         self._teacher: Teacher | None = None
         self._finite = FiniteLoss()
         self._sums: dict[str, Any] = {}
         self.check_masks = check_masks
         super().__init__(*args, **kwargs)
+        processes.one_device(self)
         agreement.agree(processes.facts(self), "PruningTrainer")
         if pruning is not None:
             processes.refuse_engines(self)
