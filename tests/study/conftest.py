@@ -29,7 +29,7 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
             "total": 100,
             "steps": 7,
             "seconds": 1.5,
-            "examples": {"train": 3},
+            "examples": {"train": 3} | ({"validation": more["validation"]} if "validation" in more else {}),
             "environment": {"torch": "2"},
             "recipe": {
                 "model": {"name": "tiny"},
@@ -39,7 +39,7 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
             },
         }
         folder = tmp_path / "out" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(json.dumps(results))
         return folder
 

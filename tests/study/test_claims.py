@@ -9,7 +9,7 @@ from fineprune.study.claims import as_lines, claims
 from fineprune.study.rows import collect
 from fineprune.training.record import Matrix
 
-HIGH, LOW, BEST, LIFT, KEEP, CLOSE, AHEAD, LAYERS, SWAPS = range(9)
+HIGH, LOW, BEST, LIFT, KEEP, CLOSE, AHEAD, LAYERS, EVENLY, SWAPS = range(10)
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def judge(tmp_path, write_results):
 
 def test_nothing_measured_is_not_tested(judge):
     found = judge()
-    assert len(found) == 9
+    assert len(found) == 10
     assert {claim.verdict for claim in found} == {"not tested at this scale"}
-    assert all(not claim.numbers for claim in found[:8])
+    assert all(not claim.numbers for claim in found[:SWAPS])
 
 
 def test_who_wins(judge):
@@ -143,7 +143,44 @@ def test_low_layers(judge, write_results, tiny_record, tmp_path):
     told = "yes: a at 10 %: l0, from the first layer 62.5, 25.0, 6.2 %"
     assert claim == ("global first-order methods keep more in low layers", "held", ("1 of 1 cases", told))
     layered("a-movement-0.1-global-s0", "movement", [[4, 0, 0, 0], [4, 0, 0, 0]], scope="global")
-    assert claims(collect(tmp_path / "out"))[LAYERS].verdict == "not held"
+    found = claims(collect(tmp_path / "out"))
+    assert found[LAYERS].verdict == "not held"
+    assert found[EVENLY][1:] == (
+        "not held",
+        ("0 of 1 cases", "no: a at 10 %: magnitude, global, from the first layer 50.0, 25.0 %"),
+    )
+    layered("b-magnitude-0.1-global-s0", "magnitude", [[4, 2, 0, 0], [4, 0, 0, 0]], scope="global")
+    assert claims(collect(tmp_path / "out"))[EVENLY].numbers[::2] == (  # 6 of 16 against 4: 1.5 times
+        "1 of 2 cases",
+        "yes: b at 10 %: magnitude, global, from the first layer 37.5, 25.0 %",
+    )
+
+
+def test_what_is_too_close_to_tell_decides_nothing(write_results, tmp_path):
+    """Of 100 examples the standard error at 50 % is 5 points, that of a difference 7.07."""
+
+    def told(other):
+        write_results("a-magnitude-0.1-s0", "magnitude", 0.1, {"accuracy": 0.5}, validation=100)
+        write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": other}, validation=100)
+        return claims(collect(tmp_path / "out"))[LOW]
+
+    close = told(0.57)
+    assert close.verdict == "not tested at this scale"
+    assert close.numbers[0] == "0 of 0 cases; 1 too close to tell"
+    assert close.numbers[1].startswith("close: a at 10 %: movement 57.0")
+    assert told(0.43).verdict == "not tested at this scale"
+    assert told(0.58).verdict == "held"
+    assert told(0.42).verdict == "not held"
+    write_results("b-magnitude-0.1-s0", "magnitude", 0.1, {"accuracy": 0.5}, validation=100)
+    write_results("b-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.5}, validation=100)
+    assert told(0.58)[1:3] == (
+        "held",
+        (
+            "1 of 1 cases; 1 too close to tell",
+            "yes: a at 10 %: movement 58.0 (1 seed), magnitude 50.0 (1 seed)",
+            "close: b at 10 %: magnitude 50.0 (1 seed), movement 50.0 (1 seed)",
+        ),
+    )
 
 
 def test_lines(judge):
@@ -154,3 +191,21 @@ def test_lines(judge):
         "  - yes: a at 80 %: magnitude 90.0 (1 seed), movement 80.0 (1 seed)\n"
         "- below 15 % density first-order methods win: **not tested at this scale**\n"
     )
+
+
+def test_scopes_that_are_too_close_to_tell(write_results, tmp_path):
+    """Of 1,000 examples the standard error of a difference at 50 % is 2.24 points."""
+
+    def told(density, gap):
+        name, share = f"a-movement-{density:g}", {"accuracy": 0.5}
+        write_results(f"{name}-s0", "movement", density, share, validation=1000)
+        share = {"accuracy": 0.5 + gap / 100}
+        write_results(f"{name}-global-s0", "movement", density, share, scope="global", validation=1000)
+        found = claims(collect(tmp_path / "out"))
+        return found[CLOSE if density > 0.03 else AHEAD].verdict
+
+    assert told(0.1, 0.0) == told(0.1, 3.2) == "not tested at this scale"  # 3.2 - 2.24 is within one point
+    assert told(0.1, 3.3) == told(0.1, -3.3) == "not held"
+    assert told(0.03, 3.2) == told(0.03, -1.2) == "not tested at this scale"
+    assert told(0.03, 3.3) == "held"
+    assert told(0.03, -1.3) == "not held"

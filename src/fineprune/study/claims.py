@@ -1,10 +1,12 @@
 """What the paper claims of its methods, checked on the rows of a study.
 
-A method wins where its mean is the highest of those measured on the same task, at the same density,
-with the same teacher or none; where two are set against each other, by the seeds that both have.
-Where no run is of a claim's kind, it is not tested, and not guessed.
+A method wins where its mean over its seeds is the highest of those measured on the same task, at the
+same density, with the same teacher or none; with a teacher against without, and global against local, the
+seeds count that both have. Scores that differ by less than the standard error of their difference are too
+close to tell, and decide nothing. Where no run is of a claim's kind, it is not tested, and not guessed.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -14,7 +16,9 @@ from fineprune.study.rows import Group, Row, groups, share
 
 Verdict = Literal["held", "not held", "not tested at this scale"]
 CLOSE = 1.0
-"""Points up to which two means count as close."""
+"""Points up to which global and local selection count as close."""
+EVEN = 1.5
+"""Layers are evenly pruned if the fullest has up to so many times the density of the emptiest."""
 
 FIRST_ORDER = ("l0", "movement", "soft_movement")
 
@@ -30,7 +34,9 @@ class Claim(NamedTuple):
 class _Case(NamedTuple):
     """One place where a claim can be tested."""
 
-    held: bool
+    held: bool | None
+    """None: too close to tell."""
+
     numbers: str
 
 
@@ -56,6 +62,10 @@ def claims(rows: Iterable[Row]) -> list[Claim]:
             _scopes(pruned, lambda v: v == 0.03, lambda gap: gap > CLOSE),
         ),
         ("global first-order methods keep more in low layers", _low_layers(pruned)),
+        (
+            f"global magnitude prunes layers evenly (fullest / emptiest up to {EVEN:g})",
+            _evenly(pruned),
+        ),
     ]
     swaps = "when kept connections are swapped, the training loss does not rise"
     return [
@@ -74,14 +84,16 @@ def as_lines(found: Iterable[Claim]) -> str:
 
 
 def _judged(text: str, cases: list[_Case]) -> Claim:
-    """A claim holds where it does in all cases; each says what it is of."""
+    """A claim holds where it does in all cases that can be told; each says what it is of."""
     if not cases:
         return Claim(text, "not tested at this scale", ())
-    held = sum(case.held for case in cases)
-    lines = tuple(f"{'yes' if case.held else 'no'}: {case.numbers}" for case in cases)
-    return Claim(
-        text, "held" if held == len(cases) else "not held", (f"{held} of {len(cases)} cases", *lines)
-    )
+    told = [case for case in cases if case.held is not None]
+    held, close = sum(bool(case.held) for case in told), len(cases) - len(told)
+    verdict: Verdict = "held" if held == len(told) else "not held"
+    count = f"{held} of {len(told)} cases" + f"; {close} too close to tell" * bool(close)
+    words = {True: "yes", False: "no", None: "close"}
+    lines = (f"{words[case.held]}: {case.numbers}" for case in cases)
+    return Claim(text, verdict if told else "not tested at this scale", (count, *lines))
 
 
 def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str, ...]) -> list[_Case]:
@@ -92,9 +104,9 @@ def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str
         if not inside or len(inside) == len(members):
             continue
         ranked = sorted(members, key=_mean, reverse=True)
-        outside = max(_mean(group) for group in members if group not in inside)
-        held = max(map(_mean, inside)) > outside
-        cases.append(_Case(held, f"{place}: {', '.join(map(_told, ranked))}"))
+        best = next(group for group in ranked if group in inside)
+        rival = next(group for group in ranked if group not in inside)
+        cases.append(_Case(_ahead(best, rival), f"{place}: {', '.join(map(_told, ranked))}"))
     return cases
 
 
@@ -112,7 +124,7 @@ def _lifts(pruned: list[Group]) -> list[_Case]:
             if not plain.distillation and same and (pair := _paired(group, other)):
                 taught, alone = pair
                 told = f"{_where(group, teacher=False)}: {_told(alone)}, with a teacher {_value(taught)}"
-                cases.append(_Case(_mean(taught) > _mean(alone), told))
+                cases.append(_Case(_ahead(taught, alone), told))
     return cases
 
 
@@ -139,9 +151,10 @@ def _scopes(
         for group in members:
             other = local.get(group.cell.method)
             if group.cell.scope == "global" and other is not None and (pair := _paired(group, other)):
-                gap = _mean(pair[0]) - _mean(pair[1])
+                gap, error = _gap(*pair)
                 told = f"{place}: {_told(pair[0])}, local {_value(pair[1])}, gap {gap:+.1f}"
-                cases.append(_Case(judge(gap), told))
+                sure = judge(gap - error) == judge(gap) == judge(gap + error)
+                cases.append(_Case(judge(gap) if sure else None, told))
     return cases
 
 
@@ -149,14 +162,57 @@ def _low_layers(pruned: list[Group]) -> list[_Case]:
     """The lower half of the layers against the upper half, of methods that select among all matrices."""
     cases = []
     for group in pruned:
-        found = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
-        if group.cell.method not in FIRST_ORDER or group.cell.selection != "global" or not found:
-            continue
-        layers = [fmean(densities) for densities in zip(*found, strict=True)]
-        low, high = fmean(layers[: len(layers) // 2]), fmean(layers[-(len(layers) // 2) :])
-        told = ", ".join(f"{100 * density:.1f}" for density in layers)
-        cases.append(_Case(low > high, f"{_where(group)}: {group.label}, from the first layer {told} %"))
+        layers = _layers(group)
+        if group.cell.method in FIRST_ORDER and layers:
+            low, high = fmean(layers[: len(layers) // 2]), fmean(layers[-(len(layers) // 2) :])
+            cases.append(_Case(low > high, _told_layers(group, layers)))
     return cases
+
+
+def _evenly(pruned: list[Group]) -> list[_Case]:
+    """The fullest layer against the emptiest, of magnitude among all matrices."""
+    cases = []
+    for group in pruned:
+        layers = _layers(group)
+        if group.cell.method == "magnitude" and layers:
+            cases.append(_Case(max(layers) <= EVEN * min(layers), _told_layers(group, layers)))
+    return cases
+
+
+def _layers(group: Group) -> list[float]:
+    """The density of each layer, the mean over seeds; empty where selection is local or none is known."""
+    found = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
+    if group.cell.selection != "global" or not found:
+        return []
+    return [fmean(densities) for densities in zip(*found, strict=True)]
+
+
+def _told_layers(group: Group, layers: list[float]) -> str:
+    told = ", ".join(f"{100 * density:.1f}" for density in layers)
+    return f"{_where(group)}: {group.label}, from the first layer {told} %"
+
+
+def _ahead(one: Group, other: Group) -> bool | None:
+    """Whether the first scores higher; None where they are too close to tell."""
+    gap, error = _gap(one, other)
+    return None if abs(gap) < error else gap > 0
+
+
+def _gap(one: Group, other: Group) -> tuple[float, float]:
+    """How far the first is ahead, and the standard error of that, in points.
+
+    The standard error of a mean of n values in [0, 1] is at most sqrt(p (1 - p) / n), and that of the
+    difference at most both together where, as here, both are of the same data and rise with each other.
+    """
+    return _mean(one) - _mean(other), math.hypot(_standard_error(one), _standard_error(other))
+
+
+def _standard_error(group: Group) -> float:
+    """In points; 0 where the number of examples is not known, or the metric is no mean of such values."""
+    count, share = group.finished[0]["examples"].get("validation"), _mean(group) / 100
+    if not count or not 0 <= share <= 1:
+        return 0.0
+    return 100 * math.sqrt(share * (1 - share) / count)
 
 
 def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, list[Group]]:
