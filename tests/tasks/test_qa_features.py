@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineprune.errors import FinepruneError
+from fineprune.tasks import qa_features
 from fineprune.tasks.qa_features import RightPadding, make_windows
 from fineprune.tasks.squad import Questions, Span, read_file
 
@@ -114,6 +115,33 @@ def test_windows_of_several_questions_across_chunks(tokenizer, monkeypatch):
     assert windows.lengths().tolist() == [7, 7, 5, 7, 7, 5, 7, 7]
     assert positions(windows) == [(0, 0), (5, 5), (3, 3)] * 2 + [(0, 0), (5, 5)]
     assert len(windows.tokens("starts")) == 6 * 7 + 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], [(0, 0)]),
+        ([1, 1, 1, 1], [(0, 3), (3, 4)]),  # three at a time
+        ([9, 1, 9, 1, 1], [(0, 2), (2, 4), (4, 5)]),  # or ten characters
+        ([99, 99], [(0, 1), (1, 2)]),
+    ],
+)
+def test_parts_of_few_questions_and_few_characters(monkeypatch, lengths, expected):
+    monkeypatch.setattr(qa_features, "_CHUNK", 3)
+    monkeypatch.setattr(qa_features, "_LETTERS", 10)
+    parts = qa_features._parts(["x" * length for length in lengths])
+    assert [(part.start, part.stop) for part in parts] == expected
+
+
+def test_many_questions_are_shared_out_to_processes(tokenizer, monkeypatch):
+    questions = Questions(list("123"), ["good"] * 3, [CONTEXT, "bad", "film"], [[], [Span("bad", 0)], []])
+    alone = make_windows(questions, tokenizer, 7, stride=1)
+    monkeypatch.setattr(qa_features, "_CHUNK", 1)
+    monkeypatch.setattr(qa_features, "_MANY", 3)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    windows = make_windows(questions, tokenizer, 7, stride=1)
+    assert windows.table.equals(alone.table)
+    assert windows.table.num_rows == len(alone) == 4
 
 
 def test_a_long_question_is_cut_and_counted(tokenizer, caplog):

@@ -8,7 +8,7 @@ token positions of the answer, or twice that of [CLS] if it does not hold the an
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from fineprune.errors import FinepruneError
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 500  # questions that are in memory as Python's lists at a time
+_CHUNK, _LETTERS = 500, 2_000_000  # questions, and characters, that are in memory as Python's lists at a time
+_MANY = 10_000  # questions from which on it pays to start processes
 _NOT_FOR_MODELS = ("question", "cls", "starts", "ends")
 
 _log = logging.getLogger("fineprune")
@@ -44,6 +45,14 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def warn(self, limit: int) -> None:
+        """Tell what was lost; a question may have `limit` tokens."""
+        if self.cut:
+            _log.warning("%d questions are longer than %d tokens and were cut", self.cut, limit)
+        if self.lost:
+            text = "%d answers are in no window whole: their windows count as without an answer"
+            _log.warning(text, self.lost)
 
     def rows(self) -> "Dataset":
         """What a model is trained on, in the same order: its inputs and the two positions."""
@@ -97,31 +106,46 @@ def make_windows(
     as XLNet's does. Only the context is spread over windows; a question that would leave it too
     little room is cut. A window holds the answer if all its tokens are in it, of several answers the first.
 
-    Raises `FinepruneError` for a tokenizer that does not know the places of its tokens, and where
-    `max_length` is too short for `stride`.
+    Many questions are shared out to as many processes as torch has threads. Raises `FinepruneError` for a
+    tokenizer that does not know the places of its tokens, and where `max_length` is too short for `stride`.
     """
     import pyarrow
+    import torch
+    from joblib import Parallel, delayed
 
-    limit, stride = _limits(tokenizer, max_length, stride)
+    limit, stride = limits(tokenizer, max_length, stride)
     questions, cut = _shortened(read.questions, tokenizer, limit)
-    if cut:
-        _log.warning("%d questions are longer than %d tokens and were cut", cut, limit)
-    tables = []
-    lost = 0
-    for begin in range(0, len(read), _CHUNK):
-        part = slice(begin, begin + _CHUNK)
-        columns, missed = _columns(
-            questions[part], read.contexts[part], read.answers[part], begin, tokenizer, max_length, stride
+    jobs = torch.get_num_threads() if len(read) >= _MANY else 1
+    made = Parallel(jobs, backend="loky")(
+        delayed(_table)(
+            questions[part],
+            read.contexts[part],
+            read.answers[part],
+            part.start,
+            tokenizer,
+            max_length,
+            stride,
         )
-        tables.append(pyarrow.table(columns))
-        lost += missed
-    if lost:
-        _log.warning("%d answers are in no window whole: their windows count as without an answer", lost)
-    return Windows(pyarrow.concat_tables(tables), cut, lost)
+        for part in _parts(read.contexts)
+    )
+    windows = Windows(pyarrow.concat_tables([table for table, _ in made]), cut, sum(lost for _, lost in made))
+    windows.warn(limit)
+    return windows
 
 
-def _limits(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | None) -> tuple[int, int]:
-    """The tokens that a question may have, and the stride."""
+def _parts(contexts: Sequence[str]) -> list[slice]:
+    """The rows that are made into windows at a time."""
+    starts, letters = [0], 0
+    for row, context in enumerate(contexts):
+        if row > starts[-1] and (row == starts[-1] + _CHUNK or letters + len(context) > _LETTERS):
+            starts.append(row)
+            letters = 0
+        letters += len(context)
+    return [slice(*ends) for ends in pairwise([*starts, len(contexts)])]
+
+
+def limits(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | None) -> tuple[int, int]:
+    """The tokens that a question may have, and the stride; raises as `make_windows` does."""
     if not tokenizer.is_fast:
         raise FinepruneError(
             f"{tokenizer.name_or_path}: the tokenizer ({type(tokenizer).__name__}) does not know the places "
@@ -157,7 +181,7 @@ def _offsets(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[lis
     return encoded["offset_mapping"]  # type: ignore[no-any-return]
 
 
-def _columns(
+def _table(
     questions: list[str],
     contexts: list[str],
     answers: list[list[Span]],
@@ -165,9 +189,10 @@ def _columns(
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
     stride: int,
-) -> tuple[dict[str, Any], int]:
-    """The columns of some windows, the first question being row `first`; and the answers not found."""
+) -> "tuple[pyarrow.Table, int]":
+    """Some windows, the first question being row `first`; and the number of answers not found."""
     import numpy as np
+    import pyarrow
 
     context_first = tokenizer.padding_side == "left"
     encoded = tokenizer(
@@ -207,7 +232,7 @@ def _columns(
         "starts": _ragged(places[:, 0], ends),
         "ends": _ragged(places[:, 1], ends),
     }
-    return columns, lost
+    return pyarrow.table(columns), lost
 
 
 def _positions(

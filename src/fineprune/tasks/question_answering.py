@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fineprune._strict import check_keys, near
 from fineprune.errors import FinepruneError
 from fineprune.tasks.qa_answers import best_spans, best_texts, score_texts
-from fineprune.tasks.qa_features import RightPadding, Windows, make_windows
+from fineprune.tasks.qa_cache import cached_windows
+from fineprune.tasks.qa_features import RightPadding, Windows
 from fineprune.tasks.squad import Questions, read_file, read_split
 
 if TYPE_CHECKING:
@@ -178,13 +179,13 @@ class QuestionAnsweringData:
         """The windows of the training questions, in order."""
         if self.train is None:
             return None
-        return make_windows(self.train, tokenizer, max_length, self.config.stride).rows()
+        return cached_windows(self.train, tokenizer, max_length, self.config.stride).rows()
 
     def validation_rows(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
         """The windows of the validation questions in order of length: batches need little padding."""
         import numpy as np
 
-        self._windows = make_windows(self.validation, tokenizer, max_length, self.config.stride)
+        self._windows = cached_windows(self.validation, tokenizer, max_length, self.config.stride)
         self._order = np.argsort(self._windows.lengths(), kind="stable")
         return self._windows.rows().select(self._order)
 
