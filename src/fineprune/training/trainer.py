@@ -40,7 +40,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The
     training loss becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`),
     and the log has the mean KD since the last line; the penalty comes on top, evaluation stays as it
-    is. `teacher_logits`: a folder for the teacher's answers, computed once before training.
+    is. Of a model only the size of its vocabulary can be compared. `teacher_logits`: a folder for the
+    teacher's answers, computed once before training.
 
     `check_masks`: with several processes (DDP, FSDP2), compare their masks each so many steps, and stop
     where they differ.
