@@ -90,7 +90,8 @@ def _judged(text: str, cases: list[_Case]) -> Claim:
     told = [case for case in cases if case.held is not None]
     held, close = sum(bool(case.held) for case in told), len(cases) - len(told)
     verdict: Verdict = "held" if held == len(told) else "not held"
-    count = f"{held} of {len(told)} cases" + f"; {close} too close to tell" * bool(close)
+    counts = f"{held} of {len(told)} cases" * bool(told), f"{close} too close to tell" * bool(close)
+    count = "; ".join(filter(None, counts))
     words = {True: "yes", False: "no", None: "close"}
     lines = (f"{words[case.held]}: {case.numbers}" for case in cases)
     return Claim(text, verdict if told else "not tested at this scale", (count, *lines))
