@@ -89,12 +89,13 @@ bench-engine: $(STAMP)  ## time the engine beside other runtimes, hours; resumes
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/engine.py --table
 
-study: $(STAMP)  ## the paper's Tables 2 and 3, and its curves, in small, on the data in ../shared/data; hours, resumes
+study: $(STAMP)  ## the paper's Tables 2 and 3, its curves and a longer run, in small, on ../shared/data; hours, resumes
 	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table2 --jobs 2 $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-table3 --jobs 2 $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-curves --jobs 2 $(ARGS)
-	mkdir -p benchmarks/results/small
-	cp runs/small/rows.json runs/small/tables.md runs/small/tables.csv benchmarks/results/small/
+	HF_HUB_OFFLINE=1 $(BIN)/fineprune study small-longer --jobs 2 $(ARGS)
+	for name in small longer; do mkdir -p benchmarks/results/$$name \
+		&& cp runs/$$name/rows.json runs/$$name/tables.md runs/$$name/tables.csv benchmarks/results/$$name/ || exit 1; done
 
 pictures: $(STAMP)  ## the study behind README's two pictures, 25 runs of one to two minutes of a core; resumes
 	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)

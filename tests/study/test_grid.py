@@ -206,6 +206,7 @@ def test_paths_are_seen_from_here(tmp_path, monkeypatch):
         ("small-table2", 45, "sst2-dense-s0", "sst2-soft_movement-0.03-s1"),
         ("small-table3", 45, "sst2-dense-s0", "sst2-soft_movement-0.03-distilled-s1"),
         ("small-curves", 25, "sst2-dense-s0", "sst2-soft_movement-0.03-s0"),
+        ("small-longer", 5, "mnli-dense-s0", "mnli-soft_movement-0.03-s0"),
     ],
 )
 def test_the_studies_of_the_package(name, count, first, last):
@@ -220,7 +221,7 @@ def test_the_studies_of_the_package(name, count, first, last):
 
 @pytest.mark.realdata
 def test_the_small_studies_find_their_data(realdata):
-    for name in ("small-table2", "small-table3", "small-curves"):
+    for name in ("small-table2", "small-table3", "small-curves", "small-longer"):
         values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
         for task, texts in values["recipes"].items():
             values["recipes"][task] = [*texts, f"task.data_dir={realdata / task}"]
