@@ -38,11 +38,11 @@ def build_model(
 
     from fineprune.checkpoint.loading import to_dense
 
-    source = _locate(name)
+    source, head = _locate(name), data.head()
     with _explained(name, "config"):
         labels = AutoConfig.from_pretrained(source, trust_remote_code=False).id2label
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **data.head())
-    for key, value in data.head().items():
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **head)
+    for key, value in head.items():
         if not hasattr(config, key):  # which from_pretrained leaves out
             setattr(config, key, value)
     if layers is not None:
