@@ -118,7 +118,7 @@ runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: 
 # gcc's sanitizers have to be in the process before Python starts, and so has libstdc++, whose exceptions they watch.
 # Python itself leaks by design.
 SANITIZED := build/sanitized
-sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-behaviour sanitizers (gcc)
+sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-behavior sanitizers (gcc)
 	$(BIN)/cmake -S runtime -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 		-DCMAKE_CXX_COMPILER=g++ -DFINEPRUNE_RUNTIME_SANITIZE=ON
 	$(BIN)/cmake --build $(SANITIZED)
@@ -127,6 +127,6 @@ sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-
 		FUZZ_ENGINE_CASES=$${FUZZ_ENGINE_CASES:-30000} \
 		$(BIN)/python -m pytest tests/runtime/test_fuzz_engine.py $(ARGS)
 
-clean:  ## remove caches and build artefacts; keeps .venv, runs/ and fineprune-demo/
+clean:  ## remove caches and build artifacts; keeps .venv, runs/ and fineprune-demo/
 	rm -rf build dist runtime/build runtime/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find . \( -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -8,8 +8,8 @@ import encoders
 import torch
 
 from fineprune._files import write_json
-from fineprune._reason import reason
-from fineprune.inference.timing import compare, interleave, machine
+from fineprune._messages import one_line
+from fineprune.inference.bench.timing import compare, interleave, machine
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 ENGINES = ("engine float32", "engine bfloat16", "engine int8")
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
             dense[name] = whole.run(name, x)
             encoders.answer(dense[name])
         except Exception as error:  # by peer
-            missing[name] = reason(error)
+            missing[name] = one_line(error)
             dense.pop(name, None)
     for density in arguments.density:
         path = arguments.out / f"break-even-{shape}-{density:g}-{case}-{threads}.json"
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             try:
                 runs[name] = peers.run(name, x)
             except Exception as error:  # a dtype that this processor lacks
-                missing[name] = reason(error)
+                missing[name] = one_line(error)
         timings = compare(interleave(runs, arguments.rounds), "torch")
         rows = {name: timing._asdict() for name, timing in timings.items()}
         about = {

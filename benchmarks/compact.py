@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 import fineprune
 import fineprune_runtime
-from fineprune.inference import bench_memory
+from fineprune.inference.bench import resident_memory
 from fineprune.pruning.targets import find_targets
 from fineprune_runtime import codec
 
@@ -141,10 +141,10 @@ def memory() -> None:
         print("| way of loading | seconds | loaded, MB | after an answer, MB | of dense |")
         print("|---|---|---|---|---|")
         base = None
-        for way in (bench_memory.DENSE, *(f"accelerate {dtype}" for dtype in fineprune_runtime.dtypes())):
-            source = dense if way == bench_memory.DENSE else str(small)
+        for way in (resident_memory.DENSE, *(f"accelerate {dtype}" for dtype in fineprune_runtime.dtypes())):
+            source = dense if way == resident_memory.DENSE else str(small)
             kind = type(model).__name__
-            found = bench_memory.measure(bench_memory.Request(way, source, kind, ids, 1))
+            found = resident_memory.measure(resident_memory.Request(way, source, kind, ids, 1))
             base = base or found.answered
             print(
                 f"| {way} | {found.seconds:.2f} | {found.loaded:.0f} | {found.answered:.0f} "
@@ -184,8 +184,8 @@ def codec_speed(repeats: int = 5) -> None:
 
 def score(runs: list[Path]) -> None:
     """Pack finished runs by each type, and score what was packed on the recipe's validation data."""
-    from fineprune.training.run import evaluate_run
-    from fineprune.training.shipping import compact_folder
+    from fineprune.training.run.convert import compact_folder
+    from fineprune.training.run.train import evaluate_run
 
     print("| run | dense file, MB | " + " | ".join(f"{v}, emb. {e}: MB, points" for v, e in TYPES) + " |")
     print("|---|---|" + "---|" * len(TYPES))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fineprune.inference.bench_peers import openvino_call, quantized
+from fineprune.inference.bench.peers import openvino_call, quantized
 from fineprune.inference.fallback import CsrEngine
 from fineprune_runtime import Encoder, Layer, Linear, Matrix, Norm
 

@@ -24,8 +24,8 @@ import roofline
 import torch
 
 from fineprune._files import write_json
-from fineprune._reason import reason
-from fineprune.inference.timing import compare, interleave, machine
+from fineprune._messages import one_line
+from fineprune.inference.bench.timing import compare, interleave, machine
 
 ROOT = Path(__file__).parent.parent
 CASES = ("1x16", "1x32", "1x128", "1x384", "8x16", "8x32", "8x128", "8x384")
@@ -42,7 +42,7 @@ def measure(peers: encoders.Peers, names: list[str], shape: str, case: str, roun
             run = peers.run(name, x)
             found = encoders.answer(run)
         except Exception as error:  # by peer: it is said in the file, and the others go on
-            missing[name] = reason(error)
+            missing[name] = one_line(error)
             continue
         expected = found if name == "torch" else expected
         errors[name] = float((found - expected).abs().max() / expected.abs().max())

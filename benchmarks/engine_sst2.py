@@ -27,9 +27,9 @@ import torch
 import fineprune
 import fineprune_runtime
 from fineprune._files import write_json, write_text
-from fineprune.inference.timing import machine
-from fineprune.training.run import quiet
-from fineprune.training.shipping import compact_folder, open_folder
+from fineprune.inference.bench.timing import machine
+from fineprune.training.run.convert import compact_folder, open_folder
+from fineprune.training.run.train import quiet
 from fineprune_runtime import predictor
 
 ROOT = Path(__file__).parent.parent

@@ -5,7 +5,7 @@
 
 The encoder of BERT-base's shape (4 of its layers, random weights), float32, AdamW, a batch of 1 x 8 tokens
 so that activations are next to nothing. After four steps, the tensors that belong to the pruned matrices are
-walked: parameters, gradients, optimiser state, masks, and what autograd saved for the loss and the penalty
+walked: parameters, gradients, optimizer state, masks, and what autograd saved for the loss and the penalty
 beyond what the dense model saves. `peak` is the check: what the process grew to beyond what it was before
 the model was made, over the weights; all that is transient is in it, and so are the embeddings' and the
 pooler's bytes. `original` is not measured: the first scripts kept scores, their gradient and Adam's two
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict | None] = {
     "l0, sgd": {"method": "l0", "score_optimizer": "sgd"},
     "frozen": {"method": "frozen"},
 }
-PARTS = ("parameters", "gradients", "optimiser", "buffers", "saved")
+PARTS = ("parameters", "gradients", "optimizer", "buffers", "saved")
 STEPS = 4
 
 
@@ -85,7 +85,7 @@ def resident(field: str) -> int:
 
 
 def train(settings: dict | None, layers: int, width: int) -> tuple:
-    """A model after its steps, its pruner and optimiser, of each matrix (weight, scores, buffers), and the
+    """A model after its steps, its pruner and optimizer, of each matrix (weight, scores, buffers), and the
     batch.
     """
     model = make(layers, width)
@@ -127,7 +127,7 @@ def measure(settings: dict | None, layers: int, width: int) -> dict[str, float]:
     bytes_of = {
         "parameters": tensors,
         "gradients": [tensor.grad for tensor in tensors],
-        "optimiser": [value for value in states if isinstance(value, Tensor)],
+        "optimizer": [value for value in states if isinstance(value, Tensor)],
         "buffers": [buffer for *_, buffers in matrices for buffer in buffers],
     }
     total = {part: sum(t.numel() * t.element_size() for t in found) for part, found in bytes_of.items()}
@@ -149,7 +149,7 @@ def in_a_process(name: str, layers: int, width: int) -> dict[str, float]:
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    names = ("parameters", "gradients", "optimiser state", "mask", "saved", "all", "above dense", "peak")
+    names = ("parameters", "gradients", "optimizer state", "mask", "saved", "all", "above dense", "peak")
     lines = [f"| bytes a weight | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     dense = found["dense"]
     base = sum(dense[part] for part in PARTS if part != "saved")

@@ -23,9 +23,9 @@ from torchmetrics.functional.text import squad
 from transformers import AutoTokenizer
 
 from fineprune.tasks.modeling import minilm_folder
-from fineprune.tasks.qa_answers import best_answers, best_spans, best_texts, score_texts
-from fineprune.tasks.qa_features import Windows, make_windows
-from fineprune.tasks.squad import Questions, read_file
+from fineprune.tasks.questions.context_windows import Windows, make_windows
+from fineprune.tasks.questions.spans import best_answers, best_spans, best_texts, score_texts
+from fineprune.tasks.questions.squad import Questions, read_file
 
 
 def timed(name: str, call: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ import encoders
 import numpy as np
 
 from fineprune._files import write_json
-from fineprune.inference.timing import machine
+from fineprune.inference.bench.timing import machine
 from fineprune_runtime import Linear, Matrix, SparseLinear, dtypes
 
 SOURCE = Path(__file__).with_name("roofline.cpp")
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         for name in arguments.shape:
             hidden, inner = encoders.SHAPES[name].hidden, encoders.SHAPES[name].inner
             for outputs, inputs in ((hidden, hidden), (inner, hidden), (hidden, inner)):
-                # Before each matrix: the core is another one when its neighbours are busy.
+                # Before each matrix: the core is another one when its neighbors are busy.
                 peaks.append(core(program))
                 for dtype in dtypes():
                     rows += measure(outputs, inputs, dtype, arguments.density, arguments.rounds)

@@ -37,8 +37,8 @@ def run(cell: tuple[str, str, float, int], runs: Path) -> str:
     """One run in a worker process, on one thread."""
     import torch
 
-    from fineprune.training.recipe import Recipe
-    from fineprune.training.run import run_recipe
+    from fineprune.training.run.recipe import Recipe
+    from fineprune.training.run.train import run_recipe
 
     torch.set_num_threads(1)
     name, method, density, seed = cell

@@ -88,7 +88,7 @@ def test_memory(run, monkeypatch):
     line = memory.table(found).splitlines()[3].split(" | ")
     assert [round(float(cell)) for cell in line[1:5]] == [8, 8, 10, 1]
     assert float(line[5]) >= 12
-    assert [round(found["dense"][part]) for part in ("parameters", "gradients", "optimiser")] == [4, 4, 8]
+    assert [round(found["dense"][part]) for part in ("parameters", "gradients", "optimizer")] == [4, 4, 8]
 
 
 def test_overhead_of_two_processes(run):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from support import call
 
-from fineprune.inference import bench, bench_peers
-from fineprune.inference.bench_memory import Loading
-from fineprune.inference.bench_peers import Peer
+from fineprune.inference.bench import measure, peers
+from fineprune.inference.bench.peers import Peer
+from fineprune.inference.bench.resident_memory import Loading
 
 
 @pytest.fixture
@@ -24,14 +24,16 @@ def folder(save_body) -> Path:
 @pytest.fixture
 def _few(monkeypatch):
     """Torch, one that is wrong, and one that is absent; memory as if it had been measured."""
-    peers = {
-        "torch": bench_peers.PEERS["torch"],
+    few = {
+        "torch": peers.PEERS["torch"],
         "wrong [one]": Peer(lambda _job: lambda: {"logits": torch.zeros(1, 2)}, 1e-3),
-        "absent": Peer(bench_peers.run_torch, 1e-3, ("no_such_package",)),
+        "absent": Peer(peers.run_torch, 1e-3, ("no_such_package",)),
     }
-    monkeypatch.setattr(bench, "PEERS", peers)
-    memory = [Loading("torch", 0.25, 1.0, 2.0, 300.0)]
-    monkeypatch.setattr(bench, "_load", lambda *_: (memory, [bench.Left("memory, runtime", "no tokenizer")]))
+    monkeypatch.setattr(measure, "PEERS", few)
+    loadings = [Loading("torch", 0.25, 1.0, 2.0, 300.0)]
+    monkeypatch.setattr(
+        measure, "_load", lambda *_: (loadings, [measure.Left("memory, runtime", "no tokenizer")])
+    )
 
 
 @pytest.mark.usefixtures("_few")

@@ -115,7 +115,7 @@ def test_what_cannot_work_is_one_clear_line(settings, message):
     assert "\n" not in str(raised.value)
 
 
-def test_numbers_and_patterns_are_normalised():
+def test_numbers_and_patterns_are_normalized():
     config = PruningConfig("l0", density=1, penalty=2, score_lr=1, targets="query", exclude=["a", "b"])
     assert [type(value) for value in (config.density, config.penalty, config.score_lr)] == [float] * 3
     assert (config.targets, config.exclude) == (("query",), ("a", "b"))

@@ -15,7 +15,7 @@ from support import NO_DROPOUT, tiny_bert
 from fineprune import Distillation, PruningConfig, prepare
 from fineprune.config import METHODS
 from fineprune.pruning.targets import find_targets
-from fineprune.training.distillation import distillation_loss
+from fineprune.training.distillation.losses import distillation_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 12

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fineprune import _transformers_import, save_compact
-from fineprune.checkpoint.probe import outputs, probe_inputs
+from fineprune.pruning.probe import outputs, probe_inputs
 
 ORDERS = {
     "fineprune first": "import fineprune; assert not {'torch', 'transformers'} & set(sys.modules)",

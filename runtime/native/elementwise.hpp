@@ -77,7 +77,7 @@ void find_range(const float *x, int64_t features, Range &range) {
 
 // x = LayerNorm(x + y) over the features of each token, in place; also finds the result's range.
 template <class Kernel, int Width>
-void add_and_normalise(float *x, const float *y, int64_t features, const float *weight, const float *bias, float epsilon,
+void add_and_normalize(float *x, const float *y, int64_t features, const float *weight, const float *bias, float epsilon,
                        Range &range) {
     constexpr int N = Width > kLanes ? Width / kLanes : 1;
     constexpr int T = Kernel::kTile;

@@ -228,9 +228,9 @@ class Encoder : public EncoderBase {
         Range range{w.low, w.high};
         if (Kernel::kGroup == 4) find_range<Kernel, W>(context, l.inner(), range);
         floats_of<W>(w, l.output, take<W>(w, context, l.inner()));
-        add_and_normalise<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[0].data(), l.norms[1].data(), s_.epsilon, range);
+        add_and_normalize<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[0].data(), l.norms[1].data(), s_.epsilon, range);
         floats_of<W>(w, l.out, inner_rows<W>(w, l, take<W>(w, x, s_.hidden)));
-        add_and_normalise<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[2].data(), l.norms[3].data(), s_.epsilon, range);
+        add_and_normalize<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[2].data(), l.norms[3].data(), s_.epsilon, range);
         if (i + 1 < layers_.size()) {
             heads_of<W>(w, layers_[i + 1], t, take<W>(w, x, s_.hidden));
         } else {

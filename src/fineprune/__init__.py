@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.compact import Compact, save_compact
     from fineprune.checkpoint.delta import save_delta
     from fineprune.checkpoint.export import export_model
-    from fineprune.checkpoint.foreign import import_checkpoint
+    from fineprune.checkpoint.legacy_import import import_checkpoint
     from fineprune.checkpoint.loading import load
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.inference.accelerate import accelerate
-    from fineprune.pruning.gathering import gather_state_dict
+    from fineprune.pruning.distributed.gathering import gather_state_dict
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
-    from fineprune.training.trainer import PruningTrainer
+    from fineprune.training.host.trainer import PruningTrainer
 
 __version__ = "0.1.0"
 
@@ -48,13 +48,13 @@ __all__ = [
 _LAZY = {
     "Compact": "fineprune.checkpoint.compact",
     "Pruner": "fineprune.pruning.pruner",
-    "PruningTrainer": "fineprune.training.trainer",
+    "PruningTrainer": "fineprune.training.host.trainer",
     "Summary": "fineprune.pruning.summary",
     "accelerate": "fineprune.inference.accelerate",
     "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.pruner",
-    "gather_state_dict": "fineprune.pruning.gathering",
-    "import_checkpoint": "fineprune.checkpoint.foreign",
+    "gather_state_dict": "fineprune.pruning.distributed.gathering",
+    "import_checkpoint": "fineprune.checkpoint.legacy_import",
     "load": "fineprune.checkpoint.loading",
     "prepare": "fineprune.pruning.pruner",
     "save_compact": "fineprune.checkpoint.compact",

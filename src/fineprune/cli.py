@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fineprune.errors import FinepruneError
-from fineprune.inference.command import bench
+from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
 from fineprune.study.page import leave_page
 from fineprune.study.report.command import report
 
 if TYPE_CHECKING:
-    from fineprune.training.demo import DemoRow
+    from fineprune.training.run.demo import DemoRow
 
 app = typer.Typer(
     help="Fine-tune a pre-trained transformer and come out with 3-15 % of its weights.",
@@ -32,10 +32,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
-    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each run.")] = 250,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
 ) -> None:
     """The main job on an embedded model and data: no network, a few minutes."""
-    from fineprune.training.demo import run_demo
+    from fineprune.training.run.demo import run_demo
 
     rows = run_demo(out, steps)
     _print_demo(rows, out)
@@ -54,16 +54,16 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is in the folder.")] = False,
 ) -> None:
     """Train and prune what a recipe says, into a run folder."""
-    from fineprune.training.recipe import Recipe
+    from fineprune.training.run.recipe import Recipe
 
     loaded = Recipe.load(recipe, overrides or [])
     place = out or Path("runs") / recipe.stem
-    from fineprune.training.run import run_recipe
+    from fineprune.training.run.train import run_recipe
 
     results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
     if os.environ.get("RANK", "0") != "0":  # torchrun's: the first process speaks for all
         return
-    from fineprune.training.inspection import headline_of
+    from fineprune.training.run.inspection import headline_of
 
     print(headline_of(results))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
@@ -80,7 +80,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the model of a run on its validation data, or on another file of the same columns."""
-    from fineprune.training.run import evaluate_run
+    from fineprune.training.run.train import evaluate_run
 
     if not (folder / "recipe.yaml").is_file():
         raise FinepruneError(f"{folder}: no recipe.yaml in it; evaluate needs the folder of a run")
@@ -115,10 +115,10 @@ def predict(
         raise FinepruneError(
             f"predict: {len(first or [])} texts but {len(second)} of --pair; give one for each"
         )
-    from fineprune.tasks.prediction import predict as classify
-    from fineprune.tasks.question_answering import QuestionAnsweringConfig
-    from fineprune.training.recipe import Recipe
-    from fineprune.training.run import load_run_model
+    from fineprune.tasks.questions.task import QuestionAnsweringConfig
+    from fineprune.tasks.text.prediction import predict as classify
+    from fineprune.training.run.recipe import Recipe
+    from fineprune.training.run.train import load_run_model
 
     model, tokenizer = load_run_model(folder)
     recipe = Recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
@@ -146,7 +146,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
 ) -> None:
     """List the recipes that come with fineprune, for `fineprune run NAME`, or print one."""
-    from fineprune.training.packaged import FOLDER, locate, packaged
+    from fineprune.training.run.builtin_recipes import FOLDER, locate, packaged
 
     if name is not None:
         path = locate(name)
@@ -185,7 +185,7 @@ def compact(
     as_json: Json = False,
 ) -> None:
     """Write a model such that its zeros take no room: of a run, a model folder, an older program."""
-    from fineprune.training.shipping import compact_folder, dense_folder
+    from fineprune.training.run.convert import compact_folder, dense_folder
 
     if form == "dense":
         if (values, embeddings, base, texts) != ("float32", "keep", None, None):
@@ -211,10 +211,10 @@ def export(
     folder: Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     to: Annotated[str, typer.Option(help="onnx or openvino.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the weights to 8 bits.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize the weights to 8 bits.")] = False,
 ) -> None:
     """Write the model for another runtime, and compare the outputs; needs the extra `export`."""
-    from fineprune.training.shipping import export_folder
+    from fineprune.training.run.convert import export_folder
 
     done = export_folder(folder, out, to, int8)
     print(f"{done.bytes / 1e6:.1f} MB: zeros are stored in full, neither format leaves them out")
@@ -229,7 +229,7 @@ def inspect(
 ) -> None:
     """What is left of a model, layer by layer, the bytes it takes, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
-    from fineprune.training.inspection import bars, headline_of, inspect_folder
+    from fineprune.training.run.inspection import bars, headline_of, inspect_folder
 
     found = inspect_folder(folder)
     density = found.left.density
@@ -299,7 +299,7 @@ def _print_entities(
     """The entities of each text, one a line, and a blank line between texts."""
     from dataclasses import asdict
 
-    from fineprune.tasks.entities import predict_entities
+    from fineprune.tasks.tokens.prediction import predict_entities
 
     if pairs:
         raise FinepruneError(
@@ -324,7 +324,7 @@ def _print_answers(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
-    from fineprune.tasks.qa_prediction import answer
+    from fineprune.tasks.questions.prediction import answer
 
     if not contexts:
         raise FinepruneError('predict: the model answers questions; give the context of each as --pair "…"')

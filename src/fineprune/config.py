@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from fineprune._strict import check_keys, near
+from fineprune._messages import near
+from fineprune._validation import check_keys
 from fineprune.errors import FinepruneError
 
 Scope = Literal["local", "global"]
@@ -69,7 +70,7 @@ class PruningConfig:
     the same scale under each `score_optimizer`."""
 
     score_optimizer: ScoreOptimizer = "adam"
-    """"adam": the optimiser of the weights, which keeps 8 bytes a score if it is Adam or AdamW.
+    """"adam": the optimizer of the weights, which keeps 8 bytes a score if it is Adam or AdamW.
     "adam_bf16": Adam with both moments in bfloat16, 4 bytes. "sgd": momentum alone, 2 bytes, over the root
     mean square of each matrix's gradient."""
 
@@ -92,7 +93,7 @@ class PruningConfig:
     """Do not train the embedding tables, as in the paper."""
 
     mask_interval: int = 1
-    """Refresh masks every so many optimiser steps."""
+    """Refresh masks every so many optimizer steps."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or self.method not in METHODS:

@@ -13,9 +13,9 @@ from architectures.table import page
 
 import fineprune
 from fineprune import FinepruneWarning, PruningConfig
-from fineprune.checkpoint.probe import difference, outputs, probe_inputs
 from fineprune.inference.encoder_module import EncoderModule
 from fineprune.inference.linear_module import SparseLinear
+from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune_runtime import native
 
 DENSITY = 0.1

@@ -106,7 +106,7 @@ def make_pruned(make_dense: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def same_answers() -> Callable[[Any, Any], bool]:
     """Whether two models answer the probe batch with the same numbers, all of them."""
-    from fineprune.checkpoint.probe import outputs, probe_inputs
+    from fineprune.pruning.probe import outputs, probe_inputs
 
     def same(one: Any, other: Any) -> bool:
         ours, theirs = outputs(one, probe_inputs(one)), outputs(other, probe_inputs(one))

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 import fineprune
 from fineprune import FinepruneError, PruningConfig, _files, finalize, prepare, save_compact, summary
 from fineprune.checkpoint import compact, loading, packing
-from fineprune.checkpoint.probe import probe_inputs
+from fineprune.pruning.probe import probe_inputs
 from fineprune.pruning.pruner import masked_modules
 from fineprune_runtime import codec
 

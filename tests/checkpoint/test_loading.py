@@ -10,7 +10,7 @@ import fineprune
 from fineprune import FinepruneError
 from fineprune.checkpoint.loading import load, to_dense
 from fineprune.checkpoint.packing import PackedLinear
-from fineprune.checkpoint.probe import outputs, probe_inputs
+from fineprune.pruning.probe import outputs, probe_inputs
 
 
 def test_plain_and_compact_folders(compact, make_pruned, same_weights, tmp_path):

@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForS
 import fineprune
 from fineprune import FinepruneError, PruningConfig, PruningTrainer, save_compact
 from fineprune.checkpoint import packing
-from fineprune.checkpoint.probe import probe_inputs
 from fineprune.checkpoint.transformers_hook import CompactConfig, staying_packed
+from fineprune.pruning.probe import probe_inputs
 
 WEIGHTS = "model.safetensors"
 

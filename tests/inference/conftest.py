@@ -90,7 +90,7 @@ def make() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., list[torch.Tensor]]:
     """`ask(model, inputs)`: its outputs without grad, those for padding left out: the engine gives none."""
-    from fineprune.checkpoint.probe import outputs
+    from fineprune.pruning.probe import outputs
 
     def answers(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
         mask = inputs.get("attention_mask")

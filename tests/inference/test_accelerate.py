@@ -14,9 +14,9 @@ from fineprune import FinepruneError, FinepruneWarning
 from fineprune.checkpoint.loading import to_dense
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.checkpoint.packing import PackedLinear
-from fineprune.checkpoint.probe import difference, probe_inputs
 from fineprune.inference.encoder_module import EncoderModule
 from fineprune.inference.linear_module import SparseLinear
+from fineprune.pruning.probe import difference, probe_inputs
 from fineprune_runtime import native
 
 pytestmark = pytest.mark.usefixtures("engine")

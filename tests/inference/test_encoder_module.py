@@ -8,8 +8,8 @@ from transformers import BertConfig
 
 import fineprune
 from fineprune import FinepruneError
-from fineprune.checkpoint.probe import difference
 from fineprune.inference.encoder_module import encoder_name, keep_mask
+from fineprune.pruning.probe import difference
 
 KEPT = torch.tensor([[True, True, False], [True, False, False]])
 ADDED = torch.where(KEPT, 0.0, torch.finfo(torch.float32).min)

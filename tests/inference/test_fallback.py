@@ -9,9 +9,9 @@ import torch
 import fineprune
 from fineprune import FinepruneError, FinepruneWarning
 from fineprune.checkpoint.packing import PackedLinear
-from fineprune.checkpoint.probe import difference, probe_inputs
 from fineprune.inference import fallback
 from fineprune.inference.linear_module import SparseLinear
+from fineprune.pruning.probe import difference, probe_inputs
 from fineprune_runtime.layers import Linear, Matrix
 
 

@@ -93,7 +93,7 @@ def test_training_moves_the_weights_and_no_zero(name):
         assert not layer.weight[was == 0].signbit().any()
 
 
-def test_what_an_optimiser_does_to_a_zero_is_neither_seen_nor_kept():
+def test_what_an_optimizer_does_to_a_zero_is_neither_seen_nor_kept():
     model = sparse()
     held, x = zeros(model), torch.randn(3, 6)
     pruner = prepare(model, FROZEN, 5)

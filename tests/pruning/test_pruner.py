@@ -138,7 +138,7 @@ def test_what_ddp_shall_not_send_is_added_and_taken_away_again():
     assert not hasattr(finalize(prepare(blocks(), PruningConfig(density=0.25), TOTAL).model), key)
 
 
-# ---- the optimiser's groups ----------------------------------------------------------------------------
+# ---- the optimizer's groups ----------------------------------------------------------------------------
 
 
 def names(pruner, group):

@@ -44,7 +44,7 @@ def test_what_prepare_refuses_it_leaves_alone():
         prepare("bert-base-uncased", PruningConfig(), TOTAL)
 
 
-def test_quantised_weights():
+def test_quantized_weights():
     model = blocks()
     model.blocks[1][2].weight = nn.Parameter(torch.zeros(6, 8, dtype=torch.int8), requires_grad=False)
     keys = set(model.state_dict())
@@ -58,7 +58,7 @@ class Wrapped(nn.Parameter):
     """As torchao's and bitsandbytes' weights, which call themselves floats."""
 
 
-def test_quantised_weights_that_look_like_floats():
+def test_quantized_weights_that_look_like_floats():
     model = blocks()
     model.blocks[1][2].weight = Wrapped(torch.zeros(6, 8))
     with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
@@ -67,7 +67,7 @@ def test_quantised_weights_that_look_like_floats():
 
 
 class Bits(nn.Module):
-    """A quantised layer, by what it holds."""
+    """A quantized layer, by what it holds."""
 
     def __init__(self, name):
         super().__init__()
@@ -75,7 +75,7 @@ class Bits(nn.Module):
 
 
 class Method(nn.Module):
-    """As torch's own quantised layers, whose weight is a method."""
+    """As torch's own quantized layers, whose weight is a method."""
 
     def weight(self):
         return torch.zeros(6, 8)
@@ -83,21 +83,21 @@ class Method(nn.Module):
 
 @pytest.mark.parametrize("layer", [Bits("weight"), Bits("qweight"), Method()])
 @pytest.mark.parametrize("targets", [None, "0"])
-def test_layers_quantised_by_others(layer, targets):
+def test_layers_quantized_by_others(layer, targets):
     model = blocks()
     model.blocks[1][2] = layer
     with pytest.raises(
-        FinepruneError, match=rf"^blocks\.1\.2 \({type(layer).__name__}\) is quantised or packed"
+        FinepruneError, match=rf"^blocks\.1\.2 \({type(layer).__name__}\) is quantized or packed"
     ):
         prepare(model, PruningConfig(targets=targets), TOTAL)
     assert not any(True for _ in masked_modules(model))
 
 
-def test_a_model_that_says_it_is_quantised():
+def test_a_model_that_says_it_is_quantized():
     model = blocks()
     model.is_quantized = True  # transformers' word
     with pytest.raises(
-        FinepruneError, match=r"the model \(Blocks\) is quantised or packed: load it in floating"
+        FinepruneError, match=r"the model \(Blocks\) is quantized or packed: load it in floating"
     ):
         prepare(model, PruningConfig(), TOTAL)
     model.is_quantized = False

@@ -78,7 +78,7 @@ def test_the_choices():
             PruningConfig(method, score_optimizer="sgd")
 
 
-def test_adam_is_the_optimiser_of_the_weights():
+def test_adam_is_the_optimizer_of_the_weights():
     assert with_scores(torch.optim.AdamW, "adam") is torch.optim.AdamW
     one, two = prepared("adam"), prepared("adam")
     train(one, torch.optim.AdamW(one.parameter_groups(1e-3, 0.1), betas=(0.8, 0.9)), 20)
@@ -88,7 +88,7 @@ def test_adam_is_the_optimiser_of_the_weights():
 
 
 @pytest.mark.parametrize("choice", OTHERS)
-def test_groups_for_an_optimiser_that_does_not_know_the_choice_are_refused(choice):
+def test_groups_for_an_optimizer_that_does_not_know_the_choice_are_refused(choice):
     with pytest.raises(FinepruneError, match=rf"score_optimizer='{choice}': .*pruner\.optimizer\(") as error:
         prepared(choice).parameter_groups(1e-3)
     assert "\n" not in str(error.value)
@@ -130,7 +130,7 @@ def test_bytes_for_each_score(choice, size):
 
 
 def moved_by(choice, gradients, lr=0.1, kind=torch.optim.SGD):
-    """A score of zeros after gradients, and the optimiser."""
+    """A score of zeros after gradients, and the optimizer."""
     score = nn.Parameter(torch.zeros_like(gradients[0]))
     optimizer = with_scores(kind, choice)([{"params": [score], "lr": lr, MARK: choice}], lr=lr)
     for gradient in gradients:
@@ -237,13 +237,13 @@ def test_a_training_reaches_its_density_and_moves_the_scores(choice, method):
     assert all((a - b).abs().mean() > 0.05 for a, b in zip(before, scores_of(pruner), strict=True))
 
 
-# ---- one optimiser -------------------------------------------------------------------------------------
+# ---- one optimizer -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("choice", OTHERS)
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
 def test_the_weights_move_as_ever(choice, kind):
-    """Scores that get no gradient: the weights must go where the plain optimiser takes them."""
+    """Scores that get no gradient: the weights must go where the plain optimizer takes them."""
     pruner, plain = prepared(choice), prepared("adam")
     for target in (*pruner.targets, *plain.targets):
         target.scores.requires_grad_(False)

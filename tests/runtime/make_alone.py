@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it
 
 from runtime.models import CONTEXTS, PAIRS, QUESTIONS, TEXTS, save
 
-from fineprune.tasks.entities import predict_entities
-from fineprune.tasks.prediction import predict
-from fineprune.tasks.qa_prediction import answer
+from fineprune.tasks.questions.prediction import answer
+from fineprune.tasks.text.prediction import predict
+from fineprune.tasks.tokens.prediction import predict_entities
 
 # Name of the folder: architecture, task, types of values and of embeddings.
 MODELS = {

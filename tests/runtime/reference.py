@@ -57,9 +57,9 @@ def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int) -> Any
 
 def norm(part: Any, x: Any, epsilon: float) -> Any:
     """Layer norm over the last dimension (Ba et al., 2016)."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
-    return centred / spread * part.weight.astype(np.float64) + part.bias.astype(np.float64)
+    centered = x - x.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + epsilon)
+    return centered / spread * part.weight.astype(np.float64) + part.bias.astype(np.float64)
 
 
 def activate(x: Any, activation: str) -> Any:

@@ -19,7 +19,7 @@ MASK, FLOAT32, FLOAT16, BFLOAT16, INT8, INT4 = range(6)
 DENSE, BITMASK, GAPS = range(3)
 TYPES = ("mask", "float32", "float16", "bfloat16", "int8", "int4")
 LEVELS = {"int8": 127, "int4": 7}
-# 0.0, -0.0, 1.0, NaNs with a payload, quiet and signalling, of either sign, infinities, the smallest and
+# 0.0, -0.0, 1.0, NaNs with a payload, quiet and signaling, of either sign, infinities, the smallest and
 # the largest subnormal, the smallest normal, the largest float32
 ODD_BITS = [0, 1 << 31, 0x3F800000, 0x7FC12345, 0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000]
 ODD_BITS += [1, 0x807FFFFF, 0x00800000, 0x7F7FFFFF]
@@ -192,7 +192,7 @@ def test_half_precision_rounds_to_nearest(array):
     assert np.isnan(back[~number]).all()
     fits = np.where(np.isfinite(array) & (np.abs(array) > 65504), np.float32(1), array)
     back = decode(encode(fits, "float16"), array.shape)
-    with np.errstate(invalid="ignore"):  # of signalling NaNs
+    with np.errstate(invalid="ignore"):  # of signaling NaNs
         expected = fits.astype(np.float16).astype(np.float32)
     assert (bits(back)[number] == bits(expected)[number]).all()
     assert np.isnan(back[~number]).all()

@@ -83,7 +83,7 @@ def test_a_linear_layer(level, dtype):
 
 @everywhere
 def test_an_encoder_of_zeros_is_its_biases_and_norms(level, dtype):
-    # x + b = (2, 2, 3, 3): centred -1/2, -1/2, 1/2, 1/2, which is also 1/2 wide: (-1, -1, 1, 1) x 2 + 1
+    # x + b = (2, 2, 3, 3): centered -1/2, -1/2, 1/2, 1/2, which is also 1/2 wide: (-1, -1, 1, 1) x 2 + 1
     # = (-1, -1, 3, 3). With the second bias (-1, -1, 3, 7): mean 2, squares 9 + 9 + 1 + 25 = 4 x 11.
     own = layer(
         attention_output=linear(np.zeros((4, 1)), [1, 0, 0, -1]),
@@ -100,7 +100,7 @@ def test_an_encoder_of_zeros_is_its_biases_and_norms(level, dtype):
 def test_attention(level, dtype):
     # Query 1, keys 0 and ln 3, values 4 and 8: weights 1/4 and 3/4, so 7 is added to the first feature.
     # (-3, 0, 4, 0) -> (4, 0, 4, 0) -> (1, -1, 1, -1), and (-6, 1, 8, 1) -> (1, 1, 8, 1): mean 11/4,
-    # centred -7/4, -7/4, 21/4, -7/4: a third of root 3 below, and root 3 above.
+    # centered -7/4, -7/4, 21/4, -7/4: a third of root 3 below, and root 3 above.
     own = layer(
         query=linear(np.zeros((1, 4)), [1]),
         key=linear([[0, math.log(3), 0, 0]]),

@@ -1,4 +1,4 @@
-"""What changes no answer, bit for bit: another run, more threads, neighbours, padding, a fork."""
+"""What changes no answer, bit for bit: another run, more threads, neighbors, padding, a fork."""
 
 import contextlib
 import os

@@ -185,9 +185,9 @@ def test_a_file_that_was_cut_off(dense):
         Folder(dense)
 
 
-def test_weights_that_another_program_quantised(dense):
+def test_weights_that_another_program_quantized(dense):
     rewrite(dense, {"quantization_config": {"quant_method": "bitsandbytes"}})
-    with pytest.raises(EngineError, match=r"quantised by another program than fineprune: .*bitsandbytes"):
+    with pytest.raises(EngineError, match=r"quantized by another program than fineprune: .*bitsandbytes"):
         Folder(dense)
 
 

@@ -20,10 +20,10 @@ from runtime.models import (
     torch_logits,
 )
 
-from fineprune.tasks.entities import predict_entities
-from fineprune.tasks.prediction import predict
-from fineprune.tasks.qa_prediction import answer
-from fineprune.tasks.question_answering import UNANSWERABLE
+from fineprune.tasks.questions.prediction import answer
+from fineprune.tasks.questions.task import UNANSWERABLE
+from fineprune.tasks.text.prediction import predict
+from fineprune.tasks.tokens.prediction import predict_entities
 from fineprune_runtime import EngineError, dtypes
 from fineprune_runtime.predictor import AnswerPredictor, EntityPredictor, TextPredictor, load
 from fineprune_runtime.results import Prediction

@@ -6,8 +6,8 @@ import pytest
 from runtime.models import CONTEXTS, KINDS, QUESTIONS, make_tokenizer
 from transformers import AutoTokenizer
 
-from fineprune.tasks.qa_features import make_windows
-from fineprune.tasks.squad import Questions
+from fineprune.tasks.questions.context_windows import make_windows
+from fineprune.tasks.questions.squad import Questions
 from fineprune_runtime import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.questions import read_windows

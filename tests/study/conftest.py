@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fineprune.training.record import Matrix, Record
+from fineprune.training.run.mask_snapshot import Matrix, Record
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fineprune.training.record import SIDE, Matrix, Record
+from fineprune.training.run.mask_snapshot import SIDE, Matrix, Record
 
 _KINDS = {
     "attention.self.query": (1, 1),

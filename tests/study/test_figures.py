@@ -25,8 +25,8 @@ from fineprune.study.figures.style import (
     short,
     style,
 )
-from fineprune.study.folder import RunFolder, read_folder
-from fineprune.training.record import Record
+from fineprune.study.study_folder import RunFolder, read_folder
+from fineprune.training.run.mask_snapshot import Record
 
 WriteRun = Callable[..., Path]
 
@@ -120,7 +120,7 @@ def test_a_figure_drawn_twice_is_the_same_bytes(study: Path) -> None:
     assert made["pareto"].png() == made["pareto"].png()
 
 
-def test_the_svg_for_a_page_takes_the_pages_colours_and_size() -> None:
+def test_the_svg_for_a_page_takes_the_pages_colors_and_size() -> None:
     text = plain(title='A "title" <b>').svg()
     root = ElementTree.fromstring(text)
     assert text.startswith("<svg")
@@ -225,20 +225,20 @@ def test_runs_with_strange_content_are_drawn_as_far_as_they_go(
 
 def test_every_method_has_a_look_of_its_own() -> None:
     looks = [style(method) for method in METHODS]
-    assert len({look.colour for look in looks}) == len(looks)
+    assert len({look.color for look in looks}) == len(looks)
     assert len({look.marker for look in looks}) == len(looks)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ground", ["#ffffff", "#121212"])
-def test_colours_are_seen_on_white_and_on_near_black(method: str, ground: str) -> None:
-    lighter, darker = sorted((luminance(style(method).colour), luminance(ground)), reverse=True)
+def test_colors_are_seen_on_white_and_on_near_black(method: str, ground: str) -> None:
+    lighter, darker = sorted((luminance(style(method).color), luminance(ground)), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= 3
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Of WCAG."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

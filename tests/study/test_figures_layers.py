@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fineprune.study.figures.layers import density_by_layer, empty
 from fineprune.study.figures.style import Figure
-from fineprune.study.folder import read_folder
-from fineprune.training.record import Record
+from fineprune.study.study_folder import read_folder
+from fineprune.training.run.mask_snapshot import Record
 
 WriteRun = Callable[..., Path]
 MakeRecord = Callable[..., Record]

@@ -8,7 +8,7 @@ import pytest
 
 from fineprune.study.figures.pareto import front, pareto
 from fineprune.study.figures.style import Figure
-from fineprune.study.folder import read_folder
+from fineprune.study.study_folder import read_folder
 
 WriteRun = Callable[..., Path]
 

@@ -9,8 +9,8 @@ import numpy as np
 from fineprune.study.figures.choice import one_each
 from fineprune.study.figures.style import Figure
 from fineprune.study.figures.weights import remaining_weights, weights
-from fineprune.study.folder import read_folder
-from fineprune.training.record import Record
+from fineprune.study.study_folder import read_folder
+from fineprune.training.run.mask_snapshot import Record
 
 WriteRun = Callable[..., Path]
 MakeRecord = Callable[..., Record]

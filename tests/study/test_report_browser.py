@@ -103,8 +103,8 @@ def test_a_page_fits(opened, name, size, scheme):
     assert (brightness(paper) > brightness(ink)) == (scheme == "light")
 
 
-def brightness(colour):
-    return sum(int(part) for part in colour.strip("rgb()").split(","))
+def brightness(color):
+    return sum(int(part) for part in color.strip("rgb()").split(","))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

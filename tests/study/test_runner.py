@@ -14,7 +14,7 @@ from fineprune import FinepruneError
 from fineprune.study import report, runner
 from fineprune.study.grid import Study
 from fineprune.study.runner import Failure, plan, run_study, state
-from fineprune.training import run as run_module
+from fineprune.training.run import train as run_module
 
 
 def make_runs(recipe: Path, out: Path, tasks: dict[str, list[str]] | None = None, **axes):

@@ -138,7 +138,7 @@ def killed_once(run, out, place, threads):
     import signal
 
     from fineprune.study import runner
-    from fineprune.training import run as run_module
+    from fineprune.training.run import train as run_module
 
     class Metrics(run_module._MetricsFile):
         def on_log(self, args, state, control, **kwargs):

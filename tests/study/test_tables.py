@@ -60,7 +60,7 @@ def test_text(rows):
         "2",
         "77.8 / 79.0",
     ]
-    assert "\x1b[1m70.0*" in as_text(tables(rows), width=160, colour=True)
+    assert "\x1b[1m70.0*" in as_text(tables(rows), width=160, color=True)
 
 
 def test_csv(rows):

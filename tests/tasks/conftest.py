@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fineprune.tasks import loading
-from fineprune.tasks.classification import ClassificationConfig
+from fineprune.tasks.text import reading
+from fineprune.tasks.text.task import ClassificationConfig
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def hub(monkeypatch):
             table = {"text": [f"text {index}" for index in range(len(cells))], "label": cells}
             return {column: table[column] for column in columns}, {} if names is None else {"label": names}
 
-        monkeypatch.setattr(loading, "read_hub", read)
+        monkeypatch.setattr(reading, "read_hub", read)
         return ClassificationConfig(hub="glue", subset="sst2")
 
     return make

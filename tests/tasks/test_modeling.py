@@ -8,8 +8,8 @@ import torch
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.classification import ClassificationData, Examples
 from fineprune.tasks.modeling import build_model, known_labels
+from fineprune.tasks.text.task import ClassificationData, Examples
 
 TWO = ClassificationData(None, Examples([]), ("neg", "pos"), "accuracy")
 THREE = ClassificationData(None, Examples([]), ("a", "b", "c"), "accuracy")

@@ -108,7 +108,7 @@ def files(tmp_path: Path, pretrained: str) -> SimpleNamespace:
     (folder / "validation.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
 
     def recipe(**sections: Any):
-        from fineprune.training.recipe import Recipe
+        from fineprune.training.run.recipe import Recipe
 
         values: dict[str, Any] = {
             "model": pretrained,
@@ -237,7 +237,7 @@ def assert_same_run(names: Callable[[Path], set[str]], logs) -> Callable[[Path, 
 def refused_run() -> Callable[..., None]:
     """`refused_run(recipe, out, *parts)`: it fails with one line that has these parts."""
     from fineprune import FinepruneError
-    from fineprune.training.run import run_recipe
+    from fineprune.training.run.train import run_recipe
 
     def check(recipe: Any, out: Path, *parts: str, resume: bool = False) -> None:
         with pytest.raises(FinepruneError) as error:
@@ -256,8 +256,8 @@ def refused_run() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, pretrained: str) -> Path:
     """A run of twelve steps; not to be changed."""
-    from fineprune.training.recipe import Recipe
-    from fineprune.training.run import run_recipe
+    from fineprune.training.run.recipe import Recipe
+    from fineprune.training.run.train import run_recipe
 
     folder = tmp_path_factory.mktemp("shipping")
     rows = [f"{'very ' * (i % 4)}{('bad', 'good')[i % 2]} film\t{('neg', 'pos')[i % 2]}" for i in range(40)]

@@ -1,6 +1,6 @@
 """What the weights of BERT-like models are called, and the layers that are made of them.
 
-All of them are post-norm encoders with learnt absolute positions (Devlin et al., 2019,
+All of them are post-norm encoders with learned absolute positions (Devlin et al., 2019,
 arXiv:1810.04805): each layer is attention, a sum and a norm, two matrices with an activation between,
 a sum and a norm. Names are those of transformers. Nothing here reads files: a live model will do.
 """

@@ -230,7 +230,7 @@ def _best_rice(gaps: NDArray[np.int64]) -> tuple[int, int]:
     """The remainder's bits that take the fewest bytes, and those bytes.
 
     Geometric gaps of mean g are coded best with about log2(g ln 2) bits (Rice 1979, Golomb 1966);
-    clustered ones with fewer, so the neighbours are tried.
+    clustered ones with fewer, so the neighbors are tried.
     """
     guess = round(math.log2(max(1.0, (float(gaps.mean()) + 1) * math.log(2))))
     sizes = {}

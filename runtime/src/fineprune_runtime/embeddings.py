@@ -110,9 +110,9 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
 
 def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
     """Layer norm over the last dimension (Ba et al., 2016); float32 like `x`."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
-    result: Floats = centred / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centered).mean(axis=-1, keepdims=True)
+    result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
     return result
 
 

@@ -57,7 +57,7 @@ class Folder:
         asked = self.config.get("quantization_config")
         packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
         if asked is not None and not packed:
-            raise EngineError(f"{path}: its weights are quantised by another program than {_METHOD}: {asked}")
+            raise EngineError(f"{path}: its weights are quantized by another program than {_METHOD}: {asked}")
         if packed:
             manifest.verify(files)
         self._tensors = {tensor.name: (file, tensor) for file in files for tensor in manifest.read(file)[1]}

@@ -47,7 +47,7 @@ def read_windows(
 ) -> Read:
     """Tokenize questions with their contexts into windows of at most `max_length` tokens.
 
-    `stride`: tokens by which neighbouring windows overlap; None: 128, or a third of `max_length`
+    `stride`: tokens by which neighboring windows overlap; None: 128, or a third of `max_length`
     where that is less. Only the context is spread over windows; a question that would leave it too
     little room is cut. Raises `EngineError` where `max_length` is too short for `stride`.
     """

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 import fineprune
 from fineprune._files import staged, write_json, write_text
 from fineprune.checkpoint import card, packing
-from fineprune.checkpoint.probe import difference, outputs, probe_inputs
 from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantizer
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning.distributed.ranks import is_sharded
+from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner, finalize, masked_modules
-from fineprune.pruning.sharded import is_sharded
 from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import refuse_accelerated
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 import fineprune
 from fineprune._files import staged, write_json
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.checkpoint import packing
 from fineprune.checkpoint.compact import (
     ABOUT,
@@ -118,7 +118,7 @@ def load_delta(
             raise TypeError(f"dtype {about['dtype']!r}")
         config = transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # an odd config.json makes transformers raise anything
-        raise FinepruneError(f"{folder}: not a whole delta ({reason(error)})") from error
+        raise FinepruneError(f"{folder}: not a whole delta ({one_line(error)})") from error
     model, fresh = _base_model(kind, base or name, config, dtype)
     state = _state(model)
     if not set(of_base) <= set(state) - fresh or _hash(state, of_base) != expected:
@@ -165,7 +165,7 @@ def _base_model(kind: Any, base: str | Path, config: Any, dtype: torch.dtype) ->
         return model, set(info["missing_keys"])
     except Exception as error:  # by file, by hub and by version
         raise FinepruneError(
-            f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({reason(error)})"
+            f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({one_line(error)})"
         ) from error
     finally:
         transformers.logging.set_verbosity(before)

@@ -1,7 +1,7 @@
 """To ONNX or OpenVINO by transformers' own exporters, and compared with the PyTorch model before it counts.
 
 Zeros stay where they are: neither format stores them in fewer bytes. `int8` is ONNX Runtime's dynamic
-quantisation (weights when written, activations when run), or NNCF's compression of the weights alone.
+quantization (weights when written, activations when run), or NNCF's compression of the weights alone.
 """
 
 import importlib.util
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from fineprune._files import staged
+from fineprune._messages import one_line
 from fineprune._padding import ensure_padding
-from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import masked_modules
 from fineprune.pruning.targets import refuse_accelerated
@@ -82,7 +82,9 @@ def export_model(
                 difference = _difference(model, others, beside, to)
         except Exception as error:  # whatever a kind of model makes the exporter or the runtime raise
             kind = type(model).__name__
-            raise FinepruneError(f"{kind}: export to {to} failed, try the other: {reason(error)}") from error
+            raise FinepruneError(
+                f"{kind}: export to {to} failed, try the other: {one_line(error)}"
+            ) from error
         if not difference < (math.inf if int8 else _TOLERANCE):  # nan too
             raise FinepruneError(
                 f"{to}: the outputs differ from PyTorch's by {difference:.2g} of the largest, allowed: "
@@ -209,4 +211,4 @@ def quiet_exporters() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-        logging.root.handlers[:] = handlers  # onnxruntime's quantisation adds one
+        logging.root.handlers[:] = handlers  # onnxruntime's quantization adds one

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel
 
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.checkpoint import delta, packing, transformers_hook
 from fineprune.checkpoint.compact import ABOUT
 from fineprune.errors import FinepruneError
@@ -58,7 +58,7 @@ def load(
         except FinepruneError:
             raise
         except Exception as error:  # an odd config.json makes a model's code raise anything
-            raise FinepruneError(f"{folder}: cannot load the model ({reason(error)})") from error
+            raise FinepruneError(f"{folder}: cannot load the model ({one_line(error)})") from error
 
 
 def _about(folder: Path) -> Any:

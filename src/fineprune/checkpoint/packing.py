@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fineprune._strict import near
+from fineprune._messages import near
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import is_linear
@@ -34,7 +34,7 @@ class PackedLinear(nn.Module):
     """A linear layer whose weight stays packed in memory, and is unpacked for each call.
 
     `weight` is the blob, 1-d int8 (which models that cast to their weights' type leave alone, as
-    they do for other quantised layers). The same result as the dense layer, slower and smaller: what
+    they do for other quantized layers). The same result as the dense layer, slower and smaller: what
     the sparse engine starts from.
     """
 

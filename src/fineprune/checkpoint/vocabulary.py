@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", corpus: list[_Text]) -> list[n
     try:
         tokenizer = copy.deepcopy(tokenizer)  # a call changes a tokenizer's settings for the next one
     except Exception as error:  # a bare one, when a part of it is written in Python
-        raise FinepruneError(f"{type(tokenizer).__name__} cannot be copied: {reason(error)}") from error
+        raise FinepruneError(f"{type(tokenizer).__name__} cannot be copied: {one_line(error)}") from error
     found = []
     for start in range(0, len(corpus), _BATCH):
         batch = tokenizer(corpus[start : start + _BATCH], truncation=False, padding=False, verbose=False)
@@ -220,7 +220,7 @@ def _rebuild(
             file.write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
             smaller = type(tokenizer).from_pretrained(folder)
     except Exception as error:  # whatever the tokenizer's own class raises
-        raise FinepruneError(f"{name} cannot be saved, shrunk and loaded again: {reason(error)}") from error
+        raise FinepruneError(f"{name} cannot be saved, shrunk and loaded again: {one_line(error)}") from error
     smaller.name_or_path = tokenizer.name_or_path  # not the folder that is gone
     expected = {token: places[index] for token, index in tokenizer.get_vocab().items() if index in places}
     vocabulary = smaller.get_vocab()

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 import torch
 from torch import nn
 
-from fineprune._strict import near
+from fineprune._messages import near
 from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference import fallback

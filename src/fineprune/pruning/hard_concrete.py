@@ -1,4 +1,4 @@
-"""The hard-concrete gate of L0 regularisation (Louizos, Welling, Kingma 2018), elementwise.
+"""The hard-concrete gate of L0 regularization (Louizos, Welling, Kingma 2018), elementwise.
 
 A logit S becomes a gate in [0, 1] that is exactly 0 or 1 with positive probability, and whose
 expected count of open gates has a closed form.

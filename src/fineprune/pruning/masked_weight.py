@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
-from fineprune.pruning import hard_concrete, sharded
+from fineprune.pruning import hard_concrete
+from fineprune.pruning.distributed import ranks
 
 
 class _MaskedProduct(torch.autograd.Function):
@@ -49,7 +50,7 @@ class MaskedWeight(nn.Module):
     """A parametrization of one weight: it multiplies by `mask` and, where scores are learned,
     hands them their straight-through gradient.
 
-    `mask` is a bool buffer in the weight's shape, refreshed once an optimiser step by the
+    `mask` is a bool buffer in the weight's shape, refreshed once an optimizer step by the
     method. `scores` is a float32 parameter in that shape, or None where the score is the weight.
     """
 
@@ -83,7 +84,7 @@ class MaskedWeight(nn.Module):
         """The weight made permanent: test-time mask applied, exact (positive) zeros elsewhere. Of a sharded
         weight, the rows of this process.
         """
-        return torch.where(sharded.rows_like(self.kept(), weight), sharded.local(weight), 0)
+        return torch.where(ranks.rows_like(self.kept(), weight), ranks.local(weight), 0)
 
 
 class GatedWeight(MaskedWeight):
@@ -102,7 +103,7 @@ class GatedWeight(MaskedWeight):
     def logits(self) -> Tensor:
         """S less the shift that keeps the gates of selected weights open; the rows of this process."""
         assert self.scores is not None
-        return sharded.local(self.scores) - self.offset
+        return ranks.local(self.scores) - self.offset
 
     @torch.no_grad()
     def gate(self, weight: Tensor) -> Tensor:
@@ -118,9 +119,9 @@ class GatedWeight(MaskedWeight):
                 f"the model was cast to {self.scores.dtype} after prepare, and the gates of L0 with it: "
                 "finalize it first, then cast"
             )
-        return self.mask & sharded.whole_like(self.logits > hard_concrete.CLOSED, self.scores)
+        return self.mask & ranks.whole_like(self.logits > hard_concrete.CLOSED, self.scores)
 
     @torch.no_grad()
     def fold(self, weight: Tensor) -> Tensor:
         gate = hard_concrete.expected(self.logits.detach()).to(weight.dtype)
-        return torch.where(sharded.rows_like(self.kept(), weight), sharded.local(weight) * gate, 0)
+        return torch.where(ranks.rows_like(self.kept(), weight), ranks.local(weight) * gate, 0)

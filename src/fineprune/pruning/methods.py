@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning import hard_concrete, selection, sharded
+from fineprune.pruning import hard_concrete, selection
 from fineprune.pruning.density_control import controlled_lambda, path
+from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import GatedWeight, MaskedWeight
 from fineprune.pruning.schedule import Schedule
 
@@ -86,7 +87,7 @@ class Method:
         return [target.scores for target in targets], None
 
     def refresh(self, targets: Sequence[Target], step: int) -> Control:
-        """Set the masks for the forward pass after `step` optimiser steps."""
+        """Set the masks for the forward pass after `step` optimizer steps."""
         density = self.schedule.density(step, self.config.density)
         if density >= 1:
             for target in targets:
@@ -94,7 +95,7 @@ class Method:
             return Control()
         scores, key = self.ranked(targets)
         masks = [target.masked.mask for target in targets]
-        shards = sharded.Shards.of(scores)
+        shards = ranks.Shards.of(scores)
         if shards is not None:
             found = shards.top_v(scores, density, masks, key, self.floor, each=self.scope == "local")
             return Control(sum(cut.value for cut in found) / len(found))
@@ -143,7 +144,7 @@ class SoftMovement(Method):
     def _at_tau(self, targets: Sequence[Target], tau: float, lambda_: float) -> Control:
         """The paper's mask: 1[sigmoid(S) > tau], with the reference's floor."""
         cut = _logit(tau)
-        shards = sharded.Shards.of(target.scores for target in targets)
+        shards = ranks.Shards.of(target.scores for target in targets)
         if shards is not None:
             masks = [target.masked.mask for target in targets]
             shards.above([target.scores for target in targets], cut, masks, self.floor)
@@ -158,11 +159,11 @@ class SoftMovement(Method):
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
         """Lambda * R(S): sigmoid(S) averaged in each matrix, then over the matrices."""
         scores = [target.scores for target in targets]
-        return lambda_ * sharded.mean_of_means([torch.sigmoid(sharded.local(s)) for s in scores], scores)
+        return lambda_ * ranks.mean_of_means([torch.sigmoid(ranks.local(s)) for s in scores], scores)
 
 
 class L0(Method):
-    """L0 regularisation with hard-concrete gates, sampled in the forward pass."""
+    """L0 regularization with hard-concrete gates, sampled in the forward pass."""
 
     start = hard_concrete.INITIAL
 
@@ -192,7 +193,7 @@ class L0(Method):
         """Lambda * E[L0], as a share of the weights: averaged as soft movement's R."""
         scores = [target.scores for target in targets]
         values = [hard_concrete.open_probability(target.masked.logits) for target in targets]  # type: ignore[arg-type]
-        return lambda_ * sharded.mean_of_means(values, scores)
+        return lambda_ * ranks.mean_of_means(values, scores)
 
 
 class Frozen(Method):

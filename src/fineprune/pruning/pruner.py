@@ -1,4 +1,4 @@
-"""The life of a pruning: `prepare`, then `Pruner.step` once an optimiser step, then `finalize`."""
+"""The life of a pruning: `prepare`, then `Pruner.step` once an optimizer step, then `finalize`."""
 
 import zlib
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from torch.nn.utils import parametrize
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning import agreement, sharded
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
+from fineprune.pruning.distributed import agreement, ranks
+from fineprune.pruning.loop_checks import LoopWatch
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods import METHODS, Control, Method, Target
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_optimizer import MARK, with_scores
-from fineprune.pruning.targets import find_targets, refuse_quantised
-from fineprune.pruning.watch import LoopWatch
+from fineprune.pruning.targets import find_targets, refuse_quantized
 
 _DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
 _FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
@@ -26,10 +26,10 @@ _FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and 
 def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Pruner":
     """Put scores and masks on the target matrices of `model`, in place.
 
-    `total_steps` counts optimiser steps. The weights become parameters of a new name
-    (`X.parametrizations.weight.original`), so build the optimiser afterwards, from
+    `total_steps` counts optimizer steps. The weights become parameters of a new name
+    (`X.parametrizations.weight.original`), so build the optimizer afterwards, from
     `Pruner.parameter_groups`. Raises `FinepruneError` where the schedule cannot finish within
-    `total_steps`, a pattern matches nothing, or the model is prepared or quantised already.
+    `total_steps`, a pattern matches nothing, or the model is prepared or quantized already.
     """
     facts = {"total_steps": total_steps}
     if isinstance(config, PruningConfig):
@@ -63,18 +63,18 @@ def _checked(
         raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
-    refuse_quantised(model)
+    refuse_quantized(model)
     schedule = METHODS[config.method].plan(config, total_steps)
     method = METHODS[config.method](config, schedule)
     found = find_targets(model, config.targets, config.exclude)
     for name, module in found.items():  # all checks first: an error leaves the model as it was
-        if sharded.is_sharded(module.weight):  # type: ignore[arg-type]
+        if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
             raise FinepruneError(f"{name}: spread over processes already; call prepare before fully_shard")
-        # Quantised weights may call themselves floats, in a class of their own; DTensor is torch's.
+        # Quantized weights may call themselves floats, in a class of their own; DTensor is torch's.
         own = type(module.weight).__module__.partition(".")[0] == "torch"
         if not isinstance(module.weight, nn.Parameter) or not module.weight.is_floating_point() or not own:
             raise FinepruneError(
-                f"{name}: its weight is no floating-point parameter; prune before the model is quantised "
+                f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
     method.check({name: module.get_parameter("weight") for name, module in found.items()})
@@ -111,10 +111,10 @@ class Pruner:
         self._watch = LoopWatch([] if config.traits.holds_zeros else targets)
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Groups for an optimiser: weights at `lr`, biases and norms at `lr` without decay, and
+        """Groups for an optimizer: weights at `lr`, biases and norms at `lr` without decay, and
         scores at their own rate (`score_lr`) without decay. Frozen parameters are left out.
 
-        Raises `FinepruneError` where the scores have an optimiser of their own: see `optimizer`.
+        Raises `FinepruneError` where the scores have an optimizer of their own: see `optimizer`.
         """
         if self.config.score_optimizer != "adam":
             raise FinepruneError(
@@ -126,14 +126,14 @@ class Pruner:
     def optimizer(
         self, kind: type[torch.optim.Optimizer], lr: float, weight_decay: float = 0.0, **settings: Any
     ) -> torch.optim.Optimizer:
-        """An optimiser of class `kind` over the parameter groups, in which the scores move as
+        """An optimizer of class `kind` over the parameter groups, in which the scores move as
         `score_optimizer` says. `settings` are those of `kind`.
         """
         made = with_scores(kind, self.config.score_optimizer)
         return made(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[no-any-return]
 
     def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        if self.config.traits.holds_zeros and not any(sharded.is_sharded(t.weight) for t in self.targets):
+        if self.config.traits.holds_zeros and not any(ranks.is_sharded(t.weight) for t in self.targets):
             hold_zeros(self.model)  # adapters that came after `prepare`, and before `fully_shard`
         scores = {id(target.masked.scores) for target in self.targets}
         groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "scores": []}
@@ -164,12 +164,12 @@ class Pruner:
         return torch.zeros((), device=self.targets[0].weight.device) if value is None else value
 
     def step(self) -> None:
-        """Count one optimiser step and set the masks of the next forward pass. With several processes, all
+        """Count one optimizer step and set the masks of the next forward pass. With several processes, all
         of them call it, as all call `prepare`.
 
         Raises `FinepruneError` where the model was cast to another type since `prepare`.
         """
-        sharded.reshard(self.model)
+        ranks.reshard(self.model)
         self._refuse_cast()
         if not self._agreed:
             self._agree()
@@ -213,7 +213,7 @@ class Pruner:
         """
         if not agreement.several():
             return
-        sharded.reshard(self.model)
+        ranks.reshard(self.model)
         matrices = [agreement.fingerprint(target.masked.kept()) for target in self.targets]
         control = (self._control.threshold, self._control.lambda_, self.steps_done)
         differing = agreement.unlike([*matrices, zlib.crc32(repr(control).encode())])
@@ -244,7 +244,7 @@ class Pruner:
     @property
     def density(self) -> float:
         """The share of the target weights that the masks of this moment keep."""
-        sharded.reshard(self.model)
+        ranks.reshard(self.model)
         kept = sum(int(torch.count_nonzero(target.masked.kept())) for target in self.targets)
         return kept / sum(target.weight.numel() for target in self.targets)
 
@@ -324,14 +324,14 @@ def finalize(model: nn.Module) -> nn.Module:
         raise FinepruneError(
             "this model was not prepared (or is finalized already): there are no masks to fold"
         )
-    sharded.reshard(model)
+    ranks.reshard(model)
     ours = set(_buffers(model))
     folded: set[int] = set()
     for _, module, masked in prepared:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
-            sharded.local(original).copy_(masked.fold(original))
+            ranks.local(original).copy_(masked.fold(original))
         # Deep copies share the class that torch made for this module, and it is about to lose its
         # property: give this module a class of its own first.
         shared = type(module)

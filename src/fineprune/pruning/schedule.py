@@ -10,7 +10,7 @@ from fineprune.errors import FinepruneError
 
 
 class Schedule(NamedTuple):
-    """Eq. 5 for one run, in optimiser steps: t_i = `warmup`, t_f = `cooldown`, T = `total`."""
+    """Eq. 5 for one run, in optimizer steps: t_i = `warmup`, t_f = `cooldown`, T = `total`."""
 
     total: int
     warmup: int
@@ -20,7 +20,7 @@ class Schedule(NamedTuple):
     def plan(cls, total: int, warmup: float | int, cooldown: float | int) -> "Schedule":
         """Resolve shares (floats) to steps. Raises where no step is left to prune in."""
         if isinstance(total, bool) or not isinstance(total, int) or total < 1:
-            raise FinepruneError(f"total_steps={total!r}: must be the number of optimiser steps, at least 1")
+            raise FinepruneError(f"total_steps={total!r}: must be the number of optimizer steps, at least 1")
         steps = cls(total, _steps(warmup, total), _steps(cooldown, total))
         if steps.warmup + steps.cooldown >= total:
             raise FinepruneError(
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
         return 1.0 - (1.0 - x) ** 3
 
     def density(self, step: int, final: float, initial: float = 1.0) -> float:
-        """v(t) of Eq. 5 at `step` optimiser steps done."""
+        """v(t) of Eq. 5 at `step` optimizer steps done."""
         return final + (initial - final) * (1.0 - self.ramp(step))
 
     def at_final(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""What moves the scores: the optimiser of the weights, or one that keeps a half or a quarter as much.
+"""What moves the scores: the optimizer of the weights, or one that keeps a half or a quarter as much.
 
 Adam keeps two float32 numbers a score. `adam_bf16` keeps the same two in bfloat16, 4 bytes for 8. `sgd`
 keeps one, the momentum, 2 bytes; its step is divided by the root mean square of the matrix's gradient,
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fineprune.pruning.sharded import Shards, local
+from fineprune.pruning.distributed.ranks import Shards, local
 
 MARK = "score_optimizer"
 """The key of a parameter group of scores that one of `RULES` moves, with its name."""
@@ -27,7 +27,7 @@ _STEPS = "score_steps"
 
 
 def with_scores(kind: Any, choice: str) -> Any:
-    """The optimiser class `kind`, which moves marked groups as the group says, and all others as ever.
+    """The optimizer class `kind`, which moves marked groups as the group says, and all others as ever.
 
     One optimizer with one state, so schedulers, clipping and checkpoints need not know.
     """

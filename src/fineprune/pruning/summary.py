@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fineprune.pruning import sharded
+from fineprune.pruning.distributed import ranks
 from fineprune.pruning.pruner import masked_modules
 from fineprune.pruning.targets import find_targets
 
@@ -100,6 +100,6 @@ def summary(model: nn.Module) -> Summary:
             if id(weight) in counted:  # layers that share one weight
                 continue
             counted.add(id(weight))
-            layers.append(Layer(name, tuple(weight.shape), sharded.count_nonzero(weight), weight.numel()))
+            layers.append(Layer(name, tuple(weight.shape), ranks.count_nonzero(weight), weight.numel()))
     parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
     return Summary(tuple(layers), parameters)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from fineprune._strict import near
+from fineprune._messages import near
 from fineprune.errors import FinepruneError
 from fineprune.pruning.adapters import own_parts
 
@@ -73,22 +73,22 @@ def refuse_accelerated(model: nn.Module, instead: str) -> None:
         raise FinepruneError(f"this model is accelerated, which takes its weights out of it: {instead}")
 
 
-def refuse_quantised(model: nn.Module) -> None:
+def refuse_quantized(model: nn.Module) -> None:
     """Raise `FinepruneError` for a model with matrices in another form than floating point.
 
     A linear layer whose weight is merely no float is left to the caller, who may not want to prune it.
     """
     named = {"the model": model} if getattr(model, "is_quantized", False) else {}  # transformers says so
-    named |= {name: module for name, module in model.named_modules() if _is_quantised(module)}
+    named |= {name: module for name, module in model.named_modules() if _is_quantized(module)}
     for name, module in named.items():
         raise FinepruneError(
-            f"{name} ({type(module).__name__}) is quantised or packed: load it in floating point, prune it, "
-            "and quantise what comes out"
+            f"{name} ({type(module).__name__}) is quantized or packed: load it in floating point, prune it, "
+            "and quantize what comes out"
         )
 
 
-def _is_quantised(module: nn.Module) -> bool:
-    """Whether a module holds a matrix as bits: quantised by torch, GPTQ or AWQ, or packed by us."""
+def _is_quantized(module: nn.Module) -> bool:
+    """Whether a module holds a matrix as bits: quantized by torch, GPTQ or AWQ, or packed by us."""
     held = {**module._buffers, **module._parameters}
     weight = held.get("weight")
     as_bits = weight is not None and not weight.is_floating_point() and not is_linear(module)

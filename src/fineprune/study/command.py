@@ -65,9 +65,9 @@ def study(
 def _keep(source: Path, place: Path) -> None:
     """Leave the study's file with its runs, as it was given: it makes them again."""
     from fineprune._files import write_text
-    from fineprune.study.folder import SOURCE
     from fineprune.study.grid import FOLDER
-    from fineprune.training.packaged import locate
+    from fineprune.study.study_folder import SOURCE
+    from fineprune.training.run.builtin_recipes import locate
 
     text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
     try:
@@ -83,7 +83,7 @@ def _tabulate(loaded: "Study", place: Path) -> None:
     """Print the tables and claims, and write them beside the runs."""
     from fineprune._files import write_json, write_text
     from fineprune.study import tables
-    from fineprune.study.claims import as_lines, claims
+    from fineprune.study.paper_claims import as_lines, claims
     from fineprune.study.rows import as_dicts, collect
 
     rows = collect(place, loaded.cells())
@@ -92,7 +92,7 @@ def _tabulate(loaded: "Study", place: Path) -> None:
     write_text(place / "tables.csv", tables.as_csv(rows))
     heading = "### What the paper claims"
     write_text(place / "tables.md", f"{tables.as_markdown(made)}\n{heading}\n\n{found}")
-    print(tables.as_text(made, colour=sys.stdout.isatty()))
+    print(tables.as_text(made, color=sys.stdout.isatty()))
     print(f"what the paper claims:\n{found}\ntables: {place / 'tables.md'}, tables.csv, rows.json")
 
 

@@ -27,11 +27,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fineprune._strict import check_keys, near
+from fineprune._messages import near
+from fineprune._validation import check_keys
 from fineprune.config import METHODS, PruningConfig, Scope
 from fineprune.errors import FinepruneError
-from fineprune.training.packaged import locate
-from fineprune.training.recipe import Recipe, read_yaml
+from fineprune.training.run.builtin_recipes import locate
+from fineprune.training.run.recipe import Recipe, read_yaml
 
 FOLDER = Path(__file__).resolve().parent / "studies"
 """Where the studies of the package are."""

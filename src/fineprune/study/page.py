@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 
@@ -19,7 +19,7 @@ def leave_page(folder: Path, say: Callable[[str], object] | None = None) -> None
         path = write_report(folder)
     except Exception as error:  # of a picture, a template, a full disk
         kind = "" if isinstance(error, FinepruneError) else f"{type(error).__name__}: "
-        print(f"fineprune: no page: {kind}{reason(error)}", file=sys.stderr)
+        print(f"fineprune: no page: {kind}{one_line(error)}", file=sys.stderr)
         return
     if say is not None:
         say(f"page: {path}")

@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.places import place_of
 from fineprune.study.grid import DENSE, Cell, cell_of
-from fineprune.training.record import Record, counts_by
+from fineprune.training.run.mask_snapshot import Record, counts_by
 
 _log = logging.getLogger("fineprune")
 _ORDER = (DENSE, *METHODS)
@@ -101,7 +101,9 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
             results = json.loads(path.read_text(encoding="utf-8"))
             cell = cell_of(path.parent.name, results["recipe"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FinepruneError(f"{path}: not the results of a run ({reason(error)}); delete it") from error
+            raise FinepruneError(
+                f"{path}: not the results of a run ({one_line(error)}); delete it"
+            ) from error
         if cell is None:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue

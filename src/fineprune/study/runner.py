@@ -26,12 +26,12 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 
 from fineprune._files import alone, write_text
-from fineprune._reason import reason
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.study import paper
 from fineprune.study.grid import Run
 from fineprune.study.page import leave_page
-from fineprune.training.recipe import Recipe
+from fineprune.training.run.recipe import Recipe
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
@@ -107,7 +107,7 @@ def run_study(
     process runs a study in the folder, and where Ray is missing or its cluster is; a process that was
     killed does not hold the folder.
     """
-    from fineprune.training.stopping import StopsAtSignals  # with transformers, which plans do without
+    from fineprune.training.host.stopping import StopsAtSignals  # with transformers, which plans do without
 
     cluster = _import_ray() if ray else None
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
@@ -145,7 +145,7 @@ def work(run: Run, out: Path, place: str, threads: int | None) -> tuple[str, str
     try:
         import torch
 
-        from fineprune.training.run import run_recipe
+        from fineprune.training.run.train import run_recipe
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -156,9 +156,9 @@ def work(run: Run, out: Path, place: str, threads: int | None) -> tuple[str, str
         score = f"{results['metric']} {results['score']:.2%}"
         outcome = f"{score} with {results['density']:.2%} of the weights, {results['seconds']:.0f} s"
     except FinepruneError as error:
-        outcome = Failure(run.name, reason(error), "")
+        outcome = Failure(run.name, one_line(error), "")
     except Exception as error:  # whatever it is, the other runs go on
-        line = f"{type(error).__name__}: {reason(error)}"
+        line = f"{type(error).__name__}: {one_line(error)}"
         outcome = Failure(run.name, line, traceback.format_exc())
     begun.unlink(missing_ok=True)  # it stays where the process is told to end: the run was lost
     return run.name, outcome
@@ -186,12 +186,12 @@ def _outcomes(
                 lost = waiting.pop(suspects[0]).name
                 line = "its process was killed; is the memory full?"
                 known = isinstance(error, BrokenProcessPool)
-                yield lost, Failure(lost, line if known else f"its process ended: {reason(error)}", "")
+                yield lost, Failure(lost, line if known else f"its process ended: {one_line(error)}", "")
             else:
                 suspects = [name for name in waiting if (out / _begun(name)).exists()]
                 if not suspects:
                     pool = "Ray" if ray else "loky"
-                    raise FinepruneError(f"{pool} cannot start a run: {reason(error)}") from error
+                    raise FinepruneError(f"{pool} cannot start a run: {one_line(error)}") from error
         suspects = [name for name in suspects if name in waiting]
 
 
@@ -281,7 +281,7 @@ def _import_ray() -> ModuleType:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise FinepruneError(f"--ray needs Ray: pip install 'fineprune[ray]' ({reason(error)})") from error
+        raise FinepruneError(f"--ray needs Ray: pip install 'fineprune[ray]' ({one_line(error)})") from error
 
 
 @contextmanager
@@ -304,7 +304,7 @@ def _connected(ray: ModuleType | None, say: Callable[[str], None]) -> Iterator[N
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would stay when it has gone
     except Exception as error:
-        raise FinepruneError(f"RAY_ADDRESS={asked}: no cluster to run on ({reason(error)})") from error
+        raise FinepruneError(f"RAY_ADDRESS={asked}: no cluster to run on ({one_line(error)})") from error
     try:
         nodes, cores = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources().get("CPU", 0)
         say(f"Ray: {nodes} machine{'s' * (nodes != 1)}, {cores:.0f} cores")

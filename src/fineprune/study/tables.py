@@ -90,10 +90,10 @@ def as_markdown(made: Iterable[Table]) -> str:
     return "\n".join(parts)
 
 
-def as_text(made: Iterable[Table], width: int | None = None, colour: bool = False) -> str:
-    """Tables for a terminal; the best of a column is bold where there is colour, and has a star."""
+def as_text(made: Iterable[Table], width: int | None = None, color: bool = False) -> str:
+    """Tables for a terminal; the best of a column is bold where there is color, and has a star."""
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=colour or None, highlight=False)
+    console = Console(file=file, width=width, force_terminal=color or None, highlight=False)
     for table in made:
         shown = RichTable(title=escape(table.title), title_justify="left")
         for column in table.columns:

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fineprune._messages import one_line
 from fineprune._padding import ensure_padding
-from fineprune._reason import reason
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from fineprune.tasks.task import TaskData
+    from fineprune.tasks.kinds import TaskData
 
 _log = logging.getLogger("fineprune")
 _HEADS = {"classifier", "pre_classifier", "classification_head", "score", "pooler", "sequence_summary"}
@@ -166,7 +166,9 @@ def _explained(name: str, part: str) -> Iterator[None]:
             if name == "minilm" or Path(name).expanduser().is_dir()
             else " (no such folder, so from the hub)"
         )
-        raise FinepruneError(f"{name}: cannot load the {part} of the model{hub}: {reason(error)}") from error
+        raise FinepruneError(
+            f"{name}: cannot load the {part} of the model{hub}: {one_line(error)}"
+        ) from error
 
 
 @contextmanager

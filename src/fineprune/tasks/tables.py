@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fineprune._reason import listing, reason
-from fineprune._strict import near
+from fineprune._messages import listing, near, one_line
 from fineprune.errors import FinepruneError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -77,7 +76,7 @@ def decode(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise FinepruneError(f"{path}: cannot be read: {reason(error)}") from error
+        raise FinepruneError(f"{path}: cannot be read: {one_line(error)}") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,7 +116,7 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[str, Any]:
     try:
         table = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # many libraries fail in there, each in its own way
-        raise FinepruneError(f"{where}: cannot be loaded from the hub: {reason(error)}") from error
+        raise FinepruneError(f"{where}: cannot be loaded from the hub: {one_line(error)}") from error
     if not len(table):
         raise FinepruneError(f"{where}: has no rows")
     return where, table
@@ -183,7 +182,7 @@ def _jsonl(path: Path, text: str, columns: Sequence[str]) -> dict[str, list[Any]
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise FinepruneError(f"{path}, line {number}: not JSON: {reason(error)}") from error
+            raise FinepruneError(f"{path}, line {number}: not JSON: {one_line(error)}") from error
         if not isinstance(row, dict):
             raise FinepruneError(
                 f'{path}, line {number}: expected an object such as {{"text": …}}, got {line.strip()[:40]!r}'
@@ -203,7 +202,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
             _check_columns(path, columns, file.schema_arrow.names)
             table = file.read(columns=list(columns))
     except (pyarrow.ArrowException, OSError) as error:
-        raise FinepruneError(f"{path}: not a whole Parquet file: {reason(error)}") from error
+        raise FinepruneError(f"{path}: not a whole Parquet file: {one_line(error)}") from error
     if not table.num_rows:
         raise FinepruneError(f"{path}: has no rows")
     return {column: table.column(column).to_pylist() for column in columns}

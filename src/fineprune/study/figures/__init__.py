@@ -12,7 +12,7 @@ from fineprune.study.figures.pareto import pareto
 from fineprune.study.figures.steps import mask_changes, steps
 from fineprune.study.figures.style import Figure
 from fineprune.study.figures.weights import remaining_weights, weights
-from fineprune.study.folder import RunFolder
+from fineprune.study.study_folder import RunFolder
 
 __all__ = ["Figure", "drawings"]
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from fineprune.config import METHODS
 from fineprune.study.figures.style import listed, percent, short
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE, Cell
 from fineprune.study.rows import Group, Row, groups
-from fineprune.training.record import NAME as RECORD
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.mask_snapshot import NAME as RECORD
 
 
 class Chosen(NamedTuple):

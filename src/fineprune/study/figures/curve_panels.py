@@ -65,12 +65,12 @@ def beside(panel: Panel) -> list[tuple[Line, list[tuple[float, float]]]]:
 
 def draw_panel(axis: "Axes", panel: Panel, dashed_global: bool) -> None:
     """The published points below, then the lines, then the dense level and 95 % of it."""
-    colour = ink()
+    color = ink()
     for line, points in beside(panel):
         look = style(line.method)
         axis.plot(
             *zip(*points, strict=True),
-            color=look.colour,
+            color=look.color,
             marker=look.marker,
             linestyle=_PAPER_DASH[dashed_global and line.scope == "global"],
             linewidth=0.9,
@@ -88,7 +88,7 @@ def draw_panel(axis: "Axes", panel: Panel, dashed_global: bool) -> None:
             (0.95 * panel.dense, (0, (4, 3)), "95 %:", "top"),
         ):
             right = _freer_right(axis, panel, level)
-            axis.axhline(level, color=colour, linewidth=0.9, linestyle=dash, alpha=0.8)
+            axis.axhline(level, color=color, linewidth=0.9, linestyle=dash, alpha=0.8)
             axis.annotate(
                 f"{text} {level:.1f}",
                 (1 if right else 0, level),
@@ -120,17 +120,17 @@ def _draw_line(axis: "Axes", line: Line, dashed: bool) -> None:
     x = [point.density for point in line.points]
     y = [point.mean for point in line.points]
     if not line.main:
-        axis.plot(x, y, color=look.colour, linewidth=0.8, alpha=0.8)
+        axis.plot(x, y, color=look.color, linewidth=0.8, alpha=0.8)
         if len(x) == 1:  # a line of one point is not seen
-            axis.plot(x, y, color=look.colour, linestyle="none", marker="_", markersize=7, alpha=0.8)
+            axis.plot(x, y, color=look.color, linestyle="none", marker="_", markersize=7, alpha=0.8)
         return
     axis.plot(
         x,
         y,
-        color=look.colour,
+        color=look.color,
         marker=look.marker,
         linestyle=(0, (4, 1.6)) if dashed else look.dash,
-        markerfacecolor="none" if dashed else look.colour,
+        markerfacecolor="none" if dashed else look.color,
         zorder=3,
     )
     spread = [point for point in line.points if point.deviation is not None]
@@ -138,9 +138,9 @@ def _draw_line(axis: "Axes", line: Line, dashed: bool) -> None:
     high = [point.mean + (point.deviation or 0) for point in spread]
     places = [point.density for point in spread]
     if len(spread) > 1 and len(spread) == len(line.points):
-        axis.fill_between(places, low, high, color=look.colour, alpha=0.22, linewidth=0, zorder=2)
+        axis.fill_between(places, low, high, color=look.color, alpha=0.22, linewidth=0, zorder=2)
     elif spread:
-        axis.vlines(places, low, high, color=look.colour, linewidth=1.2, zorder=2)
+        axis.vlines(places, low, high, color=look.color, linewidth=1.2, zorder=2)
 
 
 def legend_entries(made: Sequence[Panel], by_scope: bool, paper: bool) -> list[tuple[Any, str]]:

@@ -14,9 +14,9 @@ from fineprune.study.figures.style import (
     percent,
     short,
 )
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE
 from fineprune.study.rows import Group
+from fineprune.study.study_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -109,7 +109,7 @@ def _by_panel(groups: Iterable[Group]) -> dict[tuple[str, bool], list[Group]]:
 
 
 def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """Each method with its own scope; where only the other one was run, with that, and so labelled."""
+    """Each method with its own scope; where only the other one was run, with that, and so labeled."""
     own = {group.cell.method for group in groups if group.cell.scope is None}
     return [
         (group, group.label) for group in groups if group.cell.scope is None or group.cell.method not in own

@@ -7,8 +7,8 @@ from fineprune.pruning.places import KINDS, place_of
 from fineprune.pruning.structure import LayerLeft, heads_of, left
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
-from fineprune.study.folder import RunFolder
-from fineprune.training.record import Matrix, counts_by
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.mask_snapshot import Matrix, counts_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,11 +149,11 @@ def _positions(places: Sequence[_Layer]) -> dict[_Layer, float]:
 def _by_layer(axis: "Axes", places: Sequence[_Layer], values: dict[_Layer, float], method: str) -> None:
     """A line for each stack."""
     where = _positions(places)
-    colour, marker, dash = style(method)
+    color, marker, dash = style(method)
     for stack in dict.fromkeys(stack for stack, _ in places):
         points = sorted((where[place], value) for place, value in values.items() if place[0] == stack)
         if points:
-            axis.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=dash)
+            axis.plot(*zip(*points, strict=True), color=color, marker=marker, linestyle=dash)
 
 
 def _layer_axis(axis: "Axes", places: Sequence[_Layer]) -> None:
@@ -194,13 +194,13 @@ def _by_kind(
     axis: "Axes", present: Sequence[str], found: dict[Any, float], method: str, offset: float
 ) -> None:
     """A dot on a stem for each kind of matrix."""
-    colour, marker, _ = style(method)
+    color, marker, _ = style(method)
     points = [
         (index + 0.6 * offset, 100 * found[kind]) for index, kind in enumerate(present) if kind in found
     ]
     for x, y in points:
-        axis.vlines(x, 0, y, color=colour, linewidth=1.2)
-        axis.plot(x, y, color=colour, marker=marker, linestyle="none")
+        axis.vlines(x, 0, y, color=color, linewidth=1.2)
+        axis.plot(x, y, color=color, marker=marker, linestyle="none")
 
 
 def _named(run: RunFolder) -> str:

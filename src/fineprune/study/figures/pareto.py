@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, ink, legend, listed, panels, percent, short, style
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE
 from fineprune.study.rows import Group
-from fineprune.training.measured import Timing, size_of
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.results import Timing, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,7 +178,7 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
         axis.plot(
             point.cost,
             point.score,
-            color=look.colour,
+            color=look.color,
             marker=look.marker,
             markersize=9 if point.group.cell.method == DENSE else 5.5,
             linestyle="none",

@@ -8,8 +8,8 @@ import numpy as np
 
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, legend, panels, percent, style
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE
+from fineprune.study.study_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,12 +114,12 @@ def _scaled(series: _Series, key: str, several: bool) -> _Series:
 
 def _line(axis: "Axes", series: _Series, method: str, dots: bool = False, width: float = 1.4) -> None:
     if series:
-        colour, marker, dash = style(method)
+        color, marker, dash = style(method)
         few = len(series) < 3 or dots
         every = max(1, len(series) // 25) if dots else 1
         axis.plot(
             *zip(*series, strict=True),
-            color=colour,
+            color=color,
             linestyle=dash,
             linewidth=width,
             marker=marker if few else "",

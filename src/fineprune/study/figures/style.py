@@ -1,4 +1,4 @@
-"""What a figure is, how it is written, and how it looks: colours, markers, ticks, legends.
+"""What a figure is, how it is written, and how it looks: colors, markers, ticks, legends.
 
 matplotlib is imported when something is drawn, and used by its objects alone: no pyplot, no backend.
 """
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-GREY = "#8c8c8c"
+GRAY = "#8c8c8c"
 """Of what is pruned; seen on white and on near black."""
 
-# Colours after Okabe and Ito, in an order in which neighbours differ for colour-blind readers. All have a
+# Colors after Okabe and Ito, in an order in which neighbors differ for color-blind readers. All have a
 # contrast of 3 or more on white and on near black, hence neither their yellow nor their light blue.
-_COLOURS = ("#D55E00", "#B5659A", "#0072B2", "#009E73", "#8A7B00", "#7A6BD0", "#5F7F8F")
+_COLORS = ("#D55E00", "#B5659A", "#0072B2", "#009E73", "#8A7B00", "#7A6BD0", "#5F7F8F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)))
 # Stand-ins in the rendered SVG for what a page chooses: its ink, and its background.
@@ -85,10 +85,10 @@ class Figure:
     """Makes it anew."""
 
     def svg(self) -> str:
-        """One `<svg>` element for a page: its ink is the page's colour of text, its background the page's,
+        """One `<svg>` element for a page: its ink is the page's color of text, its background the page's,
         it has no size of its own, and its ids start with the figure's name.
         """
-        text = _recoloured(self._svg, {_INK: "currentColor", _PAPER: "none"})
+        text = _recolored(self._svg, {_INK: "currentColor", _PAPER: "none"})
         size, rest = text.split(">", 1)
         size = re.sub(r' (?:width|height)="[^"]*"', "", size)
         return f'{size} role="img" aria-label="{escape(self.title)}">{rest}'
@@ -104,7 +104,7 @@ class Figure:
     def save(self, folder: Path) -> None:
         """Write NAME.svg, NAME.png and NAME.csv, each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{self.name}.svg", _recoloured(self._svg, _LIGHT) + "\n")
+        write_text(folder / f"{self.name}.svg", _recolored(self._svg, _LIGHT) + "\n")
         write_text(folder / f"{self.name}.csv", self.csv())
         beside = folder / f".{self.name}.png.{os.getpid()}.tmp"
         beside.write_bytes(self.png())
@@ -117,7 +117,7 @@ class Figure:
 
     @cached_property
     def _svg(self) -> str:
-        """Drawn once, in the stand-in colours."""
+        """Drawn once, in the stand-in colors."""
         text = self._rendered("svg", {}, metadata={"Date": None}).decode()
         text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
         text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
@@ -131,11 +131,11 @@ class Figure:
         text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
         return re.sub(r"'DejaVu Sans'(?:, [^;:\"]*)?", _FONT, text)
 
-    def _rendered(self, kind: str, colours: dict[str, str], **options: Any) -> bytes:
+    def _rendered(self, kind: str, colors: dict[str, str], **options: Any) -> bytes:
         from matplotlib import rc_context
 
         buffer = io.BytesIO()
-        with _DRAWING, rc_context(_RC | colours), warnings.catch_warnings():  # type: ignore[arg-type]
+        with _DRAWING, rc_context(_RC | colors), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", "Glyph .* missing")  # of a label; a browser has other fonts
             self.draw().savefig(buffer, format=kind, **options)
         return buffer.getvalue()
@@ -144,25 +144,23 @@ class Figure:
 class Style(NamedTuple):
     """How a method is drawn, the same in every figure."""
 
-    colour: str
+    color: str
     marker: str
     dash: Any
 
 
 def style(method: str) -> Style:
-    """The colour, marker and line of a method, by its place in the table of methods."""
+    """The color, marker and line of a method, by its place in the table of methods."""
     known = list(METHODS)
     index = known.index(method) if method in known else len(known)
     if method == "dense":
         return Style(ink(), "*", "-")
-    turn = index // len(_COLOURS)
-    return Style(
-        _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)], _DASHES[turn % len(_DASHES)]
-    )
+    turn = index // len(_COLORS)
+    return Style(_COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)], _DASHES[turn % len(_DASHES)])
 
 
 def ink() -> str:
-    """The colour of text, at this moment of drawing."""
+    """The color of text, at this moment of drawing."""
     from matplotlib import rcParams
 
     return str(rcParams["text.color"])
@@ -207,8 +205,8 @@ def handle(method: str, **changes: Any) -> Any:
     """A line of a method for a legend."""
     from matplotlib.lines import Line2D
 
-    colour, marker, dash = style(method)
-    return Line2D([], [], **({"color": colour, "marker": marker, "linestyle": dash} | changes))
+    color, marker, dash = style(method)
+    return Line2D([], [], **({"color": color, "marker": marker, "linestyle": dash} | changes))
 
 
 def densities_axis(axis: "Axes", values: Sequence[float]) -> None:
@@ -248,10 +246,10 @@ def listed(names: Iterable[str], most: int = 6, between: str = ", ") -> str:
     return between.join(names[:most]) + rest
 
 
-def _recoloured(text: str, colours: dict[str, str]) -> str:
+def _recolored(text: str, colors: dict[str, str]) -> str:
     def replaced(tag: re.Match[str]) -> str:
         changed = tag[0]
-        for old, new in colours.items():
+        for old, new in colors.items():
             changed = changed.replace(old, new)
         return changed
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fineprune.study.figures import choice
-from fineprune.study.figures.style import GREY, Figure, handle, ink, legend, panels, style
-from fineprune.study.folder import RunFolder
+from fineprune.study.figures.style import GRAY, Figure, handle, ink, legend, panels, style
 from fineprune.study.grid import DENSE
-from fineprune.training.record import Record
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.mask_snapshot import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +53,8 @@ def weights(runs: Sequence[RunFolder]) -> Figure | str:
         return canvas
 
     caption = (
-        "Each point is a weight of a sample: what it was before training and what it became, grey where it "
-        f"was pruned, in the method's colour where it was kept. On the line it did not change. {chosen.told}"
+        "Each point is a weight of a sample: what it was before training and what it became, gray where it "
+        f"was pruned, in the method's color where it was kept. On the line it did not change. {chosen.told}"
     )
     if outside:
         caption += f" {outside:,} of {len(data):,} points lie outside the panels."
@@ -98,7 +98,7 @@ def remaining_weights(runs: Sequence[RunFolder]) -> Figure | str:
     without = [run.cell.method for run, record in shown if record.score is None]
     caption = (
         "Above, the histogram of the weights that remain. Below, the trained weights of a sample and their "
-        f"scores, grey where pruned. {chosen.told}"
+        f"scores, gray where pruned. {chosen.told}"
     )
     if without:
         caption += f" No scores: {', '.join(without)} learns none."
@@ -112,7 +112,7 @@ def _records(runs: Sequence[RunFolder]) -> list[tuple[RunFolder, Record]]:
 
 def _points(axis: "Axes", x: Array, y: Array, kept: NDArray[np.bool_], method: str) -> None:
     """Pruned ones below, kept ones above; dots as pixels, also in an SVG."""
-    for mask, colour, size, order in ((~kept, GREY, 1.2, 2), (kept, style(method).colour, 2.6, 3)):
+    for mask, color, size, order in ((~kept, GRAY, 1.2, 2), (kept, style(method).color, 2.6, 3)):
         axis.plot(
             x[mask],
             y[mask],
@@ -120,8 +120,8 @@ def _points(axis: "Axes", x: Array, y: Array, kept: NDArray[np.bool_], method: s
             marker="o",
             markersize=size,
             markeredgewidth=0,
-            alpha=0.5 if colour == GREY else 0.75,
-            color=colour,
+            alpha=0.5 if color == GRAY else 0.75,
+            color=color,
             zorder=order,
             rasterized=True,
         )
@@ -134,7 +134,7 @@ def _histogram(axis: "Axes", record: Record, method: str) -> None:
     if not len(filled) or not np.isfinite(record.edges).all():
         axis.text(0.5, 0.5, "nothing remains", transform=axis.transAxes, ha="center", va="center", alpha=0.7)
         return
-    axis.stairs(record.counts / 1000, record.edges, fill=True, color=style(method).colour)
+    axis.stairs(record.counts / 1000, record.edges, fill=True, color=style(method).color)
     share = np.cumsum(record.counts) / record.counts.sum()
     inside = (share > 1 - _INSIDE) & (share < _INSIDE)
     limit = 1.1 * float(abs(record.edges[:-1][inside] if inside.any() else filled).max()) or 1.0
@@ -161,7 +161,7 @@ def _scores(axis: "Axes", record: Record, method: str) -> None:
 
 
 def _pruned() -> Any:
-    return handle(DENSE, linestyle="none", marker="o", color=GREY)
+    return handle(DENSE, linestyle="none", marker="o", color=GRAY)
 
 
 def _reach(*arrays: Array) -> float:

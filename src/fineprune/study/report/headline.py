@@ -6,13 +6,13 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE, Cell
 from fineprune.study.report import words
 from fineprune.study.report.measures import Dense, progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
 from fineprune.study.rows import Group, Row, groups, share
-from fineprune.training.measured import ENGINE, Timing, fastest, size_of
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.results import ENGINE, Timing, fastest, size_of
 
 _MEASURED = {
     "size": "Size: float32 values, packed as `fineprune compact` does, of the dense model's.",

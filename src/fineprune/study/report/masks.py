@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fineprune.pruning.places import KINDS, Place, place_of
-from fineprune.training.record import Matrix
+from fineprune.training.run.mask_snapshot import Matrix
 
 LEVELS = 16
 """Shades of a mask's picture; the first is that of nothing kept."""
 
 _INK = (47, 111, 208)  # seen on white and on near black
-_DEEP = 0.7  # from this shade on a cell's number is in the colour of the paper
+_DEEP = 0.7  # from this shade on a cell's number is in the color of the paper
 
 
 class Cell(NamedTuple):

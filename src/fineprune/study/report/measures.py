@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fineprune.study.folder import RunFolder
-from fineprune.study.labels import model_of, plain
 from fineprune.study.report.words import number_of
+from fineprune.study.study_folder import RunFolder
+from fineprune.study.task_labels import model_of, plain
 
 
 class Dense(NamedTuple):

@@ -5,17 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from fineprune._reason import reason
-from fineprune.study.claims import claims
-from fineprune.study.folder import RunFolder, failures, read_folder
+from fineprune._messages import one_line
 from fineprune.study.grid import DENSE
+from fineprune.study.paper_claims import claims
 from fineprune.study.report import headline, pictures, words
 from fineprune.study.report.measures import dense_beside
 from fineprune.study.report.settings import commands, each_run, environment, facts, linked, settings
 from fineprune.study.report.words import Entry, Grid, numeric
 from fineprune.study.rows import Row, by_layer
+from fineprune.study.study_folder import RunFolder, failures, read_folder
 from fineprune.study.tables import tables
-from fineprune.training.record import NAME as RECORD
+from fineprune.training.run.mask_snapshot import NAME as RECORD
 
 _OPEN = 30  # runs, up to which their list is open from the start
 _NAMES = 5  # runs that a note names
@@ -39,7 +39,7 @@ class _Attempts:
         try:
             return make()
         except Exception as error:  # whatever is in a file: the page says so
-            self.notes.append(Note(f"{what}: cannot be made ({type(error).__name__}: {reason(error)})", ""))
+            self.notes.append(Note(f"{what}: cannot be made ({type(error).__name__}: {one_line(error)})", ""))
             return None
 
 

@@ -9,12 +9,12 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from fineprune.study.figures import Figure
-from fineprune.study.folder import RunFolder
 from fineprune.study.grid import DENSE
 from fineprune.study.report.headline import of_group
 from fineprune.study.report.masks import Map, map_of
 from fineprune.study.rows import Row, groups
-from fineprune.training.record import NAME as RECORD
+from fineprune.study.study_folder import RunFolder
+from fineprune.training.run.mask_snapshot import NAME as RECORD
 
 MAPS = 6
 """Runs of a study whose masks are on its page, at most."""

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 import yaml
 
-from fineprune.study.folder import SOURCE, RunFolder
 from fineprune.study.report import NAME as PAGE
 from fineprune.study.report import words
 from fineprune.study.report.measures import progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
-from fineprune.training.measured import fastest, size_of
+from fineprune.study.study_folder import SOURCE, RunFolder
+from fineprune.training.run.results import fastest, size_of
 
 
 class Settings(NamedTuple):

@@ -1,0 +1,46 @@
+"""The wording that error messages share: suggestions, lists and other programs' errors, each on one line."""
+
+import difflib
+import textwrap
+from collections.abc import Iterable
+from typing import TypeVar
+
+from fineprune.errors import FinepruneError
+
+_Value = TypeVar("_Value")
+
+
+def one_line(error: BaseException, width: int = 300) -> str:
+    """Return the message of `error` on one line of at most `width` characters; its type if it has none."""
+    return textwrap.shorten(str(error), width, placeholder=" …") or type(error).__name__
+
+
+def listing(names: Iterable[object], width: int = 300) -> str:
+    """Return several values as `'a', 'b', 'c'`, cut after `width` characters."""
+    return textwrap.shorten(", ".join(map(repr, names)), width, placeholder=" …")
+
+
+def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the known names that look most like `name`, in whatever case, best first."""
+    folded = {one.casefold(): one for one in known}
+    return [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=count, cutoff=0.4)]
+
+
+def suggestion(value: object, known: Iterable[str], count: int = 1) -> str:
+    """Return "did you mean 'x'? ", with the space behind it, or nothing where no known name is near."""
+    close = near(str(value), known, count)
+    return f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def choose(value: _Value, known: Iterable[str], what: str) -> _Value:
+    """Return `value` if it is one of the `known` names.
+
+    Raises:
+        FinepruneError: "WHAT='value': did you mean 'x'? allowed are x, y, z".
+    """
+    allowed = list(known)
+    if value not in allowed:
+        raise FinepruneError(
+            f"{what}={value!r}: {suggestion(value, allowed)}allowed are {', '.join(allowed)}"
+        )
+    return value

@@ -1,0 +1,269 @@
+"""What other programs left: their masks made permanent, as far as key names tell.
+
+The original movement-pruning scripts (transformers' research_projects/movement-pruning, 2020) keep
+`mask_scores` in a weight's shape beside it. nn_pruning, before it compiles a model, keeps scores
+under `mask_module.context_modules`: a grid with one for each block of the weight, or a vector for
+the rows (0) and one for the columns (1), whose outer product is the grid; one that is absent stands
+for ones. The masks are theirs, to the count, and not Eq. 1's: with those somebody measured the model.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fineprune._messages import one_line
+from fineprune.errors import FinepruneError
+from fineprune.pruning import hard_concrete
+from fineprune.pruning.selection import fill_masks, find_threshold
+from fineprune.pruning.targets import find_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SHARE = "0 < threshold <= 1, the share that stays"
+_THRESHOLDS = dict.fromkeys(("topK", "global_topk", "magnitude"), _SHARE) | {
+    "sigmoied_threshold": "0 <= threshold < 1, tau",
+    "threshold": "a finite number, the score to exceed",
+    "l0": "None",
+}
+_SCORES = re.compile(r"(.+?)(?:\.mask_module\.context_modules\.([01]))?\.mask_scores")
+_FLOOR = 0.005  # the share of a matrix that a threshold leaves, whatever the scores
+_FILES = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+_NO_FOLD = {".ampere_module.": "an ampere pattern", ".accumulator": "a norm on its way to no-norm"}
+_UNUSED = re.compile(r"(^|\.)(position_ids$|pooler\.)")  # an old buffer; a pooler where its model has no use
+_THEIRS = {"pruning_method", "mask_init", "mask_scale", "pruned_heads", "auto_map"}  # settings that end here
+_OURS = {"architectures", "model_type", "dtype", "torch_dtype"}  # settings that follow from the model's class
+
+
+@torch.no_grad()
+def import_checkpoint(
+    folder: str | Path, method: str | None = None, threshold: float | None = None
+) -> "PreTrainedModel":
+    """Load a checkpoint with mask scores as an ordinary float32 model, the masks folded in.
+
+    `method`: `topK` (movement), `sigmoied_threshold` (soft movement), `threshold`, `l0`, `magnitude`, or
+    `global_topk` for a `threshold` run with `--global_topk`; None for what the files say
+    (`pruning_method` in config.json, nn_pruning's sparse_args.json). `threshold`: the run's
+    `--final_threshold`; not needed for `l0`, nor where sparse_args.json has it.
+
+    `topK` and `magnitude` keep int(threshold * n) of a matrix's n scores or |weights|, of equal ones the
+    lower index, which the originals leave to their sort; thresholds keep about 0.5 % at least; `l0`
+    multiplies by the gate of test time. `magnitude` without scores prunes what `prepare` would. As in
+    nn_pruning, a row that is masked whole loses its bias, unless sparse_args.json says otherwise;
+    without that file a change of activation goes unseen.
+
+    Raises `FinepruneError` for files that cannot be read, a method or threshold that is missing or not
+    allowed, scores that are NaN or do not fit their weight, weights that are missing or left over, and
+    what has no fold: ampere patterns, changed norms and activations, removed heads.
+    """
+    folder = Path(folder).expanduser()
+    config = _read_json(folder / "config.json")
+    state = _read_state(folder)
+    scores = _take_scores(config, state)
+    patched = any("" not in sides for sides in scores.values())
+    vectors = any(side.dim() == 1 for sides in scores.values() for side in sides.values())
+    if patched and vectors and any(folder.glob("*.safetensors")):
+        why = "safetensors drop mask_scores by row or column that layers share"
+        raise FinepruneError(f"{folder}: {why}; save the model as pytorch_model.bin")
+    beside = folder / "sparse_args.json"
+    settings = _read_json(beside) if patched and beside.exists() else {}
+    named = _method_of(settings) if settings else str(config.get("pruning_method") or "")
+    if not scores and "magnitude" not in (method, named):
+        what = "an ordinary checkpoint, no key ends in mask_scores; `fineprune compact` takes it as it is"
+        raise FinepruneError(f"{folder}: {what} (a masked_bert once its config.json says bert and BertFor…)")
+    if threshold is None:
+        threshold = settings.get("final_threshold")
+    method, threshold = _check(method, named, patched, threshold)
+    model = _build(config)
+    _load(model, state)
+    targets = list(find_targets(model))
+    if lacking := [layer for layer in targets if layer not in scores and scores and not patched]:
+        raise FinepruneError(f"{lacking[0]} has no mask_scores as others have; copy the files again")
+    grids = {layer: _grid(layer, sides, state[f"{layer}.weight"].shape) for layer, sides in scores.items()}
+    if method == "global_topk":
+        method, threshold = "threshold", _exceeded([*grids.values()], threshold)
+    for layer in scores or targets:
+        weight = model.get_parameter(f"{layer}.weight")
+        bias = getattr(model.get_submodule(layer), "bias", None)
+        score = weight.abs() if method == "magnitude" else grids[layer]
+        gate = _gate(method, threshold, score, settings.get("linear_min_parameters", _FLOOR))
+        for axis, size in enumerate(weight.shape):
+            gate = gate.repeat_interleave(size // gate.shape[axis], dim=axis)
+        weight.mul_(gate).masked_fill_(gate == 0, 0)  # the second for zeros without a sign
+        # Without the file as by default; a file without the setting is from before there was one.
+        if bias is not None and patched and settings.get("bias_mask", not settings):
+            bias.masked_fill_((gate == 0).all(1), 0)
+    return model
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder's files name one of the other programs, and masks are still to be folded in.
+
+    A compiled model is an ordinary one, whatever settings are left beside it.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    config = _read_json(folder / "config.json")
+    method = config.get("pruning_method")
+    if str(config.get("model_type")).startswith("masked_") or method == "magnitude":
+        return True
+    if method is None and not (folder / "sparse_args.json").is_file():
+        return False
+    marks = ("mask_scores", *_NO_FOLD)
+    return any(mark in key for key in _read_state(folder) for mark in marks)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FinepruneError(f"{path}: no JSON object, name a saved model: {one_line(error)}") from error
+
+
+def _read_state(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the weight files by name, layer norms under the names of today."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    for path in next(filter(None, (sorted(folder.glob(pattern)) for pattern in _FILES)), []):
+        try:
+            # We read no other pickles. These checkpoints are older than safetensors and exist in no other
+            # form; the restricted unpickler makes tensors and containers of them and calls nothing else.
+            safe = path.suffix == ".safetensors"
+            part = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+            if not all(isinstance(value, Tensor) for value in part.values()):
+                raise TypeError
+        except Exception as error:  # by file and version; torch's text advises to run the file's code
+            raise FinepruneError(f"{path}: broken or no dict of tensors; copy or save it again") from error
+        for key, value in part.items():
+            key = str(key).replace("LayerNorm.gamma", "LayerNorm.weight")
+            state[key.replace("LayerNorm.beta", "LayerNorm.bias")] = value
+    if not state:
+        raise FinepruneError(f"{folder}: no weights; allowed: model.safetensors, pytorch_model.bin, shards")
+    return state
+
+
+def _take_scores(config: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The scores, out of `state`, by layer and side: 0, 1, or "" in the original scripts' layout."""
+    for name, plain in (("pruned_heads", {}), ("layer_norm_type", "layer_norm")):
+        if config.get(name, plain) not in (plain, None):
+            raise FinepruneError(f"{name} {config[name]!r:.60} of config.json has no fold; allowed: {plain}")
+    scores: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key in list(state):
+        if what := next((_NO_FOLD[part] for part in _NO_FOLD if part in key), None):
+            raise FinepruneError(f"{key} is {what}, which has no fold; compile the model with nn_pruning")
+        if match := _SCORES.fullmatch(key):
+            if getattr(state.get(f"{match[1]}.weight"), "ndim", 0) != 2:
+                raise FinepruneError(f"{key} has no matrix {match[1]}.weight with it; copy the files again")
+            scores[match[1]][match[2] or ""] = state.pop(key).float()
+    return dict(scores)
+
+
+def _method_of(settings: Mapping[str, Any]) -> str | None:
+    """The method in nn_pruning's settings; raises for settings that change more than masks."""
+    for name in ("gelu_patch", "layer_norm_patch", "rewind_model_name_or_path"):
+        if settings.get(name):
+            raise FinepruneError(f"{name} {settings[name]!r} of sparse_args.json has no fold; compile it")
+    methods = {str(settings.get(f"{part}_pruning_method")).split(":")[0] for part in ("attention", "dense")}
+    methods -= {"disabled", "None"}
+    if len(methods) > 1:
+        raise FinepruneError(f"sparse_args.json has the methods {sorted(methods)}; allowed: one; compile it")
+    floor = settings.get("linear_min_parameters", _FLOOR)
+    if not isinstance(floor, (int, float)) or not 0 <= floor <= 1:
+        raise FinepruneError(f"linear_min_parameters of sparse_args.json is {floor!r}; allowed: 0 to 1")
+    return methods.pop() if methods else None
+
+
+def _check(method: str | None, named: str | None, patched: bool, value: Any) -> tuple[str, float]:
+    """The method and its threshold, from what the user says and what the files do."""
+    # In the scripts `threshold` has two uses: a score to exceed, and --global_topk's share that stays.
+    chosen = method or (named if patched or named != "threshold" else "") or None
+    if chosen not in _THRESHOLDS:
+        raise FinepruneError(f"method is {chosen!r}; pass method=, one of {', '.join(_THRESHOLDS)}")
+    if named and named != ("threshold" if chosen == "global_topk" else chosen):
+        raise FinepruneError(f"method is {chosen!r}, but the files say {named!r}; leave method out")
+    if chosen == "l0":  # the scripts' command line asked for a threshold and ignored it
+        return chosen, 0.0
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if fits and chosen != "threshold":
+        fits = 0 < value <= 1 if _THRESHOLDS[chosen] is _SHARE else 0 <= value < 1
+    if not fits:
+        raise FinepruneError(f"threshold is {value!r}; pass threshold=, for {chosen} {_THRESHOLDS[chosen]}")
+    return chosen, float(value)
+
+
+def _build(config: Mapping[str, Any]) -> "PreTrainedModel":
+    """An untrained model of transformers' own class; code in a folder is never looked at."""
+    import transformers
+
+    names = config.get("architectures")
+    name = str(names[0] if isinstance(names, list) and names else names).removeprefix("Masked")
+    try:
+        architecture: Any = getattr(transformers, name, None)
+        if not issubclass(architecture, transformers.PreTrainedModel):
+            raise TypeError("no model class of transformers, such as BertForSequenceClassification")
+        settings = {key: value for key, value in config.items() if key not in _THEIRS | _OURS}
+        return architecture(architecture.config_class.from_dict(settings)).eval()
+    except Exception as error:  # by what is wrong in the file
+        raise FinepruneError(
+            f"config.json makes no model, architecture {name!r}: {one_line(error)}"
+        ) from error
+
+
+def _load(model: "PreTrainedModel", state: dict[str, Tensor]) -> None:
+    """Fill the model from `state`; raise unless that has all its tensors, in their shapes, and no other."""
+    expected = model.state_dict(keep_vars=True)
+    for key in [key for key in state if key not in expected and _UNUSED.search(key)]:
+        del state[key]
+    there = {id(expected[key]): state[key] for key in state if key in expected}
+    tied = {key: there[id(entry)] for key, entry in expected.items() if id(entry) in there}  # saved once
+    try:
+        model.load_state_dict(tied | state)
+    except RuntimeError as error:
+        raise FinepruneError(f"weights must fit config.json, copy both again: {one_line(error)}") from error
+
+
+def _grid(layer: str, sides: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
+    """The scores of a weight (rows, columns), of shape (rows / block rows, columns / block columns)."""
+    sizes = [tuple(side.shape) for side in sides.values()]
+    if "" not in sides and all(len(size) == 1 for size in sizes):
+        for axis, side in enumerate("01"):
+            if side not in sides:  # blocks are square then: the next layer has this side of the same scores
+                sides[side] = torch.ones(shape[axis] * sizes[0][0] // shape[1 - axis])
+        grid = torch.outer(sides["0"], sides["1"])
+    else:
+        grid = next(iter(sides.values())) if len(sides) == 1 else torch.empty(0)
+    fits = grid.dim() == 2 and all(n and size % n == 0 for size, n in zip(shape, grid.shape, strict=True))
+    if not fits or ("" in sides and grid.shape != shape):
+        allowed = "its shape, in nn_pruning a grid that divides it or vectors; copy the files again"
+        raise FinepruneError(f"mask_scores of {layer}: {sizes} for a weight {[*shape]}; allowed: {allowed}")
+    if bool(grid.isnan().any()):
+        raise FinepruneError(f"mask_scores of {layer} are NaN, the training diverged; take an earlier one")
+    return grid
+
+
+def _gate(method: str, threshold: float, scores: Tensor, floor: float) -> Tensor:
+    """What multiplies the weights of each score: bool, for l0 a factor in [0, 1]."""
+    if method == "l0":
+        return hard_concrete.expected(scores)
+    if _THRESHOLDS[method] is _SHARE:
+        mask = torch.zeros(scores.shape, dtype=torch.bool)
+        if keep := int(threshold * scores.numel()):
+            fill_masks([mask], [scores], find_threshold([scores], keep))
+        return mask
+    mask = (scores.sigmoid() if method == "sigmoied_threshold" else scores) > threshold
+    least = int(floor * scores.numel()) + 1 if floor else 0
+    return mask if int(mask.sum()) >= least else scores > _exceeded([scores], floor)
+
+
+def _exceeded(scores: Sequence[Tensor], share: float) -> float:
+    """The score that int(share n) + 1 of all n exceed, where none are equal."""
+    total = sum(score.numel() for score in scores)
+    return find_threshold(scores, min(int(share * total) + 2, total)).value

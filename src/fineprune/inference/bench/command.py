@@ -1,0 +1,102 @@
+"""`fineprune bench`. What takes seconds to import is imported in the call."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fineprune.inference.bench.measure import Bench
+
+
+def bench(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or a model folder.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_NAME", help="Time this model too: a folder, or a hub name.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Texts at once.")] = 1,
+    length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
+    threads: Annotated[int | None, typer.Option(help="Threads of every peer; as many as torch uses.")] = None,
+    rounds: Annotated[int, typer.Option(help="How often each is timed, in turns.")] = 11,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Time a model: the sparse engine beside torch and the other runtimes that are installed."""
+    from fineprune.inference.bench.measure import bench_folder
+
+    done = bench_folder(folder, against, batch, length, threads, rounds)
+    if as_json:
+        print(json.dumps(done.to_dict(), allow_nan=False))
+    else:
+        _print(done)
+    if (folder / "results.json").is_file():
+        _keep(done, say=not as_json)
+
+
+def _keep(done: "Bench", say: bool) -> None:
+    """Leave what was measured in the folder of the run, for `inspect` and the report."""
+    from fineprune._files import write_json
+    from fineprune.training.run.results import BENCH
+
+    path = done.folder / BENCH
+    try:
+        write_json(path, done.to_dict())
+    except OSError as error:
+        print(f"fineprune: {path}: cannot be written ({error.strerror}); it is not kept", file=sys.stderr)
+        return
+    if say:
+        print(f"kept for inspect and report: {path}")
+
+
+def _print(done: "Bench") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    here = done.machine
+    levels = f"engine levels {', '.join(here['levels'])}" if here["levels"] else "no engine was built"
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    console.print(f"{here['processor']}, {here['cores']} cores, {here['threads']} threads; {levels}")
+    console.print(versions)
+    console.print(
+        f"{done.folder}: density {done.density:.2%}, {done.file_bytes / 1e6:.1f} MB of weights on disk"
+    )
+    console.print(_times(done))
+    if done.loadings:
+        console.print(_memory(done))
+    for entry in done.notes:
+        console.print(f"note, {entry.what}: {entry.why}")
+    for entry in done.skipped:
+        console.print(f"not run, {entry.what}: {entry.why}")
+
+
+def _times(done: "Bench") -> "Table":
+    title = f"{done.batch} x {done.length} tokens, medians of {done.rounds} interleaved rounds"
+    table = _table(title, "", "ms", "times torch's speed", "middle half", "largest error")
+    for row in done.rows:
+        name = row.peer if row.model is None else f"{row.peer} ({row.model})"
+        timing = row.timing
+        error = f"{row.error:.1e}" + (" WRONG" if row.wrong else "")
+        spread = f"{timing.low:.2f} - {timing.high:.2f}"
+        table.add_row(name, f"{timing.milliseconds:.2f}", f"{timing.ratio:.2f}", spread, error)
+    return table
+
+
+def _memory(done: "Bench") -> "Table":
+    title = "a fresh process each: seconds to load, and MB of resident memory"
+    table = _table(title, "", "seconds", "loaded", "after one answer", "whole process")
+    for entry in done.loadings:
+        sizes = (f"{size:.1f}" for size in (entry.loaded, entry.answered, entry.process))
+        table.add_row(entry.way, f"{entry.seconds:.2f}", *sizes)
+    return table
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    return table

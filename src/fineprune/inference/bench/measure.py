@@ -1,0 +1,272 @@
+"""A model's speed and memory beside what else could run it: the measuring of `fineprune bench`."""
+
+import contextlib
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fineprune._messages import one_line
+from fineprune.checkpoint.model_folder import model_place
+from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.inference.bench import resident_memory
+from fineprune.inference.bench.peers import PEERS, Job, Run, missing
+from fineprune.inference.bench.resident_memory import Loading
+from fineprune.inference.bench.timing import Timing, compare, interleave, machine
+from fineprune.pruning.summary import summary
+from fineprune.training.run.convert import open_folder
+from fineprune.training.run.train import quiet
+from fineprune_runtime import dtypes
+
+BASE = next(iter(PEERS))
+
+
+class Row(NamedTuple):
+    """What one peer did with one model."""
+
+    peer: str
+    model: str | None
+    """None: the model that was asked about; else the one that it is held against."""
+    timing: Timing
+    error: float
+    """The largest difference of its answers from torch's on the same weights, over the largest answer."""
+    wrong: bool
+    """The error is larger than the peer's precision explains."""
+
+
+class Left(NamedTuple):
+    """What was not measured, or not as one would expect, and why."""
+
+    what: str
+    why: str
+
+
+class Bench(NamedTuple):
+    """Everything that one call of `fineprune bench` measured."""
+
+    folder: Path
+    density: float
+    file_bytes: int
+    """The model's weights on disk."""
+    batch: int
+    length: int
+    rounds: int
+    machine: dict[str, Any]
+    rows: list[Row]
+    loadings: list[Loading]
+    skipped: list[Left]
+    notes: list[Left]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; what is no number there is null."""
+        rows = [
+            row._asdict() | {"timing": row.timing._asdict(), "error": _finite(row.error)} for row in self.rows
+        ]
+        parts = {
+            name: [entry._asdict() for entry in getattr(self, name)]
+            for name in ("loadings", "skipped", "notes")
+        }
+        return self._asdict() | {"folder": str(self.folder), "rows": rows} | parts
+
+
+class _Built(NamedTuple):
+    runs: dict[str, Run]
+    errors: dict[str, float]
+    skipped: list[Left]
+    notes: list[Left]
+
+
+def bench_folder(
+    folder: str | Path,
+    against: str | None = None,
+    batch: int = 1,
+    length: int = 128,
+    threads: int | None = None,
+    rounds: int = 11,
+) -> Bench:
+    """Time every peer of `bench_peers.PEERS` on the model of a run or model folder, in turns.
+
+    The inputs are `batch` texts of `length` random tokens. `against` is another folder, or a name on the hub,
+    which all peers run as well; ratios are to torch on the model of `folder` throughout. `threads` is for
+    all peers; None: as many as torch uses. Raises `FinepruneError` for numbers that cannot be, and for a
+    model that is not there, is not one of single texts, or that torch itself cannot run.
+    """
+    for what, value in (("batch", batch), ("length", length), ("rounds", rounds), ("threads", threads)):
+        if value is not None and value < 1:
+            raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
+    place = model_place(Path(folder))
+    threads = threads or torch.get_num_threads()
+    with _threads(threads), tempfile.TemporaryDirectory() as scratch:
+        models: dict[str | None, Any] = {None: open_folder(Path(folder))[0].float().eval()}
+        inputs = example(models[None], batch, length)
+        if against is not None:
+            models[against] = _other(against, type(models[None]))
+            example(models[against], batch, length)
+        built = {}
+        for number, (name, model) in enumerate(models.items()):
+            given = inputs if name is None else example(model, batch, length)
+            built[name] = _build(Job(model, given, threads, Path(scratch) / str(number)), name)
+        runs = {(peer, name): run for name, each in built.items() for peer, run in each.runs.items()}
+        base: tuple[str, str | None] = (BASE, None)
+        timings = compare(interleave(runs, rounds), base)
+        rows = []
+        for (peer, name), timing in timings.items():
+            error = built[name].errors[peer]
+            rows.append(Row(peer, name, timing, error, not error <= PEERS[peer].tolerance))  # nan is wrong
+        density = summary(models[None]).density
+        kind = type(models[None]).__name__
+    loadings, skipped = _load(place, against, kind, inputs["input_ids"], threads)
+    return Bench(
+        folder=Path(folder),
+        density=density,
+        file_bytes=sum(file.stat().st_size for file in place.glob("*.safetensors")),
+        batch=batch,
+        length=length,
+        rounds=rounds,
+        machine=machine(threads),
+        rows=rows,
+        loadings=loadings,
+        skipped=[entry for each in built.values() for entry in each.skipped] + skipped,
+        notes=[entry for each in built.values() for entry in each.notes],
+    )
+
+
+def example(model: Any, batch: int, length: int) -> dict[str, Tensor]:
+    """`batch` texts of `length` random tokens, always the same ones, without padding.
+
+    Raises `FinepruneError` for a model that does not answer texts, or has no place for so many tokens.
+    """
+    config = model.config
+    if model.main_input_name != "input_ids" or config.is_encoder_decoder:
+        raise FinepruneError(
+            f"{type(model).__name__} takes more than a text, or something else; bench times encoders of texts"
+        )
+    most = _limit(model)
+    if length > most:
+        raise FinepruneError(f"length is {length}, and the model has positions for {most} tokens")
+    text = config.get_text_config()
+    ids = torch.randint(0, text.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
+    padding = getattr(text, "pad_token_id", None)
+    if padding is not None:  # where positions are counted by it, a text has none
+        ids[ids == padding] = (padding + 1) % text.vocab_size
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def error_of(found: Any, expected: Any) -> float:
+    """The largest difference of the outputs that both have, relative to the largest number of that output."""
+    shared = [name for name in expected if name in found]
+    if not shared:
+        return math.nan
+    worst = 0.0
+    for name in shared:
+        theirs, ours = torch.as_tensor(found[name]), torch.as_tensor(expected[name])
+        if theirs.shape != ours.shape:
+            return math.nan
+        off = float((theirs.float() - ours).abs().max() / ours.abs().max().clamp_min(1e-30))
+        worst = off if math.isnan(off) else max(worst, off)
+        if math.isnan(worst):
+            return worst
+    return worst
+
+
+def _build(job: Job, model: str | None) -> _Built:
+    """Make the peers ready, one after another, and compare each one's first answer."""
+    named = f" ({model})" if model else ""
+    runs: dict[str, Run] = {}
+    errors: dict[str, float] = {}
+    skipped, notes = [], []
+    expected: Any = None
+    job.scratch.mkdir()
+    for name, peer in PEERS.items():
+        why = missing(peer)
+        try:
+            if why is None:
+                with quiet(), _heard() as said:
+                    run = peer.build(job)
+                    found = run()
+                expected = found if name == BASE else expected
+                runs[name], errors[name] = run, error_of(found, expected)
+                notes += [Left(f"{name}{named}", line) for line in said]
+        except Exception as error:  # whatever a peer raises: it is not what is being measured
+            why = one_line(error)
+            if name == BASE:
+                shape = "{} x {}".format(*job.inputs["input_ids"].shape)
+                raise FinepruneError(f"torch cannot run the model{named} on {shape} tokens: {why}") from error
+        if why is not None:
+            skipped.append(Left(f"{name}{named}", why))
+    return _Built(runs, errors, skipped, notes)
+
+
+def _load(
+    place: Path, against: str | None, kind: str, ids: Tensor, threads: int
+) -> tuple[list[Loading], list[Left]]:
+    """Every way of loading the model, and the other one in torch."""
+    ways = [resident_memory.DENSE]
+    ways += [f"{way} {dtype}" for way in ("accelerate", "runtime") for dtype in dtypes()]
+    asked = [(way, place) for way in ways]
+    if against is not None:
+        asked.append(
+            (resident_memory.DENSE, model_place(Path(against)) if Path(against).is_dir() else Path(against))
+        )
+    done, skipped = [], []
+    for way, source in asked:
+        named = f"{way} ({against})" if source is not place else way
+        request = resident_memory.Request(way, str(source), kind, ids.tolist(), threads)
+        try:
+            done.append(resident_memory.measure(request)._replace(way=named))
+        except FinepruneError as error:
+            skipped.append(Left(f"memory, {named}", str(error)))
+    return done, skipped
+
+
+def _other(name: str, kind: Any) -> Any:
+    """The model of a folder, or of the hub, to hold the first one against."""
+    if Path(name).is_dir():
+        return open_folder(Path(name))[0].float().eval()
+    try:
+        with quiet():
+            return kind.from_pretrained(name, dtype=torch.float32).eval()
+    except Exception as error:  # by what the network and the files are
+        raise FinepruneError(
+            f"--against {name}: no such folder, and not to be had from the hub ({one_line(error)})"
+        ) from error
+
+
+def _limit(model: nn.Module) -> int:
+    """The most tokens of a text that the model has positions for."""
+    config: Any = model.config
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's positions begin behind that of padding.
+            limit = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return limit if limit > 0 else 1 << 30
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Our own warnings as lines, once the block is done; other packages' are not for the user."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    said += [str(entry.message) for entry in caught if issubclass(entry.category, FinepruneWarning)]
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,234 @@
+"""Who is timed by `fineprune bench`: one function a peer, which makes it ready to answer one batch.
+
+Each gets the same weights, the same inputs and the same number of threads. What it cannot do it says by an
+exception, of any kind: the bench lists it, and goes on.
+"""
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fineprune._files import staged
+from fineprune.checkpoint.export import quiet_exporters, write_graph
+from fineprune.errors import FinepruneError
+from fineprune.inference import fallback
+from fineprune.inference.accelerate import Dtype, accelerate
+from fineprune.inference.linear_module import SparseLinear
+from fineprune.inference.weights import is_replaceable, linear_of, places
+from fineprune.pruning.targets import is_linear
+
+Run = Callable[[], Mapping[str, Any]]
+"""One answer to the batch: each output's name and its array."""
+
+CALIBRATION = 8  # random batches from which nncf learns the ranges of the activations
+
+
+class Job(NamedTuple):
+    """What a peer has to run."""
+
+    model: Any
+    """In torch, eager, float32; shared by the peers, which change nothing of it."""
+    inputs: dict[str, Tensor]
+    threads: int
+    scratch: Path
+    """A folder for exports, which several peers read."""
+
+
+class Peer(NamedTuple):
+    """How one is made, from which relative error on its answers are wrong, and the packages it needs."""
+
+    build: Callable[[Job], Run]
+    tolerance: float
+    needs: tuple[str, ...] = ()
+
+
+def missing(peer: Peer) -> str | None:
+    """Why a peer cannot be tried at all: a package that is not installed."""
+    absent = [name for name in peer.needs if importlib.util.find_spec(name) is None]
+    return f"{', '.join(absent)} not installed" if absent else None
+
+
+def run_torch(job: Job) -> Run:
+    """The model as it is."""
+    return _model_run(job.model, job.inputs)
+
+
+def run_compiled(job: Job) -> Run:
+    """torch.compile with its defaults, for these very shapes."""
+    torch._dynamo.reset()  # the limit of recompilations counts those of other models as well
+    return _model_run(torch.compile(job.model, dynamic=False), job.inputs)
+
+
+def run_engine(dtype: Dtype) -> Callable[[Job], Run]:
+    """The sparse engine, by `accelerate`."""
+
+    def build(job: Job) -> Run:
+        return _model_run(accelerate(copy.deepcopy(job.model), dtype, job.threads), job.inputs)
+
+    return build
+
+
+def run_csr(job: Job) -> Run:
+    """Sparse matrices of torch itself, which `accelerate` uses where the engine was not built."""
+    if not fallback.runs_here():
+        raise FinepruneError("this build of torch multiplies no CSR matrices")
+    model = copy.deepcopy(job.model)
+    replaced = 0
+    for module, found in places(model).items():
+        if not is_linear(module) or not is_replaceable(module, found):
+            continue
+        linear = linear_of(module)
+        if linear.weight.density <= fallback.BREAK_EVEN:
+            new = SparseLinear(fallback.CsrEngine(linear), torch.float32, False)
+            for place in found:
+                setattr(place.parent, place.name, new)
+            replaced += 1
+    if not replaced:
+        raise FinepruneError(f"no layer keeps {fallback.BREAK_EVEN:.0%} or less: torch is faster dense")
+    return _model_run(model, job.inputs)
+
+
+def run_onnxruntime(int8: bool) -> Callable[[Job], Run]:
+    """ONNX Runtime on the exported graph; int8 is its dynamic quantization."""
+
+    def build(job: Job) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = job.threads
+        options.log_severity_level = 3
+        path = _exported(job, "onnx", int8) / "model.onnx"
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        feeds = _arrays(job.inputs, [entry.name for entry in session.get_inputs()])
+        names = [entry.name for entry in session.get_outputs()]
+        return lambda: dict(zip(names, session.run(names, feeds), strict=True))
+
+    return build
+
+
+def run_openvino(precision: str, int8: str = "") -> Callable[[Job], Run]:
+    """OpenVINO for these very shapes, in the precision "f32" or "bf16".
+
+    `int8`: "weights" is what `fineprune export --int8` writes; "all" has nncf quantize the activations too,
+    by the ranges that they have on random texts.
+    """
+
+    def build(job: Job) -> Run:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report its use
+        import openvino
+
+        core = openvino.Core()
+        offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in offered:
+            raise FinepruneError(f"this processor has no bfloat16, only {', '.join(offered)}")
+        graph = core.read_model(_exported(job, "openvino", int8 == "weights") / "openvino_model.xml")
+        feeds = _arrays(job.inputs, [entry.get_any_name() for entry in graph.inputs])
+        graph.reshape({name: list(feed.shape) for name, feed in feeds.items()})
+        if int8 == "all":
+            graph = quantized(graph, list(_random_feeds(feeds)))
+        return openvino_call(core, graph, feeds, precision, job.threads)
+
+    return build
+
+
+def openvino_call(core: Any, graph: Any, feeds: Any, precision: str, threads: int) -> Run:
+    """Compile an OpenVINO graph for one answer at a time, to `feeds`: by name, or a list in order."""
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    request = core.compile_model(graph, "CPU", settings).create_infer_request()
+    outputs = request.model_outputs
+    names = [output.get_any_name() if output.names else str(at) for at, output in enumerate(outputs)]
+
+    def call() -> dict[str, Any]:
+        found = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: found[output] for name, output in zip(names, outputs, strict=True)}
+
+    return call
+
+
+def quantized(graph: Any, samples: list[Any]) -> Any:
+    """An OpenVINO graph with weights and activations of 8 bits, by nncf; `samples` are as `feeds` above."""
+    import nncf
+
+    with quiet_exporters():
+        return nncf.quantize(
+            graph, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples)
+        )
+
+
+def run_deepsparse(job: Job) -> Run:
+    """DeepSparse on the graph for ONNX; it is no longer developed, and a yardstick only."""
+    from deepsparse import compile_model
+    from deepsparse.utils import override_onnx_input_shapes
+
+    path = str(_exported(job, "onnx", False) / "model.onnx")
+    batch, length = job.inputs["input_ids"].shape
+    with override_onnx_input_shapes(path, [[batch, length]] * len(job.inputs)) as fixed:
+        engine = compile_model(fixed, batch_size=batch, num_cores=job.threads)
+    feeds = list(_arrays(job.inputs, engine.input_names).values())
+    return lambda: dict(zip(engine.output_names, engine.run(feeds), strict=True))
+
+
+PEERS: dict[str, Peer] = {
+    "torch": Peer(run_torch, 1e-3),
+    "engine float32": Peer(run_engine("float32"), 1e-3),
+    "engine bfloat16": Peer(run_engine("bfloat16"), 0.1),
+    "engine int8": Peer(run_engine("int8"), 0.3),
+    "torch CSR": Peer(run_csr, 1e-3),
+    "torch.compile": Peer(run_compiled, 1e-3),
+    "onnxruntime": Peer(run_onnxruntime(int8=False), 1e-3, ("onnxruntime",)),
+    "onnxruntime int8": Peer(run_onnxruntime(int8=True), 0.3, ("onnxruntime",)),
+    "OpenVINO": Peer(run_openvino("f32"), 1e-3, ("openvino",)),
+    "OpenVINO bfloat16": Peer(run_openvino("bf16"), 0.1, ("openvino",)),
+    "OpenVINO int8": Peer(run_openvino("f32", int8="all"), 0.3, ("openvino", "nncf")),
+    "OpenVINO int8 weights": Peer(run_openvino("f32", int8="weights"), 0.3, ("openvino", "nncf")),
+    "DeepSparse": Peer(run_deepsparse, 1e-3, ("deepsparse",)),
+}
+"""In the order of the table. The first one is what the others are compared with, in time and in answers."""
+
+
+def _model_run(model: Any, inputs: dict[str, Tensor]) -> Run:
+    def call() -> dict[str, Any]:
+        with torch.inference_mode():
+            found = model(**inputs)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    return call
+
+
+def _exported(job: Job, to: Literal["onnx", "openvino"], int8: bool) -> Path:
+    """The folder of an export, made by the first peer that asks."""
+    folder = job.scratch / f"{to}{'-int8' * int8}"
+    if not folder.is_dir():
+        with staged(folder) as beside:
+            beside.mkdir(parents=True)
+            traced = {name: _at_least_two(value) for name, value in job.inputs.items()}
+            write_graph(job.model, traced, beside, to, int8)
+    return folder
+
+
+def _at_least_two(value: Tensor) -> Tensor:
+    """Rows and columns that are there once would be taken for fixed by the exporters."""
+    return value.repeat(2 if len(value) == 1 else 1, 2 if value.shape[1] == 1 else 1)
+
+
+def _arrays(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Any]:
+    return {name: inputs[name].numpy() for name in names}
+
+
+def _random_feeds(feeds: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Other texts of the same shape: the ids of each row in another order."""
+    random = np.random.default_rng(0)
+    for _ in range(CALIBRATION):
+        yield feeds | {"input_ids": random.permuted(feeds["input_ids"], axis=1)}

@@ -1,0 +1,92 @@
+"""A small batch for any model, and how far two models' answers to it lie apart."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fineprune.errors import FinepruneError
+
+
+def probe_inputs(model: Any) -> dict[str, Tensor]:
+    """Inputs that a transformers model takes, always the same ones: two of them, the first padded.
+
+    Made from the config: token ids, pixels or audio samples by the model's main input. Raises
+    `FinepruneError` for a model of another kind.
+    """
+    generator = torch.Generator().manual_seed(0)
+    config = model.config
+    text = config.get_text_config()
+    main = model.main_input_name
+    inputs: dict[str, Tensor] = {}
+    if main == "input_ids":
+        limit = getattr(text, "max_position_embeddings", None) or 0
+        length = min(16, limit) if limit > 0 else 16  # XLNet has no limit, which it calls -1
+        # A decoder's classifier takes no second row where there is no token to pad with.
+        rows = 1 if getattr(text, "pad_token_id", None) is None else 2
+        inputs["input_ids"] = torch.randint(0, text.vocab_size, (rows, length), generator=generator)
+        inputs["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
+        inputs["attention_mask"][0, length // 2 :] = 0
+    elif main == "pixel_values" and hasattr(config, "image_size") and hasattr(config, "num_channels"):
+        sides = config.image_size if isinstance(config.image_size, (list, tuple)) else [config.image_size] * 2
+        inputs["pixel_values"] = torch.randn(2, config.num_channels, *sides, generator=generator)
+    elif main == "input_values":
+        inputs["input_values"] = torch.randn(2, 4000, generator=generator)
+    else:
+        raise FinepruneError(
+            f"{type(model).__name__} takes {main}, and no example of it can be made up; give one with probe="
+        )
+    if config.is_encoder_decoder:
+        shape = inputs["input_ids"].shape if main == "input_ids" else (2, 4)
+        inputs["decoder_input_ids"] = torch.randint(0, text.vocab_size, shape, generator=generator)
+        if main == "input_ids" and isinstance(eos := getattr(text, "eos_token_id", None), int):
+            # A classifier answers at the one end of each text, and asks for as many ends in all of them.
+            ids = inputs["input_ids"]
+            ids[ids == eos] = (eos + 1) % text.vocab_size
+            ids[:, -1] = eos
+    floats = {torch.float32: model.dtype}
+    return {name: entry.to(model.device, floats.get(entry.dtype)) for name, entry in inputs.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode; afterwards give each module the mode that it had."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """All floating-point outputs in evaluation mode, in order; the model's mode is left as it was."""
+    with evaluating(model):
+        return [tensor.float() for tensor in _tensors(model(**inputs)) if tensor.is_floating_point()]
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Largest |a - b| over all outputs, relative to the largest |a| of that output."""
+    if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
+        return float("nan")
+    worst = [
+        float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+        for a, b in zip(ours, theirs, strict=True)
+        if a.numel()
+    ]
+    return float("nan") if any(map(math.isnan, worst)) else max(worst, default=float("nan"))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for entry in value for tensor in _tensors(entry)]
+    return []  # caches and other objects

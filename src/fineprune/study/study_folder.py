@@ -1,0 +1,194 @@
+"""Run folders as figures and reports read them: whatever is there, and a line about what is not."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fineprune._messages import one_line
+from fineprune.config import METHODS, PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
+from fineprune.study.runner import FAILURES
+from fineprune.study.task_labels import Named, labels
+from fineprune.training.run.mask_snapshot import NAME as RECORD
+from fineprune.training.run.mask_snapshot import Record
+from fineprune.training.run.results import BENCH, Timing, timings_of, weight_bytes
+
+SOURCE = "study.yaml"
+"""The study that was run last, in the folder of its runs."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run. What is missing or broken is None or empty, and `notes` says so."""
+
+    path: Path
+    cell: Cell
+    """What it is a run of. Where the folder's name does not say it, the task is named after the folder
+    above, and the rest is the recipe's. Runs that are read together have one task only where their
+    recipes have the same data and model.
+    """
+
+    recipe: dict[str, Any]
+    results: dict[str, Any] | None
+    """`results.json`; None: not finished."""
+
+    lines: tuple[dict[str, Any], ...]
+    """`metrics.jsonl`."""
+
+    config: dict[str, Any]
+    """`model/config.json`."""
+
+    bench: dict[str, Any] | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """That of the folder, however its path was given."""
+        return Path(os.path.abspath(self.path)).name
+
+    @cached_property
+    def timings(self) -> list[Timing]:
+        """The right answers of `bench.json`; none where it is of other weights than those that are there."""
+        try:
+            return timings_of(self.bench, weight_bytes(self.path / "model"))[0]
+        except OSError:
+            return []
+
+    @cached_property
+    def record(self) -> Record | None:
+        """`weights.npz`, read when it is asked for; None for dense runs, or where it is missing or broken."""
+        try:
+            found = Record.load(self.path)
+        except FinepruneError as error:
+            self.notes.append(str(error))
+            return None
+        if found is None and self.results is not None and self.cell.method != DENSE:
+            self.notes.append(
+                f"no {RECORD}, which runs of an older version did not leave: no masks, no sample"
+            )
+        return found
+
+
+def read_folder(folder: str | Path) -> list[RunFolder]:
+    """The run that a folder is, or the runs that are in it, by name; empty where there are none.
+
+    Raises `FinepruneError` only where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FinepruneError(f"{folder}: no such folder; name that of a run, or of a study")
+    if _is_run(folder):
+        return [_read(folder)]
+    runs = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+    told = labels([Named(run.name, run.cell.task, run.recipe) for run in runs], folder.resolve().name)
+    return [replace(run, cell=replace(run.cell, task=task)) for run, task in zip(runs, told, strict=True)]
+
+
+def failures(folder: str | Path) -> dict[str, str]:
+    """The runs of a study that failed, by name, and why."""
+    path, said = Path(folder) / FAILURES, dict[str, str]()
+    if path.is_file():
+        for line in _lines(path, []):
+            if "run" in line:
+                said[str(line["run"])] = str(line.get("error"))
+    return said
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() or (path / "results.json").is_file()
+
+
+def _read(path: Path) -> RunFolder:
+    notes: list[str] = []
+    recipe = _mapping(path / "recipe.yaml", yaml.safe_load, notes) or {}
+    results = _mapping(path / "results.json", json.loads, notes)
+    if results is not None and not _whole(results):
+        notes.append("results.json: is not the results of a run")
+        results = None
+    elif not (path / "results.json").exists():
+        notes.append("not finished: there is no results.json")
+    if results is not None:
+        recipe = results["recipe"]
+    lines = tuple(_lines(path / "metrics.jsonl", notes)) if (path / "metrics.jsonl").is_file() else ()
+    config = _mapping(path / "model" / "config.json", json.loads, notes) or {}
+    bench = _mapping(path / BENCH, json.loads, notes)
+    return RunFolder(path, _cell(path, recipe, notes), recipe, results, lines, config, bench, notes)
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any] | None:
+    """The mapping that a file holds; None where it is missing, or broken, which is noted."""
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        notes.append(f"{path.name}: cannot be read ({one_line(error)})")
+        return None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name}: is no mapping")
+        return None
+    return value
+
+
+def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of a file of JSON; a run that was killed may leave half a line, which is noted."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name}: cannot be read ({one_line(error)})")
+        return []
+    found, broken = [], 0
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            broken += 1
+    if broken:
+        notes.append(f"{path.name}: {broken} lines cannot be read")
+    return found
+
+
+def _whole(results: dict[str, Any]) -> bool:
+    """Whether it has what every reader of it takes for granted."""
+    numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
+    return (
+        all(_number(results.get(name)) for name in numbers)
+        and isinstance(results.get("metric"), str)
+        and isinstance(results.get("scores"), dict)
+        and all(map(_number, results["scores"].values()))
+        and isinstance(results.get("recipe"), dict)
+        and isinstance(results["recipe"].get("training"), dict)
+    )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:
+    whole = Path(os.path.abspath(path))
+    above = whole.parent.name or whole.name
+    try:
+        cell = cell_of_recipe(recipe)
+        if cell.method != DENSE:
+            PruningConfig(**cell.pruning)  # its checks
+            if cell.density is None and not METHODS[cell.method].holds_zeros:
+                raise TypeError
+        if type(cell.seed) is not int:
+            raise TypeError
+        return cell_of(whole.name, recipe) or replace(cell, task=above)
+    except (KeyError, TypeError, AttributeError, FinepruneError):
+        notes.append("its recipe does not say what it is a run of: taken for a dense one")
+        return Cell(above, DENSE, None, None, False, 0)

@@ -1,0 +1,38 @@
+"""From start and end logits to answers, by the rules of `fineprune_runtime.answers`, and their scores."""
+
+from typing import TYPE_CHECKING, Any
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.questions.squad import Questions
+from fineprune_runtime import answers
+from fineprune_runtime.answers import Spans, best_answers, best_texts
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.results import Answer
+
+if TYPE_CHECKING:
+    from fineprune.tasks.questions.context_windows import Windows
+
+__all__ = ["Answer", "Spans", "best_answers", "best_spans", "best_texts", "score_texts"]
+
+
+def best_spans(windows: "Windows", starts: Any, ends: Any, *arguments: Any, **settings: Any) -> Spans:
+    """As `fineprune_runtime.answers.best_spans`; raises `FinepruneError` where the model diverged."""
+    try:
+        return answers.best_spans(windows, starts, ends, *arguments, **settings)
+    except EngineError as error:
+        raise FinepruneError(f"{error}; lower the learning rate") from None
+
+
+def score_texts(texts: list[str], read: Questions) -> dict[str, float]:
+    """`exact_match` and `f1` of the predicted texts, as fractions, by torchmetrics.
+
+    Of several true answers the best match counts. Where there is none, "" is right.
+    """
+    from torchmetrics.functional.text import squad
+
+    given = [{"prediction_text": text, "id": name} for text, name in zip(texts, read.ids, strict=True)]
+    truth = [
+        {"answers": {"text": [span.text for span in spans] or [""]}, "id": name}
+        for spans, name in zip(read.answers, read.ids, strict=True)
+    ]
+    return {name: float(value) / 100 for name, value in squad(given, truth).items()}

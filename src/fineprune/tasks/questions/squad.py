@@ -1,0 +1,212 @@
+"""Questions with a context and the places of their answers, from SQuAD's files, tables and the hub.
+
+The official files nest articles, paragraphs and questions (`data`, `paragraphs`, `qas`; Rajpurkar et
+al., 2016 and 2018). Tables and hub data sets have a row a question, with the same names.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fineprune._messages import one_line
+from fineprune.errors import FinepruneError
+from fineprune.tasks.tables import decode, find_file, hub_name, read_hub, read_table
+
+COLUMNS = ("id", "question", "context", "answers")
+
+_log = logging.getLogger("fineprune")
+
+
+class Span(NamedTuple):
+    """An answer: its text, and the character of the context at which it starts."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows of the task, all lists of one length; no `answers`: the context does not hold one."""
+
+    ids: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    contexts: list[str] = field(default_factory=list)
+    answers: list[list[Span]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_file(path: str | Path, unanswerable: bool = False, mismatched: str = "stop") -> Questions:
+    """Read an official SQuAD file (`.json`), or rows `id, question, context, answers` (JSONL, Parquet).
+
+    `unanswerable`: questions without answers are allowed, as in SQuAD v2. `mismatched`: what becomes
+    of an answer that does not stand in the context at its place: "stop" raises, "skip" leaves it out,
+    and a question that loses its last answer with it; how many is logged once.
+
+    Raises `FinepruneError` with the file and the question's id when a text or an answer is missing or
+    wrong, when an id occurs twice, and when the file is not there, not JSON, nested in another way, or
+    has no questions.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".json":
+        rows = _nested(path)
+    elif path.suffix.lower() in (".jsonl", ".parquet"):
+        rows = _flat(str(path), read_table(path, COLUMNS))
+    else:
+        raise FinepruneError(
+            f"{path}: cannot read questions from a file named *{path.suffix}; "
+            "known are .json (SQuAD's own nesting), .jsonl and .parquet (a row a question)"
+        )
+    return _checked(str(path), rows, unanswerable, mismatched)
+
+
+def read_split(
+    name: str, subset: str | None, split: str, unanswerable: bool = False, mismatched: str = "stop"
+) -> Questions:
+    """The same from a data set on the hub, such as `squad` or `squad_v2`."""
+    where = hub_name(name, subset, split)
+    table, _ = read_hub(name, subset, split, COLUMNS)
+    return _checked(where, _flat(where, table), unanswerable, mismatched)
+
+
+def _flat(where: str, table: dict[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with its place, for messages."""
+    for number, cells in enumerate(zip(*table.values(), strict=True), start=1):
+        yield f"{where}, row {number}", dict(zip(table, cells, strict=True))
+
+
+def _nested(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for a, article in enumerate(_items(path, _parse(path), "data", "")):
+        place = f"data[{a}]"
+        for p, paragraph in enumerate(_items(path, article, "paragraphs", place)):
+            inner = f"{place}.paragraphs[{p}]"
+            for q, question in enumerate(_items(path, paragraph, "qas", inner)):
+                if not isinstance(question, dict):
+                    raise _wrongly_nested(path, f"{inner}.qas[{q}] is {_short(question)}, not an object")
+                yield f"{path}, {inner}.qas[{q}]", {"context": paragraph.get("context")} | question
+
+
+def _parse(path: Path) -> Any:
+    text = decode(find_file(path))
+    if not text.strip():
+        raise FinepruneError(f"{path}: the file is empty")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FinepruneError(f"{path}: not JSON: {one_line(error)}; a row a line is .jsonl") from error
+
+
+def _items(path: Path, value: Any, key: str, place: str) -> list[Any]:
+    """The list `value[key]`."""
+    here = place or "the file"
+    if not isinstance(value, dict):
+        raise _wrongly_nested(path, f"{here} holds {_short(value)}, not an object")
+    if not isinstance(value.get(key), list):
+        raise _wrongly_nested(path, f"{here} has no list {key!r}")
+    return value[key]  # type: ignore[no-any-return]
+
+
+def _wrongly_nested(path: Path, what: str) -> FinepruneError:
+    return FinepruneError(
+        f"{path}: {what}; expected the nesting of SQuAD (data, paragraphs, qas), or name rows .jsonl"
+    )
+
+
+def _checked(
+    where: str, rows: Iterator[tuple[str, dict[str, Any]]], unanswerable: bool, mismatched: str
+) -> Questions:
+    read = Questions()
+    known: set[str] = set()
+    skipped = lost = 0
+    for place, row in rows:
+        name = row.get("id")
+        if not isinstance(name, str) or not name:
+            raise FinepruneError(f"{place}: id is {_short(name)}, expected text")
+        at = f"{where}, question {name!r}"
+        if name in known:
+            raise FinepruneError(f"{at}: the id occurs twice; ids tell the answers apart")
+        known.add(name)
+        question, context = _text(at, row, "question"), _text(at, row, "context")
+        given = _answers(at, row.get("answers"))
+        if not given and not unanswerable:
+            raise FinepruneError(
+                f"{at}: has no answers; set task.unanswerable: true if questions may have none"
+            )
+        standing = [span for span in given if _stands(at, span, context, mismatched)]
+        skipped += len(given) - len(standing)
+        if given and not standing:
+            lost += 1
+            continue
+        read.ids.append(name)
+        read.questions.append(question)
+        read.contexts.append(context)
+        read.answers.append(standing)
+    if not known:
+        raise FinepruneError(f"{where}: has no questions")
+    if not len(read):
+        raise FinepruneError(f"{where}: no question is left, every answer stands elsewhere in its context")
+    if skipped:
+        _log.warning(
+            "%s: %d answers do not stand in their contexts and were skipped, and %d questions with them",
+            where,
+            skipped,
+            lost,
+        )
+    return read
+
+
+def _text(at: str, row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise FinepruneError(f"{at}: {key} is {_short(value)}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise FinepruneError(
+            f"{at}: {key} holds half of a surrogate pair at character {error.start}; write it as UTF-8"
+        ) from error
+    return value
+
+
+def _answers(at: str, value: Any) -> list[Span]:
+    """From a list of objects (the files), or an object of lists (tables and the hub)."""
+    form = "expected text and answer_start of each"
+    if isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise FinepruneError(f"{at}: answers is {_short(value)}; {form}, lists of one length")
+        pairs = list(zip(texts, starts, strict=True))
+    elif isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        pairs = [(entry.get("text"), entry.get("answer_start")) for entry in value]
+    else:
+        raise FinepruneError(f"{at}: answers is {_short(value)}; {form}")
+    for text, start in pairs:
+        if not isinstance(text, str) or not text.strip():
+            raise FinepruneError(f"{at}: an answer is {_short(text)}; leave answers empty if there is none")
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise FinepruneError(f"{at}: answer_start is {_short(start)}, expected a whole number")
+    return [Span(text, start) for text, start in pairs]
+
+
+def _stands(at: str, span: Span, context: str, mismatched: str) -> bool:
+    """Whether the answer is the context's text at its place; where not, raise or say so."""
+    there = context[span.start : span.start + len(span.text)] if span.start >= 0 else ""
+    if there == span.text:
+        return True
+    if mismatched == "skip":
+        return False
+    inside = 0 <= span.start < len(context)
+    has = f"has {_short(there)} there" if inside else f"ends at {len(context)}"
+    raise FinepruneError(
+        f"{at}: the answer {_short(span.text)} is not at {span.start} of the context, which {has}; "
+        "correct answer_start, or set task.mismatched: skip"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,1 @@
+"""Classification and regression of single texts and of pairs."""

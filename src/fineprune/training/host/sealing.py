@@ -1,0 +1,125 @@
+"""Checkpoints that are whole or recognized as broken.
+
+A checkpoint is what the Trainer writes plus a manifest: the pruner's state, and the size and
+checksum of every file. It is written beside its place and renamed, so one that has its name
+was finished; the manifest tells whether it still is what was written.
+"""
+
+import contextlib
+import json
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from fineprune._files import write_json
+from fineprune._messages import one_line
+from fineprune.errors import FinepruneError
+
+MANIFEST = "fineprune_checkpoint.json"
+_PREFIX = "checkpoint-"
+_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
+
+
+def seal(folder: Path, state: dict[str, Any] | None, run: dict[str, Any] | None = None) -> None:
+    """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense, and `run`
+    says how it was made.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths}
+    content = {"pruner": state, "files": files, "run": run or {}}
+    write_json(folder / MANIFEST, content | {"crc32": _checksum(content)})
+
+
+def verify(folder: Path) -> dict[str, Any] | None:
+    """The pruner's state of a checkpoint; raises `FinepruneError` where a file is not as written."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files, state = manifest["files"], manifest["pruner"]
+        if manifest.pop("crc32") != _checksum(manifest):
+            raise _broken(folder, f"{MANIFEST} is not what was written")
+    except FileNotFoundError as error:
+        raise FinepruneError(
+            f"{folder}: no {MANIFEST} in it, so it is no checkpoint of a PruningTrainer; name another"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+    if not isinstance(files, dict):
+        raise _broken(folder, f"{MANIFEST} lists no files")
+    for name, expected in files.items():
+        try:
+            found = _fingerprint(folder / name)
+            expected = {"size": int(expected["size"]), "crc32": int(expected["crc32"])}
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _broken(folder, f"{name} cannot be read") from error
+        if found["size"] != expected["size"]:
+            raise _broken(folder, f"{name} has {found['size']:,} bytes of {expected['size']:,}")
+        if found != expected:
+            raise _broken(folder, f"{name} is not what was written")
+    return state  # type: ignore[no-any-return]
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """How a checkpoint that verifies was made, as `seal` was told; empty for an old one."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest.get("run") or {}
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, and why newer ones do not."""
+    numbered = [
+        (int(path.name.removeprefix(_PREFIX)), path)
+        for path in folder.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdigit()
+    ]
+    complaints = []
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            verify(path)
+        except FinepruneError as error:
+            complaints.append(str(error))
+        else:
+            return path, complaints
+    return None, complaints
+
+
+@contextlib.contextmanager
+def writing(place: Path, folder: Path) -> Iterator[None]:
+    """Say in a line that `place` could not be written, and which checkpoint of `folder` the run can go on
+    from. torch and safetensors have errors of their own for a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in _WRITER):
+            raise
+        newest, _ = newest_whole(folder)
+        room = ""
+        with contextlib.suppress(OSError):
+            room = f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+        rest = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
+        raise FinepruneError(
+            f"{place}: cannot be written ({one_line(error)}); make room there{room} or make it writable, "
+            f"then resume: {rest}"
+        ) from error
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    size, checksum = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return {"size": size, "crc32": checksum}
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _broken(folder: Path, why: str) -> FinepruneError:
+    return FinepruneError(f"{folder}: broken checkpoint ({why}); delete it and resume from an earlier one")

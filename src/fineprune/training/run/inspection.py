@@ -1,0 +1,243 @@
+"""What `fineprune inspect` says of a model: what is left of each layer, and what it weighs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fineprune._messages import one_line
+from fineprune.errors import FinepruneError
+from fineprune.training.run.results import BENCH, fastest, packed_of, timings_of, weight_bytes
+
+if TYPE_CHECKING:
+    from fineprune.pruning.structure import LayerLeft
+    from fineprune.pruning.summary import Summary
+    from fineprune.training.run.mask_snapshot import Matrix
+
+_TERMINAL = 80
+_WIDTH = 32  # of the longest bar, where the terminal has room for it
+_BLOCKS = " ▏▎▍▌▋▊▉█"  # by eighths
+
+
+@dataclass(frozen=True)
+class LayerDensity:
+    """One layer, all of its matrices together, and which of its heads and neurons keep a weight."""
+
+    stack: str
+    layer: int | None
+    """None: matrices whose names have no number."""
+
+    kept: int
+    total: int
+    heads: int | None
+    """None where they cannot be told."""
+
+    heads_left: int | None
+    neurons: int | None
+    neurons_left: int | None
+
+    @property
+    def density(self) -> float:
+        """Kept / total."""
+        return self.kept / self.total
+
+
+class Latency(NamedTuple):
+    """The engine's fastest answer that `fineprune bench` measured; another runtime's where it has none."""
+
+    milliseconds: float
+    ratio: float
+    """Times the speed of torch with the same weights."""
+
+    peer: str
+    batch: int
+    length: int
+    threads: int
+    processor: str
+
+    def __str__(self) -> str:
+        size = f"{self.batch} x {self.length} tokens"
+        where = f"{self.threads} thread{'' if self.threads == 1 else 's'} of {self.processor}"
+        return f"{self.milliseconds:.2f} ms, {self.ratio:.2f} x torch's speed ({self.peer}, {size}, {where})"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that is said of a folder."""
+
+    name: str
+    left: "Summary"
+    layers: tuple[LayerDensity, ...]
+    bytes: int
+    """Of the weights on disk."""
+
+    packed: bool
+    results: dict[str, Any] | None
+    """`results.json`, where the folder is that of a run."""
+
+    latency: Latency | None
+    no_latency: str | None
+    """Why not, where there is a measurement that does not count."""
+
+    @property
+    def packed_bytes(self) -> dict[str, int] | None:
+        """What the model would take packed, by the type of the values, where the results say so."""
+        return packed_of(self.results or {}) or None
+
+    @property
+    def line(self) -> str:
+        """What people paste: what is kept, of what, the bytes, and the time of an answer."""
+        left = self.left
+        parameters = left.parameters - left.total + left.kept
+        weights = f"{left.kept:,} of {left.total:,} weights kept ({left.density:.2%})"
+        share = f"{parameters:,} of all {left.parameters:,} parameters ({parameters / left.parameters:.2%})"
+        time = "not measured" if self.latency is None else str(self.latency)
+        if self.no_latency is not None:
+            time += f" ({self.no_latency})"
+        return f"{self.name}: {weights}, {share}; {self.bytes / 1e6:.1f} MB on disk; latency: {time}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        left = self.left
+        return {
+            "density": left.density,
+            "kept": left.kept,
+            "total": left.total,
+            "parameters": left.parameters,
+            "bytes": self.bytes,
+            "packed": self.packed,
+            "packed_bytes": self.packed_bytes,
+            "latency": None if self.latency is None else self.latency._asdict(),
+            "scores": None if self.results is None else self.results["scores"],
+            "line": self.line,
+            "blocks": [asdict(layer) | {"density": layer.density} for layer in self.layers],
+            "layers": [layer._asdict() | {"density": layer.density} for layer in left.layers],
+        }
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Read the model of a run or model folder. Raises `FinepruneError` where there is none."""
+    from fineprune.checkpoint.model_folder import model_place
+    from fineprune.pruning.structure import heads_of, left
+    from fineprune.pruning.summary import summary
+    from fineprune.training.run.convert import open_folder
+    from fineprune.training.run.mask_snapshot import matrices_of
+
+    results = _results(folder / "results.json")
+    model, _ = open_folder(folder)
+    place = model_place(folder)
+    matrices = matrices_of(model)
+    size = weight_bytes(place) or 0
+    latency, why = _latency(folder / BENCH, size)
+    return Inspection(
+        name=folder.resolve().name,
+        left=summary(model),
+        layers=_layers(matrices, left(matrices, heads_of(model.config.to_dict()))),
+        bytes=size,
+        packed=(place / "fineprune.json").is_file(),
+        results=results,
+        latency=latency,
+        no_latency=why,
+    )
+
+
+def bars(layers: tuple[LayerDensity, ...], blocks: bool = True) -> list[str]:
+    """A line for each layer: its density as a bar, the densest being full, and what is left in it.
+
+    Without `blocks` the bars are made of #, for a terminal that cannot show others.
+    """
+    stacks = {layer.stack for layer in layers if layer.layer is not None}
+    names = ["layer", *(_name(layer, len(stacks) > 1) for layer in layers)]
+    shares = ["density", *(f"{layer.density:.2%}" for layer in layers)]
+    beside = []
+    for what, title in (("heads", "heads left"), ("neurons", "FFN neurons left")):
+        told = [_left(layer, what) for layer in layers]
+        if any(told):
+            beside.append([title, *(text or "-" for text in told)])
+    names, shares, *beside = (
+        [text.rjust(max(map(len, column))) for text in column] for column in (names, shares, *beside)
+    )
+    used = sum(len(column[0]) + 2 for column in (names, shares, *beside))
+    width = min(_WIDTH, max(_WIDTH // 4, _TERMINAL - used))
+    most = max(layer.density for layer in layers)
+    drawn = ["", *(_bar(layer.density / most if most else 0.0, width, blocks) for layer in layers)]
+    columns = (names, [bar.ljust(width) for bar in drawn], shares, *beside)
+    return ["  ".join(line) for line in zip(*columns, strict=True)]
+
+
+def _bar(share: float, width: int, blocks: bool) -> str:
+    """A bar of that share of the width; anything above nothing is seen."""
+    if not blocks:
+        return "#" * (max(1, round(share * width)) if share else 0)
+    eighths = max(1, round(share * width * 8)) if share else 0
+    return (_BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8]).rstrip()
+
+
+def _name(layer: LayerDensity, several: bool) -> str:
+    number = "other" if layer.layer is None else str(layer.layer)
+    return f"{layer.stack} {number}".strip() if several else number
+
+
+def _left(layer: LayerDensity, what: str) -> str:
+    """As "11 of 12"; empty where it is not known."""
+    count, remaining = getattr(layer, what), getattr(layer, f"{what}_left")
+    return "" if count is None else f"{remaining:,} of {count:,}"
+
+
+def _layers(matrices: "tuple[Matrix, ...]", structure: "list[LayerLeft]") -> tuple[LayerDensity, ...]:
+    """The matrices by layer, in the model's order; those without a number last."""
+    from fineprune.pruning.places import place_of
+    from fineprune.training.run.mask_snapshot import counts_by
+
+    def layer_of(name: str) -> tuple[str, int | None]:
+        stack, layer, _ = place_of(name)
+        return ("", None) if layer is None else (stack, layer)
+
+    told = {(entry.stack, entry.layer): entry for entry in structure}
+    layers = []
+    for (stack, layer), (own, total) in counts_by(matrices, layer_of).items():
+        parts: dict[str, int | None] = dict.fromkeys(("heads", "heads_left", "neurons", "neurons_left"))
+        entry = told.get((stack, layer)) if layer is not None else None
+        for what in ("heads", "neurons"):
+            if entry is not None and getattr(entry, what):
+                parts |= {name: getattr(entry, name) for name in (what, f"{what}_left")}
+        layers.append(LayerDensity(stack, layer, own, total, **parts))
+    return tuple(sorted(layers, key=lambda entry: entry.layer is None))
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    """What a run measured."""
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        headline_of(results)
+        dict(results["scores"]), dict(results.get("packed_bytes") or {})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
+    return results  # type: ignore[no-any-return]
+
+
+def headline_of(results: dict[str, Any]) -> str:
+    """One line about a finished run: the score, and what it was reached with."""
+    kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
+    return (
+        f"{results['metric']} {results['score']:.2%} with {kept}, "
+        f"after {results['steps']:,} steps in {results['seconds']:.0f} s"
+    )
+
+
+def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
+    """That of a bench that was of these weights, and gave right answers; or why there is none."""
+    if not path.is_file():
+        return None, None
+    try:
+        bench = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"{path.name} cannot be read: {one_line(error)}"
+    rows, why = timings_of(bench, size)
+    if not rows:
+        return None, why
+    best = fastest(rows) or min(rows, key=lambda row: row.milliseconds)
+    about = (best.batch, best.length, best.threads, best.processor)
+    return Latency(best.milliseconds, best.ratio, best.peer, *about), None

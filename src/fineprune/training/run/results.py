@@ -1,0 +1,101 @@
+"""What the files of a run say of its size and its speed, read in one way for everyone."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fineprune._messages import one_line
+
+BENCH = "bench.json"
+"""What `fineprune bench` leaves in the folder of a run."""
+
+ENGINE = "engine "
+"""What the names of the engine's peers begin with; the rest is the type it computes in."""
+
+
+class Timing(NamedTuple):
+    """One peer's time, with what it was measured on."""
+
+    peer: str
+    milliseconds: float
+    ratio: float
+    """Times the speed of torch with the same weights."""
+
+    low: float
+    high: float
+    """The ratio's quartiles."""
+
+    batch: int
+    length: int
+    threads: int
+    processor: str
+
+    @property
+    def where(self) -> str:
+        """The input and the machine; only what was timed alike is compared."""
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"{self.batch} × {self.length} tokens, {threads}, {self.processor}"
+
+
+class Size(NamedTuple):
+    """Bytes of a model's weights."""
+
+    packed: dict[str, int]
+    """As `fineprune compact` writes them, by the type of the values."""
+
+    dense: int
+
+
+def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[Timing], str | None]:
+    """What a bench.json says of its folder's model: the right answers; and where there are none, why.
+
+    It is stale where the weights now take other than the bytes that were timed; `file_bytes` None: they are
+    not there to compare.
+    """
+    try:
+        if file_bytes is not None and bench["file_bytes"] != file_bytes:
+            return [], f"{BENCH} is of other weights"
+        machine = bench["machine"]
+        about = (
+            int(bench["batch"]),
+            int(bench["length"]),
+            int(machine["threads"]),
+            str(machine["processor"]),
+        )
+        rows = [
+            Timing(str(row["peer"]), *_numbers(row["timing"]), *about)
+            for row in bench["rows"]
+            if row["model"] is None and not row["wrong"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return [], f"{BENCH} cannot be read: {one_line(error)}"
+    return rows, None if rows else f"{BENCH} has no right answer"
+
+
+def _numbers(timing: Any) -> tuple[float, float, float, float]:
+    return float(timing["milliseconds"]), float(timing["ratio"]), float(timing["low"]), float(timing["high"])
+
+
+def fastest(rows: Iterable[Timing]) -> Timing | None:
+    """The engine's row with the lowest time."""
+    engine = (row for row in rows if row.peer.startswith(ENGINE))
+    return min(engine, key=lambda row: row.milliseconds, default=None)
+
+
+def weight_bytes(model: Path) -> int | None:
+    """The bytes of the weights in a model folder; None where there are none."""
+    files = list(model.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) if files else None
+
+
+def packed_of(results: Mapping[str, Any]) -> dict[str, int]:
+    """The packed bytes that results say, by the type of the values; those of older versions say none."""
+    said = results.get("packed_bytes")
+    sizes = said.items() if isinstance(said, dict) else ()
+    return {str(name): size for name, size in sizes if type(size) is int and size > 0}
+
+
+def size_of(results: Mapping[str, Any] | None) -> Size | None:
+    """The packed and the dense bytes; None where results do not say both."""
+    packed, dense = packed_of(results or {}), (results or {}).get("dense_bytes")
+    return Size(packed, dense) if "float32" in packed and type(dense) is int and dense > 0 else None

@@ -1,0 +1,103 @@
+"""Whose a run's folder is: free, this recipe's, or somebody else's."""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fineprune._files import alone
+from fineprune.errors import FinepruneError
+from fineprune.training.host import sealing
+from fineprune.training.run.recipe import Recipe
+
+CHECKPOINTS = "checkpoints"
+"""In a run's folder while the run is under way."""
+
+TEACHER_LOGITS = "teacher_logits"
+"""There, too: the teacher's answers."""
+
+LOCK = ".lock"
+"""There, too, and held."""
+
+_FILES = ("recipe.yaml", "metrics.jsonl", "weights.npz", "results.json")  # written beside their place first
+_log = logging.getLogger("fineprune")
+
+
+def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+    """Check that `out` is free, or this recipe's; returns the results of a finished run."""
+    if out.exists() and not out.is_dir():
+        raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
+    if not out.is_dir():
+        return None
+    if not (out / "recipe.yaml").is_file():
+        names = {path.name for path in out.iterdir()} - {CHECKPOINTS, LOCK}
+        if all(name.startswith(".recipe.yaml.") for name in names):
+            return None  # empty, or of a run that was killed before it began
+        raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
+    if not resume:
+        raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
+    there = Recipe.load(out / "recipe.yaml")
+    if there != recipe:
+        ours, theirs = recipe.to_dict(), there.to_dict()
+        differing = [
+            f"{section}: {theirs[section]} there, {ours[section]} now"
+            for section in ours
+            if ours[section] != theirs[section]
+        ]
+        raise FinepruneError(
+            f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
+        )
+    try:
+        return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FinepruneError(
+            f"{out / 'results.json'}: cannot be read ({error}); delete it and --resume to evaluate again"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep others from the run's folder; where nothing was written there, it goes again."""
+    with alone(out / LOCK, f"{out}: a run is under way there; wait for it, or name another --out"):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (out / LOCK).unlink()
+            for made in (out / CHECKPOINTS, out):  # the first by the Trainer, before pruning is checked
+                with contextlib.suppress(OSError):
+                    made.rmdir()  # only if it is empty
+
+
+def tidy(out: Path) -> None:
+    """Remove what a finished run needs no more, and what it left where it was killed while writing a file."""
+    for spent in _spent(out):
+        shutil.rmtree(spent, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            spent.unlink()  # a file
+
+
+def tidy_later(out: Path) -> None:
+    """The same for a run that was killed between its last file and that; who holds the folder does it."""
+    if _spent(out) or (out / LOCK).exists():
+        with contextlib.suppress(FinepruneError, OSError), locked(out):
+            tidy(out)
+
+
+def _spent(out: Path) -> list[Path]:
+    halves = [half for name in _FILES for half in out.glob(f".{name}.*.tmp")]
+    return [path for path in (out / CHECKPOINTS, out / TEACHER_LOGITS, *halves) if path.exists()]
+
+
+def resumable(folder: Path) -> Path | None:
+    checkpoint, complaints = sealing.newest_whole(folder)
+    for complaint in complaints:
+        _log.warning("%s", complaint)
+    if checkpoint is None and complaints:
+        raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
+    return checkpoint

@@ -1,0 +1,364 @@
+"""The task as a recipe has it: its settings, its data for the Trainer, and whole runs."""
+
+import json
+import math
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, EvalPrediction
+
+from fineprune import FinepruneError, cli
+from fineprune.tasks.kinds import task_config
+from fineprune.tasks.questions import task
+from fineprune.tasks.questions.prediction import answer
+from fineprune.tasks.questions.spans import Answer
+from fineprune.tasks.questions.squad import Questions, Span
+from fineprune.tasks.questions.task import QuestionAnsweringConfig
+from fineprune.training.run import train as run_module
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.train import evaluate_run, load_run_model, run_recipe
+
+WORDS = ["good", "bad", "film", "very", "a", "b"]
+
+
+def squad(count: int, seed: int, unanswerable: bool = False) -> dict:
+    """Questions of one word, whose answer is the word that follows it in the context."""
+    rng = random.Random(seed)
+    paragraphs = []
+    for row in range(count):
+        words = [rng.choice(WORDS[2:]) for _ in range(rng.randint(2, 14))]
+        at = rng.randrange(len(words))
+        words.insert(at, WORDS[row % 2])
+        start = sum(len(word) + 1 for word in words[: at + 1])
+        answers = [{"text": words[at + 1], "answer_start": start}]
+        if unanswerable and row % 4 == 3:
+            answers = []
+        qas = [{"id": f"{seed}-{row}", "question": WORDS[row % 2], "answers": answers}]
+        paragraphs.append({"context": " ".join(words), "qas": qas})
+    return {"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]}
+
+
+@pytest.fixture
+def recipe(tmp_path, pretrained):
+    """`recipe(task settings, pruning=…)` of a run on 20 and 10 questions."""
+    for name, seed in (("train", 0), ("dev", 1)):
+        for v2 in (False, True):
+            value = json.dumps(squad(20 if name == "train" else 10, seed, v2))
+            (tmp_path / f"{name}{2 if v2 else 1}.json").write_text(value)
+
+    def make(pruning="movement", **task):
+        version = 2 if task.get("unanswerable") else 1
+        files = {name: str(tmp_path / f"{file}{version}.json") for name, file in FILES.items()}
+        return Recipe.from_dict(
+            {
+                "model": pretrained,
+                "task": {"kind": "question_answering", "stride": 2} | files | task,
+                "training": {
+                    "steps": 8,
+                    "batch_size": 8,
+                    "learning_rate": 1e-2,
+                    "max_length": 12,
+                    "evaluate_every": 4,
+                },
+                "pruning": None if pruning is None else {"method": pruning, "density": 0.25},
+            }
+        )
+
+    return make
+
+
+FILES = {"train": "train", "validation": "dev"}
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+def test_settings_and_defaults():
+    config = task_config({"kind": "question_answering", "train": "a.json", "validation": "b.json"})
+    assert config == QuestionAnsweringConfig(train="a.json", validation="b.json")
+    assert (config.stride, config.n_best, config.max_answer_length, config.metric) == (None, 20, 30, "f1")
+    assert task_config(config.to_dict()) == config
+    hub = QuestionAnsweringConfig(hub="squad", subset="plain", train_split="t", validation_split="v")
+    assert hub.with_validation("c.json") == QuestionAnsweringConfig(validation="c.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "task: no data; give the files `train` and `validation`"),
+        ({"train": "a"}, "train is 'a' but there is no `validation` file"),
+        ({"train": "a", "validation": "b", "hub": "squad"}, "train is the file 'a' and hub is 'squad'"),
+        ({"validation": "b", "subset": "x"}, "subset is 'x' but belongs to `hub`"),
+        ({"validation": 3}, "validation is 3, expected text"),
+        ({"hub": "squad", "train_split": None}, "train_split is None, expected text"),
+        ({"validation": "b", "kind": "qa"}, "kind is 'qa', expected 'question_answering'"),
+        ({"validation": "b", "unanswerable": 1}, "unanswerable is 1, expected true or false"),
+        (
+            {"validation": "b", "mismatched": "skipp"},
+            r"mismatched is 'skipp'; did you mean skip\? allowed: stop",
+        ),
+        ({"validation": "b", "metric": "accuracy"}, "metric is 'accuracy'; .*allowed: f1, exact_match"),
+        ({"validation": "b", "metric": ["f1"]}, r"metric is \['f1'\]"),
+        ({"validation": "b", "stride": -1}, "stride is -1, expected a whole number, at least 0"),
+        ({"validation": "b", "n_best": True}, "n_best is True, expected a whole number, at least 1"),
+        ({"validation": "b", "max_answer_length": 0}, "max_answer_length is 0"),
+        ({"validation": "b", "strid": 3}, "unknown setting 'strid'; did you mean stride"),
+    ],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(FinepruneError, match=message):
+        QuestionAnsweringConfig.from_dict(settings)
+
+
+def test_data_that_cannot_be_loaded(write, pretrained):
+    from transformers import AutoModelForSequenceClassification
+
+    config = QuestionAnsweringConfig(validation=write("dev.json", json.dumps(squad(2, 0))))
+    with pytest.raises(FinepruneError, match="no training data; give a `train` file"):
+        config.load()
+    model = AutoModelForSequenceClassification.from_pretrained(pretrained)
+    with pytest.raises(FinepruneError, match="the model is a BertForSequenceClassification; it takes a"):
+        config.load(need_train=False, model=model)
+    assert config.load(need_train=False).sizes() == {"train": 0, "validation": 2}
+
+
+def test_the_hub(monkeypatch):
+    seen = []
+
+    def read(*arguments):
+        seen.append(arguments)
+        return Questions(["1"], ["a"], ["b"], [[Span("b", 0)]])
+
+    monkeypatch.setattr(task, "read_split", read)
+    config = QuestionAnsweringConfig(hub="squad_v2", unanswerable=True, mismatched="skip")
+    assert config.load().sizes() == {"train": 1, "validation": 1}
+    assert seen == [("squad_v2", None, split, True, "skip") for split in ("train", "validation")]
+
+
+# -- data for the Trainer -----------------------------------------------------------------------
+
+
+def test_metrics_undo_the_order_and_ignore_the_padding(write, tokenizer):
+    rows = [("good", "a film"), ("bad", "very very very film bad a b"), ("good", "film")]
+    truth = ["film", "bad", "film"]
+    lines = [
+        {"id": str(row), "question": question, "context": context}
+        | {"answers": {"text": [truth[row]], "answer_start": [context.index(truth[row])]}}
+        for row, (question, context) in enumerate(rows)
+    ]
+    path = write("q.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    data = QuestionAnsweringConfig(validation=path, stride=1, metric="exact_match").load(need_train=False)
+    with pytest.raises(RuntimeError, match="validation_rows makes the windows"):
+        data.compute_metrics()(EvalPrediction(predictions=(0, 0), label_ids=None))
+    dataset = data.validation_rows(tokenizer, 9)
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    assert lengths == [5, 6, 7, 9]  # the second question has two windows, with "bad" in both
+    assert set(dataset.column_names) == {
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "start_positions",
+        "end_positions",
+    }
+    starts, ends = np.full((2, 4, 11), -100.0, dtype=np.float32)
+    for row, example in enumerate(dataset):
+        starts[row, : lengths[row]] = ends[row, : lengths[row]] = -5
+        starts[row, example["start_positions"]] = ends[row, example["end_positions"]] = 5
+    starts[2:, 0] = ends[2:, 0] = -5
+    score = data.compute_metrics()
+    right = EvalPrediction(predictions=(starts, ends, "more"), label_ids=None)
+    assert score(right) == {"exact_match": 1.0, "f1": 1.0}
+    starts[0], ends[0] = -5, -5
+    starts[0, 0] = ends[0, 0] = 5  # the shortest window now says nothing: its one word is right still
+    assert score(right) == {"exact_match": 1.0, "f1": 1.0}
+    starts[1, 3], ends[1, 4] = 6, 6  # "a film" for "film": without the article the same
+    assert score(right) == {"exact_match": 1.0, "f1": 1.0}
+    ends[1, 3] = 7  # "a" has no word in common with "film"
+    assert score(right) == {"exact_match": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3)}
+
+
+def test_scores_equal_torchmetrics_on_texts_of_other_making(recipe, tokenizer):
+    """The same logits, read off by loops over characters of the words, scored by torchmetrics."""
+    from torchmetrics.functional.text import squad as official
+
+    data = recipe().task.load()
+    dataset = data.validation_rows(tokenizer, 32)  # one window a question
+    generator = np.random.default_rng(3)
+    starts, ends = generator.normal(size=(2, len(dataset), 32)).astype(np.float32)
+    contexts = dict(zip(data.validation.ids, data.validation.contexts, strict=True))
+    by_length = sorted(contexts, key=lambda name: len(contexts[name].split()))
+    guesses, truths = [], []
+    for row, name in enumerate(by_length):
+        words = contexts[name].split()
+        pairs = [(one, two) for one in range(len(words)) for two in range(one, len(words))]
+        one, two = max(pairs, key=lambda pair: starts[row, 3 + pair[0]] + ends[row, 3 + pair[1]])
+        guesses.append({"id": name, "prediction_text": " ".join(words[one : two + 1])})
+        spans = data.validation.answers[data.validation.ids.index(name)]
+        truths.append({"id": name, "answers": {"text": [span.text for span in spans]}})
+    expected = {name: float(value) / 100 for name, value in official(guesses, truths).items()}
+    assert 0 < expected["f1"] < 1
+    assert data.compute_metrics()(EvalPrediction(predictions=(starts, ends), label_ids=None)) == expected
+
+
+# -- whole runs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pruning", ["movement", "magnitude", None])
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_a_run(recipe, tmp_path, pruning, unanswerable):
+    made = recipe(pruning, unanswerable=unanswerable, metric="exact_match")
+    results = run_recipe(made, tmp_path / "run", progress=False)
+    assert set(results["scores"]) == {"loss", "exact_match", "f1"}
+    assert results["score"] == results["scores"]["exact_match"]
+    assert results["examples"] == {"train": 20, "validation": 10}
+    assert results["density"] == (1.0 if pruning is None else 0.25)
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml") == made
+    model, tokenizer = load_run_model(tmp_path / "run")
+    assert type(model).__name__ == "BertForQuestionAnswering"
+    assert model.config.unanswerable_questions == unanswerable
+    assert evaluate_run(tmp_path / "run") == pytest.approx(results["scores"])
+
+    data = made.task.load(need_train=False)
+    found = answer(
+        model,
+        tokenizer,
+        data.validation.questions,
+        data.validation.contexts,
+        **made.task.answering(),
+        max_length=12,
+    )
+    right = sum(
+        best.text in ([span.text for span in spans] or [""])
+        for best, spans in zip(found, data.validation.answers, strict=True)
+    )
+    assert right <= 10 * results["score"] + 1e-3  # where articles do not count, so more is right
+    usual = {name: value for name, value in made.task.answering().items() if name != "unanswerable"}
+    questions, contexts = data.validation.questions, data.validation.contexts
+    assert found == answer(model, tokenizer, questions, contexts, **usual, max_length=12)
+    for best, context in zip(found, data.validation.contexts, strict=True):
+        assert context[best.start : best.end] == best.text
+        assert best.text or unanswerable
+
+
+def test_a_run_that_was_stopped_is_resumed_as_if_nothing_had_been(recipe, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def on_log(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            raise Stop
+
+    whole = run_recipe(recipe(), tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module._MetricsFile, "on_log", on_log)
+        with pytest.raises(Stop):
+            run_recipe(recipe(), tmp_path / "run", progress=False)
+    results = run_recipe(recipe(), tmp_path / "run", resume=True, progress=False)
+    assert results["resumed_from_step"] == 4
+    assert results["scores"] == whole["scores"]
+    one, two = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("whole", "run"))
+    assert one == two
+
+
+def test_grouped_by_length_and_other_data(recipe, tmp_path):
+    made = recipe()
+    values = made.to_dict()
+    values["training"] |= {"group_by_length": True, "precision": "bfloat16", "keep_best": True}
+    run_recipe(Recipe.from_dict(values), tmp_path / "run", progress=False)
+    scores = evaluate_run(tmp_path / "run", made.task.train)
+    assert set(scores) == {"loss", "exact_match", "f1"}
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fineprune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code, capsys.readouterr()
+
+
+def test_predict_on_the_command_line(recipe, tmp_path, monkeypatch, capsys):
+    run_recipe(recipe(max_answer_length=1), tmp_path / "run", progress=False)
+    code, printed = command(
+        monkeypatch, capsys, "predict", tmp_path / "run", "good", "--pair", "a good film", "--json"
+    )
+    row = json.loads(printed.out)
+    assert code == 0
+    assert (row["text"], row["pair"]) == ("good", "a good film")
+    assert row["answer"] == "a good film"[row["start"] : row["end"]]
+    assert " " not in row["answer"]  # the recipe's max_answer_length
+    code, printed = command(monkeypatch, capsys, "predict", tmp_path / "run", "good", "--pair", "a good film")
+    assert printed.out == f"{row['answer']}\t{row['score']:.4f}\tgood\n"
+    code, printed = command(monkeypatch, capsys, "predict", tmp_path / "run", "good")
+    assert code == 2
+    assert "give the context of each as --pair" in printed.err
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(pretrained):
+    torch.manual_seed(1)
+    return AutoModelForQuestionAnswering.from_pretrained(pretrained), AutoTokenizer.from_pretrained(
+        pretrained
+    )
+
+
+def test_answers_equal_those_of_one_question_at_a_time_in_order(trained):
+    questions = ["good", "bad", "good film", "very", "a"]
+    contexts = ["film a b", "very bad film", "b " * 40 + "good", "a", "b b good film"]
+    together = answer(*trained, questions, contexts, batch_size=3)
+    for question, context, best in zip(questions, contexts, together, strict=True):
+        (alone,) = answer(*trained, [question], [context])
+        assert (alone.text, alone.start, alone.end) == (best.text, best.start, best.end)
+        assert alone.score == pytest.approx(best.score, abs=1e-5)
+    assert answer(*trained, [], []) == []
+
+
+def test_the_answer_of_the_logits(trained):
+    model, tokenizer = trained
+    model.eval()
+    encoded = tokenizer("good", "film a b", return_tensors="pt")  # [CLS] good [SEP] film a b [SEP]
+    with torch.no_grad():
+        output = model(**encoded)
+    start, end = output.start_logits[0, 3:6].tolist(), output.end_logits[0, 3:6].tolist()
+    pairs = {(one, two): start[one] + end[two] for one in range(3) for two in range(one, 3)}
+    one, two = max(pairs, key=pairs.__getitem__)
+    (best,) = answer(model, tokenizer, ["good"], ["film a b"])
+    assert best.text == " ".join(["film", "a", "b"][one : two + 1])
+    assert best.score == pytest.approx(
+        math.exp(pairs[one, two]) / sum(map(math.exp, pairs.values())), rel=1e-4
+    )
+
+
+def test_modes_are_kept_and_nothing_is_found_where_nothing_is(trained):
+    model, tokenizer = trained
+    model.train()
+    assert answer(model, tokenizer, ["good"], [""]) == [Answer("", 0.0, 0, 0)]
+    assert model.training
+    (best,) = answer(model, tokenizer, ["good"], ["film"], unanswerable=True)
+    assert best.text in ("", "film")
+
+
+@pytest.mark.parametrize(
+    ("questions", "contexts", "message"),
+    [
+        ("good", ["a"], "one string 'good'; give a list"),
+        (["good"], ["a", "b"], "1 texts but 2 pairs"),
+        (["good"], [None], r"\[0\] is None, which is not text"),
+    ],
+)
+def test_what_cannot_be_answered(trained, questions, contexts, message):
+    with pytest.raises(FinepruneError, match=message):
+        answer(*trained, questions, contexts)
+
+
+def test_a_model_that_does_not_answer(pretrained, trained):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(pretrained)
+    with pytest.raises(FinepruneError, match="BertForSequenceClassification, which has no logits of starts"):
+        answer(model, trained[1], ["good"], ["film"])

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+
+import pytest
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.text.task import ClassificationConfig, Examples
+
+FILES = {"train": "train.tsv", "validation": "dev.tsv"}
+
+
+def test_defaults_and_lists():
+    config = ClassificationConfig.from_dict(
+        {"kind": "classification", **FILES, "text": ["a", "b"], "labels": ["x", "y"]}
+    )
+    assert config.text == ("a", "b") == config.columns
+    assert config.labels == ("x", "y")
+    assert (config.label, config.train_split, config.validation_split) == ("label", "train", "validation")
+    assert ClassificationConfig.from_dict(FILES).columns == ("text",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        FILES,
+        {"validation": "dev.tsv"},
+        {**FILES, "text": ["a", "b"], "label": "y", "labels": ["n", "p"], "metric": "f1"},
+        {
+            "hub": "glue",
+            "subset": "stsb",
+            "validation_split": "test",
+            "metric": "spearman",
+            "text": "sentence1",
+        },
+    ],
+)
+def test_a_config_survives_being_written_down(values):
+    config = ClassificationConfig.from_dict(values)
+    plain = config.to_dict()
+    assert ClassificationConfig.from_dict(plain) == config
+    assert plain["kind"] == "classification"
+    assert not any(isinstance(value, tuple) for value in plain.values())
+    hash(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"task: expected a mapping"),
+        ({**FILES, "valid": 1}, r"task: unknown setting 'valid'; did you mean validation"),
+        ({**FILES, "kind": "qa"}, r"kind is 'qa', expected 'classification'"),
+        ({}, r"no data; give the files `train` and `validation`, or a data set as `hub`"),
+        ({"train": "t.tsv"}, r"train is 't\.tsv' but there is no `validation` file"),
+        ({**FILES, "hub": "glue"}, r"train is the file 'train\.tsv' and hub is 'glue'; .*not both"),
+        ({"validation": "d.tsv", "hub": "glue"}, r"validation is the file 'd\.tsv' and hub is 'glue'"),
+        ({**FILES, "subset": "sst2"}, r"subset is 'sst2' but belongs to `hub`"),
+        ({**FILES, "train_split": "test"}, r"train_split is 'test' but belongs to `hub`"),
+        ({**FILES, "validation_split": "test"}, r"validation_split is 'test' but belongs to `hub`"),
+        ({**FILES, "train": 3}, r"train is 3, expected text"),
+        ({**FILES, "train": ""}, r"train is '', expected text"),
+        ({**FILES, "label": None}, r"label is None, expected text"),
+        ({**FILES, "text": 5}, r"text is 5, expected a list of names"),
+        ({**FILES, "text": ["a", 1]}, r"text is 1, expected text"),
+        ({**FILES, "text": []}, r"text names 0 columns \[\], allowed: 1 or 2"),
+        ({**FILES, "text": ["a", "b", "c"]}, r"text names 3 columns \['a', 'b', 'c'\], allowed: 1 or 2"),
+        ({**FILES, "text": ["a", "a"]}, r"column 'a' is named twice"),
+        ({**FILES, "text": "label"}, r"column 'label' is named twice"),
+        ({**FILES, "labels": "neg, pos"}, r"labels is 'neg, pos', expected a list of names"),
+        (
+            {**FILES, "labels": [False, True]},
+            r"labels is False, expected text \(in YAML, put 0, yes and no in quotes",
+        ),
+        ({**FILES, "labels": [0, 1]}, r"labels is 0, expected text"),
+        ({**FILES, "labels": ["a"]}, r"labels is \['a'\], expected two or more"),
+        ({**FILES, "labels": []}, r"labels is \[\], expected two or more"),
+        ({**FILES, "labels": ["a", "b", "a"]}, r"labels has 'a' twice"),
+        (
+            {**FILES, "metric": "acuracy"},
+            r"unknown metric 'acuracy'; did you mean accuracy\? allowed: accuracy, f1, matt",
+        ),
+        ({**FILES, "metric": 1}, r"metric is 1, expected text"),
+        (
+            {**FILES, "metric": "pearson", "labels": ["a", "b"]},
+            r"'pearson' is for regression but labels names .*'a', 'b'",
+        ),
+    ],
+)
+def test_contradictions_are_one_clear_line(values, message):
+    with pytest.raises(FinepruneError, match=message) as error:
+        ClassificationConfig.from_dict(values)
+    assert "\n" not in str(error.value)
+
+
+def test_examples_have_a_length():
+    assert len(Examples(["a", "b"])) == 2
+
+
+def test_reading_a_config_imports_nothing_heavy():
+    code = (
+        "import sys, fineprune.tasks.text.reading as l, fineprune.tasks.text.prediction; "
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'sklearn', 'scipy'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

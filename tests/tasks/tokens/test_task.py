@@ -1,0 +1,320 @@
+"""Token classification: files, labels on first tokens, seqeval's scores, and the entities of plain text."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.kinds import task_config
+from fineprune.tasks.tokens import task
+from fineprune.tasks.tokens.prediction import Entity, predict_entities
+from fineprune.tasks.tokens.task import TokenClassificationConfig, compute_metrics
+from fineprune.tasks.tokens.word_windows import join, windows
+
+CONLL = "-DOCSTART- -X- O\n\ngood NN B-PER\nfilm NN I-PER\nvery RB O\n\nbad JJ B-LOC\n"
+DEV = "film NN B-PER\n"
+
+
+def config(**values) -> TokenClassificationConfig:
+    return TokenClassificationConfig.from_dict(values)
+
+
+@pytest.fixture
+def load(write):
+    """`load(train, dev, suffix, **settings)`: the data of two files."""
+
+    def make(train: str, dev: str = DEV, suffix: str = "txt", **settings):
+        paths = {"train": write(f"train.{suffix}", train), "validation": write(f"dev.{suffix}", dev)}
+        return config(**paths, **settings).load()
+
+    return make
+
+
+def jsonl(*rows: tuple[list, list], tags: str = "ner_tags") -> str:
+    return "".join(json.dumps({"tokens": words, tags: cells}) + "\n" for words, cells in rows)
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def test_conll_last_column_and_documents(load):
+    data = load(CONLL)
+    assert data.labels == ("B-LOC", "B-PER", "I-PER", "O")
+    assert data.train.words == [["good", "film", "very"], ["bad"]]
+    assert data.train.tags == [[1, 2, 3], [0]]
+    assert data.validation.tags == [[1]]
+    assert (data.metric, data.sizes()) == ("f1", {"train": 2, "validation": 1})
+    assert data.head()["id2label"] == {0: "B-LOC", 1: "B-PER", 2: "I-PER", 3: "O"}
+
+
+def test_other_columns_are_parts_of_speech_scored_by_accuracy(load):
+    data = load(CONLL, words=0, tags=1)
+    assert (data.labels, data.metric) == (("JJ", "NN", "RB"), "accuracy")
+    with pytest.raises(FinepruneError, match="'f1' is of entities, but the tag 'JJ' is neither O"):
+        load(CONLL, tags=1, metric="f1")
+
+
+def test_tabs_keep_spaces_and_no_break_spaces_stay(load):
+    data = load("New York\tB-LOC\nis\tO\n\n\n", "10\u00a0km B-LOC\r\nis O\r\n")
+    assert data.train.words == [["New York", "is"]]
+    assert data.validation.words == [["10\u00a0km", "is"]]
+
+
+def test_tables_with_text_and_with_numbers(load):
+    rows = (["good", "film"], ["B-X", "O"]), ([], []), (["bad"], ["I-X"])
+    data = load(jsonl(*rows), jsonl((["a"], ["O"])), "jsonl")
+    assert (data.labels, data.train.tags) == (("B-X", "I-X", "O"), [[0, 2], [1]])
+    numbers = jsonl((["good", "film"], [2, 0]), tags="tags"), jsonl((["a"], [2]), tags="tags")
+    data = load(*numbers, "jsonl")
+    assert (data.labels, data.metric) == (("0", "2"), "accuracy")
+    assert (data.train.tags, data.validation.tags) == ([[1, 0]], [[1]])
+    data = load(*numbers, "jsonl", labels=["O", "B-X", "I-X"])
+    assert (data.metric, data.train.tags, data.validation.tags) == ("f1", [[2, 0]], [[2]])
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({"words": [["good", "bad"]], "pos": [["X", "Y"]]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    path = str(tmp_path / "a.parquet")
+    data = config(train=path, validation=path, words="words", tags="pos").load()
+    assert (data.labels, data.train.words) == (("X", "Y"), [["good", "bad"]])
+
+
+def test_the_hub_names_its_tags(monkeypatch):
+    import datasets
+
+    from fineprune.tasks.tokens import files
+
+    names = ["O", "B-PER", "I-PER"]
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=names)),
+        }
+    )
+    table = datasets.Dataset.from_dict(
+        {"tokens": [["good", "film"]], "ner_tags": [[1, 0]]}, features=features
+    )
+    monkeypatch.setattr(files, "open_hub", lambda name, subset, split: (f"{name}[{split}]", table))
+    data = config(hub="some/ner").load()
+    assert (data.labels, data.train.tags, data.metric) == (tuple(names), [[1, 0]], "f1")
+    trained = type("BertForTokenClassification", (SimpleNamespace,), {})()
+    trained.config = SimpleNamespace(num_labels=3, id2label=dict(enumerate(names[::-1])))
+    again = config(hub="some/ner").load(need_train=False, model=trained)
+    assert (again.train, again.labels, again.validation.tags) == (None, tuple(names[::-1]), [[1, 2]])
+    with pytest.raises(FinepruneError, match="but the model is a SimpleNamespace; it takes a model that"):
+        config(hub="some/ner").load(model=SimpleNamespace())
+    with pytest.raises(FinepruneError, match=r"some/ner\[train\]: no column 'pos'; it has 'tokens'"):
+        config(hub="some/ner", tags="pos").load()
+
+
+# -- what is wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "settings", "parts"),
+    [
+        ("", DEV, {}, ["train.txt: the file is empty"]),
+        ("-DOCSTART- O\n\n", DEV, {}, ["train.txt: has no sentences"]),
+        ("a O\nb X O\n", DEV, {}, ["train.txt, line 2: 3 fields 'b', 'X', 'O', the first line has 2"]),
+        ("a O\nb\n", DEV, {}, ["train.txt, line 2: 1 fields"]),
+        ("a\nb\n", DEV, {}, ["train.txt, line 1: 'a' has no tag"]),
+        ("a\tO\nb\t\t\n", DEV, {}, ["train.txt, line 2"]),
+        ("a O\nb O\n", "a O\n", {}, ["train.txt: every word has the same tag"]),
+        (CONLL, DEV, {"tags": 3}, ["train.txt, line 3: tags is column 3, the line has 3"]),
+        (CONLL, DEV, {"tags": "ner"}, ["tags is 'ner'", "the number of a column"]),
+        (CONLL, "\na x O\nb x I-LOC\n", {}, ["dev.txt, line 3: tag 'I-LOC' of 'b' is not known", "labels"]),
+        (CONLL, DEV, {"labels": ["O", "B-PER"]}, ["train.txt, line 4: tag 'I-PER'"]),
+    ],
+)
+def test_wrong_files_are_one_line(load, train, dev, settings, parts):
+    with pytest.raises(FinepruneError) as error:
+        load(train, dev, **settings)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ((["a", "b"], ["O"]), "train.jsonl, row 2: 2 words but 1 tags; each word needs one"),
+        (("a b", ["O"]), "row 2: the words are 'a b', expected a list of texts"),
+        ((["a"], [None]), "row 2: 'a' has no tag (None)"),
+        ((["a"], [3]), "some tags are numbers (3), others text ('B-X')"),
+    ],
+)
+def test_wrong_rows_are_one_line(load, row, part):
+    with pytest.raises(FinepruneError) as error:
+        load(jsonl((["x"], ["B-X"]), row), jsonl((["x"], ["B-X"])), "jsonl")
+    assert part in str(error.value)
+
+
+def test_bytes_that_are_not_utf8_and_the_wrong_column(tmp_path, load, monkeypatch):
+    (tmp_path / "bad.txt").write_bytes(b"good O\nb\xe4d O\n")
+    with pytest.raises(FinepruneError, match=r"bad.txt, line 2: byte 0xe4 is not UTF-8"):
+        config(train=str(tmp_path / "bad.txt"), validation="x").load()
+    monkeypatch.setattr(task, "MOST_TAGS", 2)
+    with pytest.raises(FinepruneError, match=r"line 1: by here more than 2 different tags, such as 'O', 'A'"):
+        load("a O\nb A\nc B\n")
+    assert load("a O\nb A\nc B\n", "a O\n", labels=["O", "A", "B"]).labels == ("O", "A", "B")
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({}, "no data"),
+        ({"train": "a"}, "no `validation` file"),
+        ({"train": "a", "validation": "b", "hub": "c"}, "not both"),
+        ({"train": "a", "validation": "b", "subset": "c"}, "belongs to `hub`"),
+        ({"train": "a", "validation": "b", "metric": "f2"}, "unknown metric 'f2'; did you mean f1?"),
+        ({"train": "a", "validation": "b", "labels": ["O"]}, "labels is ('O',)"),
+        ({"train": "a", "validation": "b", "labels": ["O", "O"]}, "labels has 'O' twice"),
+        ({"train": "a", "validation": "b", "tags": True}, "tags is True"),
+        ({"train": "a", "validation": "b", "tag": 1}, "unknown setting 'tag'; did you mean tags"),
+    ],
+)
+def test_wrong_settings(values, part):
+    with pytest.raises(FinepruneError) as error:
+        task_config({"kind": "token_classification", **values})
+    assert part in str(error.value)
+
+
+def test_a_config_comes_back_from_its_dict():
+    task = config(train="a", validation="b", labels=["O", "B-X"], tags=1)
+    assert task_config(task.to_dict()) == task
+    assert task.with_validation("c") == config(validation="c", labels=["O", "B-X"], tags=1)
+    with pytest.raises(FinepruneError, match="no training data"):
+        task.with_validation("c").load()
+
+
+# -- tokens -----------------------------------------------------------------------------------
+
+
+def test_labels_stand_on_first_tokens(load, tokenizer):
+    data = load("good-film B-X\nvery O\n", "a O\nbad B-X\n")
+    rows = data.train_rows(tokenizer, 16)
+    # [CLS] good - film very [SEP]: "-" is no word of the vocabulary
+    assert rows["input_ids"] == [[2, 5, 1, 7, 8, 3]]
+    assert rows["labels"] == [[-100, 0, -100, -100, 1, -100]]
+    batch = data.collator(tokenizer)(
+        [{"input_ids": [2, 3], "labels": [-100, 1]}, {"input_ids": [2], "labels": [0]}]
+    )
+    assert batch["labels"].tolist() == [[-100, 1], [0, -100]]
+
+
+def test_a_long_sentence_becomes_rows_and_no_word_is_lost(load, tokenizer):
+    data = load("good-film B-X\nvery O\nbad B-Y\n", "a O\n")
+    rows = data.train_rows(tokenizer, 4)  # two words a row beside [CLS] and [SEP]
+    assert rows["input_ids"] == [[2, 5, 1, 3], [2, 7, 8, 3], [2, 6, 3]]
+    assert rows["labels"] == [[-100, 0, -100, -100], [-100, -100, 2, -100], [-100, 1, -100]]
+
+
+def test_byte_level_tokenizers_see_the_space_before_a_word():
+    from transformers import RobertaTokenizer
+
+    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "c", "Ġa"]
+    roberta = RobertaTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[("Ġ", "a")])
+    text, starts = join(["a", "bc", "a"])
+    columns, places = windows([text], [starts], roberta, 16)
+    assert columns["input_ids"] == [[0, 6, 5, 7, 8, 9, 2]]  # a, Ġ, b, c, Ġa
+    assert places == [(0, [None, 0, None, 1, None, 2, None])]
+
+
+# -- scores -----------------------------------------------------------------------------------
+
+LABELS = ("O", "B-PER", "I-PER", "B-LOC")
+
+
+def scores(guess: list[list[int]], truth: list[list[int]]) -> dict[str, float]:
+    return compute_metrics(LABELS)(
+        SimpleNamespace(predictions=np.eye(4)[np.array(guess)], label_ids=np.array(truth))
+    )
+
+
+def test_scores_by_hand():
+    # Truth: PER(0-1), LOC(3) | PER(0). Guess: PER(0-1) right, nothing for LOC | LOC(0) wrong.
+    found = scores([[1, 2, 0, 0], [3, 0, 0, 0]], [[1, 2, 0, 3], [1, -100, -100, -100]])
+    assert found == pytest.approx({"accuracy": 3 / 5, "precision": 1 / 2, "recall": 1 / 3, "f1": 0.4})
+
+
+def test_an_entity_may_begin_with_i_as_in_conlleval():
+    assert scores([[2, 2, 0]], [[1, 2, 0]])["f1"] == 1.0
+    assert scores([[1, 1, 0]], [[1, 2, 0]])["f1"] == 0.0
+
+
+def test_no_entities_and_nan():
+    assert scores([[0, 0]], [[0, 0]]) == {"accuracy": 1.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
+    broken = SimpleNamespace(predictions=np.full((1, 2, 4), np.nan), label_ids=np.zeros((1, 2)))
+    with pytest.raises(FinepruneError, match="training diverged"):
+        compute_metrics(LABELS)(broken)
+
+
+def test_plain_tags_have_accuracy_only():
+    evaluation = SimpleNamespace(predictions=np.eye(2)[[[0, 1]]], label_ids=np.array([[0, -100]]))
+    assert compute_metrics(("NN", "VB"))(evaluation) == {"accuracy": 1.0}
+
+
+# -- prediction -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tagger():
+    """`tagger(labels)`: a model whose answer for a token id is that of `ANSWERS`, with logit 2."""
+    import torch
+    from transformers import BertConfig, BertForTokenClassification
+
+    def make(labels: tuple[str, ...], answers: dict[int, int]):
+        model = BertForTokenClassification(
+            BertConfig(
+                vocab_size=11,
+                hidden_size=4,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+                intermediate_size=4,
+                id2label=dict(enumerate(labels)),
+            )
+        )
+
+        def forward(input_ids, **_):
+            logits = torch.zeros(*input_ids.shape, len(labels))
+            for token, label in answers.items():
+                logits[input_ids == token] = 2.0 * torch.eye(len(labels))[label]
+            return SimpleNamespace(logits=logits)
+
+        model.forward = forward
+        return model
+
+    return make
+
+
+def test_entities_of_plain_text(tagger, tokenizer):
+    model = tagger(LABELS, {5: 1, 7: 2, 6: 3})  # good B-PER, film I-PER, bad B-LOC
+    first, none, second = predict_entities(model, tokenizer, ["very  good\tfilm , bad", " ", "film"])
+    share = float(np.exp(2) / (np.exp(2) + 3))
+    assert [(e.label, e.text, e.start, e.end) for e in first] == [
+        ("PER", "good\tfilm", 6, 15),
+        ("LOC", "bad", 18, 21),
+    ]
+    assert [entity.score for entity in first] == pytest.approx([share, share])
+    assert none == []
+    assert second == [Entity("PER", "film", 0, 4, pytest.approx(share))]
+    assert predict_entities(model, tokenizer, []) == []
+
+
+def test_a_long_text_is_read_whole(tagger, tokenizer):
+    text = "very very good film very bad"
+    found = predict_entities(tagger(LABELS, {5: 1, 7: 2, 6: 3}), tokenizer, [text], max_length=5)
+    assert [entity.text for entity in found[0]] == ["good film", "bad"]
+
+
+def test_plain_tags_are_given_for_each_word(tagger, tokenizer):
+    found = predict_entities(tagger(("NN", "JJ"), {5: 1}), tokenizer, ["good film"])
+    assert [(entity.label, entity.text) for entity in found[0]] == [("JJ", "good"), ("NN", "film")]
+    with pytest.raises(FinepruneError, match="one string"):
+        predict_entities(tagger(LABELS, {}), tokenizer, "good film")

@@ -1,0 +1,56 @@
+"""Sizes and speeds are read from the files of a run in one way."""
+
+import pytest
+
+from fineprune.training.run.results import fastest, packed_of, size_of, timings_of, weight_bytes
+
+
+def bench(*rows):
+    """Of peers with their milliseconds and ratios; a last True: the answer was wrong."""
+    made = [
+        {
+            "peer": peer,
+            "model": None,
+            "wrong": bool(wrong),
+            "timing": {"milliseconds": time, "ratio": ratio, "low": ratio, "high": ratio},
+        }
+        for peer, time, ratio, *wrong in rows
+    ]
+    machine = {"threads": 1, "processor": "CPU"}
+    return {"file_bytes": 5, "batch": 1, "length": 128, "machine": machine, "rows": made}
+
+
+def test_the_fastest_is_the_engines_row_with_the_lowest_time():
+    given = bench(("OpenVINO", 1.0, 9), ("engine int8", 4.0, 8), ("engine float32", 3.9, 7))
+    rows, why = timings_of(given, 5)
+    assert (len(rows), why) == (3, None)
+    assert fastest(rows).peer == "engine float32"
+    assert rows[0].where == "1 × 128 tokens, 1 thread, CPU"
+    assert fastest(rows[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "file_bytes", "count", "said"),
+    [
+        (bench(("torch", 1.0, 1.0)), None, 1, None),  # no weights to compare with
+        (bench(("torch", 1.0, 1.0)), 6, 0, "bench.json is of other weights"),
+        (bench(("torch", 1.0, 1.0, True)), 5, 0, "bench.json has no right answer"),
+        (bench(("torch", 10**400, 1.0)), 5, 0, "bench.json cannot be read: "),
+        (None, None, 0, "bench.json cannot be read: "),
+    ],
+)
+def test_wrong_and_stale_rows_are_dropped(given, file_bytes, count, said):
+    rows, why = timings_of(given, file_bytes)
+    assert len(rows) == count
+    assert why is None if said is None else why.startswith(said)
+
+
+def test_sizes(tmp_path):
+    packed = {"float32": 4, "int8": 1, "odd": "x"}
+    assert packed_of({"packed_bytes": packed}) == {"float32": 4, "int8": 1}
+    assert size_of({"packed_bytes": packed, "dense_bytes": 9}) == ({"float32": 4, "int8": 1}, 9)
+    assert size_of({"packed_bytes": packed}) is None
+    assert size_of(None) is None
+    assert weight_bytes(tmp_path) is None
+    (tmp_path / "a.safetensors").write_bytes(b"12345")
+    assert weight_bytes(tmp_path) == 5

@@ -1,0 +1,228 @@
+"""A recipe's run: what its folder holds, and what can be made of it."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from fineprune import FinepruneError, save_compact, summary
+from fineprune.tasks.modeling import build_model
+from fineprune.tasks.text.prediction import predict
+from fineprune.training.run.mask_snapshot import Record, matrices_of
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.train import evaluate_run, load_run_model, run_recipe
+
+DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
+
+
+# -- a whole run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["magnitude", "movement", "soft_movement", "l0", None])
+def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
+    pruning = None if method is None else {"method": method, "density": 0.25}
+    recipe = replace(files.recipe(), pruning=None)
+    if pruning:
+        recipe = files.recipe(pruning=pruning)
+    out = tmp_path / "runs" / "one"
+    results = run_recipe(recipe, out, progress=False)
+    assert names(out) == (DONE if pruning else DONE - {"weights.npz"})
+    assert json.loads((out / "results.json").read_text()) == results
+    assert Recipe.load(out / "recipe.yaml") == recipe
+    assert results["recipe"] == recipe.to_dict()
+    assert results["metric"] == "accuracy"
+    assert results["score"] == results["scores"]["accuracy"]
+    assert set(results["scores"]) == {"loss", "accuracy", "f1", "matthews"}
+    assert results["steps"] == 12
+    assert results["resumed_from_step"] == 0
+    assert results["examples"] == {"train": 48, "validation": 20}
+    assert results["environment"]["torch"] == torch.__version__
+
+    model = AutoModelForSequenceClassification.from_pretrained(out / "model")
+    left = summary(model)
+    assert (results["density"], results["kept"], results["total"]) == (left.density, left.kept, left.total)
+    assert results["parameters"] == left.parameters == sum(value.numel() for value in model.parameters())
+    assert left.density == (1.0 if method is None else 0.25)
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    dense = sum(tensor.nbytes for tensor in load_file(out / "model" / "model.safetensors").values())
+    packed = results["packed_bytes"]
+    assert results["dense_bytes"] == dense
+    assert list(packed) == ["float32", "float16", "int8"]
+    if method is None:
+        assert set(packed.values()) == {dense}
+    else:
+        save_compact(model, tmp_path / "small", values="int8")
+        small = load_file(tmp_path / "small" / "model.safetensors")
+        assert packed["int8"] == sum(tensor.nbytes for tensor in small.values())
+
+
+def test_the_record_is_of_the_model(files, tmp_path):
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    taken = Record.load(tmp_path / "run")
+    model, _ = load_run_model(tmp_path / "run")
+    for one, other in zip(taken.matrices, matrices_of(model), strict=True):
+        assert (one.name, one.shape) == (other.name, other.shape)
+        assert np.array_equal(one.picture, other.picture)
+    weights = torch.cat([model.get_parameter(f"{m.name}.weight").flatten() for m in taken.matrices])
+    assert len(taken.before) == results["total"] == len(weights)  # so small that the sample is all
+    assert np.array_equal(np.where(taken.kept, taken.after, 0), weights.detach().numpy())
+    start, _ = build_model(str(files.recipe().model.name), files.recipe().task.load())
+    began = torch.cat([start.get_parameter(f"{m.name}.weight").flatten() for m in taken.matrices])
+    assert np.array_equal(taken.before, began.detach().numpy())
+
+
+def test_the_score_is_that_of_the_saved_model(files, tmp_path):
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    model, tokenizer = load_run_model(tmp_path / "run")
+    rows = [json.loads(line) for line in files.validation.read_text().splitlines()]
+    answers = predict(model, tokenizer, [row["text"] for row in rows], max_length=16)
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert results["score"] == pytest.approx(right / 20)
+
+
+def test_metrics_are_a_line_for_each_log(files, tmp_path, logs):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    lines = logs(tmp_path / "run")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    evaluations = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [4, 8, 12, 12]  # the last: the finalized model
+    assert all("eval_accuracy" in line for line in evaluations)
+    assert [line.get("density") for line in evaluations][2:] == [0.25, None]
+    assert evaluations[2]["eval_loss"] == pytest.approx(evaluations[3]["eval_loss"])
+
+
+def test_runs_are_a_function_of_the_seed(files, tmp_path, assert_same_run, logs):
+    recipe = files.recipe()
+    run_recipe(recipe, tmp_path / "one", progress=False)
+    torch.manual_seed(1234)  # nothing of the process before counts
+    run_recipe(recipe, tmp_path / "two", progress=False)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    run_recipe(files.recipe(training={"seed": 6}), tmp_path / "three", progress=False)
+    assert logs(tmp_path / "three") != logs(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [
+        ({"steps": None, "epochs": 2}, 12),
+        ({"steps": None, "epochs": 1.5, "batch_size": 4, "accumulation": 2}, 9),
+        ({"steps": None, "epochs": 2, "batch_size": 10}, 10),  # 9.6
+    ],
+)
+def test_epochs_become_steps(files, tmp_path, training, steps):
+    results = run_recipe(files.recipe(training=training), tmp_path / "run", progress=False)
+    assert results["steps"] == steps
+
+
+def test_group_by_length_bfloat16_layers_and_keep_best(files, tmp_path, logs):
+    recipe = files.recipe(
+        training={"group_by_length": True, "precision": "bfloat16", "keep_best": True, "evaluate_every": 1},
+    )
+    recipe = replace(recipe, model=replace(recipe.model, layers=1))
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert results["total"] == 512  # one block of two
+    assert results["density"] == 0.25
+    final = [
+        line["eval_accuracy"] for line in logs(tmp_path / "run") if "eval_loss" in line and line["step"] >= 8
+    ]
+    assert results["score"] == pytest.approx(max(final))
+
+
+def test_regression(files, tmp_path):
+    rng = random.Random(2)
+    for name, count in (("train", 48), ("validation", 20)):
+        values = [round(rng.random() * 5, 2) for _ in range(count)]
+        lines = [f"{'very ' * int(value)}good\t{'very ' * rng.randint(0, 4)}bad\t{value}" for value in values]
+        (files.folder / f"{name}.tsv").write_text("one\ttwo\tscore\n" + "\n".join(lines) + "\n")
+    recipe = files.recipe(
+        task={"validation": str(files.folder / "validation.tsv"), "text": ["one", "two"], "label": "score"}
+    )
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert results["metric"] == "pearson"
+    assert set(results["scores"]) == {"loss", "pearson", "spearman"}
+    model, _ = load_run_model(tmp_path / "run")
+    assert model.config.num_labels == 1
+    scores = evaluate_run(tmp_path / "run")
+    assert scores["pearson"] == pytest.approx(results["score"])
+
+
+# -- evaluation -------------------------------------------------------------------------------
+
+
+def test_evaluate_run_gives_the_results_again(files, tmp_path):
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    scores = evaluate_run(tmp_path / "run")
+    assert {name: scores[name] for name in results["scores"]} == pytest.approx(results["scores"])
+
+
+def test_evaluate_run_gives_scores_and_nothing_else(files, tmp_path):
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    assert set(evaluate_run(tmp_path / "run")) == set(results["scores"])
+
+
+def test_evaluate_run_leaves_the_run_as_it_was(files, tmp_path, names):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    evaluate_run(tmp_path / "run")
+    assert names(tmp_path / "run") == DONE
+
+
+def test_nothing_is_printed(files, tmp_path, capfd):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    evaluate_run(tmp_path / "run")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+
+
+def test_evaluate_run_on_another_file(files, tmp_path):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    files.train.unlink()  # not needed
+    files.validation.unlink()
+    other = files.folder / "other.csv"
+    model, tokenizer = load_run_model(tmp_path / "run")
+    texts = ["good film", "bad film", "very a good", "bad"]
+    labels = [answer.label for answer in predict(model, tokenizer, texts)]
+    rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+    other.write_text("text,label\n" + "\n".join(rows) + "\n")
+    assert evaluate_run(tmp_path / "run", str(other))["accuracy"] == 1.0
+
+
+def test_evaluate_run_on_a_file_where_the_run_was_of_the_hub(files, tmp_path):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "recipe.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["task"] |= {"hub": "glue", "subset": "mnli", "validation_split": "validation_matched"}
+    values["task"] |= {"train": None, "validation": None}
+    path.write_text(yaml.safe_dump(values))
+    assert "accuracy" in evaluate_run(tmp_path / "run", str(files.validation))
+
+
+@pytest.mark.parametrize(
+    ("there", "part"), [([], "name a run or a model folder"), (["recipe.yaml"], "not finished")]
+)
+def test_a_folder_without_a_model_is_one_line(files, tmp_path, there, part):
+    for name in there:
+        (tmp_path / name).write_text(files.recipe().to_yaml())
+    with pytest.raises(FinepruneError, match=part):
+        load_run_model(tmp_path)
+
+
+def test_a_broken_model_is_one_line(files, tmp_path):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FinepruneError, match="cannot load the model") as error:
+        load_run_model(tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_folder_loads_too(files, tmp_path):
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    model, tokenizer = load_run_model(tmp_path / "run" / "model")
+    assert model.num_labels == 2
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))

@@ -1,0 +1,115 @@
+"""A run that cannot be says so in one line, and leaves what it finds as it was."""
+
+import shutil
+
+import pytest
+
+from fineprune.training.run.train import run_recipe
+
+# -- what is there already --------------------------------------------------------------------
+
+
+def test_a_second_run_into_the_folder_is_refused(files, tmp_path, refused_run):
+    out = tmp_path / "run"
+    run_recipe(files.recipe(), out, progress=False)
+    before = (out / "results.json").read_bytes()
+    refused_run(files.recipe(), out, str(out), "another run", "--resume")
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(files, tmp_path, refused_run, names):
+    out = tmp_path / "papers"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for resume in (False, True):
+        refused_run(files.recipe(), out, str(out), "not a run", resume=resume)
+    assert names(out) == {"thesis.txt"}
+
+
+def test_a_file_is_refused(files, tmp_path, refused_run):
+    (tmp_path / "run").write_text("")
+    refused_run(files.recipe(), tmp_path / "run", "is a file")
+
+
+def test_resume_of_another_recipe_is_refused(files, tmp_path, refused_run):
+    out = tmp_path / "run"
+    run_recipe(files.recipe(), out, progress=False)
+    before = (out / "results.json").read_bytes()
+    refused_run(
+        files.recipe(pruning={"density": 0.5}), out, "another recipe", "pruning: ", "0.25", "0.5", resume=True
+    )
+    refused_run(files.recipe(training={"seed": 6}), out, "another recipe", "training: ", resume=True)
+    assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"score": 0.'])
+def test_broken_results_are_one_line(files, tmp_path, content, refused_run):
+    out = tmp_path / "run"
+    run_recipe(files.recipe(), out, progress=False)
+    (out / "results.json").write_text(content)
+    refused_run(files.recipe(), out, "results.json", resume=True)
+
+
+def test_a_broken_recipe_in_the_folder_is_one_line(files, tmp_path, refused_run):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.yaml").write_text("model: [")
+    refused_run(files.recipe(), out, "recipe.yaml", "not YAML", resume=True)
+
+
+# -- what cannot work leaves nothing ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "header only", "no column", "not UTF-8", "unknown label"]
+)
+def test_bad_data_leaves_nothing_behind(files, tmp_path, name, damage, refused_run):
+    path = files.folder / "bad.tsv"
+    contents = {
+        "empty": b"",
+        "header only": b"text\tlabel\n",
+        "no column": b"sentence\tlabel\ngood\tpos\nbad\tneg\n",
+        "not UTF-8": b"text\tlabel\ngood\xff\tpos\nbad\tneg\n",
+        "unknown label": b"text\tlabel\ngood\tpos\nbad\tnone\n",
+    }
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    refused_run(files.recipe(task={name: str(path), "labels": ["neg", "pos"]}), tmp_path / "run", "bad.tsv")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "part"),
+    [
+        ({"model": "/no/such/model"}, "/no/such/model"),
+        ({"training": {"max_length": 64}}, "max_length=64"),
+        ({"training": {"max_length": 33}}, "at most 32 tokens"),
+    ],
+)
+def test_a_model_that_cannot_work_leaves_nothing_behind(files, tmp_path, sections, part, refused_run):
+    refused_run(files.recipe(**sections), tmp_path / "run", part)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pruning", "part"),
+    [
+        ({"warmup": 8, "cooldown": 4}, "at least 13 steps"),
+        ({"targets": ["qurey"]}, "query"),
+    ],
+)
+def test_pruning_that_cannot_work_leaves_nothing_behind(files, tmp_path, pruning, part, refused_run):
+    refused_run(files.recipe(pruning=pruning), tmp_path / "run", part)
+    assert not (tmp_path / "run").exists()
+    run_recipe(files.recipe(), tmp_path / "run", progress=False)  # the same folder, the setting put right
+
+
+def test_the_settings_of_logging_are_given_back(files, tmp_path, refused_run):
+    from transformers import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    refused_run(files.recipe(training={"max_length": 64}), tmp_path / "run", "max_length")
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    run_recipe(files.recipe(training={"steps": 3, "evaluate_every": 3}), tmp_path / "run", progress=False)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
