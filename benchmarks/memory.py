@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict | None] = {
     "l0": {"method": "l0"},
     "l0, adam_bf16": {"method": "l0", "score_optimizer": "adam_bf16"},
     "l0, sgd": {"method": "l0", "score_optimizer": "sgd"},
-    "frozen": {"method": "frozen"},
+    "keep_zeros": {"method": "keep_zeros"},
 }
 PARTS = ("parameters", "gradients", "optimizer", "buffers", "saved")
 STEPS = 4
@@ -98,7 +98,7 @@ def train(settings: dict | None, layers: int, width: int) -> tuple:
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
         pruner = None
     else:
-        if settings["method"] == "frozen":
+        if settings["method"] == "keep_zeros":
             with torch.no_grad():
                 for module in find_targets(model).values():
                     module.weight.mul_(torch.rand_like(module.weight) < 0.1)

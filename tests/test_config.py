@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from fineprune import FinepruneError, PruningConfig
+from fineprune import FinepruneError, FinepruneWarning, PruningConfig
 from fineprune.config import METHODS
 
 
@@ -22,14 +22,23 @@ def test_table_1():
         "l0": ("global",),
         "movement": ("local", "global"),
         "soft_movement": ("global",),
-        "frozen": ("local",),
+        "keep_zeros": ("local",),
     }
     assert [name for name, traits in METHODS.items() if traits.takes_penalty] == ["l0", "soft_movement"]
-    assert [name for name, traits in METHODS.items() if not traits.learns_scores] == ["magnitude", "frozen"]
-    assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["frozen"]
+    assert [name for name, traits in METHODS.items() if not traits.learns_scores] == [
+        "magnitude",
+        "keep_zeros",
+    ]
+    assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
 
 
-def test_frozen():
+def test_an_older_name_is_taken_with_a_warning():
+    with pytest.warns(FinepruneWarning, match="method='frozen' is called 'keep_zeros' now"):
+        config = PruningConfig.from_dict({"method": "frozen"})
+    assert config == PruningConfig("keep_zeros")
+
+
+def test_fields_cannot_be_set():
     config = PruningConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.density = 0.5
@@ -62,8 +71,8 @@ def test_values_at_the_edge_are_taken(settings):
 
 
 BAD = [
-    ({"method": "movment"}, r"method='movment': did you mean 'movement'\? allowed are magnitude, l0"),
-    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement, frozen"),
+    ({"method": "movment"}, r"method='movment': did you mean movement\? allowed are magnitude, l0"),
+    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement, keep_zeros"),
     ({"method": None}, "method=None"),
     ({"method": ["l0"]}, r"method=\['l0'\]"),
     ({"density": 0}, r"density=0: .*\(0, 1\].* 0\.1"),
@@ -93,10 +102,10 @@ BAD = [
     ({"method": "magnitude", "penalty": 1.0}, "magnitude has no penalty"),
     ({"method": "magnitude", "score_lr": 1e-2}, r"score_lr=0\.01: magnitude learns no scores"),
     ({"method": "magnitude", "score_init": "zero"}, "score_init='zero': magnitude learns no scores"),
-    ({"method": "frozen", "scope": "global"}, "scope='global': frozen allows 'local'"),
-    ({"method": "frozen", "score_lr": 1e-2}, r"score_lr=0\.01: frozen learns no scores"),
-    ({"method": "frozen", "score_init": "zero"}, "score_init='zero': frozen learns no scores"),
-    ({"method": "frozen", "penalty": 1.0}, "frozen has no penalty"),
+    ({"method": "keep_zeros", "scope": "global"}, "scope='global': keep_zeros allows 'local'"),
+    ({"method": "keep_zeros", "score_lr": 1e-2}, r"score_lr=0\.01: keep_zeros learns no scores"),
+    ({"method": "keep_zeros", "score_init": "zero"}, "score_init='zero': keep_zeros learns no scores"),
+    ({"method": "keep_zeros", "penalty": 1.0}, "keep_zeros has no penalty"),
     ({"targets": []}, r"targets=\[\]: must be a pattern or a list of patterns"),
     ({"targets": ["query", 3]}, r"targets=\['query', 3\]"),
     ({"targets": ""}, "targets=''"),

@@ -27,16 +27,16 @@ def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def suggestion(value: object, known: Iterable[str], count: int = 1) -> str:
-    """Return "did you mean 'x'? ", with the space behind it, or nothing where no known name is near."""
+    """Return "did you mean x? ", with the space behind it, or nothing where no known name is near."""
     close = near(str(value), known, count)
-    return f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"did you mean {' or '.join(close)}? " if close else ""
 
 
 def choose(value: _Value, known: Iterable[str], what: str) -> _Value:
     """Return `value` if it is one of the `known` names.
 
     Raises:
-        FinepruneError: "WHAT='value': did you mean 'x'? allowed are x, y, z".
+        FinepruneError: "WHAT='value': did you mean x? allowed are x, y, z".
     """
     allowed = list(known)
     if value not in allowed:

@@ -1,15 +1,17 @@
 """Every choice of a pruning run: checked when made, frozen, saved as JSON beside the model."""
 
+import importlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from fineprune._messages import near
+from fineprune._messages import choose
 from fineprune._validation import check_keys
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 
 Scope = Literal["local", "global"]
 ScoreInit = Literal["zero", "magnitude"]
@@ -19,22 +21,68 @@ SCORE_OPTIMIZERS: tuple[ScoreOptimizer, ...] = ("adam", "sgd", "adam_bf16")
 
 
 class Traits(NamedTuple):
-    """What the paper's Table 1 allows for a method, and what it does when nothing is asked."""
+    """What a method allows and needs, and where its class is. Torch is not needed to read it."""
 
-    scopes: tuple[Scope, ...]  # the first is the default
-    learns_scores: bool
-    takes_penalty: bool
-    score_lr: float | None
-    holds_zeros: bool = False  # the zeros that are there stay; density and schedule are not used
+    where: str
+    """"module:class" of the method, imported when it is used."""
 
+    scopes: tuple[Scope, ...]
+    """Rankings it allows; the first is the default."""
+
+    order: int | None
+    """Order of the pruning decision: 0 reads weights, 1 gradients; None where nothing is decided."""
+
+    learns_scores: bool = False
+    """Whether the optimizer moves scores."""
+
+    takes_penalty: bool = False
+    score_lr: float | None = None
+    mask_interval: int = 1
+    holds_zeros: bool = False
+    """The zeros that are there stay; density and schedule are not used."""
+
+    in_paper: bool = True
+    """Whether it is a column of the tables of Sanh, Wolf and Rush (2020)."""
+
+
+_METHODS = "fineprune.pruning.methods"
 
 METHODS: dict[str, Traits] = {
-    "magnitude": Traits(("local", "global"), learns_scores=False, takes_penalty=False, score_lr=None),
-    "l0": Traits(("global",), learns_scores=True, takes_penalty=True, score_lr=1e-1),
-    "movement": Traits(("local", "global"), learns_scores=True, takes_penalty=False, score_lr=3e-2),
-    "soft_movement": Traits(("global",), learns_scores=True, takes_penalty=True, score_lr=3e-2),
-    "frozen": Traits(("local",), learns_scores=False, takes_penalty=False, score_lr=None, holds_zeros=True),
+    "magnitude": Traits(f"{_METHODS}.magnitude:Magnitude", ("local", "global"), order=0),
+    "l0": Traits(
+        f"{_METHODS}.l0:L0", ("global",), order=1, learns_scores=True, takes_penalty=True, score_lr=1e-1
+    ),
+    "movement": Traits(
+        f"{_METHODS}.movement:Movement", ("local", "global"), order=1, learns_scores=True, score_lr=3e-2
+    ),
+    "soft_movement": Traits(
+        f"{_METHODS}.soft_movement:SoftMovement",
+        ("global",),
+        order=1,
+        learns_scores=True,
+        takes_penalty=True,
+        score_lr=3e-2,
+    ),
+    "keep_zeros": Traits(
+        f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
+    ),
 }
+"""The one table of methods, in the order in which tables and figures show them. A new method is a line here
+and a file in `pruning/methods`."""
+
+RENAMED = {"frozen": "keep_zeros"}
+"""Older names of methods, which are still taken."""
+
+
+def method_name(name: Any) -> Any:
+    """Return the name that a method has now; what is no older name is returned as it is."""
+    return RENAMED.get(name, name) if isinstance(name, str) else name
+
+
+def method_class(name: str) -> Any:
+    """Return the class of a method of `METHODS`; imports torch."""
+    module, _, attribute = METHODS[name].where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 @dataclass(frozen=True)
@@ -46,9 +94,9 @@ class PruningConfig:
     """
 
     method: str = "movement"
-    """"magnitude", "l0", "movement" or "soft_movement": a column of the paper's Table 1. "frozen" prunes
-    nothing: the zeros that the model has stay zeros, and `density`, `warmup`, `cooldown` and `mask_interval`
-    are not used."""
+    """A name of `METHODS`: "magnitude", "l0", "movement" or "soft_movement", the columns of the paper's
+    Table 1, or another. "keep_zeros" prunes nothing: the zeros that the model has stay zeros, and `density`,
+    `warmup`, `cooldown` and `mask_interval` are not used."""
 
     density: float = 0.1
     """Share of the target weights that remain at the end, in (0, 1]. With a fixed `penalty` the
@@ -56,7 +104,7 @@ class PruningConfig:
 
     scope: Scope | None = None
     """"local" ranks matrix by matrix, "global" all matrices together. None: the method's own
-    (local for magnitude and movement; l0 and soft_movement are global by definition; frozen ranks
+    (local for magnitude and movement; l0 and soft_movement are global by definition; keep_zeros ranks
     nothing)."""
 
     warmup: float | int = 0.1
@@ -92,69 +140,28 @@ class PruningConfig:
     freeze_embeddings: bool = True
     """Do not train the embedding tables, as in the paper."""
 
-    mask_interval: int = 1
-    """Refresh masks every so many optimizer steps."""
+    mask_interval: int = None  # type: ignore[assignment]  # __post_init__ fills it in
+    """Refresh the masks every N optimizer steps. None: the method's own (1, where it does not say more)."""
+
+    options: Any = None
+    """Settings that the method alone has, a mapping; None: its defaults. Becomes the method's own frozen
+    dataclass `Options`."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or self.method not in METHODS:
-            close = near(str(self.method), METHODS)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise FinepruneError(f"method={self.method!r}: {hint}allowed are {', '.join(METHODS)}")
-        traits = METHODS[self.method]
-        _number("density", self.density)
-        if not 0 < self.density <= 1:
-            raise FinepruneError(
-                f"density={self.density!r}: the share of weights that remain must lie in (0, 1]; "
-                "for 10 % write 0.1"
-            )
-        object.__setattr__(self, "density", float(self.density))
-        self._choice("scope", traits.scopes)
-        self._choice("score_init", ("zero", "magnitude"))
-        self._choice("score_optimizer", SCORE_OPTIMIZERS, optional=False)
-        _duration("warmup", self.warmup)
-        _duration("cooldown", self.cooldown)
-        shares = [value for value in (self.warmup, self.cooldown) if isinstance(value, float)]
-        if sum(shares) >= 1:
-            raise FinepruneError(
-                f"warmup={self.warmup!r} and cooldown={self.cooldown!r}: together they must be "
-                "less than 1 (all steps), so that steps remain to prune in"
-            )
-        for name in ("score_lr", "penalty"):
-            if (value := getattr(self, name)) is not None:
-                _number(name, value)
-                if value < 0 or (value == 0 and name == "score_lr"):
-                    raise FinepruneError(f"{name}={value!r}: must be greater than 0, or None for its default")
-                object.__setattr__(self, name, float(value))
-        if not traits.learns_scores:
-            for name in ("score_lr", "score_init"):
-                if getattr(self, name) is not None:
-                    raise FinepruneError(
-                        f"{name}={getattr(self, name)!r}: {self.method} learns no scores; leave {name} out"
-                    )
-            if self.score_optimizer != "adam":
-                raise FinepruneError(
-                    f"score_optimizer={self.score_optimizer!r}: {self.method} learns no scores; leave it out"
-                )
-        if self.penalty is not None and not traits.takes_penalty:
-            takers = ", ".join(name for name, entry in METHODS.items() if entry.takes_penalty)
-            raise FinepruneError(
-                f"penalty={self.penalty!r}: {self.method} has no penalty; only {takers} have. Leave it out"
-            )
-        object.__setattr__(self, "targets", _patterns("targets", self.targets))
-        object.__setattr__(self, "exclude", _patterns("exclude", self.exclude))
-        if not isinstance(self.freeze_embeddings, bool):
-            raise FinepruneError(f"freeze_embeddings={self.freeze_embeddings!r}: must be true or false")
-        if isinstance(self.mask_interval, bool) or not isinstance(self.mask_interval, int):
-            raise FinepruneError(f"mask_interval={self.mask_interval!r}: must be a whole number of steps")
-        if self.mask_interval < 1:
-            raise FinepruneError(f"mask_interval={self.mask_interval!r}: must be at least 1 step")
-
-    def _choice(self, name: str, allowed: tuple[str, ...], optional: bool = True) -> None:
-        value = getattr(self, name)
-        if not (optional and value is None) and value not in allowed:
-            raise FinepruneError(
-                f"{name}={value!r}: {self.method} allows {' or '.join(repr(entry) for entry in allowed)}"
-            )
+        name = method_name(self.method)
+        if name != self.method:
+            warnings.warn(f"method={self.method!r} is called {name!r} now", FinepruneWarning, stacklevel=3)
+        object.__setattr__(self, "method", choose(name, list(METHODS), "method"))
+        given: int | None = self.mask_interval
+        object.__setattr__(self, "mask_interval", self.traits.mask_interval if given is None else given)
+        for check in _CHECKS:
+            check(self)
+        for name in ("density", "score_lr", "penalty"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("targets", "exclude"):
+            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        object.__setattr__(self, "options", _options(self))
 
     @property
     def traits(self) -> Traits:
@@ -167,12 +174,12 @@ class PruningConfig:
         return self.penalty is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON and YAML can hold."""
+        """Return plain values that JSON and YAML can hold."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config of a mapping; an unknown key is an error that names the nearest one."""
+        """Make the config of a mapping; an unknown key is an error that names the nearest one."""
         check_keys(values, (entry.name for entry in fields(cls)), "pruning")
         return cls(**values)
 
@@ -188,6 +195,105 @@ class PruningConfig:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise FinepruneError(f"{path}: not a pruning config in JSON ({error})") from error
         return cls.from_dict(values)
+
+
+def _check_density(config: PruningConfig) -> None:
+    _number("density", config.density)
+    if not 0 < config.density <= 1:
+        raise FinepruneError(
+            f"density={config.density!r}: the share of weights that remain must lie in (0, 1]; "
+            "for 10 % write 0.1"
+        )
+
+
+def _check_choices(config: PruningConfig) -> None:
+    choices: dict[str, tuple[Any, ...]] = {
+        "scope": (None, *config.traits.scopes),
+        "score_init": (None, "zero", "magnitude"),
+        "score_optimizer": SCORE_OPTIMIZERS,
+    }
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            listed = " or ".join(repr(entry) for entry in allowed if entry is not None)
+            raise FinepruneError(f"{name}={getattr(config, name)!r}: {config.method} allows {listed}")
+
+
+def _check_schedule(config: PruningConfig) -> None:
+    for name in ("warmup", "cooldown"):
+        value = getattr(config, name)
+        _number(name, value)
+        if value < 0 or (isinstance(value, float) and value >= 1):
+            raise FinepruneError(
+                f"{name}={value!r}: must be a share of the steps (a float in [0, 1)) or steps (an int)"
+            )
+    shares = [value for value in (config.warmup, config.cooldown) if isinstance(value, float)]
+    if sum(shares) >= 1:
+        raise FinepruneError(
+            f"warmup={config.warmup!r} and cooldown={config.cooldown!r}: together they must be "
+            "less than 1 (all steps), so that steps remain to prune in"
+        )
+
+
+def _check_rates(config: PruningConfig) -> None:
+    for name in ("score_lr", "penalty"):
+        if (value := getattr(config, name)) is not None:
+            _number(name, value)
+            if value < 0 or (value == 0 and name == "score_lr"):
+                raise FinepruneError(f"{name}={value!r}: must be greater than 0, or None for its default")
+
+
+def _check_scores(config: PruningConfig) -> None:
+    if config.traits.learns_scores:
+        return
+    for name, default in (("score_lr", None), ("score_init", None), ("score_optimizer", "adam")):
+        if getattr(config, name) != default:
+            raise FinepruneError(
+                f"{name}={getattr(config, name)!r}: {config.method} learns no scores; leave {name} out"
+            )
+
+
+def _check_penalty(config: PruningConfig) -> None:
+    if config.penalty is not None and not config.traits.takes_penalty:
+        takers = ", ".join(name for name, entry in METHODS.items() if entry.takes_penalty)
+        raise FinepruneError(
+            f"penalty={config.penalty!r}: {config.method} has no penalty; only {takers} have. Leave it out"
+        )
+
+
+def _check_rest(config: PruningConfig) -> None:
+    if not isinstance(config.freeze_embeddings, bool):
+        raise FinepruneError(f"freeze_embeddings={config.freeze_embeddings!r}: must be true or false")
+    if isinstance(config.mask_interval, bool) or not isinstance(config.mask_interval, int):
+        raise FinepruneError(f"mask_interval={config.mask_interval!r}: must be a whole number of steps")
+    if config.mask_interval < 1:
+        raise FinepruneError(f"mask_interval={config.mask_interval!r}: must be at least 1 step")
+
+
+_CHECKS = (
+    _check_density,
+    _check_choices,
+    _check_schedule,
+    _check_rates,
+    _check_scores,
+    _check_penalty,
+    _check_rest,
+)
+
+
+def _options(config: PruningConfig) -> Any:
+    """The method's `Options` of what was given; None where nothing was."""
+    given = config.options
+    if given is None:
+        return None
+    kind = method_class(config.method).Options
+    if not isinstance(given, kind):
+        known = [entry.name for entry in fields(kind)]
+        if not known:
+            raise FinepruneError(f"options={given!r}: {config.method} has none; leave options out")
+        check_keys(given, known, f"options of {config.method}")
+        given = kind(**given)
+    given.check(config)
+    return given
 
 
 @dataclass(frozen=True)
@@ -231,14 +337,6 @@ class Distillation:
 def _number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise FinepruneError(f"{name}={value!r}: must be a finite number")
-
-
-def _duration(name: str, value: Any) -> None:
-    _number(name, value)
-    if value < 0 or (isinstance(value, float) and value >= 1):
-        raise FinepruneError(
-            f"{name}={value!r}: must be a share of the steps (a float in [0, 1)) or steps (an int)"
-        )
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ from fineprune.pruning.targets import find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
-FROZEN = PruningConfig("frozen")
+KEEP_ZEROS = PruningConfig("keep_zeros")
 STEPS = 10
 
 
@@ -73,7 +73,7 @@ def test_trained_under_frozen_and_merged(name, safe):
     dense_zeros = nonzero(sparse(make))
     model = adapted(sparse(make), lora_dropout=0.1, **settings)
     before = {n: parameter.clone() for n, parameter in model.named_parameters()}
-    pruner = prepare(model, FROZEN, STEPS)
+    pruner = prepare(model, KEEP_ZEROS, STEPS)
     assert len(pruner.targets) == len(dense_zeros)  # and no part of an adapter
     tokens = train(model, pruner)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_same_merge_without_us_fills_the_zeros():
 def test_prepared_first_then_adapted():
     model = sparse()
     kept = summary(model).kept
-    pruner = prepare(model, FROZEN, STEPS)
+    pruner = prepare(model, KEEP_ZEROS, STEPS)
     model = adapted(model)
     tokens = train(model, pruner)
     trained = model(input_ids=tokens).logits
@@ -119,7 +119,7 @@ def test_prepared_first_then_adapted():
 
 def test_an_adapter_that_is_loaded_is_held_by_hand(tmp_path):
     model = adapted(sparse())
-    tokens = train(model, prepare(model, FROZEN, STEPS))
+    tokens = train(model, prepare(model, KEEP_ZEROS, STEPS))
     trained = finalize(model)(input_ids=tokens).logits
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(sparse(), tmp_path).eval()
@@ -162,7 +162,7 @@ def test_a_layer_without_zeros_stays_plain():
 
 def test_merged_before_it_is_final():
     model = adapted(sparse())
-    prepare(model, FROZEN, STEPS)
+    prepare(model, KEEP_ZEROS, STEPS)
     with pytest.raises(FinepruneError, match=r"call fineprune\.finalize first"):
         model.merge_and_unload()
 
@@ -181,7 +181,7 @@ def test_adapters_that_cannot_be_masked(settings):
     with pytest.raises(
         FinepruneError, match="query: the zeros of a model are held under plain LoRA"
     ) as error:
-        prepare(model, FROZEN, STEPS)
+        prepare(model, KEEP_ZEROS, STEPS)
     assert "\n" not in str(error.value)
     assert set(model.state_dict()) == keys
 

@@ -71,7 +71,7 @@ def test_frozen_masks_need_no_steps(caplog):
     finalize(model)
     for weight in model.bert.encoder.parameters():
         weight.data[..., ::2] = 0
-    prepare(model, PruningConfig("frozen"), TOTAL)
+    prepare(model, PruningConfig("keep_zeros"), TOTAL)
     go_on(model)
     assert caplog.text == ""
 

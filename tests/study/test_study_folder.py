@@ -144,10 +144,10 @@ def test_no_folder_and_an_empty_one(tmp_path):
 
 def test_zeros_that_are_held_have_no_density(run):
     results = json.loads((run / "results.json").read_text())
-    results["recipe"]["pruning"] = {"method": "frozen", "density": 0.1, "scope": None}
+    results["recipe"]["pruning"] = {"method": "keep_zeros", "density": 0.1, "scope": None}
     (run / "results.json").write_text(json.dumps(results))
     (found,) = read_folder(run)
-    assert (found.cell.method, found.cell.density) == ("frozen", None)
+    assert (found.cell.method, found.cell.density) == ("keep_zeros", None)
     assert found.notes == []
 
 

@@ -22,7 +22,7 @@ def hold_zeros(model: nn.Module) -> int:
     """Let the LoRA adapters of a peft model change only weights that are not zero, in place.
 
     Returns how many layers that concerns: those without a zero stay as they are. `prepare` with
-    `method="frozen"` calls it; call it yourself for an adapter that was loaded later. A masked update
+    `method="keep_zeros"` calls it; call it yourself for an adapter that was loaded later. A masked update
     costs its layer a matrix of W's size in each forward pass. Raises `FinepruneError` for adapters that it
     cannot mask.
     """

@@ -6,7 +6,7 @@ import weakref
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fineprune.pruning.methods import Target
+from fineprune.pruning.methods.base import Target
 
 UPDATES = 20
 """Optimizer steps after which what is missing is told: a loss scaler skips some of the first."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fineprune.config import PruningConfig
+from fineprune.config import PruningConfig, method_class
 from fineprune.errors import FinepruneError
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.loop_checks import LoopWatch
 from fineprune.pruning.masked_weight import MaskedWeight
-from fineprune.pruning.methods import METHODS, Control, Method, Target
+from fineprune.pruning.methods.base import Control, Method, Target
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_optimizer import MARK, with_scores
 from fineprune.pruning.targets import find_targets, refuse_quantized
@@ -64,8 +64,8 @@ def _checked(
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
     refuse_quantized(model)
-    schedule = METHODS[config.method].plan(config, total_steps)
-    method = METHODS[config.method](config, schedule)
+    schedule = method_class(config.method).plan(config, total_steps)
+    method = method_class(config.method)(config, schedule)
     found = find_targets(model, config.targets, config.exclude)
     for name, module in found.items():  # all checks first: an error leaves the model as it was
         if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def _checked(
         if id(module) in adapted:
             raise FinepruneError(
                 f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
-                "layer out with exclude, or prune without adapters, then train these with method='frozen'"
+                "layer out with exclude, or prune without adapters, then train these with method='keep_zeros'"
             )
     return schedule, method, found
 
@@ -105,7 +105,7 @@ class Pruner:
         self.steps_done = 0
         self._agreed = False
         self._changed: Tensor | float = 0.0
-        self._method = METHODS[config.method](config, schedule)
+        self._method = method_class(config.method)(config, schedule)
         self._control = Control()
         self._refresh()
         self._watch = LoopWatch([] if config.traits.holds_zeros else targets)
@@ -202,7 +202,7 @@ class Pruner:
                     f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
                     "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
                 )
-        self.check_masks()  # those of `frozen` are read off weights, which each process loads by itself
+        self.check_masks()  # those of `keep_zeros` are read off weights, which each process loads by itself
 
     @torch.no_grad()
     def check_masks(self) -> None:

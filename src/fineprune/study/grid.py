@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 
 from fineprune._messages import near
 from fineprune._validation import check_keys
-from fineprune.config import METHODS, PruningConfig, Scope
+from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe import Recipe, read_yaml
@@ -251,10 +251,10 @@ def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
     distilled = recipe.get("distillation") is not None
     if pruning is None:
         return Cell("", DENSE, None, None, distilled, seed)
-    own = METHODS[pruning["method"]].scopes[0]
-    scope = None if pruning["scope"] == own else pruning["scope"]
-    density = None if METHODS[pruning["method"]].holds_zeros else pruning["density"]
-    return Cell("", pruning["method"], density, scope, distilled, seed)
+    method = method_name(pruning["method"])
+    scope = None if pruning["scope"] == METHODS[method].scopes[0] else pruning["scope"]
+    density = None if METHODS[method].holds_zeros else pruning["density"]
+    return Cell("", method, density, scope, distilled, seed)
 
 
 def from_here(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`method="frozen"` in the trainer, in recipes and in studies: another task on a model that is sparse."""
+"""`method="keep_zeros"` in the trainer, in recipes and in studies: another task on a model that is sparse."""
 
 import copy
 import itertools
@@ -15,7 +15,7 @@ from fineprune.study.study_folder import read_folder
 from fineprune.study.tables import as_text, tables
 from fineprune.training.run.train import load_run_model, run_recipe
 
-FROZEN = PruningConfig("frozen")
+KEEP_ZEROS = PruningConfig("keep_zeros")
 
 
 def zeros(model):
@@ -43,7 +43,7 @@ def sparse(make_model):
 @pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
 def test_a_trainer_holds_the_zeros_at_every_step(make_trainer, sparse, every, history, optim):
     held, before = zeros(sparse), summary(sparse).kept
-    trainer = make_trainer(FROZEN, given={"model": sparse}, optim=optim, weight_decay=0.1)
+    trainer = make_trainer(KEEP_ZEROS, given={"model": sparse}, optim=optim, weight_decay=0.1)
     trainer.add_callback(every(lambda step: seen.append(same(zeros(trainer.model), held))))
     seen: list[bool] = []
     trainer.train()
@@ -56,9 +56,9 @@ def test_a_trainer_holds_the_zeros_at_every_step(make_trainer, sparse, every, hi
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(make_trainer, sparse, assert_same, tensors, history):
-    whole = make_trainer(FROZEN, given={"model": copy.deepcopy(sparse)})
+    whole = make_trainer(KEEP_ZEROS, given={"model": copy.deepcopy(sparse)})
     whole.train()
-    resumed = make_trainer(FROZEN, "other", given={"model": sparse})
+    resumed = make_trainer(KEEP_ZEROS, "other", given={"model": sparse})
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
     assert_same(tensors(whole), tensors(resumed))
     assert history(whole) == history(resumed)
@@ -68,7 +68,7 @@ def test_the_best_state_may_be_an_early_one(make_trainer, sparse):
     falling = itertools.count(0, -1)
     given = {"model": sparse, "compute_metrics": lambda _: {"falling": next(falling)}}
     arguments = {"load_best_model_at_end": True, "metric_for_best_model": "falling", "save_steps": 2}
-    trainer = make_trainer(FROZEN, given=given, greater_is_better=True, **arguments)
+    trainer = make_trainer(KEEP_ZEROS, given=given, greater_is_better=True, **arguments)
     trainer.train()
     assert trainer.state.best_global_step == 2  # the first evaluation: every state is of the final density
 
@@ -82,9 +82,9 @@ def test_a_trainer_of_lora_saves_resumes_and_merges(make_trainer, sparse, histor
         config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "dense"])
         return peft.get_peft_model(copy.deepcopy(sparse), config)
 
-    whole = make_trainer(FROZEN, given={"model": adapted()})
+    whole = make_trainer(KEEP_ZEROS, given={"model": adapted()})
     whole.train()
-    resumed = make_trainer(FROZEN, "other", given={"model": adapted()})
+    resumed = make_trainer(KEEP_ZEROS, "other", given={"model": adapted()})
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
     assert history(whole) == history(resumed)
     batch = whole.data_collator(list(whole.eval_dataset))
@@ -114,7 +114,7 @@ def test_another_task_on_a_finished_run(files, finished, compact, tmp_path, form
     recipe = files.recipe(
         model=str(start), pruning=None, training={"learning_rate": 1e-2, "weight_decay": 0.1}
     )
-    recipe = type(recipe).from_dict(recipe.to_dict() | {"pruning": {"method": "frozen"}})
+    recipe = type(recipe).from_dict(recipe.to_dict() | {"pruning": {"method": "keep_zeros"}})
     results = run_recipe(recipe, tmp_path / "next", progress=False)
     model, _ = load_run_model(tmp_path / "next")
     assert same(zeros(model), zeros(trained))
@@ -129,7 +129,7 @@ def test_another_task_on_a_finished_run(files, finished, compact, tmp_path, form
 
 def test_a_model_without_zeros_is_one_line_and_leaves_nothing(files, tmp_path, refused_run):
     recipe = files.recipe(pruning=None)
-    recipe = type(recipe).from_dict(recipe.to_dict() | {"pruning": {"method": "frozen"}})
+    recipe = type(recipe).from_dict(recipe.to_dict() | {"pruning": {"method": "keep_zeros"}})
     refused_run(recipe, tmp_path / "run", "none of the 12 matrices has a zero", "start from a pruned model")
     assert not (tmp_path / "run").exists()
 
@@ -144,25 +144,31 @@ def study_of(recipe, path, **axes):
 
 def test_a_study_has_one_run_of_it_for_all_densities(files, finished, tmp_path):
     recipe = files.recipe(model=str(finished), pruning=None)
-    axes = {"method": ["dense", "magnitude", "frozen"], "density": [0.2, 0.1], "scope": ["local", "global"]}
+    axes = {
+        "method": ["dense", "magnitude", "keep_zeros"],
+        "density": [0.2, 0.1],
+        "scope": ["local", "global"],
+    }
     study = study_of(recipe, tmp_path / "a.yaml", **axes)
     assert [run.name for run in study.runs(tmp_path)] == [
         *("a-dense-s0", "a-magnitude-0.2-s0", "a-magnitude-0.2-global-s0"),
-        *("a-magnitude-0.1-s0", "a-magnitude-0.1-global-s0", "a-frozen-s0"),
+        *("a-magnitude-0.1-s0", "a-magnitude-0.1-global-s0", "a-keep_zeros-s0"),
     ]
-    assert study_of(recipe, tmp_path / "a.yaml", method="frozen").runs(tmp_path)[0].name == "a-frozen-s0"
+    assert (
+        study_of(recipe, tmp_path / "a.yaml", method="keep_zeros").runs(tmp_path)[0].name == "a-keep_zeros-s0"
+    )
     with pytest.raises(FinepruneError, match="density is missing; magnitude needs it"):
-        study_of(recipe, tmp_path / "a.yaml", method=["frozen", "magnitude"]).cells()
+        study_of(recipe, tmp_path / "a.yaml", method=["keep_zeros", "magnitude"]).cells()
 
 
 def test_what_a_study_says_of_it(files, finished, tmp_path):
     recipe = files.recipe(model=str(finished), pruning=None)
-    (run,) = study_of(recipe, tmp_path / "a.yaml", method="frozen").runs(tmp_path)
+    (run,) = study_of(recipe, tmp_path / "a.yaml", method="keep_zeros").runs(tmp_path)
     results = run_recipe(run.recipe, tmp_path / "out" / run.name, progress=False)
     (table,) = tables(collect(tmp_path / "out"))
-    assert table.lines[0][:2] == ("–", "frozen")
+    assert table.lines[0][:2] == ("–", "keep_zeros")
     assert f"{results['density']:.1%}" in table.lines[0]
-    assert "frozen" in as_text([table])
+    assert "keep_zeros" in as_text([table])
     (folder,) = read_folder(tmp_path / "out")
     assert folder.cell == run.cell
     assert folder.notes == []

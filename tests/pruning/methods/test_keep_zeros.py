@@ -1,4 +1,4 @@
-"""`method="frozen"`: the zeros that a model came with stay zeros, whatever is trained."""
+"""`method="keep_zeros"`: the zeros that a model came with stay zeros, whatever is trained."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from torch import nn
 from fineprune import FinepruneError, PruningConfig, finalize, prepare, summary
 from fineprune.config import METHODS
 
-FROZEN = PruningConfig("frozen")
+KEEP_ZEROS = PruningConfig("keep_zeros")
 
 
 class Blocks(nn.Module):
@@ -79,7 +79,7 @@ OPTIMIZERS = {
 def test_training_moves_the_weights_and_no_zero(name):
     model = sparse()
     held, before = zeros(model), [layer.weight.detach().clone() for layer in model.layers()]
-    pruner = prepare(model, FROZEN, 20)
+    pruner = prepare(model, KEEP_ZEROS, 20)
     assert pruner.density == KEPT / 192
     optimizer = OPTIMIZERS[name](pruner.parameter_groups(lr=1e-2))
     losses = train(pruner, optimizer, 20)
@@ -96,7 +96,7 @@ def test_training_moves_the_weights_and_no_zero(name):
 def test_what_an_optimizer_does_to_a_zero_is_neither_seen_nor_kept():
     model = sparse()
     held, x = zeros(model), torch.randn(3, 6)
-    pruner = prepare(model, FROZEN, 5)
+    pruner = prepare(model, KEEP_ZEROS, 5)
     with torch.no_grad():
         expected = model(x)
         for target, zero in zip(pruner.targets, held, strict=True):
@@ -107,7 +107,7 @@ def test_what_an_optimizer_does_to_a_zero_is_neither_seen_nor_kept():
 
 
 def test_nothing_is_scheduled_selected_or_scored():
-    pruner = prepare(sparse(), PruningConfig("frozen", density=0.9, warmup=500, cooldown=500), 3)
+    pruner = prepare(sparse(), PruningConfig("keep_zeros", density=0.9, warmup=500, cooldown=500), 3)
     masks = [target.masked.mask.clone() for target in pruner.targets]
     for _ in range(4):
         assert pruner.at_final_density
@@ -117,7 +117,7 @@ def test_nothing_is_scheduled_selected_or_scored():
         pruner.step()
     assert same(masks, [target.masked.mask for target in pruner.targets])
     assert [target.masked.scores for target in pruner.targets] == [None] * 4
-    assert not METHODS["frozen"].learns_scores
+    assert not METHODS["keep_zeros"].learns_scores
 
 
 def test_a_model_without_zeros_is_refused_as_it_is():
@@ -126,17 +126,17 @@ def test_a_model_without_zeros_is_refused_as_it_is():
     with pytest.raises(
         FinepruneError, match="none of the 4 matrices has a zero, so there is nothing"
     ) as error:
-        prepare(model, FROZEN, 10)
+        prepare(model, KEEP_ZEROS, 10)
     assert "\n" not in str(error.value)
     assert set(model.state_dict()) == set(before)
     with torch.no_grad():
         model.layers()[2].weight[0, 0] = 0  # one is enough
-    assert prepare(model, FROZEN, 10).density == 191 / 192
+    assert prepare(model, KEEP_ZEROS, 10).density == 191 / 192
 
 
 def test_only_the_targets_are_held():
     model = sparse()
-    pruner = prepare(model, PruningConfig("frozen", targets="blocks.0.*"), 20)
+    pruner = prepare(model, PruningConfig("keep_zeros", targets="blocks.0.*"), 20)
     assert [target.name for target in pruner.targets] == ["blocks.0.0", "blocks.0.2"]
     before = zeros(model)
     train(pruner, torch.optim.Adam(pruner.parameter_groups(1e-2)), 20)
@@ -148,13 +148,13 @@ def test_only_the_targets_are_held():
 
 def test_a_total_of_steps_that_is_none():
     with pytest.raises(FinepruneError, match="total_steps=0"):
-        prepare(sparse(), FROZEN, 0)
+        prepare(sparse(), KEEP_ZEROS, 0)
 
 
 def test_half_precision_weights_and_tied_ones():
     model = sparse().to(torch.bfloat16)
     model.blocks[1][0].weight = model.blocks[0][0].weight
-    pruner = prepare(model, FROZEN, 5)
+    pruner = prepare(model, KEEP_ZEROS, 5)
     assert [target.masked.mask.sum().item() for target in pruner.targets] == [24, 24, 47]
     assert pruner.model.blocks[1][0].weight.dtype == torch.bfloat16
     finalize(model)
@@ -163,7 +163,7 @@ def test_half_precision_weights_and_tied_ones():
 
 
 def test_resume_goes_on_bit_for_bit_with_the_masks_of_the_checkpoint():
-    whole = prepare(sparse(), FROZEN, 12)
+    whole = prepare(sparse(), KEEP_ZEROS, 12)
     optimizer = torch.optim.Adam(whole.parameter_groups(1e-2))
     train(whole, optimizer, 6, seed=1)
     saved = copy.deepcopy((whole.model.state_dict(), optimizer.state_dict()))
@@ -173,7 +173,7 @@ def test_resume_goes_on_bit_for_bit_with_the_masks_of_the_checkpoint():
     model = sparse()
     with torch.no_grad():
         model.layers()[0].weight.fill_(1.0)  # what it started from does not matter any more
-    resumed = prepare(model, FROZEN, 12)
+    resumed = prepare(model, KEEP_ZEROS, 12)
     resumed.model.load_state_dict(saved[0])
     resumed.load_state_dict(state)
     other = torch.optim.Adam(resumed.parameter_groups(1e-2))
@@ -188,7 +188,7 @@ def test_after_another_method_and_again():
     finalize(model)
     held = zeros(model)
     for _ in range(2):
-        pruner = prepare(model, FROZEN, 4)
+        pruner = prepare(model, KEEP_ZEROS, 4)
         train(pruner, torch.optim.Adam(pruner.parameter_groups(1e-2)), 4)
         finalize(model)
         assert same(zeros(model), held)
@@ -196,7 +196,7 @@ def test_after_another_method_and_again():
 
 
 def test_steps_do_not_look_at_masks_that_cannot_change(monkeypatch):
-    pruner = prepare(sparse(), FROZEN, 3)
+    pruner = prepare(sparse(), KEEP_ZEROS, 3)
     monkeypatch.setattr(pruner, "_refresh", lambda: pytest.fail("the masks were made again"))
     for _ in range(3):
         pruner.step()
