@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from fineprune.pruning.hard_concrete import CLOSED
-from fineprune.pruning.masked_weight import GatedWeight, MaskedWeight
+from fineprune.pruning.masked_weight import MaskedWeight
+from fineprune.pruning.methods.hard_concrete import CLOSED
+from fineprune.pruning.methods.l0 import HardConcrete
 
 # a = (W ⊙ M) x with L = 10 a_0 - a_1, so that dL/da = (10, -1) and, with x = (2, 5),
 # dL/dW'_ij = dL/da_i x_j = [[20, 50], [-2, -5]].
@@ -13,6 +14,10 @@ W = [[1.0, 2.0], [3.0, -4.0]]
 M = [[True, False], [False, True]]
 X = (2.0, 5.0)
 TO_PRODUCT = [[20.0, 50.0], [-2.0, -5.0]]
+
+
+def gated(weight, scores):
+    return MaskedWeight(weight, scores, gate=HardConcrete(weight))
 
 
 def layer(masked_class=MaskedWeight, scores=((0.0, 0.0), (0.0, 0.0)), dtype=torch.float32):
@@ -80,18 +85,18 @@ def test_frozen_weights_still_move_their_scores():
     assert masked.scores.grad is None
 
 
-@pytest.mark.parametrize("masked_class", [MaskedWeight, GatedWeight])
+@pytest.mark.parametrize("masked_class", [MaskedWeight, gated])
 def test_nothing_but_weight_mask_and_gate_is_saved(masked_class):
     linear, masked = layer(masked_class)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         product = linear.weight
     original = linear.parametrizations.weight.original
-    assert [tensor.data_ptr() for tensor in saved[:2]] == [original.data_ptr(), masked.mask.data_ptr()]
-    assert saved[1].dtype == torch.bool
-    gates = saved[2:]
-    assert len(gates) == (masked_class is GatedWeight)
-    for gate in gates:
+    by_place = {tensor.data_ptr(): tensor for tensor in saved}  # gate and product keep one z
+    assert by_place.pop(original.data_ptr()).dtype == torch.float32
+    assert by_place.pop(masked.mask.data_ptr()).dtype == torch.bool
+    assert len(by_place) == (masked_class is gated)
+    for gate in by_place.values():
         assert torch.equal(product, original * masked.mask * gate)
 
 
@@ -112,9 +117,9 @@ def test_a_gated_gradient_is_that_of_the_sampled_formula():
     linear = nn.Linear(20, 30, bias=False)
     with torch.no_grad():
         linear.weight.copy_(weight)
-    masked = GatedWeight(linear.weight, scores.clone())
+    masked = gated(linear.weight, scores.clone())
     masked.mask.copy_(mask)
-    masked.offset.fill_(-0.7)
+    masked.gate.offset.fill_(-0.7)
     parametrize.register_parametrization(linear, "weight", masked, unsafe=True)
     torch.manual_seed(5)
     product = linear.weight
@@ -135,7 +140,7 @@ def test_a_gated_gradient_is_that_of_the_sampled_formula():
 
 
 def test_gates_are_drawn_in_training_and_expected_in_evaluation():
-    linear, _ = layer(GatedWeight, scores=((0.0, 0.0), (0.0, 9.0)))
+    linear, _ = layer(gated, scores=((0.0, 0.0), (0.0, 9.0)))
     assert not torch.equal(linear.weight, linear.weight)
     linear.eval()
     # S = 0: half the weight; S = 9: all of it
@@ -146,7 +151,7 @@ def test_gates_are_drawn_in_training_and_expected_in_evaluation():
 
 
 def test_bfloat16_gates():
-    linear, masked = layer(GatedWeight, dtype=torch.bfloat16)
+    linear, masked = layer(gated, dtype=torch.bfloat16)
     torch.manual_seed(0)
     loss(linear, torch.bfloat16).backward()
     assert masked.scores.grad.dtype == torch.float32
@@ -156,10 +161,10 @@ def test_bfloat16_gates():
 
 def test_kept_by_mask_and_by_gate():
     scores = ((CLOSED + 0.01, 9.0), (9.0, CLOSED - 0.01))
-    _, masked = layer(GatedWeight, scores)
+    _, masked = layer(gated, scores)
     assert masked.kept().tolist() == [[True, False], [False, False]]
-    masked.offset.fill_(-1.0)  # logits are S + 1
-    assert masked.logits[1, 1].item() == pytest.approx(CLOSED + 0.99, abs=1e-5)
+    masked.gate.offset.fill_(-1.0)  # logits are S + 1
+    assert masked.gate.logits(masked.scores)[1, 1].item() == pytest.approx(CLOSED + 0.99, abs=1e-5)
     assert masked.kept().tolist() == M
     assert layer()[1].kept().tolist() == M
 
@@ -168,13 +173,13 @@ def is_positive_zero(tensor):
     return (tensor == 0) & ~tensor.signbit()
 
 
-@pytest.mark.parametrize("masked_class", [MaskedWeight, GatedWeight])
+@pytest.mark.parametrize("masked_class", [MaskedWeight, gated])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fold_leaves_positive_zeros(masked_class, dtype):
     linear, masked = layer(masked_class, dtype=dtype)
     masked.mask.copy_(torch.tensor([[True, False], [True, False]]))  # -4 is masked: not -0.0
     folded = masked.fold(linear.parametrizations.weight.original)
-    factor = 0.5 if masked_class is GatedWeight else 1.0  # the gate at S = 0
+    factor = 0.5 if masked_class is gated else 1.0  # the gate at S = 0
     assert folded.tolist() == [[factor, 0.0], [3 * factor, 0.0]]
     assert is_positive_zero(folded[:, 1]).all()
     assert folded.dtype == dtype
@@ -182,7 +187,7 @@ def test_fold_leaves_positive_zeros(masked_class, dtype):
 
 
 def test_fold_of_a_closed_gate():
-    linear, masked = layer(GatedWeight, scores=((9.0, 9.0), (9.0, -9.0)))
+    linear, masked = layer(gated, scores=((9.0, 9.0), (9.0, -9.0)))
     masked.mask.fill_(True)
     folded = masked.fold(linear.parametrizations.weight.original)
     assert folded.tolist() == [[1.0, 2.0], [3.0, 0.0]]

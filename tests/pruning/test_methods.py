@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fineprune.config import PruningConfig
-from fineprune.pruning.hard_concrete import CLOSED
+from fineprune.pruning.methods.hard_concrete import CLOSED
 from fineprune.pruning.pruner import prepare
 
 A = [[1.0, -5.0], [3.0, 0.5]]
@@ -251,7 +251,7 @@ def test_l0_controlled_selects_by_density():
     pruner = toy("l0", density=0.5, scores=scores)
     assert to_step(pruner, 8) == [[[1, 1], [1, 1]], [[0, 0], [0, 0]]]
     assert pruner.density == 0.5
-    assert pruner.targets[0].masked.offset.item() == 0
+    assert pruner.targets[0].gate.offset.item() == 0
     # the cut 0 is log 11 above CLOSED: lambda = 1e-5 * 8 * e^(2 log 11) = 8e-5 * 121
     assert pruner.lambda_ == pytest.approx(8e-5 * 121)
 
@@ -261,7 +261,7 @@ def test_l0_controlled_opens_the_gates_that_the_density_keeps():
     pruner = toy("l0", density=0.5, scores=scores)
     to_step(pruner, 8)
     assert pruner.threshold == -8.0
-    assert pruner.targets[0].masked.offset.item() == pytest.approx(-8 - CLOSED - 0.001, abs=1e-5)
+    assert pruner.targets[0].gate.offset.item() == pytest.approx(-8 - CLOSED - 0.001, abs=1e-5)
     assert pruner.targets[0].masked.kept().all()
     assert not pruner.targets[1].masked.kept().any()
     assert pruner.density == 0.5

@@ -12,7 +12,7 @@ from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, prepare
 from fineprune.config import METHODS, SCORE_OPTIMIZERS
-from fineprune.pruning.score_optimizer import MARK, RULES, with_scores
+from fineprune.pruning.score_optimizer import MARK, RULES, adopt
 
 OTHERS = ("sgd", "adam_bf16")
 LEARNING = [name for name, traits in METHODS.items() if traits.learns_scores]
@@ -79,7 +79,7 @@ def test_the_choices():
 
 
 def test_adam_is_the_optimizer_of_the_weights():
-    assert with_scores(torch.optim.AdamW, "adam") is torch.optim.AdamW
+    assert type(prepared("adam").optimizer(torch.optim.AdamW, 1e-3)) is torch.optim.AdamW
     one, two = prepared("adam"), prepared("adam")
     train(one, torch.optim.AdamW(one.parameter_groups(1e-3, 0.1), betas=(0.8, 0.9)), 20)
     train(two, two.optimizer(torch.optim.AdamW, 1e-3, 0.1, betas=(0.8, 0.9)), 20)
@@ -132,7 +132,8 @@ def test_bytes_for_each_score(choice, size):
 def moved_by(choice, gradients, lr=0.1, kind=torch.optim.SGD):
     """A score of zeros after gradients, and the optimizer."""
     score = nn.Parameter(torch.zeros_like(gradients[0]))
-    optimizer = with_scores(kind, choice)([{"params": [score], "lr": lr, MARK: choice}], lr=lr)
+    optimizer = kind([{"params": [score], "lr": lr, MARK: choice}], lr=lr)
+    adopt(optimizer)
     for gradient in gradients:
         score.grad = gradient
         optimizer.step()

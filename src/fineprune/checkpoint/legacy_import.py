@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
-from fineprune.pruning import hard_concrete
+from fineprune.pruning.methods import hard_concrete
 from fineprune.pruning.selection import fill_masks, find_threshold
 from fineprune.pruning.targets import find_targets
 

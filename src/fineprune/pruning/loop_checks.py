@@ -6,7 +6,7 @@ import weakref
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fineprune.pruning.methods.base import Target
+from fineprune.pruning.target import Target
 
 UPDATES = 20
 """Optimizer steps after which what is missing is told: a loss scaler skips some of the first."""
@@ -22,13 +22,13 @@ class LoopWatch:
     which FSDP puts in place of ours, are not seen, and then nothing is said.
     """
 
-    def __init__(self, targets: list[Target]) -> None:
+    def __init__(self, targets: list[Target], moved_each_step: bool = True) -> None:
         self.stepped = False
         self._updates = 0
         watched = next((target for target in targets if target.weight.requires_grad), None)
         if watched is None:
             return
-        scores = watched.masked.scores
+        scores = watched.masked.scores if moved_each_step else None
         self._weight = watched.weight._version
         self._scores = None if scores is None else scores._version
         module = weakref.ref(watched.module)  # not the module itself: its weight holds this

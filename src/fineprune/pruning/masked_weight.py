@@ -1,32 +1,44 @@
 """Eq. 2: the parametrization W' = W ⊙ M and its straight-through backward."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
-from fineprune.pruning import hard_concrete
 from fineprune.pruning.distributed import ranks
+from fineprune.pruning.expansion import Expansion
+from fineprune.pruning.units import Grid, elements
+
+WeightGradient = Literal["masked", "dense"]
+"""What a weight gets of dL/dW': what its mask lets through, or all of it, also where it is pruned."""
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """W' = W ⊙ M, where the mask M takes part in the gradient only through its scores S.
+    """W' = W ⊙ M ⊙ z, where the mask M takes part in the gradient only through what stands for its scores.
 
-    Both gradients come from the same dL/dW' (Eq. 2): dL/dW = dL/dW' ⊙ M and
-    dL/dS = dL/dW' ⊙ W ⊙ f. Straight-through takes f = 1, the selection for the identity; with
-    a sampled gate z, M = mask ⊙ z and f is the gate's slope (Eq. 3). Nothing but W, M and z
-    is kept for it, since f can be read back from z.
+    Both gradients come from the same dL/dW' (Eq. 2): dL/dW = dL/dW' ⊙ M ⊙ z and dL/dS = dL/dW' ⊙ W, summed
+    over each unit. Straight-through takes the selection for the identity. With a gate z the second is dL/dz,
+    which the gate carries on to its scores.
     """
 
     @staticmethod
-    def forward(weight: Tensor, scores: Tensor, mask: Tensor, gate: Tensor | None) -> Tensor:
+    def forward(
+        weight: Tensor,
+        scores: Tensor,
+        mask: Tensor,
+        gate: Tensor | None,
+        expansion: Expansion | None,
+        dense: bool,
+    ) -> Tensor:
         product = weight * mask.view(torch.uint8)  # a bool factor takes torch's slow path
         return product if gate is None else product.mul_(gate)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, scores, mask, gate = inputs
+        weight, scores, mask, gate, ctx.expansion, ctx.dense = inputs
         ctx.scores_dtype = scores.dtype
         ctx.save_for_backward(weight, mask, gate)
 
@@ -34,94 +46,130 @@ class _MaskedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         weight, mask, gate = ctx.saved_tensors
-        to_weight = to_scores = None
+        to_weight = to_scores = to_gate = None
         if ctx.needs_input_grad[0]:
-            to_weight = gradient * mask.view(torch.uint8)
+            to_weight = gradient if ctx.dense else gradient * mask.view(torch.uint8)
             if gate is not None:
-                to_weight.mul_(gate)
-        if ctx.needs_input_grad[1]:
-            to_scores = (gradient * weight).to(ctx.scores_dtype)
+                to_weight = to_weight * gate
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            moved = gradient * weight
             if gate is not None:
-                to_scores.mul_(hard_concrete.slope(gate))
-        return to_weight, to_scores, None, None
+                to_gate = moved
+            else:
+                to_scores = moved.to(ctx.scores_dtype)
+                if ctx.expansion is not None:
+                    to_scores = ctx.expansion.reduce(to_scores)
+        return to_weight, to_scores, None, to_gate, None, None
+
+
+class Gate(nn.Module, ABC):
+    """A factor z in [0, 1] on each weight beside its mask, a function of the weight's score."""
+
+    @abstractmethod
+    def forward(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return z of one forward pass in `dtype`, the shape of `scores`, differentiable in them."""
+
+    @abstractmethod
+    def expected(self, scores: Tensor) -> Tensor:
+        """Return z at test time for the rows in `scores`, float32."""
+
+    @abstractmethod
+    def is_open(self, scores: Tensor) -> Tensor:
+        """Return where z is not 0 at test time, bool."""
+
+    @abstractmethod
+    def follow(self, threshold: float) -> None:
+        """Keep the gates of scores above `threshold` open, at which the last selection cut."""
 
 
 class MaskedWeight(nn.Module):
-    """A parametrization of one weight: it multiplies by `mask` and, where scores are learned,
-    hands them their straight-through gradient.
+    """A parametrization of one weight: it multiplies by a mask, and hands scores their straight-through
+    gradient.
 
-    `mask` is a bool buffer in the weight's shape, refreshed once an optimizer step by the
-    method. `scores` is a float32 parameter in that shape, or None where the score is the weight.
+    Attributes:
+        mask: Bool buffer of the weight's shape, refreshed once an optimizer step by the method.
+        scores: Float32 parameter with an entry a unit (of elements, the weight's shape); None where the score
+            is read off the weight.
+        units: Bool buffer with an entry a unit, which `mask` expands; of elements `mask` itself.
+        statistics: Float32 tensors like `scores` that a score rule keeps, parameters without gradient, so
+            that they are saved and sharded as the scores are.
     """
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, scores: Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scores: Tensor | None,
+        grid: Grid | None = None,
+        gate: Gate | None = None,
+        weight_gradient: WeightGradient = "masked",
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.grid = grid or elements("", weight)
+        self.weight_gradient: WeightGradient = weight_gradient
         mask = torch.ones_like(weight, dtype=torch.bool, memory_format=torch.contiguous_format)
         self.register_buffer("mask", mask)
+        if not self.grid.is_elements:
+            flags = torch.ones(self.grid.shape, dtype=torch.bool, device=weight.device)
+            self.register_buffer("unit_mask", flags)
         self.scores = None if scores is None else nn.Parameter(scores)
+        self.gate = gate
+        for name, tensor in (statistics or {}).items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        self._statistics = tuple(statistics or ())
+
+    @property
+    def units(self) -> Tensor:
+        """The flags that a selection writes; call `spread` afterwards."""
+        flags: Tensor = self.mask if self.grid.is_elements else self.get_buffer("unit_mask")
+        return flags
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """The statistics of the score rule, by name."""
+        return {name: self.get_parameter(name) for name in self._statistics}
+
+    def spread(self) -> None:
+        """Expand the flags of the units to the mask of the weights."""
+        if not self.grid.is_elements:
+            self.mask.copy_(self.grid.expansion.expand(self.units))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W' in the weight's shape and dtype."""
+        """Return W' in the weight's shape and dtype."""
         if self.scores is None:
             return weight * self.mask.view(torch.uint8)
+        gate = None if self.gate is None else self.gate(self.scores, weight.dtype)
+        expansion = None if self.grid.is_elements else self.grid.expansion
         product: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
-            weight, self.scores, self.mask, self.gate(weight)
+            weight, self.scores, self.mask, gate, expansion, self.weight_gradient == "dense"
         )
         return product
 
-    def gate(self, weight: Tensor) -> Tensor | None:
-        """A factor in [0, 1] beside the mask, in the weight's dtype; None stands for ones."""
-        return None
-
-    def kept(self) -> Tensor:
-        """Bool, the weight's shape: what the model keeps if training ends now."""
-        return self.mask
-
-    @torch.no_grad()
-    def fold(self, weight: Tensor) -> Tensor:
-        """The weight made permanent: test-time mask applied, exact (positive) zeros elsewhere. Of a sharded
-        weight, the rows of this process.
-        """
-        return torch.where(ranks.rows_like(self.kept(), weight), ranks.local(weight), 0)
-
-
-class GatedWeight(MaskedWeight):
-    """A masked weight whose mask is also a hard-concrete gate: sampled in training, its
-    expectation in evaluation. Of several processes each samples from its own generator: the same gates
-    where all have the seed and the shapes of batches in common, else its own. Masks are the same on all.
-    """
-
-    offset: Tensor
-
-    def __init__(self, weight: Tensor, scores: Tensor) -> None:
-        super().__init__(weight, scores)
-        self.register_buffer("offset", torch.zeros((), dtype=torch.float32, device=weight.device))
-
-    @property
-    def logits(self) -> Tensor:
-        """S less the shift that keeps the gates of selected weights open; the rows of this process."""
-        assert self.scores is not None
-        return ranks.local(self.scores) - self.offset
-
-    @torch.no_grad()
-    def gate(self, weight: Tensor) -> Tensor:
-        assert self.scores is not None
-        gate = hard_concrete.sample if self.training else hard_concrete.expected
-        return gate(self.scores.detach() - self.offset).to(weight.dtype)  # both whole in a forward pass
-
     @torch.no_grad()
     def kept(self) -> Tensor:
-        assert self.scores is not None
+        """Return what the model keeps if training ends now: bool, the weight's shape."""
+        if self.gate is None or self.scores is None:
+            return self.mask
         if self.scores.dtype.itemsize < 4:  # rounded, gates close that the density keeps
             raise FinepruneError(
                 f"the model was cast to {self.scores.dtype} after prepare, and the gates of L0 with it: "
                 "finalize it first, then cast"
             )
-        return self.mask & ranks.whole_like(self.logits > hard_concrete.CLOSED, self.scores)
+        return self.mask & ranks.whole_like(self.gate.is_open(ranks.local(self.scores)), self.scores)
 
     @torch.no_grad()
     def fold(self, weight: Tensor) -> Tensor:
-        gate = hard_concrete.expected(self.logits.detach()).to(weight.dtype)
-        return torch.where(ranks.rows_like(self.kept(), weight), ranks.local(weight) * gate, 0)
+        """Return the weight made permanent: the test-time mask applied, exact (positive) zeros elsewhere.
+
+        Of a weight that is spread over processes, these are the rows of this process.
+        """
+        own = ranks.local(weight)
+        if self.gate is not None and self.scores is not None:
+            own = own * self.gate.expected(ranks.local(self.scores.detach())).to(weight.dtype)
+        return torch.where(ranks.rows_like(self.kept(), weight), own, 0)
+
+    def hidden(self) -> Tensor:
+        """Return which stored weights `fold` does not show: bool, the weight's shape."""
+        return ~self.mask if self.gate is None else torch.ones_like(self.mask)

@@ -10,16 +10,19 @@ from torch.nn.utils import parametrize
 
 from fineprune.config import PruningConfig, method_class
 from fineprune.errors import FinepruneError
+from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.loop_checks import LoopWatch
 from fineprune.pruning.masked_weight import MaskedWeight
-from fineprune.pruning.methods.base import Control, Method, Target
-from fineprune.pruning.schedule import Schedule
-from fineprune.pruning.score_optimizer import MARK, with_scores
+from fineprune.pruning.methods.base import Control, Method
+from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
+from fineprune.pruning.score_rules import Observed
+from fineprune.pruning.target import Target
 from fineprune.pruning.targets import find_targets, refuse_quantized
 
 _DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
+_MODULES = "_fineprune_modules"  # what a method trains beside the model
 _FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
 
 
@@ -36,13 +39,13 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
         facts |= config.to_dict()
     agreement.agree(facts, "prepare")
     with agreement.together("prepare"):
-        schedule, method, found = _checked(model, config, total_steps)
+        method, found = _checked(model, config, total_steps)
     targets: list[Target] = []
     by_weight: dict[int, MaskedWeight] = {}
     for name, module in found.items():
         weight = module.get_parameter("weight")
         tied = by_weight.get(id(weight))
-        masked = tied or method.masked_weight(weight)
+        masked = tied or method.masked_weight(name, weight)
         masked.train(module.training)
         parametrize.register_parametrization(module, "weight", masked, unsafe=True)
         if tied is None:  # layers that share one weight share its mask, and it is counted once
@@ -52,20 +55,22 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
         _freeze_embeddings(model)
     # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
     setattr(model, _DDP_IGNORES, [*getattr(model, _DDP_IGNORES, ()), *_buffers(model)])
-    return Pruner(model, config, schedule, targets)
+    modules = method.made.modules(model)
+    if modules:
+        setattr(model, _MODULES, nn.ModuleDict(modules))
+    return Pruner(model, method, targets)
 
 
 def _checked(
     model: nn.Module, config: PruningConfig, total_steps: int
-) -> tuple[Schedule, Method, dict[str, nn.Module]]:
-    """Schedule, method and matrices; all that `prepare` refuses is refused here."""
+) -> tuple[Method, dict[str, nn.Module]]:
+    """Return the method and the matrices; all that `prepare` refuses is refused here."""
     if not isinstance(model, nn.Module):
         raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
     refuse_quantized(model)
-    schedule = method_class(config.method).plan(config, total_steps)
-    method = method_class(config.method)(config, schedule)
+    method: Method = method_class(config.method)(config, total_steps)
     found = find_targets(model, config.targets, config.exclude)
     for name, module in found.items():  # all checks first: an error leaves the model as it was
         if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
@@ -77,10 +82,10 @@ def _checked(
                 f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
-    method.check({name: module.get_parameter("weight") for name, module in found.items()})
+    method.made.check({name: module.get_parameter("weight") for name, module in found.items()})
     if config.traits.holds_zeros:
         hold_zeros(model)
-        return schedule, method, found
+        return method, found
     adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
     for name, module in found.items():
         if id(module) in adapted:
@@ -88,68 +93,98 @@ def _checked(
                 f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
                 "layer out with exclude, or prune without adapters, then train these with method='keep_zeros'"
             )
-    return schedule, method, found
+    return method, found
 
 
 class Pruner:
     """Masks, scores and penalty of a prepared model. Made by `prepare`."""
 
-    def __init__(
-        self, model: nn.Module, config: PruningConfig, schedule: Schedule, targets: list[Target]
-    ) -> None:
+    def __init__(self, model: nn.Module, method: Method, targets: list[Target]) -> None:
         self.model = model
-        self.config = config
-        self.schedule = schedule
+        self.config = method.config
+        self.schedule = method.schedule
         self.targets = targets
-        self._dtypes = [target.weight.dtype for target in targets]
         self.steps_done = 0
+        self._method = method
+        self._dtypes = [target.weight.dtype for target in targets]
         self._agreed = False
+        self._observed = False
         self._changed: Tensor | float = 0.0
-        self._method = method_class(config.method)(config, schedule)
         self._control = Control()
         self._refresh()
-        self._watch = LoopWatch([] if config.traits.holds_zeros else targets)
+        self._watch = LoopWatch([] if self.config.traits.holds_zeros else targets, self._rule is None)
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Groups for an optimizer: weights at `lr`, biases and norms at `lr` without decay, and
-        scores at their own rate (`score_lr`) without decay. Frozen parameters are left out.
+        """Return groups for an optimizer: weights, biases and norms without decay, and scores.
 
-        Raises `FinepruneError` where the scores have an optimizer of their own: see `optimizer`.
+        The scores have their own rate (`score_lr`) and no decay. Frozen parameters are left out.
+
+        Raises:
+            FinepruneError: The optimizer of these groups would not be enough: scores have an optimizer of
+                their own, or the method reads gradients before each step. Use `optimizer` or `attach`.
         """
+        instead = (
+            "make it by pruner.optimizer(torch.optim.AdamW, lr=...), or give one to pruner.attach(optimizer)"
+        )
         if self.config.score_optimizer != "adam":
             raise FinepruneError(
                 f"score_optimizer={self.config.score_optimizer!r}: an optimizer of these groups would move "
-                "scores as it moves weights; make it by pruner.optimizer(torch.optim.AdamW, lr=...)"
+                f"scores as it moves weights; {instead}"
+            )
+        if self._rule is not None:
+            raise FinepruneError(
+                f"method={self.config.method!r}: it reads the gradients before each step, which an optimizer "
+                "of these "
+                f"groups would not show it; {instead}"
             )
         return self._groups(lr, weight_decay)
 
     def optimizer(
         self, kind: type[torch.optim.Optimizer], lr: float, weight_decay: float = 0.0, **settings: Any
     ) -> torch.optim.Optimizer:
-        """An optimizer of class `kind` over the parameter groups, in which the scores move as
-        `score_optimizer` says. `settings` are those of `kind`.
+        """Return an optimizer of class `kind` over the parameter groups, with the scores attached.
+
+        Args:
+            kind: An optimizer class of torch.
+            lr: The rate of the weights.
+            weight_decay: The decay of the matrices; biases, norms and scores have none.
+            settings: Further arguments of `kind`.
         """
-        made = with_scores(kind, self.config.score_optimizer)
-        return made(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[no-any-return]
+        made = kind(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[call-arg]
+        self.attach(made)
+        return made
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer that somebody else made move the scores as the config says, in place.
+
+        The scores are taken out of its groups and get one of their own, at `score_lr` without decay. A method
+        that reads gradients is shown them before each step.
+
+        Raises:
+            FinepruneError: The optimizer has stepped already.
+        """
+        take_scores_out(optimizer, self.targets, score_group(self.targets, self.config, self.score_lr))
+        if self._rule is not None:
+            optimizer.register_step_pre_hook(lambda own, *_: self._observe(own))
+
+    def _observe(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self._rule is not None
+        self._observed = True
+        self._rule.observe(self.targets, self.steps_done + 1, rates(optimizer))
+        for target in self.targets:
+            target.scores.grad = None  # read; no optimizer has these scores, to clear it
+
+    @property
+    def _rule(self) -> Observed | None:
+        """The score rule that reads gradients, of a method that has one."""
+        rule = self._method.made.rule
+        return rule if isinstance(rule, Observed) else None
 
     def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         if self.config.traits.holds_zeros and not any(ranks.is_sharded(t.weight) for t in self.targets):
             hold_zeros(self.model)  # adapters that came after `prepare`, and before `fully_shard`
-        scores = {id(target.masked.scores) for target in self.targets}
-        groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "scores": []}
-        for parameter in self.model.parameters():
-            if id(parameter) in scores:
-                groups["scores"].append(parameter)
-            elif parameter.requires_grad:
-                groups["decay" if parameter.ndim > 1 else "no_decay"].append(parameter)
-        result: list[dict[str, Any]] = [
-            {"params": groups["decay"], "lr": lr, "weight_decay": weight_decay},
-            {"params": groups["no_decay"], "lr": lr, "weight_decay": 0.0},
-            {"params": groups["scores"], "lr": self.score_lr, "weight_decay": 0.0},
-        ]
-        if self.config.score_optimizer != "adam":
-            result[2][MARK] = self.config.score_optimizer
-        return [group for group in result if group["params"]]
+        weights = weight_groups(self.model.parameters(), self.targets, lr, weight_decay)
+        return weights + score_group(self.targets, self.config, self.score_lr)
 
     @property
     def score_lr(self) -> float | None:
@@ -175,6 +210,12 @@ class Pruner:
             self._agree()
         self.steps_done += 1
         self._watch.stepped = True
+        if self._rule is not None and not self._observed:
+            raise FinepruneError(
+                f"method={self.config.method!r}: no gradient was shown to it, since its optimizer was not "
+                "attached; "
+                "call pruner.attach(optimizer) before the first step, or make it by pruner.optimizer"
+            )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
         if due and not self.config.traits.holds_zeros:
@@ -201,6 +242,11 @@ class Pruner:
                 raise FinepruneError(
                     f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
                     "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
+                )
+            if ranks.is_sharded(target.weight) and not target.masked.grid.is_elements:
+                raise FinepruneError(
+                    f"{target.name}: a {target.masked.grid.kind} cannot be spread over processes by "
+                    "fully_shard; use DDP"
                 )
         self.check_masks()  # those of `keep_zeros` are read off weights, which each process loads by itself
 
@@ -274,31 +320,38 @@ class Pruner:
             "threshold": self._control.threshold,
             "lambda": self._control.lambda_,
             "changed": self.changed,
-        }
+        } | ({} if self._method.made.state is None else {"method": self._method.made.state.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; the model's state, with scores and masks, is loaded apart.
 
-        Raises `FinepruneError` where the state is of another config or length.
+        Raises:
+            FinepruneError: The state is of another config or length.
         """
-        try:
-            config = PruningConfig.from_dict(state["config"])
-            total, steps_done = int(state["total_steps"]), int(state["steps_done"])
-            threshold, lambda_ = state["threshold"], float(state["lambda"])
-            changed = float(state["changed"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FinepruneError(f"not the state of a pruner: {error} is missing or wrong") from error
-        if config != self.config or total != self.schedule.total:
-            ours, theirs = self.config.to_dict(), config.to_dict()
-            differing = [f"{k}: saved {theirs[k]!r}, now {ours[k]!r}" for k in ours if ours[k] != theirs[k]]
-            if total != self.schedule.total:
-                differing.append(f"total_steps: saved {total}, now {self.schedule.total}")
-            raise FinepruneError(
-                f"the saved pruning run is another one ({'; '.join(differing)}); resume with its settings"
-            )
-        self.steps_done = steps_done
-        self._control = Control(threshold, lambda_)
-        self._changed = changed
+        saved = pruning_state.SavedState.read(state)
+        saved.check(self.config, self.schedule.total)
+        self.steps_done = saved.steps_done
+        self._control = Control(saved.threshold, saved.lambda_)
+        self._changed = saved.changed
+        if self._method.made.state is not None:
+            self._method.made.state.load_state_dict(saved.method)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that `finalize` drops or hides, for a checkpoint beside the folded weights.
+
+        These are, by target: scores, masks, gates, statistics, and the weights under the mask; on the CPU.
+        """
+        pruning_state.refuse_sharded(self.targets)
+        return pruning_state.tensors(self.targets, getattr(self.model, _MODULES, None))
+
+    def load_tensors(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `tensors` returned; the folded weights have to be loaded before.
+
+        Raises:
+            FinepruneError: Names, shapes or types are not those of this run.
+        """
+        pruning_state.refuse_sharded(self.targets)
+        pruning_state.load_tensors(self.targets, getattr(self.model, _MODULES, None), saved)
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:
@@ -338,6 +391,8 @@ def finalize(model: nn.Module) -> nn.Module:
         own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    if hasattr(model, _MODULES):
+        delattr(model, _MODULES)
     ignored = [name for name in vars(model).pop(_DDP_IGNORES, ()) if name not in ours]
     if ignored:  # the user's
         setattr(model, _DDP_IGNORES, ignored)

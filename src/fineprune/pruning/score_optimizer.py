@@ -10,6 +10,7 @@ offset that runs through all of its 65,536 values as the steps go by: over time 
 out, and no random numbers are drawn that a resumed run would have to find again.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,20 +27,25 @@ _BETAS = (0.9, 0.999)
 _STEPS = "score_steps"
 
 
-def with_scores(kind: Any, choice: str) -> Any:
-    """The optimizer class `kind`, which moves marked groups as the group says, and all others as ever.
+def adopt(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer move its marked groups as the group says, and all others as ever, in place.
 
-    One optimizer with one state, so schedulers, clipping and checkpoints need not know.
+    It stays one optimizer with one state, so schedulers, clipping and checkpoints need not know.
     """
-    if choice == "adam":
-        return kind
+    kind: Any = type(optimizer)
+    optimizer.__class__ = _with_scores(kind)
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # see WithScores
+    optimizer._patch_step_function()  # step hooks, as torch sets them up for each class
+
+
+@functools.cache
+def _with_scores(kind: Any) -> Any:
+    """Return a subclass of the optimizer class `kind` that leaves marked groups to `RULES`."""
 
     class WithScores(kind):  # type: ignore[misc]
         param_groups: list[dict[str, Any]]
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._step_supports_amp_scaling = False  # a fused Adam would unscale its own gradients alone
+        # A fused Adam would unscale its own gradients alone, hence no `_step_supports_amp_scaling`.
 
         @torch.no_grad()
         def step(self, closure: Callable[[], Any] | None = None) -> Any:

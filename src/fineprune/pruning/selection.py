@@ -18,6 +18,7 @@ from fineprune.errors import FinepruneError
 _DIRECT = 1 << 14  # this many scores are simply ranked
 _SAMPLE = 1 << 18  # scores sampled at most to place the bracket; of fewer scores, one in sixteen
 _CHUNK = 1 << 20  # scores looked at together: their flags stay in the cache
+_MOST_SORTED = 1 << 20  # units of different cost, which are sorted
 _MARGIN = 3.0  # half width of the bracket, in standard errors of the sample's rank
 
 
@@ -98,6 +99,58 @@ def select_together(
             for i in rest:
                 masks[i].fill_(False)
             return threshold
+
+
+@torch.no_grad()
+def top_v_by_cost(
+    scores: Sequence[Tensor],
+    costs: Sequence[int],
+    density: float,
+    masks: Sequence[Tensor],
+    key: Key | None = None,
+) -> Threshold:
+    """Write into `masks` the units of highest score whose costs make up the share `density` of all.
+
+    Units are taken in the order of `top_v`. The next one, of cost k, is kept while at least k / 2 of the
+    budget is left; the first that is not ends the selection, so that what is kept is a threshold. At least
+    one unit stays.
+
+    Args:
+        scores: A tensor a matrix.
+        costs: What a unit of each matrix costs.
+        density: The share of the cost of all units that stays.
+        masks: Bool, shaped as the scores.
+        key: As in `top_v`.
+
+    Raises:
+        FinepruneError: There are more than 2^20 units, or scores are NaN.
+    """
+    sizes = [entry.numel() for entry in scores]
+    if sum(sizes) > _MOST_SORTED:
+        raise FinepruneError(
+            f"{sum(sizes):,} units of different cost in one ranking; at most {_MOST_SORTED:,} can be ranked "
+            "together: "
+            "give each part of the model a density of its own, or rank matrix by matrix"
+        )
+    device = scores[0].device
+    ranked = torch.cat([piece.to(device) for piece in pieces(scores, key)])
+    if bool(ranked.isnan().any()):
+        raise not_a_number(int(torch.count_nonzero(ranked.isnan())))
+    cost = torch.tensor(costs, dtype=torch.float64, device=device).repeat_interleave(
+        torch.tensor(sizes, device=device)
+    )
+    order = ranked.argsort(descending=True, stable=True)
+    taken = cost[order].cumsum(0)
+    budget = density * float(taken[-1])
+    affordable = budget - (taken - cost[order]) >= cost[order] / 2
+    count = max(1, int(affordable.long().cumprod(0).sum()))
+    kept = torch.zeros(len(ranked), dtype=torch.bool, device=device)
+    kept[order[:count]] = True
+    for mask, part in zip(masks, kept.split(sizes), strict=True):
+        mask.copy_(part.view(mask.shape))
+    value = float(ranked[order[count - 1]])
+    equal = int(torch.count_nonzero(ranked == value))
+    return Threshold(value, count - int(torch.count_nonzero(ranked > value)), equal)
 
 
 @torch.no_grad()

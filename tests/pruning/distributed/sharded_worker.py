@@ -23,10 +23,11 @@ from several import report
 from spread import STEPS, Network, batches, config, mesh, network, rank, ranks, shard, train
 
 from fineprune import FinepruneError, PruningConfig, finalize, prepare, summary
-from fineprune.pruning import hard_concrete, selection
+from fineprune.pruning import selection
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.distributed.gathering import gather_state_dict
 from fineprune.pruning.distributed.ranks import Shards, local
+from fineprune.pruning.methods import hard_concrete
 
 
 def same_training(engine, method, scope, accumulate=1, precision="float32", **settings):

@@ -1,9 +1,11 @@
-"""Eq. 1 where each process holds some rows of every matrix, as FSDP2's `fully_shard` lays them.
+"""Who holds which rows of the pruned matrices, and Eq. 1 over all of them, behind one interface.
 
-Scores stay where they are: processes tell each other how many scores have which leading bits, and
-three rounds of that (a radix search) give the k-th highest exactly. Masks do travel, a byte a
-weight: in the forward pass a matrix is whole, so every process has the whole mask. What comes out
-is what one process would have chosen, ties included.
+`of(tensors)` answers with `Alone` where this process has every matrix whole, and with `Shards` where each
+process holds some rows, as FSDP2's `fully_shard` lays them. Scores stay where they are: processes tell each
+other how many scores have which leading bits, and three rounds of that (a radix search) give the k-th highest
+exactly. Masks do travel, a
+byte a weight: in the forward pass a matrix is whole, so every process has the whole mask. The result is what
+    one process would have chosen, ties included.
 """
 
 import sys
@@ -19,6 +21,15 @@ from fineprune.pruning import selection
 from fineprune.pruning.selection import Key, Threshold, keep_count
 
 _DIGIT = 11  # bits of a score that a round tells apart
+
+
+def of(tensors: Iterable[Tensor]) -> "Alone | Shards":
+    """Return who holds the rows of several matrices.
+
+    Raises:
+        FinepruneError: They are spread over processes in different ways.
+    """
+    return Shards.of(tensors) or Alone()
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -83,6 +94,49 @@ class _SumOfProcesses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+class Alone:
+    """Every matrix is whole in this process."""
+
+    def top_v(
+        self,
+        scores: Sequence[Tensor],
+        density: float,
+        masks: Sequence[Tensor],
+        key: Key | None = None,
+        floor: float = 0.0,
+        each: bool = False,
+        costs: Sequence[int] | None = None,
+    ) -> list[Threshold]:
+        """Write the Top_v of all scores ranked together, or of `each` matrix by itself, into `masks`.
+
+        Args:
+            scores: What is ranked, a tensor a matrix.
+            density: The share that stays, of entries, or of costs where these differ.
+            masks: Bool, shaped as the scores.
+            key: A function of the scores that is ranked in their place, piece by piece.
+            floor: The share of itself that a ranking of all leaves each matrix.
+            each: Rank matrix by matrix.
+            costs: What an entry of each matrix costs.
+
+        Returns:
+            The threshold of each ranking.
+        """
+        if each:
+            pairs = zip(scores, masks, strict=True)
+            return [selection.top_v([score], density, [mask], key) for score, mask in pairs]
+        if costs is not None and len(set(costs)) > 1:
+            return [selection.top_v_by_cost(scores, costs, density, masks, key)]
+        return [selection.top_v(scores, density, masks, key, floor)]
+
+    @torch.no_grad()
+    def above(self, scores: Sequence[Tensor], cut: float, masks: Sequence[Tensor], floor: float) -> None:
+        """Write the masks of scores above `cut`; each matrix keeps at least the share `floor` of itself."""
+        for score, mask in zip(scores, masks, strict=True):
+            torch.gt(score, cut, out=mask)
+            if int(torch.count_nonzero(mask)) < keep_count(floor, mask.numel()):
+                selection.top_v([score], floor, [mask])
 
 
 class Shards:
@@ -152,8 +206,15 @@ class Shards:
         key: Key | None = None,
         floor: float = 0.0,
         each: bool = False,
+        costs: Sequence[int] | None = None,
     ) -> list[Threshold]:
-        """As `selection.top_v`, of all scores together, or of `each` matrix by itself: whole masks."""
+        """Write whole masks, as `Alone.top_v` does."""
+        if not each and costs is not None and len(set(costs)) > 1:
+            raise FinepruneError(
+                "units of different cost cannot be ranked together while they are spread over processes; "
+                "rank them "
+                'matrix by matrix (scope="local"), or train without fully_shard'
+            )
         pieces = [self.rows(score) for score in scores]
         flags = [torch.empty(piece.shape, dtype=torch.bool, device=piece.device) for piece in pieces]
         sizes = [score.numel() for score in scores]
@@ -171,7 +232,7 @@ class Shards:
 
     @torch.no_grad()
     def above(self, scores: Sequence[Tensor], cut: float, masks: Sequence[Tensor], floor: float) -> None:
-        """Write the masks of scores above `cut`; each matrix keeps at least the share `floor` of itself."""
+        """Write whole masks, as `Alone.above` does."""
         pieces = [self.rows(score) for score in scores]
         flags = [piece > cut for piece in pieces]
         least = [keep_count(floor, score.numel()) for score in scores]

@@ -1,38 +1,24 @@
-"""What the methods share."""
+"""What a method is made of: parts with defaults, and the loop that every method shares.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+A method is a subclass of `Method` that says which parts differ from the defaults, in `parts`. Nothing else of
+it is overridden, so a method is read in its own file. `config.METHODS` has the list.
+"""
 
-import torch
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, final
+
 from torch import Tensor, nn
 
 from fineprune.config import PruningConfig
-from fineprune.pruning import selection
+from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.masked_weight import MaskedWeight
+from fineprune.pruning.masked_weight import Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
-
-
-@dataclass
-class Target:
-    """One pruned weight: its dotted name, the module that holds it, and its mask."""
-
-    name: str
-    module: nn.Module
-    masked: MaskedWeight
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """W itself, unmasked."""
-        original: nn.Parameter = self.module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-        return original
-
-    @property
-    def scores(self) -> Tensor:
-        """Learned scores S, the weight's shape."""
-        assert self.masked.scores is not None
-        return self.masked.scores
+from fineprune.pruning.score_rules import ScoreRule
+from fineprune.pruning.target import Target
+from fineprune.pruning.units import Grid, elements
 
 
 @dataclass
@@ -43,69 +29,154 @@ class Control:
     lambda_: float = 0.0
 
 
-class Method:
-    """What the methods share: masks by Top_v of a score on the density schedule, no penalty."""
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
 
-    start: ClassVar[float] = 0.0  # S of `score_init="zero"`
-    floor: ClassVar[float] = 0.0  # share of each matrix that a global ranking leaves it
+    def check(self, config: PruningConfig) -> None:
+        """Raise `FinepruneError` where the options do not fit the common settings."""
 
-    def __init__(self, config: PruningConfig, schedule: Schedule) -> None:
+
+class Penalty(ABC):
+    """A regularizer R(S) that pushes scores below the threshold.
+
+    Attributes:
+        start, end: Where the threshold of a controlled run begins and ends, in units of score.
+    """
+
+    start: ClassVar[float]
+    end: ClassVar[float]
+
+    @abstractmethod
+    def value(self, targets: Sequence[Target]) -> Tensor:
+        """Return R(S), a scalar."""
+
+    @abstractmethod
+    def fixed(self, targets: Sequence[Target], ramp: float, penalty: float) -> Control:
+        """Set the masks of a run with the paper's fixed lambda, at `ramp` (0 to 1) of the schedule."""
+
+
+def gradual(config: PruningConfig, total: int) -> Schedule:
+    """Plan Eq. 5 with the warm-up and cool-down of the config."""
+    return Schedule.plan(total, config.warmup, config.cooldown)
+
+
+class State(Protocol):
+    """Extra state of a method, which checkpoints hold as plain values (JSON)."""
+
+    def state_dict(self) -> Any:
+        """Return the state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Take back what `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a method.
+
+    Attributes:
+        rule: How scores start and move, and what is ranked; None where nothing is ranked and the first masks
+            stay.
+        units: Makes the grid of a matrix, from its name and weight.
+        gate: Makes the gate of a matrix from its weight; None for none.
+        weight_gradient: What pruned weights get of the gradient: nothing ("masked") or theirs ("dense").
+        floor: The share of each matrix that a global ranking leaves it.
+        penalty: What the loss gets beside the task's; None for none.
+        plan: Makes the schedule of a run of so many steps.
+        first_mask: Makes the mask before the first step from the weight; None keeps everything.
+        check: Raises `FinepruneError` for weights, by name, that the method can do nothing with.
+        after_cut: Is called with the targets after masks were refreshed.
+        modules: Makes modules that train beside the model and go at `finalize`, by name, from the model.
+        state: Holds extra state that is no tensor of a matrix; None for none.
+    """
+
+    rule: ScoreRule | None
+    units: Callable[[str, Tensor], Grid] = elements
+    gate: Callable[[Tensor], Gate] | None = None
+    weight_gradient: WeightGradient = "masked"
+    floor: float = 0.0
+    penalty: Penalty | None = None
+    plan: Callable[[PruningConfig, int], Schedule] = gradual
+    first_mask: Callable[[Tensor], Tensor] | None = None
+    check: Callable[[Mapping[str, Tensor]], None] = field(default=lambda weights: None)
+    after_cut: Callable[[Sequence[Target]], None] = field(default=lambda targets: None)
+    modules: Callable[[nn.Module], Mapping[str, nn.Module]] = field(default=lambda model: {})
+    state: State | None = None
+
+
+class Method(ABC):
+    """A pruning method for one run: its parts, made from the config, and its schedule."""
+
+    Options: ClassVar[type[Any]] = NoOptions
+    """The frozen dataclass of the settings that this method alone has."""
+
+    def __init__(self, config: PruningConfig, total: int) -> None:
         self.config = config
-        self.schedule = schedule
+        self.options = self.Options() if config.options is None else config.options
         self.scope = config.scope or config.traits.scopes[0]
+        self.made = self.parts()
+        self.schedule = self.made.plan(config, total)
 
-    @classmethod
-    def plan(cls, config: PruningConfig, total: int) -> Schedule:
-        """The schedule of a run of `total` steps."""
-        return Schedule.plan(total, config.warmup, config.cooldown)
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Return the parts, from `self.config` and `self.options`."""
 
-    @classmethod
-    def check(cls, weights: Mapping[str, Tensor]) -> None:
-        """Raise `FinepruneError` for weights, by name, that the method can do nothing with."""
-
-    def masked_weight(self, weight: Tensor) -> MaskedWeight:
-        """The parametrization of one weight."""
-        return MaskedWeight(weight, self.initial_scores(weight))
-
-    def initial_scores(self, weight: Tensor) -> Tensor:
-        """S before the first step, float32."""
-        scores = torch.full_like(
-            weight, self.start, dtype=torch.float32, memory_format=torch.contiguous_format
+    @final
+    def masked_weight(self, name: str, weight: Tensor) -> MaskedWeight:
+        """Return the parametrization of one weight."""
+        made = self.made
+        grid = made.units(name, weight)
+        masked = MaskedWeight(
+            weight,
+            None if made.rule is None else made.rule.start(weight, grid),
+            grid,
+            None if made.gate is None else made.gate(weight),
+            made.weight_gradient,
+            None if made.rule is None else made.rule.statistics(weight, grid),
         )
-        if self.config.score_init != "zero":
-            size = weight.detach().float().abs()
-            scores += size / size.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        return scores
+        if made.first_mask is not None:
+            masked.mask.copy_(made.first_mask(weight))
+        return masked
 
-    def ranked(self, targets: Sequence[Target]) -> tuple[list[Tensor], selection.Key | None]:
-        """What Top_v ranks: tensors, and a function of them that needs no copy."""
-        return [target.scores for target in targets], None
-
+    @final
     def refresh(self, targets: Sequence[Target], step: int) -> Control:
         """Set the masks for the forward pass after `step` optimizer steps."""
-        density = self.schedule.density(step, self.config.density)
-        if density >= 1:
-            for target in targets:
-                target.masked.mask.fill_(True)
+        rule, penalty = self.made.rule, self.made.penalty
+        if rule is None:
             return Control()
-        scores, key = self.ranked(targets)
-        masks = [target.masked.mask for target in targets]
-        shards = ranks.Shards.of(scores)
-        if shards is not None:
-            found = shards.top_v(scores, density, masks, key, self.floor, each=self.scope == "local")
-            return Control(sum(cut.value for cut in found) / len(found))
-        if self.scope == "global":
-            return Control(selection.top_v(scores, density, masks, key, self.floor).value)
-        cuts = [
-            selection.top_v([score], density, [mask], key).value
-            for score, mask in zip(scores, masks, strict=True)
-        ]
-        return Control(sum(cuts) / len(cuts))
+        ramp = self.schedule.ramp(step)
+        if penalty is not None and self.config.penalty is not None:
+            control = penalty.fixed(targets, ramp, self.config.penalty)
+        else:
+            density = self.schedule.density(step, self.config.density)
+            control = Control() if density >= 1 else self._cut(rule, targets, density)
+            if density >= 1:
+                for target in targets:
+                    target.masked.units.fill_(True)
+            if penalty is not None and control.threshold is not None:
+                wanted = path(ramp, penalty.start, penalty.end)
+                units = sum(target.scores.numel() for target in targets)
+                control.lambda_ = controlled_lambda(control.threshold, wanted, ramp, units)
+                for target in targets:
+                    if target.masked.gate is not None:
+                        target.gate.follow(control.threshold)
+        for target in targets:
+            target.masked.spread()
+        self.made.after_cut(targets)
+        return control
 
+    @final
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
-        """What is added to the loss; None where the method has no penalty."""
-        return None
+        """Return lambda * R(S), which is added to the loss; None where the method has no penalty."""
+        return None if self.made.penalty is None else lambda_ * self.made.penalty.value(targets)
 
-
-def count_scores(targets: Sequence[Target]) -> int:
-    return sum(target.scores.numel() for target in targets)
+    def _cut(self, rule: ScoreRule, targets: Sequence[Target], density: float) -> Control:
+        """Keep the highest units (Eq. 1): ranked together, or matrix by matrix."""
+        ranked = rule.ranked(targets)
+        flags = [target.masked.units for target in targets]
+        costs = [target.masked.grid.cost for target in targets]
+        cuts = ranks.of(ranked.tensors).top_v(
+            ranked.tensors, density, flags, ranked.key, self.made.floor, self.scope == "local", costs
+        )
+        return Control(sum(cut.value for cut in cuts) / len(cuts))

@@ -1,45 +1,92 @@
-"""L0 regularization (Louizos, Welling and Kingma 2018)."""
+"""L0 regularization (Louizos, Welling and Kingma 2018, arXiv:1712.01312)."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from fineprune.pruning import hard_concrete
-from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.masked_weight import GatedWeight, MaskedWeight
-from fineprune.pruning.methods.base import Control, Method, Target, count_scores
+from fineprune.pruning.masked_weight import Gate
+from fineprune.pruning.methods import hard_concrete
+from fineprune.pruning.methods.base import Control, Method, Parts, Penalty
+from fineprune.pruning.score_rules import Learned
+from fineprune.pruning.target import Target
 
 
 class L0(Method):
     """L0 regularization with hard-concrete gates, sampled in the forward pass."""
 
-    start = hard_concrete.INITIAL
+    def parts(self) -> Parts:
+        return Parts(
+            # The reference's logit; a start from |W| spreads it, the average weight staying there.
+            rule=Learned(self.config, hard_concrete.INITIAL, centered=True),
+            gate=HardConcrete,
+            penalty=ExpectedL0(),
+        )
 
-    def masked_weight(self, weight: Tensor) -> MaskedWeight:
-        return GatedWeight(weight, self.initial_scores(weight))
 
-    def initial_scores(self, weight: Tensor) -> Tensor:
-        """The reference's logit; "magnitude" spreads it, the average weight staying there."""
-        scores = super().initial_scores(weight)
-        return scores if self.config.score_init == "zero" else scores - 1
+class _Sampled(torch.autograd.Function):
+    """z of the logits, whose slope is read back from z (Eq. 3), so that nothing else is kept."""
 
-    def refresh(self, targets: Sequence[Target], step: int) -> Control:
-        if self.config.penalty is not None:  # the threshold stays, lambda is constant
-            return Control(hard_concrete.CLOSED, self.config.penalty)
-        control = super().refresh(targets, step)
-        if control.threshold is not None:
-            ramp = self.schedule.ramp(step)
-            wanted = path(ramp, self.start, hard_concrete.CLOSED)
-            control.lambda_ = controlled_lambda(control.threshold, wanted, ramp, count_scores(targets))
-            # Scores that fell below the closing point would shut gates which the density keeps.
-            shift = min(0.0, control.threshold - hard_concrete.CLOSED - 1e-3)
-            for target in targets:
-                target.masked.offset.fill_(shift)  # type: ignore[operator]
-        return control
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, offset: Tensor, dtype: torch.dtype, training: bool) -> Tensor:
+        gate = hard_concrete.sample if training else hard_concrete.expected
+        z = gate(scores - offset).to(dtype)
+        ctx.save_for_backward(z)
+        ctx.scores_dtype = scores.dtype
+        return z
 
-    def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
-        """Lambda * E[L0], as a share of the weights: averaged as soft movement's R."""
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        return gradients[0].to(ctx.scores_dtype).mul_(hard_concrete.slope(z)), None, None, None
+
+
+class HardConcrete(Gate):
+    """The hard-concrete gate: sampled in training, its expectation in evaluation.
+
+    Several processes each sample from their own generator: the same gates where seed and shapes of batches
+        are the same, else each its own. Masks are the same on all.
+
+    Attributes:
+        offset: What is taken off the scores, so that the gates of selected weights stay open.
+    """
+
+    offset: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros((), dtype=torch.float32, device=weight.device))
+
+    def forward(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        z: Tensor = _Sampled.apply(scores, self.offset, dtype, self.training)  # type: ignore[no-untyped-call]
+        return z
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """Return the scores less the offset."""
+        return scores - self.offset
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return hard_concrete.expected(self.logits(scores))
+
+    def is_open(self, scores: Tensor) -> Tensor:
+        return self.logits(scores) > hard_concrete.CLOSED
+
+    def follow(self, threshold: float) -> None:
+        # Scores that fell below the closing point would shut gates which the density keeps.
+        self.offset.fill_(min(0.0, threshold - hard_concrete.CLOSED - 1e-3))
+
+
+class ExpectedL0(Penalty):
+    """E[L0] as a share of the weights: P(z > 0) averaged in each matrix, then over the matrices."""
+
+    start, end = hard_concrete.INITIAL, hard_concrete.CLOSED
+
+    def value(self, targets: Sequence[Target]) -> Tensor:
         scores = [target.scores for target in targets]
-        values = [hard_concrete.open_probability(target.masked.logits) for target in targets]  # type: ignore[arg-type]
-        return lambda_ * ranks.mean_of_means(values, scores)
+        logits = [target.gate.logits(ranks.local(target.scores)) for target in targets]
+        return ranks.mean_of_means([hard_concrete.open_probability(entry) for entry in logits], scores)
+
+    def fixed(self, targets: Sequence[Target], ramp: float, penalty: float) -> Control:
+        return Control(hard_concrete.CLOSED, penalty)  # the threshold stays, lambda is constant

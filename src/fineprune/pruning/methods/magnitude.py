@@ -1,20 +1,11 @@
-"""Gradual magnitude pruning (Zhu and Gupta 2018)."""
+"""Gradual magnitude pruning (Zhu and Gupta 2018, arXiv:1710.01878)."""
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from fineprune.pruning import selection
-from fineprune.pruning.masked_weight import MaskedWeight
-from fineprune.pruning.methods.base import Method, Target
+from fineprune.pruning.methods.base import Method, Parts
+from fineprune.pruning.score_rules import WeightSize
 
 
 class Magnitude(Method):
-    """Gradual magnitude pruning (Zhu and Gupta 2018): the score is |W|, read as W trains."""
+    """Gradual magnitude pruning: the score is |W|, read as W trains."""
 
-    def masked_weight(self, weight: Tensor) -> MaskedWeight:
-        return MaskedWeight(weight, None)
-
-    def ranked(self, targets: Sequence[Target]) -> tuple[list[Tensor], selection.Key | None]:
-        return [target.weight for target in targets], torch.abs
+    def parts(self) -> Parts:
+        return Parts(rule=WeightSize())

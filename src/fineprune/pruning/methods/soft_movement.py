@@ -1,4 +1,4 @@
-"""Soft movement pruning (Sanh, Wolf and Rush 2020)."""
+"""Soft movement pruning (Sanh, Wolf and Rush 2020, arXiv:2005.07683, section 4)."""
 
 import math
 from collections.abc import Sequence
@@ -6,49 +6,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fineprune.pruning import selection
-from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.methods.base import Control, Method, Target, count_scores
+from fineprune.pruning.methods.base import Control, Method, Parts, Penalty
+from fineprune.pruning.score_rules import Learned
+from fineprune.pruning.target import Target
 
 _TAU = 0.1  # sigmoid(S) > tau is kept, and tau ends here
+_FLOOR = 0.005  # the share that the reference leaves each matrix
 
 
 class SoftMovement(Method):
     """Soft movement pruning (SMvP): a threshold on sigmoid(S), a penalty on R(S)."""
 
-    floor = 0.005  # the reference's
+    def parts(self) -> Parts:
+        return Parts(rule=Learned(self.config), floor=_FLOOR, penalty=MeanSigmoid())
 
-    def refresh(self, targets: Sequence[Target], step: int) -> Control:
-        ramp = self.schedule.ramp(step)
-        if self.config.penalty is not None:
-            return self._at_tau(targets, _TAU * ramp, self.config.penalty * ramp)
-        control = super().refresh(targets, step)
-        if control.threshold is not None:
-            wanted = path(ramp, self.start, _logit(_TAU))
-            control.lambda_ = controlled_lambda(control.threshold, wanted, ramp, count_scores(targets))
-        return control
 
-    def _at_tau(self, targets: Sequence[Target], tau: float, lambda_: float) -> Control:
-        """The paper's mask: 1[sigmoid(S) > tau], with the reference's floor."""
-        cut = _logit(tau)
-        shards = ranks.Shards.of(target.scores for target in targets)
-        if shards is not None:
-            masks = [target.masked.mask for target in targets]
-            shards.above([target.scores for target in targets], cut, masks, self.floor)
-            return Control(None if math.isinf(cut) else cut, lambda_)
-        for target in targets:
-            mask, scores = target.masked.mask, target.scores.detach()
-            torch.gt(scores, cut, out=mask)
-            if int(torch.count_nonzero(mask)) < selection.keep_count(self.floor, mask.numel()):
-                selection.top_v([scores], self.floor, [mask])
-        return Control(None if math.isinf(cut) else cut, lambda_)
+class MeanSigmoid(Penalty):
+    """R(S): sigmoid(S) averaged in each matrix, then over the matrices."""
 
-    def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
-        """Lambda * R(S): sigmoid(S) averaged in each matrix, then over the matrices."""
+    start, end = 0.0, math.log(_TAU / (1 - _TAU))
+
+    def value(self, targets: Sequence[Target]) -> Tensor:
         scores = [target.scores for target in targets]
-        return lambda_ * ranks.mean_of_means([torch.sigmoid(ranks.local(s)) for s in scores], scores)
+        return ranks.mean_of_means([torch.sigmoid(ranks.local(entry)) for entry in scores], scores)
 
-
-def _logit(share: float) -> float:
-    return math.log(share / (1 - share)) if share > 0 else -math.inf
+    def fixed(self, targets: Sequence[Target], ramp: float, penalty: float) -> Control:
+        """Set the paper's mask, 1[sigmoid(S) > tau], with the reference's floor; tau follows the ramp."""
+        tau = _TAU * ramp
+        cut = math.log(tau / (1 - tau)) if tau > 0 else -math.inf
+        scores = [target.scores for target in targets]
+        ranks.of(scores).above(scores, cut, [target.masked.units for target in targets], _FLOOR)
+        return Control(None if math.isinf(cut) else cut, penalty * ramp)

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from fineprune.pruning import hard_concrete
-from fineprune.pruning.hard_concrete import CLOSED, expected, open_probability, sample, slope
+from fineprune.pruning.methods import hard_concrete
+from fineprune.pruning.methods.hard_concrete import CLOSED, expected, open_probability, sample, slope
 
 
 def test_constants():

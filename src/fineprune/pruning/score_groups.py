@@ -1,0 +1,69 @@
+"""The parameters of a prepared model in an optimizer: weights as the caller wants them, scores apart."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.pruning.score_optimizer import MARK, adopt
+from fineprune.pruning.target import Target
+
+
+def weight_groups(
+    parameters: Iterable[nn.Parameter], targets: Sequence[Target], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return groups of all trained parameters but scores: matrices, then biases and norms without decay."""
+    scores = {id(target.masked.scores) for target in targets}
+    trained = [entry for entry in parameters if entry.requires_grad and id(entry) not in scores]
+    decay = [entry for entry in trained if entry.ndim > 1]
+    no_decay = [entry for entry in trained if entry.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "lr": lr, "weight_decay": weight_decay},
+        {"params": no_decay, "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def score_group(
+    targets: Sequence[Target], config: PruningConfig, score_lr: float | None
+) -> list[dict[str, Any]]:
+    """Return the group of the scores that an optimizer moves, at their own rate; empty for none."""
+    if not config.traits.learns_scores:
+        return []
+    scores = [target.masked.scores for target in targets if target.masked.scores is not None]
+    group: dict[str, Any] = {"params": scores, "lr": score_lr, "weight_decay": 0.0}
+    if config.score_optimizer != "adam":
+        group[MARK] = config.score_optimizer
+    return [group]
+
+
+def take_scores_out(
+    optimizer: torch.optim.Optimizer, targets: Sequence[Target], group: Sequence[dict[str, Any]]
+) -> None:
+    """Take the scores out of an optimizer's groups, and add the `group` that is theirs.
+
+    Raises:
+        FinepruneError: The optimizer has stepped already.
+    """
+    if optimizer.state:
+        raise FinepruneError(
+            "the optimizer has stepped already, and its state does not know the scores; attach it before its "
+            "first step"
+        )
+    scores = {id(target.masked.scores) for target in targets}
+    for entry in optimizer.param_groups:
+        entry["params"] = [parameter for parameter in entry["params"] if id(parameter) not in scores]
+    optimizer.param_groups = [entry for entry in optimizer.param_groups if entry["params"]]
+    for entry in group:
+        optimizer.add_param_group(dict(entry))
+        if MARK in entry:
+            adopt(optimizer)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> Callable[[Target], float]:
+    """Return a function of a target: the learning rate that its weight has in the optimizer now."""
+    of = {id(entry): float(group["lr"]) for group in optimizer.param_groups for entry in group["params"]}
+    return lambda target: of.get(id(target.weight), 0.0)

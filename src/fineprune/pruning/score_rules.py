@@ -1,0 +1,107 @@
+"""How scores start, how they move, and what is ranked.
+
+The score S of a unit receives S.grad = dL/dW'·W, summed over the unit (Eq. 2) and, by the time an optimizer
+steps, reduced over processes. Methods differ in what they make of it: movement lets the optimizer follow it,
+sensitivity averages its size. Magnitude reads the weight and needs none.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fineprune.config import PruningConfig
+from fineprune.pruning.selection import Key
+from fineprune.pruning.target import Target
+from fineprune.pruning.units import Grid
+
+
+class Ranked(NamedTuple):
+    """What Top_v ranks: tensors with an entry a unit, and a function of them that needs no copy."""
+
+    tensors: list[Tensor]
+    key: Key | None = None
+
+
+class ScoreRule(ABC):
+    """The rule of a score."""
+
+    @abstractmethod
+    def start(self, weight: Tensor, grid: Grid) -> Tensor | None:
+        """Return S before the first step, float32 of the grid's shape; None where the weight is the score."""
+
+    @abstractmethod
+    def ranked(self, targets: Sequence[Target]) -> Ranked:
+        """Return what is ranked now."""
+
+    def statistics(self, weight: Tensor, grid: Grid) -> dict[str, Tensor]:
+        """Return what the rule keeps beside the scores, by name, as it is before the first step."""
+        return {}
+
+
+class WeightSize(ScoreRule):
+    """The score is the size of the weight; of larger units the root mean square of their weights."""
+
+    def start(self, weight: Tensor, grid: Grid) -> None:
+        return None
+
+    def ranked(self, targets: Sequence[Target]) -> Ranked:
+        if all(target.masked.grid.is_elements for target in targets):
+            return Ranked([target.weight for target in targets], torch.abs)
+        return Ranked([_size(target.weight, target.masked.grid) for target in targets])
+
+
+class Learned(ScoreRule):
+    """The optimizer moves the score along its gradient, as `PruningConfig.score_optimizer` says.
+
+    Args:
+        config: Says how scores start (`score_init`).
+        zero: S of a start from zero. A start from magnitude adds |W| / mean|W| to it.
+        centered: Take off the mean of what is added, which is 1.
+    """
+
+    def __init__(self, config: PruningConfig, zero: float = 0.0, centered: bool = False) -> None:
+        self._by_size = config.score_init != "zero"
+        self._zero, self._centered = zero, centered
+
+    def start(self, weight: Tensor, grid: Grid) -> Tensor:
+        scores = torch.full(grid.shape, self._zero, dtype=torch.float32, device=weight.device)
+        if self._by_size:
+            size = _size(weight, grid)
+            scores += size / size.mean().clamp_min(torch.finfo(torch.float32).tiny)
+            if self._centered:
+                scores -= 1
+        return scores
+
+    def ranked(self, targets: Sequence[Target]) -> Ranked:
+        return Ranked([target.scores for target in targets])
+
+
+class Observed(ScoreRule):
+    """The score is a statistic of the gradients: the rule sets it, and no optimizer moves it."""
+
+    def start(self, weight: Tensor, grid: Grid) -> Tensor:
+        return torch.zeros(grid.shape, dtype=torch.float32, device=weight.device)
+
+    def ranked(self, targets: Sequence[Target]) -> Ranked:
+        return Ranked([target.scores for target in targets])
+
+    @abstractmethod
+    def observe(self, targets: Sequence[Target], step: int, lr: Callable[[Target], float]) -> None:
+        """Read the gradients before an optimizer step, reduced over processes and clipped.
+
+        Args:
+            targets: The targets; `scores.grad` is dL/dW'·W, `weight.grad` dL/dW.
+            step: The number of this optimizer step, from 1.
+            lr: Returns the learning rate of a target's weight at this step.
+        """
+
+
+def _size(weight: Tensor, grid: Grid) -> Tensor:
+    """Return |W| of elements, the root mean square of larger units, float32."""
+    values = weight.detach().float()
+    if grid.is_elements:
+        return values.abs()
+    return grid.expansion.reduce(values.square()).div(grid.cost).sqrt()

@@ -1,0 +1,83 @@
+"""Units: what stays or goes together in one matrix, and what each costs of the density.
+
+A grid says how the units of one kind lie in one matrix. Elements are the first kind; a method names another
+by its part `units`, a function that makes the grid of a matrix.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fineprune.errors import FinepruneError
+from fineprune.pruning.expansion import Blocks, Expansion, Identity, Lines
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The units of one kind in one matrix.
+
+    Attributes:
+        kind: The name of the kind, for messages.
+        shape: The shape of scores and flags, one entry a unit.
+        expansion: The map between the grid and the matrix.
+        cost: Weights that a unit has, which is what it takes of the density.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    expansion: Expansion
+    cost: int
+
+    @property
+    def is_elements(self) -> bool:
+        """Whether the grid is the matrix itself."""
+        return isinstance(self.expansion, Identity)
+
+
+def elements(name: str, weight: Tensor) -> Grid:
+    """Return the grid of single weights, whatever the shape of the matrix."""
+    return Grid("element", tuple(weight.shape), Identity(), 1)
+
+
+def blocks(name: str, weight: Tensor, rows: int, columns: int) -> Grid:
+    """Return the grid of blocks of `rows` x `columns` weights.
+
+    Raises:
+        FinepruneError: The blocks do not divide the matrix, or it has no two dimensions.
+    """
+    _check_matrix(name, weight)
+    for what, size, part in (("rows", weight.shape[0], rows), ("columns", weight.shape[1], columns)):
+        if size % part:
+            divisors = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
+            raise FinepruneError(
+                f"{name}: {rows} x {columns} blocks do not divide {weight.shape[0]} x {weight.shape[1]}; "
+                f"block {what} "
+                f"that divide {size}: {divisors}"
+            )
+    shape = (weight.shape[0] // rows, weight.shape[1] // columns)
+    return Grid(f"{rows} x {columns} block", shape, Blocks(rows, columns), rows * columns)
+
+
+def rows(name: str, weight: Tensor) -> Grid:
+    """Return the grid of whole rows, the outputs of a linear layer."""
+    return _lines(name, weight, 0)
+
+
+def columns(name: str, weight: Tensor) -> Grid:
+    """Return the grid of whole columns, the inputs of a linear layer."""
+    return _lines(name, weight, 1)
+
+
+def _lines(name: str, weight: Tensor, axis: int) -> Grid:
+    _check_matrix(name, weight)
+    count, size = weight.shape[axis], weight.shape[1 - axis]
+    return Grid(("row", "column")[axis], (count,), Lines(axis, range(count), size), size)
+
+
+def _check_matrix(name: str, weight: Tensor) -> None:
+    if weight.ndim != 2:
+        raise FinepruneError(
+            f"{name}: its weight has {weight.ndim} dimensions, and blocks, rows and columns are of matrices; "
+            "leave the "
+            "layer out with exclude"
+        )
