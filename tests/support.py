@@ -8,8 +8,8 @@ import torch
 from fineprune import cli
 from fineprune.config import METHODS
 
-PRUNING = tuple(name for name, traits in METHODS.items() if not traits.holds_zeros)
-"""The methods that start from a dense model and end at the density asked for."""
+PRUNING = tuple(name for name, traits in METHODS.items() if traits.in_paper)
+"""The paper's methods: they start from a dense model and end at the density asked for."""
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -22,11 +22,15 @@ def test_table_1():
         "l0": ("global",),
         "movement": ("local", "global"),
         "soft_movement": ("global",),
+        "platon": ("global",),
+        "pins": ("global",),
         "keep_zeros": ("local",),
     }
     assert [name for name, traits in METHODS.items() if traits.takes_penalty] == ["l0", "soft_movement"]
     assert [name for name, traits in METHODS.items() if not traits.learns_scores] == [
         "magnitude",
+        "platon",
+        "pins",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
@@ -72,7 +76,10 @@ def test_values_at_the_edge_are_taken(settings):
 
 BAD = [
     ({"method": "movment"}, r"method='movment': did you mean movement\? allowed are magnitude, l0"),
-    ({"method": "xyz"}, r"method='xyz': allowed are magnitude, l0, movement, soft_movement, keep_zeros"),
+    (
+        {"method": "xyz"},
+        r"method='xyz': allowed are magnitude, l0, movement, soft_movement, platon, pins, keep_zeros",
+    ),
     ({"method": None}, "method=None"),
     ({"method": ["l0"]}, r"method=\['l0'\]"),
     ({"density": 0}, r"density=0: .*\(0, 1\].* 0\.1"),
@@ -114,6 +121,15 @@ BAD = [
     ({"mask_interval": 0}, "mask_interval=0: must be at least 1"),
     ({"mask_interval": 1.5}, r"mask_interval=1\.5: must be a whole number"),
     ({"mask_interval": True}, "mask_interval=True"),
+    ({"options": {"beta1": 0.5}}, r"options=\{'beta1': 0.5\}: movement has none; leave options out"),
+    ({"method": "platon", "options": {"beta3": 1}}, "options of platon: unknown setting 'beta3'; did you"),
+    ({"method": "platon", "options": [1]}, r"options of platon: expected a mapping of settings, got \[1\]"),
+    ({"method": "platon", "options": {"beta1": 1}}, r"options.beta1=1: must be a number in \[0, 1\)"),
+    ({"method": "platon", "options": {"window": 0}}, "options.window=0: must be a whole number of steps"),
+    ({"method": "platon", "options": {"returns": "one"}}, "options.returns='one': allowed are zero, kept"),
+    ({"method": "pins", "mask_interval": 5}, "mask_interval=5: must be a multiple of options.window=10"),
+    ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),
+    ({"method": "platon", "scope": "local"}, "scope='local': platon allows 'global'"),
 ]
 
 
@@ -148,7 +164,14 @@ FULL = PruningConfig(
 )
 
 
-@pytest.mark.parametrize("config", [PruningConfig(), FULL])
+def test_options_become_those_of_the_method():
+    config = PruningConfig("platon", options={"beta1": 0.5})
+    assert (config.options.beta1, config.options.beta2, config.mask_interval) == (0.5, 0.95, 10)
+    assert PruningConfig("platon").options is None  # the defaults, without importing torch
+    assert config.to_dict()["options"] == {"beta1": 0.5, "beta2": 0.95, "window": 10, "returns": "zero"}
+
+
+@pytest.mark.parametrize("config", [PruningConfig(), FULL, PruningConfig("pins", options={"window": 5})])
 def test_json_both_ways(config, tmp_path):
     path = tmp_path / "pruning.json"
     config.save(path)

@@ -20,6 +20,8 @@ from fineprune.training.distillation.losses import distillation_loss
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {"keep_zeros": "frozen"}  # named when the method had its older name
 STEPS = 12
+WINDOWS = {"mask_interval": 2, "options": {"window": 2}}  # of the default, not one would end in the warm-up
+SETTINGS = {"platon": WINDOWS, "pins": WINDOWS}
 
 
 def trajectory(method, distillation=None):
@@ -39,8 +41,9 @@ def trajectory(method, distillation=None):
         with torch.no_grad():
             for module in find_targets(model).values():
                 module.weight[torch.rand(module.weight.shape, generator=generator) < 0.7] = 0
-    pruner = prepare(model, PruningConfig(method, density=0.3, warmup=2, cooldown=3), STEPS)
-    optimizer = torch.optim.AdamW(pruner.parameter_groups(1e-3))
+    config = PruningConfig(method, density=0.3, warmup=2, cooldown=3, **SETTINGS.get(method, {}))
+    pruner = prepare(model, config, STEPS)
+    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-3)
     model.train()
     torch.manual_seed(2)  # l0's gates
     steps = []

@@ -63,6 +63,8 @@ METHODS: dict[str, Traits] = {
         takes_penalty=True,
         score_lr=3e-2,
     ),
+    "platon": Traits(f"{_METHODS}.platon:Platon", ("global",), order=1, mask_interval=10, in_paper=False),
+    "pins": Traits(f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, in_paper=False),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
     ),
@@ -281,11 +283,14 @@ _CHECKS = (
 
 
 def _options(config: PruningConfig) -> Any:
-    """The method's `Options` of what was given; None where nothing was."""
+    """Return the method's `Options` with the values that were given; None where none were."""
     given = config.options
-    if given is None:
-        return None
+    if given is None and config.mask_interval == config.traits.mask_interval:
+        return None  # the defaults fit, and torch need not be imported
     kind = method_class(config.method).Options
+    if given is None:
+        kind().check(config)
+        return None
     if not isinstance(given, kind):
         known = [entry.name for entry in fields(kind)]
         if not known:

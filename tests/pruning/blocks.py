@@ -35,10 +35,10 @@ def blocks(seed=0, **options):
     return Blocks(**options)
 
 
-def train(pruner, steps, seed=0, rate=1e-2):
-    """A plain loop; returns the density after each step."""
+def train(pruner, steps, seed=0, rate=1e-2, optimizer=None):
+    """A plain loop, by default with AdamW over the groups; returns the density after each step."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(pruner.parameter_groups(rate, weight_decay=0.01))
+    optimizer = optimizer or torch.optim.AdamW(pruner.parameter_groups(rate, weight_decay=0.01))
     densities = []
     for _ in range(steps):
         tokens = torch.randint(0, 7, (8, 5), generator=generator)

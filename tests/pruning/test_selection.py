@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning import selection
-from fineprune.pruning.selection import Threshold, fill_masks, find_threshold, keep_count, top_v
+from fineprune.pruning.selection import (
+    Threshold,
+    fill_masks,
+    find_threshold,
+    keep_count,
+    top_v,
+    top_v_by_cost,
+)
 
 INF = math.inf
 TIED = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, INF, -INF, 0.1, -0.1, 1e-30, 300.0])
@@ -249,3 +256,42 @@ def test_fill_masks_across_pieces(monkeypatch):
     fill_masks(masks, scores, Threshold(1.0, ties=4, equal=7))
     assert masks[0].tolist() == [True, True, False, True]
     assert masks[1].tolist() == [True, True, False, False, False]
+
+
+# ---- by cost -------------------------------------------------------------------------------------------
+
+
+HEADS, NEURONS = [0.9, 0.2], [0.8, 0.5, 0.4, 0.1]  # a head costs 4, a neuron 1: 12 in all
+
+
+@pytest.mark.parametrize(
+    ("density", "heads", "neurons"),
+    [
+        (0.5, [1, 0], [1, 1, 0, 0]),  # 6: one head and two neurons
+        (0.25, [1, 0], [0, 0, 0, 0]),  # 3, of which a head may take 4 since at least half of it is left
+        (0.15, [1, 0], [0, 0, 0, 0]),  # 1.8: nothing fits, and one unit stays
+        (0.75, [1, 1], [1, 1, 1, 0]),  # 9: 7 taken, and 2 left for the head that costs 4
+    ],
+)
+def test_by_cost_keeps_a_unit_while_half_of_it_is_left(density, heads, neurons):
+    scores = [torch.tensor(HEADS), torch.tensor(NEURONS)]
+    masks = [torch.zeros(2, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)]
+    threshold = top_v_by_cost(scores, [4, 1], density, masks)
+    assert [mask.int().tolist() for mask in masks] == [heads, neurons]
+    kept = sorted((s for score, mask in zip(scores, masks, strict=True) for s in score[mask].tolist()))
+    assert threshold.value == pytest.approx(kept[0])
+
+
+def test_by_cost_the_earlier_of_equal_units_goes_first():
+    masks = [torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)]
+    threshold = top_v_by_cost([torch.ones(2), torch.ones(2)], [1, 2], 0.5, masks)
+    assert [mask.tolist() for mask in masks] == [[True, True], [True, False]]  # 3 of 6, and 1 left for a 2
+    assert threshold == (1.0, 3, 4)
+
+
+def test_by_cost_refuses_what_it_cannot_sort():
+    flat = torch.zeros(1).expand(2**20 + 1)
+    with pytest.raises(FinepruneError, match="1,048,577 units of different cost in one ranking"):
+        top_v_by_cost([flat], [1], 0.5, [flat > 0])
+    with pytest.raises(FinepruneError, match="1 importance scores are NaN"):
+        top_v_by_cost([torch.tensor([1.0, math.nan])], [1], 0.5, [torch.zeros(2, dtype=torch.bool)])

@@ -93,7 +93,7 @@ def summary(model: nn.Module) -> Summary:
             counted.add(id(masked))
             mask = masked.kept()
             layers.append(Layer(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel()))
-            scores += 0 if masked.scores is None else masked.scores.numel()
+            scores += sum(parameter.numel() for parameter in masked.parameters())
     if not layers:
         for name, module in find_targets(model).items():
             weight = module.get_parameter("weight")

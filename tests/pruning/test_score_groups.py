@@ -1,0 +1,72 @@
+"""An optimizer that somebody else made takes the scores over."""
+
+import copy
+
+import pytest
+import torch
+from pruning.blocks import TOTAL, blocks, train
+
+from fineprune import FinepruneError, PruningConfig, prepare
+
+
+def prepared(**settings):
+    return prepare(blocks(), PruningConfig(density=0.25, **settings), TOTAL)
+
+
+def hosts(pruner, kind=torch.optim.AdamW):
+    """An optimizer over all parameters in one group, as a host that knows nothing of scores makes it."""
+    return kind(
+        [entry for entry in pruner.model.parameters() if entry.requires_grad], lr=1e-2, weight_decay=0.1
+    )
+
+
+def test_scores_leave_the_groups_of_the_host():
+    pruner = prepared(score_lr=0.5)
+    optimizer = hosts(pruner)
+    every = len(optimizer.param_groups[0]["params"])
+    pruner.attach(optimizer)
+    weights, scores = optimizer.param_groups
+    assert {id(entry) for entry in scores["params"]} == {id(target.scores) for target in pruner.targets}
+    assert len(weights["params"]) == every - len(pruner.targets)
+    assert (weights["lr"], weights["weight_decay"]) == (1e-2, 0.1)
+    assert (scores["lr"], scores["weight_decay"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("choice", ["adam", "sgd", "adam_bf16"])
+def test_an_attached_optimizer_trains_as_the_pruners_own(choice):
+    one, two = prepared(score_optimizer=choice), prepared(score_optimizer=choice)
+    attached = torch.optim.AdamW(
+        [
+            {
+                "params": [p for p in one.model.parameters() if p.requires_grad and p.ndim > 1],
+                "weight_decay": 0.1,
+            },
+            {
+                "params": [p for p in one.model.parameters() if p.requires_grad and p.ndim == 1],
+                "weight_decay": 0.0,
+            },
+        ],
+        lr=1e-2,
+    )
+    one.attach(attached)
+    own = two.optimizer(torch.optim.AdamW, 1e-2, 0.1)
+    assert isinstance(attached, torch.optim.AdamW)
+    assert train(one, TOTAL, optimizer=attached) == train(two, TOTAL, optimizer=own)
+    for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_optimizer_that_has_stepped():
+    pruner = prepared()
+    optimizer = hosts(pruner)
+    train(pruner, 1, optimizer=optimizer)
+    with pytest.raises(FinepruneError, match="the optimizer has stepped already"):
+        pruner.attach(optimizer)
+
+
+def test_a_method_without_scores_leaves_the_groups_as_they_are():
+    pruner = prepare(blocks(), PruningConfig("magnitude"), TOTAL)
+    optimizer = hosts(pruner)
+    before = copy.copy(optimizer.param_groups)
+    pruner.attach(optimizer)
+    assert optimizer.param_groups == before
