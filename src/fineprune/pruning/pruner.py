@@ -167,6 +167,7 @@ class Pruner:
         if self._rule is not None:
             optimizer.register_step_pre_hook(lambda own, *_: self._observe(own))
 
+    @torch.no_grad()
     def _observe(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._rule is not None
         self._observed = True

@@ -1,0 +1,92 @@
+"""The examples of docs/extending.md, as they are printed there."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fineprune import FinepruneError, PruningConfig, finalize, prepare
+from fineprune import config as config_module
+from fineprune.config import METHODS
+from fineprune.study.grid import Study
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+
+
+def examples(heading: str) -> list[str]:
+    """The blocks of Python under a heading of the page."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """`written(block)`: the module that a block with its file's name in the first line makes."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(block):
+        name = block.partition("\n")[0].removeprefix("# ").removesuffix(".py")
+        (tmp_path / f"{name}.py").write_text(block)
+        return importlib.import_module(name)
+
+    return write
+
+
+@pytest.fixture
+def methods(monkeypatch):
+    """The table of methods, as it was before afterwards."""
+    before = dict(METHODS)
+    yield METHODS
+    METHODS.clear()
+    METHODS.update(before)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def train(config, steps=10):
+    pruner = prepare(Net(), config, steps)
+    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
+    for _ in range(steps):
+        (pruner.model(torch.ones(3, 8)).square().mean() + pruner.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.step()
+    return pruner
+
+
+def test_a_method_is_a_file_and_a_line(written, methods):
+    file, line = examples("A method")
+    written(file)
+    exec(line, vars(config_module))
+    pruner = train(PruningConfig("taylor", density=0.25))
+    assert pruner.density == 0.25
+    finalize(pruner.model)
+    with pytest.raises(FinepruneError, match="method='tailor': did you mean taylor"):
+        PruningConfig("tailor")
+    axes = {"method": ["dense", "taylor"], "density": [0.1]}
+    study = Study.from_dict({"name": "s", "recipes": {"sst2": "small-sst2"}, "axes": axes})
+    assert [cell.name for cell in study.cells()] == ["sst2-dense-s0", "sst2-taylor-0.1-s0"]
+
+
+def test_a_kind_of_unit_is_a_function(written, methods):
+    (file,) = examples("A kind of unit")
+    written(file)
+    METHODS["row_pairs"] = METHODS["movement"]._replace(where="row_pairs:RowPairMovement")
+    pruner = train(PruningConfig("row_pairs", density=0.5))
+    assert pruner.density == 0.5
+    for target in pruner.targets:
+        pairs = target.masked.mask.view(4, -1)
+        assert (pairs.all(1) | ~pairs.any(1)).all()
