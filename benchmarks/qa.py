@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 from fineprune.tasks.modeling import minilm_folder
 from fineprune.tasks.questions.context_windows import Windows, make_windows
-from fineprune.tasks.questions.spans import best_answers, best_spans, best_texts, score_texts
+from fineprune.tasks.questions.spans import AnswerRules, best_answers, best_spans, best_texts, score_texts
 from fineprune.tasks.questions.squad import Questions, read_file
 
 
@@ -81,7 +81,7 @@ def official(texts: list[str], read: Questions) -> dict[str, float]:
 def compare(read: Questions, windows: Windows, tokenizer: Any, length: int, starts: Any, ends: Any) -> None:
     """Our texts and scores of all questions beside those of the loops."""
     for unanswerable in (False, True):
-        ours = best_texts(best_spans(windows, starts, ends, unanswerable=unanswerable), read.contexts)
+        ours = best_texts(best_spans(windows, starts, ends, AnswerRules(unanswerable)), read.contexts)
         plain = by_loops(read, tokenizer, length, starts, ends, unanswerable)
         unlike = sum(one != two for one, two in zip(ours, plain, strict=True))
         print(f"{len(ours)} questions{', SQuAD v2' * unanswerable}: {unlike} texts differ from plain loops'")
@@ -106,7 +106,7 @@ def main() -> None:
     print(f"{len(read)} questions, {len(windows)} windows of at most {arguments.max_length} tokens")
     for unanswerable in (False, True):
         print("SQuAD v2" if unanswerable else "SQuAD v1.1")
-        spans = timed("spans", lambda v2=unanswerable: best_spans(windows, starts, ends, unanswerable=v2))
+        spans = timed("spans", lambda v2=unanswerable: best_spans(windows, starts, ends, AnswerRules(v2)))
         timed("answers", lambda found=spans: best_answers(found, read.contexts))
         texts = timed("texts", lambda found=spans: best_texts(found, read.contexts))
         print(timed("scores", lambda best=texts: score_texts(best, read)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fineprune_runtime.answers import Spans, best_answers, best_spans, best_texts
+from fineprune_runtime.answers import AnswerRules, Spans, best_answers, best_spans, best_texts
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
@@ -49,7 +49,9 @@ def logits(rows, width=None):
 
 def answers(windows, starts, ends, contexts, width=None, **options):
     width = width or max(windows.lengths())
-    return best_answers(best_spans(windows, logits(starts, width), logits(ends, width), **options), contexts)
+    return best_answers(
+        best_spans(windows, logits(starts, width), logits(ends, width), AnswerRules(**options)), contexts
+    )
 
 
 # [CLS] question [SEP] The cat sat [SEP]
@@ -131,7 +133,7 @@ def test_no_answer_scores_the_least_of_its_windows_and_against_a_threshold():
     starts, ends = [{0: 9, 4: 2}, {0: 3}], [{0: 0, 4: 2}, {0: 2}]  # 9 and 5 against 4
     for threshold, text in ((0.0, ""), (0.9, ""), (1.0, "cat"), (-9.0, "")):
         spans = best_spans(
-            windows, logits(starts, 7), logits(ends, 7), unanswerable=True, threshold=threshold
+            windows, logits(starts, 7), logits(ends, 7), AnswerRules(True, threshold=threshold)
         )
         assert best_texts(spans, [CONTEXT]) == [text]
         assert spans.score.max() == 5
@@ -147,7 +149,7 @@ def test_a_context_without_any_token():
     windows = made((0, [None, None]), (1, TOKENS))
     values = logits([{}, {4: 1}], 7)
     for unanswerable in (False, True):
-        spans = best_spans(windows, values, values, unanswerable=unanswerable)
+        spans = best_spans(windows, values, values, AnswerRules(unanswerable))
         assert best_texts(spans, ["\u200b", CONTEXT]) == ["", "cat"]
         assert best_answers(spans, ["\u200b", CONTEXT])[0][0].text == ""
     nothing = best_spans(made((0, [None])), logits([{}], 1), logits([{}], 1))
@@ -172,10 +174,27 @@ def test_logits_that_do_not_fit_are_our_bug():
         best_spans(ONE, logits([{}], 3), logits([{}], 3))
 
 
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"n_best": 0}, "n_best is 0, allowed: 1 or more"),
+        ({"n_best": True}, "n_best is True, allowed: 1 or more"),
+        ({"max_answer_length": 1.5}, "max_answer_length is 1.5, allowed: 1 or more"),
+        ({"stride": -1}, "stride is -1, expected a number of tokens, 0 or more"),
+        ({"stride": 1.5}, "stride is 1.5, expected"),
+        ({"stride": True}, "stride is True, expected"),
+        ({"unanswerable": "no"}, "unanswerable is 'no', allowed: true, false, or none"),
+    ],
+)
+def test_rules_that_are_refused(rules, message):
+    with pytest.raises(EngineError, match=message):
+        AnswerRules(**rules)
+
+
 # -- against the rules, word by word --------------------------------------------------------------
 
 
-def by_loops(windows, starts, ends, contexts, n_best, longest, unanswerable):
+def by_loops(windows, starts, ends, contexts, rules):
     """The text of each question, as run_qa's description has it."""
     lengths = windows.lengths()
     places = np.stack([windows.tokens("starts"), windows.tokens("ends")], axis=1)
@@ -187,15 +206,15 @@ def by_loops(windows, starts, ends, contexts, n_best, longest, unanswerable):
             inside = places[begins[row] : begins[row] + lengths[row]]
             start, end = starts[row, : lengths[row]], ends[row, : lengths[row]]
             nulls.append(start[0] + end[0])
-            for one in sorted(range(len(start)), key=lambda at: -start[at])[:n_best]:
-                for two in sorted(range(len(end)), key=lambda at: -end[at])[:n_best]:
+            for one in sorted(range(len(start)), key=lambda at: -start[at])[: rules.n_best]:
+                for two in sorted(range(len(end)), key=lambda at: -end[at])[: rules.n_best]:
                     if inside[one, 0] < 0 or inside[two, 0] < 0:
                         continue
-                    if two < one or two - one + 1 > longest:
+                    if two < one or two - one + 1 > rules.max_answer_length:
                         continue
                     candidates.append((start[one] + end[two], context[inside[one, 0] : inside[two, 1]]))
         best = max(candidates, key=lambda candidate: candidate[0], default=(-math.inf, ""))
-        texts.append("" if unanswerable and min(nulls) > best[0] else best[1])
+        texts.append("" if rules.unanswerable and min(nulls) > best[0] else best[1])
     return texts
 
 
@@ -215,9 +234,13 @@ def test_answers_are_those_of_the_loops(data):
     starts, ends = (generator.normal(size=shape).astype(np.float32) for _ in range(2))
     if data.draw(st.booleans()):  # ties
         starts, ends = starts.round(), ends.round()
-    options = (data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5)), data.draw(st.booleans()))
-    spans = best_spans(windows, starts, ends, *options)
-    expected = by_loops(windows, starts, ends, contexts, *options)
+    rules = AnswerRules(
+        n_best=data.draw(st.integers(1, 6)),
+        max_answer_length=data.draw(st.integers(1, 5)),
+        unanswerable=data.draw(st.booleans()),
+    )
+    spans = best_spans(windows, starts, ends, rules)
+    expected = by_loops(windows, starts, ends, contexts, rules)
     assert best_texts(spans, contexts) == expected
     found = best_answers(spans, contexts)
     for context, known, text in zip(contexts, found, expected, strict=True):
@@ -230,7 +253,7 @@ def test_many_windows_in_parts(monkeypatch):
     generator = np.random.default_rng(0)
     windows = made(*((row // 3, TOKENS) for row in range(20)))
     starts, ends = (generator.normal(size=(20, 7)).astype(np.float32) for _ in range(2))
-    whole = best_spans(windows, starts, ends, unanswerable=True)
+    whole = best_spans(windows, starts, ends, AnswerRules(True))
     monkeypatch.setattr("fineprune_runtime.answers._ROWS", 3)
-    parts = best_spans(windows, starts, ends, unanswerable=True)
+    parts = best_spans(windows, starts, ends, AnswerRules(True))
     assert all(np.array_equal(one, two) for one, two in zip(whole, parts, strict=True))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fineprune_runtime.errors import EngineError
 
 if TYPE_CHECKING:
+    from fineprune_runtime.answers import AnswerRules
     from fineprune_runtime.engine import Encoder, SparseLinear
     from fineprune_runtime.layers import Layer, Linear, Matrix, Norm
     from fineprune_runtime.native import dtypes, levels
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerRules",
     "Encoder",
     "EngineError",
     "Layer",
@@ -29,6 +31,7 @@ __all__ = [
 # Imported when first used: fineprune's command line reads small modules of this package, and starts
 # without numpy.
 _LAZY = {
+    "AnswerRules": "answers",
     "Encoder": "engine",
     "Layer": "layers",
     "Linear": "layers",

@@ -9,12 +9,50 @@ ours: a pair without text does not count, and a question without any pair gets "
 numpy is imported where it is used: fineprune's command line imports this module at every start.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
 _ROWS = 1024  # windows whose pairs are in memory at a time
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True)
+class AnswerRules:
+    """How contexts are read in windows, and which of their spans may be the answer.
+
+    Raises:
+        EngineError: a value that is not allowed.
+    """
+
+    unanswerable: bool | None = None
+    """Whether "no answer" competes with the spans; None: as the model's configuration says, else False."""
+    stride: int | None = None
+    """Tokens by which neighboring windows overlap; None: 128, or a third of a window where that is less."""
+    n_best: int = 20
+    """Candidates kept of each window and of each question."""
+    max_answer_length: int = 30
+    """Tokens of the longest answer."""
+    threshold: float = 0.0
+    """Having no answer wins if its score exceeds the best candidate's by more than this."""
+
+    def __post_init__(self) -> None:
+        if self.unanswerable not in (None, True, False):
+            raise EngineError(f"unanswerable is {self.unanswerable!r}, allowed: true, false, or none")
+        if self.stride is not None and not _is_whole(self.stride, 0):
+            raise EngineError(f"stride is {self.stride!r}, expected a number of tokens, 0 or more")
+        for name in ("n_best", "max_answer_length"):
+            value = getattr(self, name)
+            if not _is_whole(value, 1):
+                raise EngineError(f"{name} is {value!r}, allowed: 1 or more")
+
+
+_DEFAULT = AnswerRules()
 
 
 class Windows(Protocol):
@@ -46,21 +84,18 @@ class Spans(NamedTuple):
     share: Any
 
 
-def best_spans(
-    windows: Windows,
-    starts: Any,
-    ends: Any,
-    n_best: int = 20,
-    max_answer_length: int = 30,
-    unanswerable: bool = False,
-    threshold: float = 0.0,
-) -> Spans:
-    """The at most `n_best` best candidates of each question, and with `unanswerable` "no answer" too.
+def best_spans(windows: Windows, starts: Any, ends: Any, rules: AnswerRules = _DEFAULT) -> Spans:
+    """Return the best candidates of each question: up to `rules.n_best`, and "no answer" where allowed.
 
-    `starts` and `ends`: the logits, a row for each of `windows`, as wide as the longest window or
-    wider; what stands behind the end of a window is not looked at. `max_answer_length` is in
-    tokens. "No answer" comes before the best candidate if its score is greater by more than
-    `threshold`. Raises `EngineError` where a logit is NaN or infinite: the model diverged.
+    Args:
+        windows: the windows of all questions.
+        starts: logits of answers' first tokens, (windows, at least the longest window's tokens). Values
+            behind the end of a window are ignored.
+        ends: logits of answers' last tokens, of the same shape.
+        rules: `stride` does not matter here, and `unanswerable=None` is False.
+
+    Raises:
+        EngineError: a logit is NaN or infinite: the model diverged.
     """
     import numpy as np
 
@@ -71,16 +106,14 @@ def best_spans(
     parts = []
     for begin in range(0, len(lengths), _ROWS):
         rows = np.arange(begin, min(begin + _ROWS, len(lengths)))
-        parts.append(
-            _pairs(starts[rows], ends[rows], firsts, lasts, begins[rows], n_best, max_answer_length, rows)
-        )
+        parts.append(_pairs(starts[rows], ends[rows], firsts, lasts, begins[rows], rows, rules))
     window, first, last, score = (np.concatenate(column) for column in zip(*parts, strict=True))
     question = windows.column("question")
     owner = question[window]
     order = np.lexsort((-score, owner))
-    order = order[_place(owner[order]) < n_best]
+    order = order[_place(owner[order]) < rules.n_best]
     owner, first, last, score = (values[order] for values in (owner, first, last, score))
-    if unanswerable:
+    if rules.unanswerable:
         anchor = windows.column("cls")
         each = np.arange(len(lengths))
         null = np.full(int(question[-1]) + 1, np.inf, dtype=score.dtype)
@@ -88,7 +121,7 @@ def best_spans(
         nobody = np.zeros(len(null), dtype=first.dtype)
         owner = np.concatenate([owner, np.arange(len(null), dtype=owner.dtype)])
         first, last = np.concatenate([first, nobody]), np.concatenate([last, nobody])
-        rank = np.concatenate([score, null - np.asarray(threshold, dtype=null.dtype)])
+        rank = np.concatenate([score, null - np.asarray(rules.threshold, dtype=null.dtype)])
         score = np.concatenate([score, null])
         order = np.lexsort((-rank, owner))
         owner, first, last, score = (values[order] for values in (owner, first, last, score))
@@ -129,21 +162,21 @@ def _framed(logits: Any, lengths: Any) -> Any:
 
 
 def _pairs(
-    starts: Any, ends: Any, firsts: Any, lasts: Any, begins: Any, n_best: int, longest: int, rows: Any
+    starts: Any, ends: Any, firsts: Any, lasts: Any, begins: Any, rows: Any, rules: AnswerRules
 ) -> tuple[Any, Any, Any, Any]:
     """The best pairs of some windows: window, first and last character, and score of each."""
     import numpy as np
 
-    one, two = _highest(starts, n_best), _highest(ends, n_best)
+    one, two = _highest(starts, rules.n_best), _highest(ends, rules.n_best)
     behind = len(firsts) - 1
     first = firsts[np.minimum(begins[:, None] + one, behind)]  # of a token behind the end: anything
     last = lasts[np.minimum(begins[:, None] + two, behind)]
     score = np.take_along_axis(starts, one, 1)[:, :, None] + np.take_along_axis(ends, two, 1)[:, None, :]
     tokens = two[:, None, :] - one[:, :, None] + 1
-    valid = (tokens >= 1) & (tokens <= longest) & np.isfinite(score)
+    valid = (tokens >= 1) & (tokens <= rules.max_answer_length) & np.isfinite(score)
     valid &= (first >= 0)[:, :, None] & (last[:, None, :] > first[:, :, None])
     score = np.where(valid, score, -np.inf).reshape(len(rows), -1)
-    best = _highest(score, n_best)
+    best = _highest(score, rules.n_best)
     window, at = np.nonzero(np.isfinite(np.take_along_axis(score, best, 1)))
     pair = best[window, at]
     width = two.shape[1]

@@ -4,6 +4,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from fineprune_runtime.answers import best_answers, best_spans
+from fineprune_runtime.answers import AnswerRules, best_answers, best_spans
 from fineprune_runtime.architectures import architecture, each_layer, matrix_shapes, settings, task
 from fineprune_runtime.embeddings import Embeddings, read_embeddings
 from fineprune_runtime.engine import Encoder
@@ -214,37 +215,40 @@ class AnswerPredictor(Predictor):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        unanswerable: bool | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
-        stride: int | None = None,
-        n_best: int = 20,
-        max_answer_length: int = 30,
+        **rules: Any,
     ) -> list[Answer]:
-        """The best answer to each question of `texts` out of the context of `pairs` at the same place.
+        """Return the best answer to each question of `texts` in the context of `pairs` at the same place.
 
-        `unanswerable`: the answer may be that there is none, Answer("", …); for models trained on such
-        questions, and by default for those whose config says so. A context that is longer than `max_length`
-        tokens (None: 384, or what the model takes if that is less) is read in windows that overlap by
-        `stride` tokens (None: 128, or a third of `max_length` if that is less); `max_answer_length` is in
-        tokens. A context in which nothing can be the answer gives Answer("", 0.0, 0, 0). Raises
-        `EngineError` as `TextPredictor.predict`.
+        Args:
+            texts: the questions.
+            pairs: their contexts. One longer than `max_length` is read in windows that overlap.
+            batch_size: windows in one batch.
+            max_length: tokens of a window; None: 384, or what the model takes if that is less.
+            **rules: the fields of `AnswerRules`. `unanswerable=None` is what the model's configuration says.
+
+        Returns:
+            Answer("", …) for "no answer"; Answer("", 0.0, 0, 0) for a context in which nothing can be the
+            answer.
+
+        Raises:
+            EngineError: as `TextPredictor.predict`, and for a rule that is not allowed.
         """
         if pairs is None:
             raise EngineError("predict: the model answers questions; give the context of each as pairs")
         check_texts(texts, pairs, batch_size)
-        for name, value in (("n_best", n_best), ("max_answer_length", max_answer_length)):
-            if value < 1:
-                raise EngineError(f"predict: {name} is {value}, allowed: 1 or more")
+        chosen = AnswerRules(**rules)
+        if chosen.unanswerable is None:
+            chosen = replace(chosen, unanswerable=self.unanswerable)
         if not texts:
             return []
         length = self._tokens.length(max_length, self.usual, pairs=True)
-        windows = read_windows(texts, pairs, self._tokens, length, stride)
+        windows = read_windows(texts, pairs, self._tokens, length, chosen.stride)
         values = np.zeros((2, len(windows.encodings), int(windows.lengths().max())), dtype=np.float32)
         for index, row in enumerate(self._run(windows.encodings, batch_size)):
             values[:, index, : len(row)] = row.T
-        none = self.unanswerable if unanswerable is None else unanswerable
-        spans = best_spans(windows, values[0], values[1], n_best, max_answer_length, none)
+        spans = best_spans(windows, values[0], values[1], chosen)
         return [known[0] for known in best_answers(spans, list(pairs))]
 
 

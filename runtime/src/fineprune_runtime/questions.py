@@ -51,8 +51,6 @@ def read_windows(
     where that is less. Only the context is spread over windows; a question that would leave it too
     little room is cut. Raises `EngineError` where `max_length` is too short for `stride`.
     """
-    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 0):
-        raise EngineError(f"stride is {stride!r}, expected a number of tokens, 0 or more")
     limit, stride, most = question_limit(max_length - tokens.special(pairs=True), max_length, stride)
     if not limit:
         raise EngineError(

@@ -7,7 +7,7 @@ from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.probe import evaluating
 from fineprune.tasks.questions.context_windows import RightPadding, make_windows
-from fineprune.tasks.questions.spans import Answer, best_answers, best_spans
+from fineprune.tasks.questions.spans import Answer, AnswerRules, best_answers, best_spans
 from fineprune.tasks.questions.squad import Questions
 from fineprune.tasks.questions.task import UNANSWERABLE
 from fineprune.tasks.text.prediction import check_texts, fitting
@@ -67,5 +67,6 @@ def answer(
                 values[batch, : given.shape[1]] = given.float().cpu().numpy()
     if unanswerable is None:
         unanswerable = bool(getattr(model.config, UNANSWERABLE, False))
-    spans = best_spans(windows, logits[0], logits[1], n_best, max_answer_length, unanswerable)
+    rules = AnswerRules(unanswerable, n_best=n_best, max_answer_length=max_answer_length)
+    spans = best_spans(windows, logits[0], logits[1], rules)
     return [known[0] for known in best_answers(spans, read.contexts)]

@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING, Any
 from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.squad import Questions
 from fineprune_runtime import answers
-from fineprune_runtime.answers import Spans, best_answers, best_texts
+from fineprune_runtime.answers import AnswerRules, Spans, best_answers, best_texts
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
 if TYPE_CHECKING:
     from fineprune.tasks.questions.context_windows import Windows
 
-__all__ = ["Answer", "Spans", "best_answers", "best_spans", "best_texts", "score_texts"]
+__all__ = ["Answer", "AnswerRules", "Spans", "best_answers", "best_spans", "best_texts", "score_texts"]
 
 
-def best_spans(windows: "Windows", starts: Any, ends: Any, *arguments: Any, **settings: Any) -> Spans:
+def best_spans(windows: "Windows", starts: Any, ends: Any, rules: AnswerRules | None = None) -> Spans:
     """As `fineprune_runtime.answers.best_spans`; raises `FinepruneError` where the model diverged."""
     try:
-        return answers.best_spans(windows, starts, ends, *arguments, **settings)
+        return answers.best_spans(windows, starts, ends, rules or AnswerRules())
     except EngineError as error:
         raise FinepruneError(f"{error}; lower the learning rate") from None
 

@@ -11,7 +11,7 @@ from fineprune._messages import near
 from fineprune._validation import check_keys
 from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.context_windows import RightPadding, Windows
-from fineprune.tasks.questions.spans import best_spans, best_texts, score_texts
+from fineprune.tasks.questions.spans import AnswerRules, best_spans, best_texts, score_texts
 from fineprune.tasks.questions.squad import Questions, read_file, read_split
 from fineprune.tasks.questions.window_cache import cached_windows
 
@@ -205,9 +205,10 @@ class QuestionAnsweringData:
             back = np.argsort(self._order)
             starts, ends = (np.asarray(logits)[back] for logits in evaluation.predictions[:2])
             config = self.config
-            spans = best_spans(
-                self._windows, starts, ends, config.n_best, config.max_answer_length, config.unanswerable
+            rules = AnswerRules(
+                config.unanswerable, n_best=config.n_best, max_answer_length=config.max_answer_length
             )
+            spans = best_spans(self._windows, starts, ends, rules)
             return score_texts(best_texts(spans, self.validation.contexts), self.validation)
 
         return score
