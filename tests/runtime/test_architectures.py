@@ -134,7 +134,10 @@ def test_other_heads_are_refused(known):
         ({"hidden_act": None}, "hidden_act is None"),
         ({"num_attention_heads": 3}, "3 heads cannot share a hidden size of 8"),
         ({"hidden_size": "8"}, "hidden_size in config.json is '8', expected a whole number"),
-        ({"num_attention_heads": 0}, "num_attention_heads in config.json is 0"),
+        (
+            {"num_attention_heads": 0},
+            r"attention heads in config.json: \{'num_attention_heads': 0\}, expected a whole",
+        ),
         ({"num_hidden_layers": True}, "num_hidden_layers in config.json is True"),
         ({"intermediate_size": None}, "intermediate_size in config.json is None"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps in config.json is -1.0"),

@@ -1,8 +1,8 @@
-"""What the weights of BERT-like models are called, and the layers that are made of them.
+"""The BERT-like models that the engine runs whole: their names, their settings, and their layers.
 
-All of them are post-norm encoders with learned absolute positions (Devlin et al., 2019,
-arXiv:1810.04805): each layer is attention, a sum and a norm, two matrices with an activation between,
-a sum and a norm. Names are those of transformers. Nothing here reads files: a live model will do.
+All are post-norm encoders with learned absolute positions (Devlin et al., 2019, arXiv:1810.04805): a layer is
+attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. Names are those
+of transformers, and `anatomy` tells their kinds. Reads no files: works on a live model too.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fineprune_runtime.anatomy import HEAD_COUNTS, Kind, by_kind, heads_of
 from fineprune_runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Task = Literal["text", "tokens", "questions"]
 Vector = NDArray[np.float32]
 
-# The end of the class that config.json names, and what it is for.
+# Tasks by the end of the class name in config.json.
 TASKS: dict[str, Task] = {
     "ForSequenceClassification": "text",
     "ForTokenClassification": "tokens",
@@ -28,63 +29,43 @@ TASKS: dict[str, Task] = {
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
 
-class Names(NamedTuple):
-    """Of the parts of a layer, relative to it."""
-
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    attention_norm: str
-    ffn_in: str
-    ffn_out: str
-    output_norm: str
-
-
 class Architecture(NamedTuple):
     """One `model_type` of config.json."""
 
     base: str
-    """What the base model is called in a model with a head."""
+    """The name of the base model in a model with a head."""
     layer: str
-    """What a layer is called in the base model."""
-    names: Names
+    """The name of the list of layers in the base model."""
+    matrices: Mapping[Kind, str]
+    """The names of a layer's six matrices, relative to it."""
+    norms: tuple[str, str]
+    """The names of the norms after the attention and after the feed-forward, relative to the layer."""
     pooled: tuple[str, str, str]
     """The head that classifies texts: first matrix, activation, second matrix."""
     settings: Mapping[str, str] = {}
-    """What config.json calls a setting where it is not what BERT calls it."""
+    """The names of settings in config.json that differ from BERT's, by BERT's name."""
     offset: bool = False
-    """Positions count from the padding token's id plus 1, and padding has that id itself."""
+    """Positions count from the padding token's id plus 1; padding has that id itself."""
     padding: int = 0
-    """The id of the padding token where config.json does not say."""
+    """The id of the padding token unless config.json gives one."""
     types: bool = True
-    """Whether there is a table of token types."""
+    """Whether the model has a table of token types."""
 
 
-_BERT = Names(
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    ffn_in="intermediate.dense",
-    ffn_out="output.dense",
-    output_norm="output.LayerNorm",
+_BERT = by_kind(
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
 )
-_DISTILBERT = Names(
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    attention_norm="sa_layer_norm",
-    ffn_in="ffn.lin1",
-    ffn_out="ffn.lin2",
-    output_norm="output_layer_norm",
-)
+_BERT_NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 _ROBERTA = Architecture(
     base="roberta",
     layer="encoder.layer",
-    names=_BERT,
+    matrices=_BERT,
+    norms=_BERT_NORMS,
     pooled=("classifier.dense", "tanh", "classifier.out_proj"),
     offset=True,
     padding=1,
@@ -93,18 +74,26 @@ ARCHITECTURES = {
     "bert": Architecture(
         base="bert",
         layer="encoder.layer",
-        names=_BERT,
+        matrices=_BERT,
+        norms=_BERT_NORMS,
         pooled=("bert.pooler.dense", "tanh", "classifier"),
     ),
     "distilbert": Architecture(
         base="distilbert",
         layer="transformer.layer",
-        names=_DISTILBERT,
+        matrices=by_kind(
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+            "ffn.lin1",
+            "ffn.lin2",
+        ),
+        norms=("sa_layer_norm", "output_layer_norm"),
         pooled=("pre_classifier", "relu", "classifier"),
         settings={
             "hidden_size": "dim",
             "num_hidden_layers": "n_layers",
-            "num_attention_heads": "n_heads",
             "intermediate_size": "hidden_dim",
             "hidden_act": "activation",
         },
@@ -113,7 +102,8 @@ ARCHITECTURES = {
     "electra": Architecture(
         base="electra",
         layer="encoder.layer",
-        names=_BERT,
+        matrices=_BERT,
+        norms=_BERT_NORMS,
         pooled=("classifier.dense", "gelu", "classifier.out_proj"),
     ),
     "roberta": _ROBERTA,
@@ -122,7 +112,7 @@ ARCHITECTURES = {
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    """The architecture of a config.json. Raises `EngineError` for one that cannot run here whole."""
+    """Return the architecture of a config.json. Raises `EngineError` for one that cannot be run whole."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise EngineError(
@@ -140,7 +130,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def task(config: Mapping[str, Any]) -> Task:
-    """What the model of a config.json answers. Raises `EngineError` for another kind of head."""
+    """Return the task of the model of a config.json. Raises `EngineError` for another kind of head."""
     known = config.get("architectures")
     name = known[0] if isinstance(known, list) and known else None
     for ending, found in TASKS.items():
@@ -153,7 +143,7 @@ def task(config: Mapping[str, Any]) -> Task:
 
 
 def whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number above 0 of a config.json, by BERT's name for it. Raises `EngineError`."""
+    """Return a whole number above 0 of a config.json, by BERT's name for it. Raises `EngineError`."""
     key = architecture(config).settings.get(name, name)
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -162,7 +152,7 @@ def whole(config: Mapping[str, Any], name: str, default: int | None = None) -> i
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`head_dim`, `activation` and `epsilon` of an `Encoder`. Raises `EngineError`."""
+    """Return `head_dim`, `activation` and `epsilon` of an `Encoder`. Raises `EngineError`."""
     known = architecture(config)
     key = known.settings.get("hidden_act", "hidden_act")
     activation = config.get(key, "gelu")
@@ -170,14 +160,19 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         raise EngineError(
             f"{key} is {activation!r}; the engine has {', '.join(_ACTIVATIONS)}: run this model with torch"
         )
-    hidden, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    hidden, heads = whole(config, "hidden_size"), heads_of(config)
+    if not heads:
+        given = {name: config[name] for name in HEAD_COUNTS if name in config}
+        raise EngineError(
+            f"attention heads in config.json: {given or 'no number'}, expected a whole number, 1 or more"
+        )
     if hidden % heads:
         raise EngineError(f"config.json: {heads} heads cannot share a hidden size of {hidden}")
     return {"head_dim": hidden // heads, "activation": _ACTIVATIONS[activation], "epsilon": epsilon(config)}
 
 
 def epsilon(config: Mapping[str, Any]) -> float:
-    """What each layer norm adds to the variance. DistilBERT's is no setting."""
+    """Return the number that each layer norm adds to the variance; DistilBERT's is fixed."""
     value = 1e-12 if config.get("model_type") == "distilbert" else config.get("layer_norm_eps", 1e-12)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise EngineError(f"layer_norm_eps in config.json is {value!r}, expected a number from 0 to 1")
@@ -185,12 +180,11 @@ def epsilon(config: Mapping[str, Any]) -> float:
 
 
 def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """The shape (outputs, inputs) of each matrix of a layer, by its name relative to the layer."""
-    names = architecture(config).names
+    """Return the shape (outputs, inputs) of each matrix of a layer, by its name relative to the layer."""
+    names = architecture(config).matrices
     hidden, inner = whole(config, "hidden_size"), whole(config, "intermediate_size")
-    square = (names.query, names.key, names.value, names.attention_output)
-    shapes = {f"{name}.weight": (hidden, hidden) for name in square}
-    return shapes | {f"{names.ffn_in}.weight": (inner, hidden), f"{names.ffn_out}.weight": (hidden, inner)}
+    others = {"FFN in": (inner, hidden), "FFN out": (hidden, inner)}
+    return {f"{name}.weight": others.get(kind, (hidden, hidden)) for kind, name in names.items()}
 
 
 def each_layer(
@@ -199,14 +193,19 @@ def each_layer(
     vector: Callable[[str], Vector],
     prefix: str,
 ) -> "Iterator[Layer]":
-    """The layers of a BERT-like model one by one, each made when it is asked for.
+    """Yield the layers of a BERT-like model, each read when it is asked for.
 
-    `config` is what config.json holds. `matrix(name)` gives a weight of shape (outputs, inputs),
-    `vector(name)` a bias, or a norm's weight or bias, 1-d float32; names begin with `prefix`: "bert." in a
-    model with a head, "" in a base model. Raises `EngineError` for an architecture or a setting
-    that the engine does not have, and for a weight of another shape than config.json says.
+    Args:
+        config: the content of config.json.
+        matrix: returns the weight of a name, of shape (outputs, inputs).
+        vector: returns the bias, or a norm's weight or bias, of a name, 1-d float32.
+        prefix: in front of all names: "bert." in a model with a head, "" in a base model.
+
+    Raises:
+        EngineError: an architecture or a setting that the engine lacks, or a weight whose shape differs from
+            the one in config.json.
     """
-    # Here, so that who wants the names alone, at the start of a program, does not load the engine.
+    # Imported here, so that a program that needs only the names does not load the engine.
     from fineprune_runtime.layers import Layer, Linear, Norm
 
     known = architecture(config)
@@ -230,22 +229,23 @@ def each_layer(
             raise misfit(name, values.shape, (size,))
         return values
 
+    names, norms = known.matrices, known.norms
     for index in range(whole(config, "num_hidden_layers")):
         place = f"{prefix}{known.layer}.{index}."
         yield Layer(
-            query=linear(place, known.names.query),
-            key=linear(place, known.names.key),
-            value=linear(place, known.names.value),
-            attention_output=linear(place, known.names.attention_output),
-            attention_norm=norm(place, known.names.attention_norm),
-            ffn_in=linear(place, known.names.ffn_in),
-            ffn_out=linear(place, known.names.ffn_out),
-            output_norm=norm(place, known.names.output_norm),
+            query=linear(place, names["Q"]),
+            key=linear(place, names["K"]),
+            value=linear(place, names["V"]),
+            attention_output=linear(place, names["O"]),
+            attention_norm=norm(place, norms[0]),
+            ffn_in=linear(place, names["FFN in"]),
+            ffn_out=linear(place, names["FFN out"]),
+            output_norm=norm(place, norms[1]),
         )
 
 
 def misfit(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> EngineError:
-    """What to raise where a weight's shape is not the expected one."""
+    """Return the error for a weight whose shape is not the expected one."""
     return EngineError(
-        f"{name} is of shape {shape}, and config.json asks for {expected}; they are not of one model"
+        f"{name} is of shape {shape}, and config.json asks for {expected}; they belong to different models"
     )

@@ -1,9 +1,7 @@
-"""Leaves out of a layer what cannot change its result: dead heads and dead inner neurons.
+"""Remove dead heads and neurons from a layer without changing its output.
 
-A head is dead when the attention's output reads none of its rows, or when its value rows are empty: then
-it gives the value's bias, whatever the keys, since the weights of a softmax add up to one. An inner neuron
-is dead when nothing reads it, or when its row is empty: it gives activation(bias). What a dead
-part still gives is a constant, and goes into the bias of the matrix that reads it.
+`dead_units` has the rule. The constant that a dead unit contributes moves into the bias of the matrix that
+reads it: V's bias for a head without rows of V, activation(bias) for a neuron without a row of FFN-in.
 """
 
 import math
@@ -11,6 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fineprune_runtime.dead_units import Flags, HeadSizes, living_heads, living_neurons
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
 
@@ -18,10 +17,12 @@ _MOST_ROWS, _MOST_COLUMNS = 2**20, 2**16  # as in native/matrix.hpp
 
 
 def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
-    """The same layer with fewer heads and inner neurons; `layer` itself where none is dead.
+    """Return the layer without its dead heads and neurons; `layer` itself where none is dead.
 
-    Raises `EngineError` for a matrix that is not what `Matrix` says. Matrices that do not fit each
-    other are left to the engine.
+    Matrices that do not fit each other are left for the engine to refuse.
+
+    Raises:
+        EngineError: a matrix that is not as `Matrix` describes it.
     """
     for name, part in zip(layer._fields, layer, strict=True):
         if isinstance(part, Linear):
@@ -29,9 +30,9 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
     inner = layer.attention_output.weight.shape[1]
     heads = (layer.query, layer.key, layer.value)
     if head_dim > 0 and inner % head_dim == 0 and all(part.weight.shape[0] == inner for part in heads):
-        read = _columns_used(layer.attention_output.weight).reshape(-1, head_dim).any(axis=1)
-        reached = _rows_used(layer.value.weight).reshape(-1, head_dim).any(axis=1)
-        alive = np.repeat(read & reached, head_dim)
+        sizes = HeadSizes(inner // head_dim, inner // head_dim, head_dim)
+        read, values = _columns_used(layer.attention_output.weight), _rows_used(layer.value.weight)
+        alive = np.repeat(living_heads(sizes, read, values), head_dim)
         if not alive.all():
             layer = layer._replace(
                 query=_rows(layer.query, alive),
@@ -40,7 +41,7 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
                 attention_output=_without(layer.attention_output, alive, _bias(layer.value)),
             )
     if layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1]:
-        alive = _columns_used(layer.ffn_out.weight) & _rows_used(layer.ffn_in.weight)
+        alive = living_neurons(_columns_used(layer.ffn_out.weight), _rows_used(layer.ffn_in.weight))
         if not alive.all():
             given = _activate(_bias(layer.ffn_in), activation)
             layer = layer._replace(
@@ -50,7 +51,7 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
 
 
 def _check(name: str, linear: Linear) -> None:
-    """Before anything is taken apart: the engine sees only what is left of it."""
+    """Raise `EngineError` for an invalid layer, since the engine will see only the units that remain."""
     (rows, columns), positions, values, scales = linear.weight
     if not (0 <= rows <= _MOST_ROWS and 0 <= columns <= _MOST_COLUMNS):
         raise EngineError(f"{name}: is {rows} x {columns}; at most {_MOST_ROWS} x {_MOST_COLUMNS} can be run")
@@ -73,7 +74,7 @@ def _check(name: str, linear: Linear) -> None:
             raise EngineError(f"{name}: {what} {int(np.isfinite(array).argmin())} is not finite")
 
 
-def _rows_used(matrix: Matrix) -> NDArray[np.bool_]:
+def _rows_used(matrix: Matrix) -> Flags:
     rows, columns = matrix.shape
     if matrix.positions is None:
         return np.full(rows, columns > 0)
@@ -82,7 +83,7 @@ def _rows_used(matrix: Matrix) -> NDArray[np.bool_]:
     return used
 
 
-def _columns_used(matrix: Matrix) -> NDArray[np.bool_]:
+def _columns_used(matrix: Matrix) -> Flags:
     rows, columns = matrix.shape
     if matrix.positions is None:
         return np.full(columns, rows > 0)
@@ -102,8 +103,8 @@ def _parts(matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats
     return row, column, matrix.values
 
 
-def _rows(linear: Linear, alive: NDArray[np.bool_]) -> Linear:
-    """Without the outputs that are not `alive`."""
+def _rows(linear: Linear, alive: Flags) -> Linear:
+    """Return a layer without the outputs that are not `alive`."""
     row, column, values = _parts(linear.weight)
     columns, keep = linear.weight.shape[1], alive[row]
     place = np.cumsum(alive) - 1
@@ -117,8 +118,8 @@ def _rows(linear: Linear, alive: NDArray[np.bool_]) -> Linear:
     return Linear(weight, None if linear.bias is None else linear.bias[alive])
 
 
-def _without(linear: Linear, alive: NDArray[np.bool_], constant: NDArray[np.float64]) -> Linear:
-    """Without the inputs that are not `alive`, each of which is always `constant`."""
+def _without(linear: Linear, alive: Flags, constant: NDArray[np.float64]) -> Linear:
+    """Return a layer without the inputs that are not `alive`, whose values are always those of `constant`."""
     row, column, values = _parts(linear.weight)
     rows, keep = linear.weight.shape[0], alive[column]
     place, columns = np.cumsum(alive) - 1, int(alive.sum())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fineprune._messages import one_line
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.places import place_of
+from fineprune.pruning.anatomy import place_of
 from fineprune.study.grid import DENSE, Cell, cell_of
 from fineprune.training.run.mask_snapshot import Record, counts_by
 

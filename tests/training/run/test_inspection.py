@@ -240,11 +240,10 @@ def test_other_models(tmp_path, kind, settings, layers):
 
 
 def test_names_that_are_not_known(copied, monkeypatch):
-    from fineprune.pruning.places import Place
+    from fineprune.pruning.anatomy import Place
     from fineprune.training.run import inspection
 
-    monkeypatch.setattr("fineprune.pruning.places.place_of", lambda name: Place("", None, "other"))
-    monkeypatch.setattr("fineprune.pruning.structure.place_of", lambda name: Place("", None, "other"))
+    monkeypatch.setattr("fineprune.pruning.anatomy.place_of", lambda name: Place("", None, "other"))
     (found,) = inspection.inspect_folder(copied).layers
     assert (found.layer, found.kept, found.total, found.heads, found.neurons) == (None, 256, 1024, None, None)
     assert [line.split()[0] for line in bars((found,))] == ["layer", "other"]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fineprune.pruning.places import KINDS, place_of
-from fineprune.pruning.structure import LayerLeft, heads_of, left
+from fineprune.pruning.anatomy import KINDS, place_of
+from fineprune.pruning.dead_units import LayerUnits, remaining_units
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
 from fineprune.study.study_folder import RunFolder
@@ -72,7 +72,7 @@ def empty(runs: Sequence[RunFolder]) -> Figure | str:
     if chosen is None:
         return choice.without_record(runs)
     counted = [
-        (run, left(run.record.matrices, heads_of(run.config)))
+        (run, remaining_units(run.record.matrices, run.config))
         for run in chosen.runs
         if run.record is not None
     ]
@@ -110,7 +110,7 @@ def empty(runs: Sequence[RunFolder]) -> Figure | str:
     for half in halves:
         if not any(value for _, found in counted for value in _empty_shares(found, half).values()):
             parts.append(f"No {half[:-1]} is empty.")
-    header = ("run", "method", *LayerLeft._fields)
+    header = ("run", "method", *LayerUnits._fields)
     return Figure("empty", "Empty heads and neurons", " ".join(parts), header, data, draw)
 
 
@@ -124,7 +124,7 @@ def _densities(matrices: Sequence[Matrix], key: Any) -> dict[Any, float]:
     return {place: kept / total for place, (kept, total) in counts_by(matrices, key).items() if total}
 
 
-def _empty_shares(found: Sequence[LayerLeft], half: str) -> dict[_Layer, float]:
+def _empty_shares(found: Sequence[LayerUnits], half: str) -> dict[_Layer, float]:
     """Percent of empty heads or neurons, of the layers where they can be told."""
     shares = {}
     for layer in found:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fineprune.pruning.places import KINDS, Place, place_of
+from fineprune.pruning.anatomy import KINDS, Place, place_of
 from fineprune.training.run.mask_snapshot import Matrix
 
 LEVELS = 16

@@ -10,7 +10,7 @@ from fineprune.errors import FinepruneError
 from fineprune.training.run.results import BENCH, fastest, packed_of, timings_of, weight_bytes
 
 if TYPE_CHECKING:
-    from fineprune.pruning.structure import LayerLeft
+    from fineprune.pruning.dead_units import LayerUnits
     from fineprune.pruning.summary import Summary
     from fineprune.training.run.mask_snapshot import Matrix
 
@@ -118,7 +118,7 @@ class Inspection:
 def inspect_folder(folder: Path) -> Inspection:
     """Read the model of a run or model folder. Raises `FinepruneError` where there is none."""
     from fineprune.checkpoint.model_folder import model_place
-    from fineprune.pruning.structure import heads_of, left
+    from fineprune.pruning.dead_units import remaining_units
     from fineprune.pruning.summary import summary
     from fineprune.training.run.convert import open_folder
     from fineprune.training.run.mask_snapshot import matrices_of
@@ -132,7 +132,7 @@ def inspect_folder(folder: Path) -> Inspection:
     return Inspection(
         name=folder.resolve().name,
         left=summary(model),
-        layers=_layers(matrices, left(matrices, heads_of(model.config.to_dict()))),
+        layers=_layers(matrices, remaining_units(matrices, model.config.to_dict())),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
         results=results,
@@ -184,9 +184,9 @@ def _left(layer: LayerDensity, what: str) -> str:
     return "" if count is None else f"{remaining:,} of {count:,}"
 
 
-def _layers(matrices: "tuple[Matrix, ...]", structure: "list[LayerLeft]") -> tuple[LayerDensity, ...]:
+def _layers(matrices: "tuple[Matrix, ...]", structure: "list[LayerUnits]") -> tuple[LayerDensity, ...]:
     """The matrices by layer, in the model's order; those without a number last."""
-    from fineprune.pruning.places import place_of
+    from fineprune.pruning.anatomy import place_of
     from fineprune.training.run.mask_snapshot import counts_by
 
     def layer_of(name: str) -> tuple[str, int | None]:
