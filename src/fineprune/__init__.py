@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fineprune import _transformers_import
+from fineprune._version import __version__ as __version__
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError, FinepruneWarning
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.host.trainer import PruningTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Compact",

@@ -10,8 +10,8 @@ from study.reports import Page, make_bench, make_record, make_run, opened, said,
 from support import call
 
 from fineprune import FinepruneError
+from fineprune.study.grouping import Row, groups
 from fineprune.study.report import make_report, write_report
-from fineprune.study.rows import Row, groups
 from fineprune.study.study_folder import read_folder
 from fineprune.study.tables import tables
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from study.reports import Page, make_bench, make_run, said
 
+from fineprune.study.grouping import Row
 from fineprune.study.report import write_report
-from fineprune.study.rows import Row
 from fineprune.study.study_folder import read_folder
 from fineprune.study.tables import tables
 

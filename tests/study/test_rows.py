@@ -6,7 +6,8 @@ import pytest
 
 from fineprune import FinepruneError
 from fineprune.study.grid import Cell
-from fineprune.study.rows import as_dicts, by_layer, collect, groups, share
+from fineprune.study.grouping import groups, share
+from fineprune.study.rows import as_dicts, by_layer, collect
 
 
 def test_rows_are_of_the_folders_and_of_what_is_planned(tmp_path, write_results, caplog):

@@ -6,6 +6,7 @@ ctypes releases the GIL for the length of a call. A library is loaded when it is
 import ctypes
 import functools
 import os
+import sys
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_void_p
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,8 @@ def _path(level: str) -> Path:
     if folder:
         return Path(folder) / f"libfineprune_{level}.so"
     # An editable install keeps the libraries beside its own metadata: look wherever the package's path leads.
-    import fineprune_runtime
-
-    places = [Path(place) / "_native" / f"libfineprune_{level}.so" for place in fineprune_runtime.__path__]
+    folders = sys.modules["fineprune_runtime"].__path__
+    places = [Path(place) / "_native" / f"libfineprune_{level}.so" for place in folders]
     return next((place for place in places if place.is_file()), places[0])
 
 

@@ -11,8 +11,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import fineprune
 from fineprune._files import staged, write_json, write_text
+from fineprune._version import __version__
 from fineprune.checkpoint import card, packing
 from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantizer
 from fineprune.config import PruningConfig
@@ -170,7 +170,7 @@ def _write(
         )
     unique = {parameter.data_ptr(): parameter for parameter in model.parameters()}
     return {
-        "fineprune": fineprune.__version__,
+        "fineprune": __version__,
         "transformers": transformers.__version__,
         "architecture": type(model).__name__,
         "values": values,

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import fineprune
 from fineprune._files import staged, write_json
 from fineprune._messages import one_line
+from fineprune._version import __version__
 from fineprune.checkpoint import packing
 from fineprune.checkpoint.compact import (
     ABOUT,
@@ -85,7 +85,7 @@ def save_delta(
         save_file(stored, staging / WEIGHTS, packing.manifest(stored, kept))
         left = summary(model)
         about: dict[str, Any] = {
-            "fineprune": fineprune.__version__,
+            "fineprune": __version__,
             "architecture": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "values": values,

@@ -30,6 +30,7 @@ def study(
 ) -> None:
     """Run a grid of recipes, several at once, and tabulate it; again, to go on where it was stopped."""
     from fineprune.study.grid import Study
+    from fineprune.study.study_folder import FAILURES
 
     if dry_run and table:
         raise FinepruneError("study: give --dry-run or --table, not both")
@@ -44,7 +45,7 @@ def study(
         _tabulate(loaded, place)
         leave_page(place, print)
         return
-    from fineprune.study.runner import FAILURES, plan, run_study
+    from fineprune.study.runner import plan, run_study
 
     runs = loaded.runs(place)
     if dry_run:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from fineprune.config import METHODS
 from fineprune.study.grid import DENSE
-from fineprune.study.rows import Group, Row, groups, share
+from fineprune.study.grouping import Group, Row, groups, share
 
 Verdict = Literal["held", "not held", "not tested at this scale"]
 CLOSE = 1.0
@@ -20,7 +21,7 @@ CLOSE = 1.0
 EVEN = 1.5
 """Layers are evenly pruned if the fullest has up to so many times the density of the emptiest."""
 
-FIRST_ORDER = ("l0", "movement", "soft_movement")
+FIRST_ORDER = tuple(name for name, traits in METHODS.items() if traits.order == 1 and traits.in_paper)
 
 
 class Claim(NamedTuple):

@@ -31,11 +31,8 @@ from fineprune.errors import FinepruneError
 from fineprune.study import paper
 from fineprune.study.grid import Run
 from fineprune.study.page import leave_page
+from fineprune.study.study_folder import FAILURES
 from fineprune.training.run.recipe import Recipe
-
-FAILURES = "failures.jsonl"
-"""In the folder of a study while runs have failed: a line for each."""
-
 
 _LOCKS = ".study"  # the folder beside the runs for their locks and marks
 _held: list[FileLock] = []  # of a worker: that of its GPU

@@ -15,14 +15,20 @@ from fineprune._messages import one_line
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
-from fineprune.study.runner import FAILURES
 from fineprune.study.task_labels import Named, labels
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
 from fineprune.training.run.results import BENCH, Timing, timings_of, weight_bytes
 
+FAILURES = "failures.jsonl"
+"""In the folder of a study while runs have failed: a line for each."""
+
 SOURCE = "study.yaml"
 """The study that was run last, in the folder of its runs."""
+
+
+PAGE = "report.html"
+"""The report, in the folder of a run or of a study."""
 
 
 @dataclass(frozen=True)

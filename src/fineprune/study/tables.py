@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from fineprune.study import paper
 from fineprune.study.grid import DENSE, Cell
-from fineprune.study.rows import Group, Row, groups, share
+from fineprune.study.grouping import Group, Row, groups, share
 
 _HEADER = (
     *("task", "method", "density", "scope", "distillation", "seeds", "planned"),

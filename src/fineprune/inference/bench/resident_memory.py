@@ -104,7 +104,8 @@ def _torch(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     import torch
     import transformers
 
-    import fineprune
+    from fineprune.checkpoint.loading import load as load_model
+    from fineprune.inference.accelerate import accelerate
 
     dtype: Any = request.way.removeprefix("accelerate ")
     kind: Any = getattr(transformers, request.kind)
@@ -117,16 +118,15 @@ def _torch(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     def load() -> Any:
         if request.way == DENSE:
             if Path(request.source).is_dir():
-                return fineprune.load(request.source)
+                return load_model(request.source)
             return kind.from_pretrained(request.source)
-        packed = fineprune.load(request.source, packed=True)
-        return fineprune.accelerate(packed, dtype, request.threads)
+        packed = load_model(request.source, packed=True)
+        return accelerate(packed, dtype, request.threads)
 
     def run(model: Any) -> None:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
 
-    _ = fineprune.load, fineprune.accelerate  # imported now, before the memory is looked at
     return load, run
 
 

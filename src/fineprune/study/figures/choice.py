@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fineprune.config import METHODS
 from fineprune.study.figures.style import listed, percent, short
 from fineprune.study.grid import DENSE, Cell
-from fineprune.study.rows import Group, Row, groups
+from fineprune.study.grouping import Group, Row, groups
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fineprune.config import METHODS
 from fineprune.study.figures.published import points as published
 from fineprune.study.figures.style import densities_axis, handle, ink, short, style
-from fineprune.study.rows import Group
+from fineprune.study.grouping import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from fineprune.study.figures.style import (
     short,
 )
 from fineprune.study.grid import DENSE
-from fineprune.study.rows import Group
+from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fineprune.study.figures import choice
 from fineprune.study.figures.style import Figure, handle, ink, legend, listed, panels, percent, short, style
 from fineprune.study.grid import DENSE
-from fineprune.study.rows import Group
+from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.results import Timing, size_of
 

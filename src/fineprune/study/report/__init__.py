@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from fineprune.errors import FinepruneError
 
-NAME = "report.html"
-
 
 class Report(NamedTuple):
     """A page that was written."""
@@ -35,9 +33,10 @@ def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
     from fineprune._files import write_text
     from fineprune.study.report.page import page_of
     from fineprune.study.report.render import render
+    from fineprune.study.study_folder import PAGE
 
     folder = Path(folder)
-    path = folder / NAME if out is None else Path(out)
+    path = folder / PAGE if out is None else Path(out)
     page = page_of(folder, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

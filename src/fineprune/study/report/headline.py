@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from fineprune.study.grid import DENSE, Cell
+from fineprune.study.grouping import Group, Row, groups, share
 from fineprune.study.report import words
 from fineprune.study.report.measures import Dense, progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
-from fineprune.study.rows import Group, Row, groups, share
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.results import ENGINE, Timing, fastest, size_of
 

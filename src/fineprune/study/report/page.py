@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from fineprune._messages import one_line
 from fineprune.study.grid import DENSE
+from fineprune.study.grouping import Row
 from fineprune.study.paper_claims import claims
 from fineprune.study.report import headline, pictures, words
 from fineprune.study.report.measures import dense_beside
 from fineprune.study.report.settings import commands, each_run, environment, facts, linked, settings
 from fineprune.study.report.words import Entry, Grid, numeric
-from fineprune.study.rows import Row, by_layer
+from fineprune.study.rows import by_layer
 from fineprune.study.study_folder import RunFolder, failures, read_folder
 from fineprune.study.tables import tables
 from fineprune.training.run.mask_snapshot import NAME as RECORD

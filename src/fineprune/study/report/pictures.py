@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from fineprune.study.figures import Figure
 from fineprune.study.grid import DENSE
+from fineprune.study.grouping import Row, groups
 from fineprune.study.report.headline import of_group
 from fineprune.study.report.masks import Map, map_of
-from fineprune.study.rows import Row, groups
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 

@@ -9,11 +9,10 @@ from urllib.parse import quote
 
 import yaml
 
-from fineprune.study.report import NAME as PAGE
 from fineprune.study.report import words
 from fineprune.study.report.measures import progress
 from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
-from fineprune.study.study_folder import SOURCE, RunFolder
+from fineprune.study.study_folder import PAGE, SOURCE, RunFolder
 from fineprune.training.run.results import fastest, size_of
 
 

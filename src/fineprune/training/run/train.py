@@ -29,9 +29,9 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
-import fineprune
 from fineprune._files import replace_folder, write_json, write_text
 from fineprune._messages import one_line
+from fineprune._version import __version__
 from fineprune.checkpoint import delta, packing
 from fineprune.checkpoint.loading import load
 from fineprune.checkpoint.model_folder import model_place
@@ -299,7 +299,7 @@ def _finish(
 
 def _environment() -> dict[str, Any]:
     return {
-        "fineprune": fineprune.__version__,
+        "fineprune": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
