@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from fineprune import FinepruneError
-from fineprune.study import report, runner
+from fineprune.study import local_pool, report, runner
 from fineprune.study.grid import Study
 from fineprune.study.runner import Failure, plan, run_study, state
 from fineprune.training.run import train as run_module
@@ -152,11 +152,12 @@ def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_pa
     tasks = {how: [], "waits": [], "c": [], "d": []}
     said: list[str] = []
     failures = run_study(make_runs(recipe_file, out, tasks), out, jobs=2, say=said.append)
-    assert failures == [Failure(f"{how}-movement-0.25-s0", "its process was killed; is the memory full?", "")]
+    killed = "its process was killed, probably out of memory"
+    assert failures == [Failure(f"{how}-movement-0.25-s0", killed, "")]
     assert sorted(line.partition(" ")[2] for line in said) == [
         "c-movement-0.25-s0: done",
         "d-movement-0.25-s0: done",
-        f"{how}-movement-0.25-s0: FAILED: its process was killed; is the memory full?",
+        f"{how}-movement-0.25-s0: FAILED: {killed}",
         "waits-movement-0.25-s0: done",
     ]
     given = [path.read_text().split(" ") for path in out.glob("*/given")]
@@ -170,7 +171,7 @@ def test_a_pool_that_does_not_work_is_one_line(recipe_file, tmp_path, monkeypatc
         raise ValueError("no\ncluster")
         yield
 
-    monkeypatch.setattr(runner, "_parallel", parallel)
+    monkeypatch.setattr(local_pool, "outcomes", parallel)
     out = tmp_path / "out"
     with pytest.raises(FinepruneError, match=r"^loky cannot start a run: no cluster$"):
         run_study(make_runs(recipe_file, out), out, say=lambda line: None)
@@ -178,7 +179,7 @@ def test_a_pool_that_does_not_work_is_one_line(recipe_file, tmp_path, monkeypatc
 
 def test_ray_that_is_not_installed_is_one_line(recipe_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(FinepruneError, match=r"--ray needs Ray: pip install 'fineprune\[ray\]'"):
+    with pytest.raises(FinepruneError, match=r"--ray needs ray: pip install 'fineprune\[ray\]'"):
         run_study(make_runs(recipe_file, tmp_path / "out"), tmp_path / "out", ray=True)
     assert not (tmp_path / "out").exists()
 
@@ -264,20 +265,19 @@ def test_length_in_steps(recipe_file, tmp_path):
 
 @pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1", "2"]), ("4,GPU-a,6", ["4", "GPU-a", "6"])])
 def test_each_worker_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch, visible, names):
-    monkeypatch.setattr(runner, "_held", [])
+    monkeypatch.setattr(local_pool, "_gpu_locks", [])
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    (tmp_path / ".study").mkdir()
     taken = []
     for _ in range(3):  # as three processes do: a lock is not held twice by two objects of one either
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # which is as good as none
-        runner._take_gpu(tmp_path)
+        local_pool.take_gpu(tmp_path)
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert taken == names
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
-    runner._take_gpu(tmp_path)  # more runs than GPUs
+    local_pool.take_gpu(tmp_path)  # more runs than GPUs
     assert os.environ["CUDA_VISIBLE_DEVICES"] in names
-    assert len(runner._held) == 3
-    for lock in runner._held:
+    assert len(local_pool._gpu_locks) == 3
+    for lock in local_pool._gpu_locks:
         lock.release()
 
 
@@ -285,6 +285,6 @@ def test_one_gpu_or_none_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for count in (0, 1):
         monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
-        runner._take_gpu(tmp_path)
+        local_pool.take_gpu(tmp_path)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not list(tmp_path.iterdir())

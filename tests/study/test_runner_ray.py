@@ -113,13 +113,14 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_pat
     said: list[str] = []
     runs = make_runs(recipe_file, tmp_path, {"dies": [], "once": [], "c": [], "d": []})
     failures = run_study(runs, tmp_path, ray=True, say=said.append)
-    assert failures == [Failure("dies-movement-0.25-s0", "its process was killed; is the memory full?", "")]
+    killed = "its process was killed, probably out of memory"
+    assert failures == [Failure("dies-movement-0.25-s0", killed, "")]
     assert sorted(line.partition(" ")[2] for line in said[1:4]) == [
         "c-movement-0.25-s0: done",
         "d-movement-0.25-s0: done",
         "once-movement-0.25-s0: done",
     ]
-    assert said[4:] == ["4/4 dies-movement-0.25-s0: FAILED: its process was killed; is the memory full?"]
+    assert said[4:] == [f"4/4 dies-movement-0.25-s0: FAILED: {killed}"]
     counts = {task: len(tries(tmp_path, task)) for task in ("dies", "once", "c", "d")}
     assert counts == {"dies": 3, "once": 2, "c": 1, "d": 1}  # at last alone, by itself
 

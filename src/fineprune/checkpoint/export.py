@@ -4,7 +4,6 @@ Zeros stay where they are: neither format stores them in fewer bytes. `int8` is 
 quantization (weights when written, activations when run), or NNCF's compression of the weights alone.
 """
 
-import importlib.util
 import io
 import logging
 import math
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from fineprune._extras import require
 from fineprune._files import staged
 from fineprune._messages import one_line
 from fineprune._padding import ensure_padding
@@ -115,9 +115,7 @@ def write_graph(
 
 def _check_packages(to: str, int8: bool) -> None:
     needed = (*_PACKAGES[to], "nncf") if to == "openvino" and int8 else _PACKAGES[to]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise FinepruneError(f"export to {to} needs {', '.join(missing)}: pip install 'fineprune[export]'")
+    require("export", f"export to {to}", needed)
 
 
 def _check_model(model: "PreTrainedModel") -> None:

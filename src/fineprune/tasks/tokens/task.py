@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fineprune._extras import require
 from fineprune._messages import listing, near
 from fineprune._validation import check_keys
 from fineprune.errors import FinepruneError
@@ -230,6 +231,7 @@ def compute_metrics(labels: Sequence[str]) -> "Callable[[EvalPrediction], dict[s
     It takes logits of shape (rows, tokens, labels) beside label ids of shape (rows, tokens), where -100
     does not count. Entities are seqeval's: an I- without a B- before it begins one, as in conlleval.
     """
+    require("recipes", "scoring")
 
     def score(evaluation: "EvalPrediction") -> dict[str, float]:
         import numpy as np

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fineprune._extras import EXTRAS, require
 from fineprune._files import write_json
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
@@ -43,6 +44,7 @@ class DemoRow:
 
 def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = print) -> list[DemoRow]:
     """Make the data and the three runs in the folder `out`; runs that are there are continued."""
+    require("demo", "the demo", EXTRAS["demo"] + EXTRAS["recipes"])
     from fineprune.training.run.train import run_recipe
 
     out = Path(out)

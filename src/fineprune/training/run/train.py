@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from fineprune._extras import require
 from fineprune._files import replace_folder, write_json, write_text
 from fineprune._messages import one_line
 from fineprune._version import __version__
@@ -77,6 +78,7 @@ def run_recipe(
     Ctrl-C during the training saves a checkpoint and raises KeyboardInterrupt; SIGTERM likewise, and then
     SystemExit with the code `stopping.PREEMPTED`.
     """
+    require("recipes", "a recipe")
     out = Path(out)
     first = processes().is_main_process
     agreement.agree(recipe.to_dict() | {"the run's folder": str(out)}, "run")
@@ -131,6 +133,7 @@ def evaluate_run(
     folder: str | Path, validation: str | None = None, model_folder: str | Path | None = None
 ) -> dict[str, float]:
     """Score the model of a finished run, or another (its compact form), on the recipe's data or other."""
+    require("recipes", "evaluate")
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     model, tokenizer = load_run_model(folder if model_folder is None else Path(model_folder))
