@@ -4,36 +4,46 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <string_view>
 
 #include "encoder.hpp"
 
 namespace fp {
 namespace {
 
-int fail(const std::exception &error, char *message, size_t size) {
-    std::snprintf(message, size, "%s", error.what());
+int fail(const char *reason, char *message, size_t size) {
+    std::snprintf(message, size, "%s", reason);
     return 1;
 }
 
+// Calls f. No exception may pass through the C interface: it becomes a message and the result 1.
 template <class F>
-int guarded(char *message, size_t size, F &&f) {
+int guarded(char *message, size_t size, F &&f) noexcept {
     try {
         f();
         return 0;
     } catch (const std::bad_alloc &) {
-        std::snprintf(message, size, "not enough memory");
-        return 1;
+        return fail("not enough memory", message, size);
     } catch (const std::exception &error) {
-        return fail(error, message, size);
+        return fail(error.what(), message, size);
+    } catch (...) {
+        return fail("an unknown C++ exception", message, size);
     }
+}
+
+void check_between(const char *name, int64_t value, int64_t most) {
+    if (value < 1 || value > most)
+        throw Error(std::string(name) + " is " + std::to_string(value) + "; 1 to " + std::to_string(most) + " can be run");
 }
 
 bool offers(int32_t dtype) { return dtype == FP_FLOAT32 || dtype == FP_INT8 || (dtype == FP_BFLOAT16 && kHasBf16); }
 
 void check_settings(int32_t dtype, int32_t threads) {
     if (!offers(dtype)) throw Error("dtype " + std::to_string(dtype) + " is not offered by this library");
-    if (threads < 1 || threads > 1024) throw Error("threads is " + std::to_string(threads) + "; 1 to 1024 are allowed");
+    if (threads < 1 || threads > FP_MOST_THREADS)
+        throw Error("threads is " + std::to_string(threads) + "; 1 to " + std::to_string(FP_MOST_THREADS) + " are allowed");
 }
 
 struct LinearBase {
@@ -141,6 +151,53 @@ std::unique_ptr<Base> of_dtype(int32_t dtype, const Arguments &...arguments) {
     return std::make_unique<Of<Float32>>(arguments...);
 }
 
+// The numbers of fp_constant().
+struct Constant {
+    const char *name;
+    int64_t value;
+};
+#define FP_SIZE(STRUCT) {#STRUCT, sizeof(STRUCT)}
+#define FP_FIELD(STRUCT, FIELD) {#STRUCT "." #FIELD, offsetof(STRUCT, FIELD)}
+#define FP_NUMBER(NAME) {#NAME, NAME}
+constexpr Constant kConstants[] = {
+    FP_SIZE(fp_matrix),
+    FP_FIELD(fp_matrix, rows),
+    FP_FIELD(fp_matrix, columns),
+    FP_FIELD(fp_matrix, kept),
+    FP_FIELD(fp_matrix, positions),
+    FP_FIELD(fp_matrix, values),
+    FP_FIELD(fp_matrix, bias),
+    FP_FIELD(fp_matrix, scales),
+    FP_SIZE(fp_layer),
+    FP_FIELD(fp_layer, qkv),
+    FP_FIELD(fp_layer, attention_output),
+    FP_FIELD(fp_layer, ffn_in),
+    FP_FIELD(fp_layer, ffn_out),
+    FP_FIELD(fp_layer, attention_norm_weight),
+    FP_FIELD(fp_layer, attention_norm_bias),
+    FP_FIELD(fp_layer, output_norm_weight),
+    FP_FIELD(fp_layer, output_norm_bias),
+    FP_SIZE(fp_settings),
+    FP_FIELD(fp_settings, hidden),
+    FP_FIELD(fp_settings, head_dim),
+    FP_FIELD(fp_settings, epsilon),
+    FP_FIELD(fp_settings, activation),
+    FP_FIELD(fp_settings, dtype),
+    FP_FIELD(fp_settings, threads),
+    FP_NUMBER(FP_MOST_ROWS),
+    FP_NUMBER(FP_MOST_COLUMNS),
+    FP_NUMBER(FP_MOST_THREADS),
+    FP_NUMBER(FP_FLOAT32),
+    FP_NUMBER(FP_BFLOAT16),
+    FP_NUMBER(FP_INT8),
+    FP_NUMBER(FP_GELU),
+    FP_NUMBER(FP_GELU_TANH),
+    FP_NUMBER(FP_RELU),
+};
+#undef FP_SIZE
+#undef FP_FIELD
+#undef FP_NUMBER
+
 }  // namespace
 }  // namespace fp
 
@@ -155,9 +212,15 @@ extern "C" {
 
 int32_t fp_version(void) { return FP_VERSION; }
 
+int64_t fp_constant(const char *name) {
+    for (const fp::Constant &constant : fp::kConstants)
+        if (!std::strcmp(constant.name, name)) return constant.value;
+    return -1;
+}
+
 int32_t fp_runs(const char *level) {
-    const std::string name = level;
-    if (name == "portable") return 1;  // or else we would not be here
+    const std::string_view name = level;
+    if (name == "portable") return 1;  // this library is loaded
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
@@ -179,12 +242,8 @@ int32_t fp_offers(int32_t dtype) { return fp::offers(dtype); }
 int fp_encoder_new(const fp_settings *settings, fp_encoder **out, char *message, size_t size) {
     return fp::guarded(message, size, [&] {
         fp::check_settings(settings->dtype, settings->threads);
-        if (settings->hidden < 1 || settings->hidden > fp::kLargest)
-            throw fp::Error("hidden is " + std::to_string(settings->hidden) + "; 1 to " + std::to_string(fp::kLargest) +
-                            " can be run");
-        if (settings->head_dim < 1 || settings->head_dim > fp::kLargest)
-            throw fp::Error("head_dim is " + std::to_string(settings->head_dim) + "; 1 to " + std::to_string(fp::kLargest) +
-                            " can be run");
+        fp::check_between("hidden", settings->hidden, FP_MOST_COLUMNS);
+        fp::check_between("head_dim", settings->head_dim, FP_MOST_COLUMNS);
         if (settings->activation < FP_GELU || settings->activation > FP_RELU)
             throw fp::Error("activation " + std::to_string(settings->activation) + " is not known");
         *out = new fp_encoder{fp::of_dtype<fp::Encoder, fp::EncoderBase>(settings->dtype, *settings)};

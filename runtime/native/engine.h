@@ -8,7 +8,12 @@
 #include <stdint.h>
 
 #define FP_API __attribute__((visibility("default")))
-#define FP_VERSION 1
+#define FP_VERSION 1  // raised when a function's arguments or meaning change
+
+// Limits; larger values are refused.
+#define FP_MOST_ROWS (1 << 20)     // outputs of a matrix
+#define FP_MOST_COLUMNS (1 << 16)  // inputs of a matrix, hidden, head_dim: int8 sums of more would overflow
+#define FP_MOST_THREADS 1024
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,6 +52,10 @@ typedef struct fp_encoder fp_encoder;
 typedef struct fp_linear fp_linear;
 
 FP_API int32_t fp_version(void);
+// A number that this library was compiled with, so that callers can compare it with their own declarations: the size of
+// a structure ("fp_matrix"), the offset of a field ("fp_matrix.bias"), a limit ("FP_MOST_ROWS"), a member of an enum
+// ("FP_INT8"). -1 for unknown names.
+FP_API int64_t fp_constant(const char *name);
 FP_API int32_t fp_runs(const char *level);  // whether this processor has what a level's library needs; ask the portable one
 FP_API int32_t fp_offers(int32_t dtype);    // whether this library has kernels for it
 

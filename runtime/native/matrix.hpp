@@ -14,9 +14,6 @@ struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-constexpr int64_t kLargest = 1 << 16;  // inputs or outputs of a layer: int8 sums of more would overflow
-constexpr int64_t kMostRows = 1 << 20;
-
 inline void check_finite(const float *values, int64_t count, const std::string &what) {
     for (int64_t i = 0; i < count; i++)
         if (!std::isfinite(values[i])) throw Error(what + " " + std::to_string(i) + " is not finite");
@@ -24,9 +21,9 @@ inline void check_finite(const float *values, int64_t count, const std::string &
 
 // Where each row's stored elements begin; one more entry ends the last.
 inline std::vector<int64_t> check(const fp_matrix &m, const std::string &name) {
-    if (m.rows < 0 || m.rows > kMostRows || m.columns < 0 || m.columns > kLargest)
+    if (m.rows < 0 || m.rows > FP_MOST_ROWS || m.columns < 0 || m.columns > FP_MOST_COLUMNS)
         throw Error(name + ": is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + "; at most " +
-                    std::to_string(kMostRows) + " x " + std::to_string(kLargest) + " can be run");
+                    std::to_string(FP_MOST_ROWS) + " x " + std::to_string(FP_MOST_COLUMNS) + " can be run");
     const int64_t size = m.rows * m.columns;
     if (m.kept < 0 || m.kept > size || (!m.positions && m.kept != size) || (m.kept && !m.values))
         throw Error(name + ": stores " + std::to_string(m.kept) + " of " + std::to_string(size) + " elements");

@@ -128,14 +128,73 @@ def test_a_level_that_was_not_built_is_left_out(tmp_path):
     assert run_elsewhere(tmp_path, ASK).splitlines()[0] == "('portable',) ('float32', 'int8')"
 
 
-def test_a_library_of_another_version(monkeypatch):
-    monkeypatch.setattr(native, "_VERSION", 99)
+@pytest.fixture
+def fresh():
+    """Libraries are loaded, and compared with native.py, once more."""
     native.library.cache_clear()
-    try:
-        with pytest.raises(EngineError, match="another version; install fineprune-runtime again"):
-            native.library("portable")
-    finally:
-        native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def test_a_library_of_another_version(monkeypatch, fresh):
+    monkeypatch.setattr(native, "_VERSION", 99)
+    with pytest.raises(EngineError, match="another version; install fineprune-runtime again"):
+        native.library("portable")
+
+
+def test_a_library_from_before_fp_constant(monkeypatch, fresh):
+    class Before:
+        @staticmethod
+        def fp_version():
+            return native._VERSION
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Before())
+    with pytest.raises(EngineError, match="another version; install fineprune-runtime again"):
+        native.library("portable")
+
+
+class Narrow(ctypes.Structure):
+    """fp_settings with a head_dim of 32 bits, and what follows it 4 bytes earlier."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int32 if name == "head_dim" else type_) for name, type_ in native.CSettings._fields_
+    )
+
+
+class Swapped(ctypes.Structure):
+    """fp_settings with two fields of one type in another order."""
+
+    _fields_ = (*native.CSettings._fields_[1::-1], *native.CSettings._fields_[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "difference"),
+    [
+        ("MOST_ROWS", 2**21, "FP_MOST_ROWS is 1048576 there and 2097152 here"),
+        ("MOST_COLUMNS", 2**15, "FP_MOST_COLUMNS is 65536 there and 32768 here"),
+        ("MOST_THREADS", 64, "FP_MOST_THREADS is 1024 there and 64 here"),
+        ("DTYPES", ("float32", "int8", "bfloat16"), "FP_INT8 is 2 there and 1 here"),
+        ("DTYPES", ("float32", "bfloat16", "int8", "int4"), "FP_INT4 is -1 there and 3 here"),
+        ("ACTIVATIONS", ("gelu", "relu"), "FP_RELU is 2 there and 1 here"),
+        ("_STRUCTURES", {"fp_matrix": native.CSettings}, "fp_matrix is 56 there and 32 here"),
+        ("_STRUCTURES", {"fp_settings": Narrow}, r"fp_settings\.epsilon is 16 there and 12 here"),
+        ("_STRUCTURES", {"fp_settings": Swapped}, r"fp_settings\.head_dim is 8 there and 0 here"),
+    ],
+)
+def test_a_library_that_was_compiled_with_other_declarations(monkeypatch, fresh, name, value, difference):
+    monkeypatch.setattr(native, name, value)
+    message = rf"libfineprune_portable\.so: is of another version \({difference}\); install fineprune-runtime"
+    with pytest.raises(EngineError, match=message):
+        native.library("portable")
+
+
+def test_every_declaration_is_compared():
+    declared = native._declarations()
+    assert len(declared) == 33
+    for level in LEVELS:
+        answers = {name: native.library(level).fp_constant(name.encode()) for name in declared}
+        assert answers == declared
+        assert native.library(level).fp_constant(b"FP_NO_SUCH_THING") == -1
 
 
 def test_a_long_message_is_cut():

@@ -13,8 +13,6 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
 from fineprune_runtime.shrink import shrunk
 
-_MOST_THREADS, _MOST_HEAD_DIM = 1024, 2**16  # as in native/engine.cpp
-
 
 class Encoder:
     """Runs encoder layers one after another on the tokens that a mask keeps.
@@ -47,8 +45,8 @@ class Encoder:
                 f"activation {activation!r} cannot be run; allowed are {', '.join(native.ACTIVATIONS)}"
             )
         _check_threads(threads)
-        if not isinstance(head_dim, int) or not 0 < head_dim <= _MOST_HEAD_DIM:
-            raise EngineError(f"head_dim is {head_dim!r}; 1 to {_MOST_HEAD_DIM} can be run")
+        if not isinstance(head_dim, int) or not 0 < head_dim <= native.MOST_COLUMNS:
+            raise EngineError(f"head_dim is {head_dim!r}; 1 to {native.MOST_COLUMNS} can be run")
         if not 0 <= epsilon < math.inf:
             raise EngineError(f"epsilon is {epsilon!r}; it is a small number, at least 0")
         self.dtype, self.threads = dtype, threads
@@ -175,8 +173,8 @@ class SparseLinear:
 
 
 def _check_threads(threads: int) -> None:
-    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
-        raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to {_MOST_THREADS}")
+    if not isinstance(threads, int) or not 1 <= threads <= native.MOST_THREADS:
+        raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to {native.MOST_THREADS}")
 
 
 def _level(dtype: str, level: str | None) -> str:

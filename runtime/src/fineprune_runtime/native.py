@@ -14,8 +14,9 @@ from typing import Any
 from fineprune_runtime.errors import EngineError
 
 LEVELS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")  # best first
-DTYPES = ("float32", "bfloat16", "int8")  # a dtype's number is its place here
+DTYPES = ("float32", "bfloat16", "int8")  # the number of a dtype is its index
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
 _VERSION = 1
 _MESSAGE = 512
 
@@ -62,6 +63,7 @@ class CSettings(ctypes.Structure):
     )
 
 
+_STRUCTURES = {"fp_matrix": CMatrix, "fp_layer": CLayer, "fp_settings": CSettings}
 _FLOATS = POINTER(c_float)
 _FAILS = {  # these end in (message, size), and return 0 when they succeed
     "fp_encoder_new": (POINTER(CSettings), POINTER(c_void_p)),
@@ -121,13 +123,15 @@ def call(library: Any, name: str, *arguments: Any) -> None:
 
 @functools.cache
 def library(level: str) -> Any:
-    """The library of a level, its functions declared."""
+    """Return the library of a level with its functions declared.
+
+    Raises `EngineError` if it cannot be loaded or was compiled with other declarations than those here.
+    """
     try:
         loaded = ctypes.CDLL(str(_path(level)))
     except OSError as error:
         raise EngineError(f"the engine's library for {level} cannot be loaded ({error})") from error
-    if loaded.fp_version() != _VERSION:
-        raise EngineError(f"{_path(level)}: is of another version; install fineprune-runtime again")
+    _check_declarations(loaded, _path(level))
     for name, arguments in _FAILS.items():
         function = getattr(loaded, name)
         function.argtypes = (*arguments, c_char_p, c_size_t)
@@ -140,6 +144,36 @@ def library(level: str) -> Any:
     loaded.fp_runs.argtypes = (c_char_p,)
     loaded.fp_offers.argtypes = (c_int32,)
     return loaded
+
+
+def _check_declarations(loaded: Any, path: Path) -> None:
+    """Raise `EngineError` if a library's structures, limits or enums are not those of this module."""
+    if loaded.fp_version() != _VERSION or not hasattr(loaded, "fp_constant"):
+        raise EngineError(f"{path}: is of another version; install fineprune-runtime again")
+    loaded.fp_constant.argtypes, loaded.fp_constant.restype = (c_char_p,), c_int64
+    for name, value in _declarations().items():
+        compiled = loaded.fp_constant(name.encode())
+        if compiled != value:
+            raise EngineError(
+                f"{path}: is of another version ({name} is {compiled} there and {value} here); "
+                "install fineprune-runtime again"
+            )
+
+
+def _declarations() -> dict[str, int]:
+    """Return what `fp_constant` has to answer: sizes and offsets of structures, limits, members of enums."""
+    numbers = {
+        "FP_MOST_ROWS": MOST_ROWS,
+        "FP_MOST_COLUMNS": MOST_COLUMNS,
+        "FP_MOST_THREADS": MOST_THREADS,
+    }
+    for members in (DTYPES, ACTIVATIONS):
+        numbers |= {f"FP_{member.upper()}": number for number, member in enumerate(members)}
+    for name, structure in _STRUCTURES.items():
+        numbers[name] = ctypes.sizeof(structure)
+        for field, *_ in structure._fields_:
+            numbers[f"{name}.{field}"] = getattr(structure, field).offset
+    return numbers
 
 
 def _path(level: str) -> Path:

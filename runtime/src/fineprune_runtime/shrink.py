@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from fineprune_runtime.dead_units import Flags, HeadSizes, living_heads, living_neurons
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
-
-_MOST_ROWS, _MOST_COLUMNS = 2**20, 2**16  # as in native/matrix.hpp
+from fineprune_runtime.native import MOST_COLUMNS, MOST_ROWS
 
 
 def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
@@ -53,8 +52,8 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
 def _check(name: str, linear: Linear) -> None:
     """Raise `EngineError` for an invalid layer, since the engine will see only the units that remain."""
     (rows, columns), positions, values, scales = linear.weight
-    if not (0 <= rows <= _MOST_ROWS and 0 <= columns <= _MOST_COLUMNS):
-        raise EngineError(f"{name}: is {rows} x {columns}; at most {_MOST_ROWS} x {_MOST_COLUMNS} can be run")
+    if not (0 <= rows <= MOST_ROWS and 0 <= columns <= MOST_COLUMNS):
+        raise EngineError(f"{name}: is {rows} x {columns}; at most {MOST_ROWS} x {MOST_COLUMNS} can be run")
     size = rows * columns
     if values.shape != ((size,) if positions is None else positions.shape):
         raise EngineError(
