@@ -1,5 +1,6 @@
 """A reader finds the old files or the new ones, whenever the writer was stopped."""
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -8,7 +9,6 @@ import time
 
 import pytest
 
-from fineprune import _files
 from fineprune._files import replace_folder, staged, write_json, write_text
 
 CAN_EXCHANGE = sys.platform == "linux"
@@ -28,11 +28,17 @@ def names(path):
     return sorted(entry.name for entry in path.iterdir())
 
 
+@pytest.fixture
+def cannot_exchange(monkeypatch):
+    """A C library without renameat2, as on other systems than Linux."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+
+
 @pytest.fixture(params=["exchange", "two steps"])
-def way(request, monkeypatch):
+def way(request):
     """Both ways to replace a folder."""
     if request.param == "two steps":
-        monkeypatch.setattr(_files, "_exchange", lambda one, other: False)
+        request.getfixturevalue("cannot_exchange")
     elif not CAN_EXCHANGE:
         pytest.skip("renameat2 is Linux's")
     return request.param
@@ -124,36 +130,42 @@ def test_relative_paths(way, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not CAN_EXCHANGE, reason="renameat2 is Linux's")
-def test_exchange(tmp_path):
-    one, other = folder(tmp_path / "one ä", "1"), folder(tmp_path / "other", "2")
-    assert _files._exchange(one, other)
-    assert (content(one), content(other)) == ("2", "1")
+def test_the_exchange_is_one_step(tmp_path, monkeypatch):
+    """No path is renamed, so no moment has neither folder."""
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("two steps"))
+    place = folder(tmp_path / "place ä", "old")
+    replace_folder(folder(tmp_path / "new", "new"), place)
+    assert content(place) == "new"
+    assert names(tmp_path) == ["place ä"]
+
+
+def test_a_missing_folder_replaces_nothing(way, tmp_path):
+    place = folder(tmp_path / "place", "old")
     with pytest.raises(FileNotFoundError) as caught:
-        _files._exchange(one, tmp_path / "missing")
-    assert caught.value.filename2 == str(tmp_path / "missing")
-    assert content(one) == "2"
+        replace_folder(tmp_path / "missing", place)
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "missing"), str(place))
+    if way == "exchange":
+        assert content(place) == "old"
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, None])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
 def test_where_folders_cannot_be_exchanged(code, tmp_path, monkeypatch):
-    """No such call in the kernel or the file system, or (None) in the C library."""
+    """The C library has the call, the file system or the kernel has not."""
 
     class Library:
         def __init__(self, *_, **__):
-            if code is not None:
-                self.renameat2 = lambda *_: -1
+            self.renameat2 = lambda *_: -1
 
-    monkeypatch.setattr(_files.ctypes, "CDLL", Library)
-    monkeypatch.setattr(_files.ctypes, "get_errno", lambda: code)
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: code)
     folder(tmp_path / "place", "old")
     replace_folder(folder(tmp_path / "new", "new"), tmp_path / "place")
     assert content(tmp_path / "place") == "new"
     assert names(tmp_path) == ["place"]
 
 
-def test_a_stop_between_the_two_steps_keeps_the_old_folder(tmp_path, monkeypatch):
+def test_a_stop_between_the_two_steps_keeps_the_old_folder(cannot_exchange, tmp_path, monkeypatch):
     real, calls = os.replace, []
-    monkeypatch.setattr(_files, "_exchange", lambda one, other: False)
 
     def replace(one, other):
         calls.append(other)
@@ -161,7 +173,7 @@ def test_a_stop_between_the_two_steps_keeps_the_old_folder(tmp_path, monkeypatch
             raise KeyboardInterrupt
         real(one, other)
 
-    monkeypatch.setattr(_files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     folder(tmp_path / "place", "old")
     new = folder(tmp_path / "new", "new")
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files and folders atomically: a reader finds the old content or the new one, never a part."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,9 @@ from fineprune.errors import FinepruneError
 
 @contextlib.contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; the file takes its place when the block ends well.
+    """Yield a path beside `path` to write to; the file replaces `path` when the block ends without an error.
 
-    A kill leaves the old content or the new one. After an error nothing is left beside it.
+    A kill leaves the old content or the new one. After an error the temporary file is removed.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,26 +32,27 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file such that a kill leaves the old content or the new one."""
+    """Write a text file atomically, as UTF-8."""
     with staged_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole; values that JSON has no word for (nan, inf) are an error."""
+    """Write a JSON file atomically; numbers that JSON cannot express (nan, inf) are an error."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
-def alone(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold the file `lock`, made with its folder; the lock is the system's, so that it ends with the process.
+def exclusive(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `lock`, creating its folder; the system releases it when the process ends.
 
-    Raises `FinepruneError`: `refusal` where another process holds it, another where it cannot be made.
+    Raises:
+        FinepruneError: `refusal` where another process holds it; another message where it cannot be created.
     """
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout as error:
         raise FinepruneError(refusal) from error
     except OSError as error:
@@ -61,13 +62,13 @@ def alone(lock: Path, refusal: str) -> Iterator[None]:
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A path beside `folder` to write a folder to, which takes its place when the block ends well."""
-    place = folder.resolve()  # where a link leads
+    """Yield a path beside `folder` to create a folder at; it replaces `folder` when the block ends well."""
+    place = folder.resolve()  # the target of a link
     staging = place.with_name(f".{place.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -78,11 +79,11 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Move the finished folder `new` to `place`, whatever was there before.
+    """Move the finished folder `new` to `place`, replacing whatever is there.
 
     A kill leaves the old folder at `place` or the new one. Where the file system cannot exchange two
-    folders in one step, the old one may be left beside it, as `.NAME.old`. A link stays a link: the
-    folder that it leads to is replaced.
+    folders in one step, the old one may remain beside it, as `.NAME.old`. A link stays a link: its
+    target is replaced.
     """
     place = place.resolve()
     old = place.with_name(f".{place.name}.old")
@@ -97,14 +98,14 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two paths in one step (Linux's renameat2); False where that is not to be had."""
+    """Swap two paths in one step (Linux's renameat2); return False where the system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if renameat2 is None:
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+    current, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(current, os.fsencode(one), current, os.fsencode(other), exchange) == 0:
         return True
     code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS):  # not on this file system, or not in this kernel
+    if code in (errno.EINVAL, errno.ENOSYS):  # not supported by the file system, or by the kernel
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from fineprune._extras import EXTRAS, require
-from fineprune._files import alone, write_text
+from fineprune._files import exclusive, write_text
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.study import local_pool, paper, ray_pool
@@ -119,7 +119,7 @@ def run_study(
 
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
     connection = nullcontext() if cluster is None else ray_pool.connected(cluster, say)
-    with alone(out / _LOCKS / "lock", refusal), StopsAtSignals(), connection:
+    with exclusive(out / _LOCKS / "lock", refusal), StopsAtSignals(), connection:
         for name in (FAILURES, *(_begun(run.name) for run in runs)):
             (out / name).unlink(missing_ok=True)
         unfinished = [run for run in runs if state(run, out) != "finished"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fineprune._files import alone
+from fineprune._files import exclusive
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
 from fineprune.training.run.recipe import Recipe
@@ -63,7 +63,7 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Keep others from the run's folder; where nothing was written there, it goes again."""
-    with alone(out / LOCK, f"{out}: a run is under way there; wait for it, or name another --out"):
+    with exclusive(out / LOCK, f"{out}: a run is under way there; wait for it, or name another --out"):
         try:
             yield
         finally:
