@@ -40,7 +40,7 @@ class _Sampled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        return gradients[0].to(ctx.scores_dtype).mul_(hard_concrete.slope(z)), None, None, None
+        return hard_concrete.slope(z).to(ctx.scores_dtype).mul_(gradients[0]), None, None, None
 
 
 class HardConcrete(Gate):
