@@ -184,6 +184,7 @@ def codec_speed(repeats: int = 5) -> None:
 
 def score(runs: list[Path]) -> None:
     """Pack finished runs by each type, and score what was packed on the recipe's validation data."""
+    from fineprune.checkpoint.packing import Packing
     from fineprune.training.run.convert import compact_folder
     from fineprune.training.run.train import evaluate_run
 
@@ -194,7 +195,7 @@ def score(runs: list[Path]) -> None:
         cells = []
         with tempfile.TemporaryDirectory() as folder:
             for values, embeddings in TYPES:
-                done = compact_folder(run, Path(folder) / "compact", values, embeddings)
+                done = compact_folder(run, Path(folder) / "compact", Packing(values, embeddings))
                 after = evaluate_run(run, model_folder=done.folder)["accuracy"]
                 cells.append(f"{done.bytes / 1e6:.1f}, {100 * (after - before):+.2f}")
         dense = sum(file.stat().st_size for file in (run / "model").glob("*.safetensors"))

@@ -181,7 +181,7 @@ def test_inspect_damaged_results(content, place, capsys, tmp_path):
         (["run", "texts.txt"], "texts.txt: is a file"),
         (["run", "texts.txt/below"], "cannot be made"),
         (["run", "full"], "full: not empty"),
-        (["run", "new", "--values", "int9"], "values='int9': did you mean 'int8'"),
+        (["run", "new", "--values", "int9"], "values='int9': did you mean int8"),
         (["run", "new", "--embeddings", "int5"], "embeddings='int5'"),
         (["run", "new", "--format", "denze"], "--format denze: allowed are compact and dense"),
         (["run", "new", "--format", "dense", "--values", "int8"], "--format dense: takes no --values"),
@@ -239,7 +239,7 @@ def test_export(place, capsys, tmp_path):
 
 def test_bad_exports(place, capsys, tmp_path):
     out = tmp_path / "out"
-    assert "to is 'onyx', allowed: onnx, openvino" in refused(
+    assert "to='onyx': did you mean onnx? allowed are onnx, openvino" in refused(
         capsys, "export", place / "small", out, "--to", "onyx"
     )
     assert "no model in it" in refused(capsys, "export", place / "nowhere", out, "--to", "onnx")

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -185,6 +185,7 @@ def compact(
     as_json: Json = False,
 ) -> None:
     """Write a model such that its zeros take no room: of a run, a model folder, an older program."""
+    from fineprune.checkpoint.packing import Packing
     from fineprune.training.run.convert import compact_folder, dense_folder
 
     if form == "dense":
@@ -192,10 +193,8 @@ def compact(
             raise FinepruneError("--format dense: takes no --values, --embeddings, --base or --vocabulary")
         done = dense_folder(folder, out, method, threshold)
     elif form == "compact":
-        as_asked: dict[str, Any] = {"values": values, "embeddings": embeddings}  # checked there
-        done = compact_folder(
-            folder, out, base=base, texts=texts, method=method, threshold=threshold, **as_asked
-        )
+        packing = Packing(cast(Any, values), cast(Any, embeddings))
+        done = compact_folder(folder, out, packing, base, texts, method, threshold)
     else:
         raise FinepruneError(f"--format {form}: allowed are compact and dense")
     if as_json:

@@ -1,3 +1,5 @@
+"""The model card: its sentences, its table, and the code that it shows."""
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -5,6 +7,7 @@ from fineprune.checkpoint.card import model_card
 
 ABOUT = {
     "fineprune": "9.9",
+    "architecture": "BertForSequenceClassification",
     "values": "int8",
     "embeddings": "int4",
     "density": 0.05,
@@ -20,7 +23,7 @@ ABOUT = {
 
 
 def card(**values):
-    return model_card(ABOUT | values, "BertForSequenceClassification")
+    return model_card(ABOUT | values)
 
 
 def table(text):
@@ -44,7 +47,7 @@ def test_what_is_always_said():
     assert text.endswith("\n")
 
 
-def test_the_code_it_shows_runs(compact, monkeypatch):
+def test_the_code_it_shows_runs(compact):
     """Every compact folder has a card."""
     text = (compact / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0].replace("this folder", str(compact))

@@ -145,9 +145,9 @@ def test_a_model_of_mixed_types_is_refused(make_pruned, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"values": "float61"}, r"values='float61': did you mean 'float16'\? allowed are float32, float16"),
-        ({"values": "keep"}, "values='keep': allowed are float32, float16, bfloat16, int8"),
-        ({"embeddings": "int5"}, r"embeddings='int5': did you mean 'int[48]'\? allowed are keep"),
+        ({"values": "float61"}, r"values='float61': did you mean float16\? allowed are float32, float16"),
+        ({"values": "keep"}, "values='keep': .*allowed are float32, float16, bfloat16, int8"),
+        ({"embeddings": "int5"}, r"embeddings='int5': did you mean int[48]\? allowed are keep"),
         ({"embeddings": "float32"}, "embeddings='float32'"),
     ],
 )  # fmt: skip
@@ -199,7 +199,7 @@ def test_no_place(place, make_pruned, tmp_path, monkeypatch):
         "file": "file: is a file",
         "file/below": "file/below: cannot be made",
         "full": "full: not empty, and no model that could be replaced",
-        "above": "above: holds other folders, checkpoint-5 for one",
+        "above": "above: holds other folders, for example checkpoint-5",
         ".": r"\.: not empty, and no model",
     }[place]
     with pytest.raises(FinepruneError, match=message):
@@ -295,7 +295,7 @@ def test_what_is_written_is_compared(values, make_pruned, monkeypatch, tmp_path)
         return real(array, kind)
 
     monkeypatch.setattr(codec, "encode", wrong)
-    with pytest.raises(FinepruneError, match=r"query.weight: what was written differs from the model by"):
+    with pytest.raises(FinepruneError, match=r"query.weight: the written file differs from the model by"):
         save_compact(make_pruned(), tmp_path / "m", values=values)
     assert names(tmp_path) == set()
 

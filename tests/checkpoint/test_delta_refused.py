@@ -217,7 +217,7 @@ def test_names_of_the_base_with_their_right_hash(folder, base):
     about["base"]["tensors"].remove(QUERY)
     about["base"]["sha256"] = delta._hash(model.state_dict(), about["base"]["tensors"])
     (folder / "fineprune.json").write_text(json.dumps(about))
-    with pytest.raises(FinepruneError, match="a mask lies over what is not the base's"):
+    with pytest.raises(FinepruneError, match="a mask covers what is not the base's"):
         load(folder)
 
 
@@ -290,7 +290,7 @@ def test_a_crash_leaves_what_was_there(
 def test_what_is_written_is_compared(make_pruned, base, tmp_path, monkeypatch, names):
     real = delta._restored
     monkeypatch.setattr(delta, "_restored", lambda tensor, *rest: real(tensor, *rest).flip(0))
-    with pytest.raises(FinepruneError, match="what was written differs from the model"):
+    with pytest.raises(FinepruneError, match="the written file differs from the model"):
         save_delta(make_pruned(), tmp_path / "delta", base)
     assert names(tmp_path) == {"base"}
 

@@ -1,8 +1,12 @@
-"""docs/format.md says enough to read a blob: here is a reader made from it, bit by bit, without numpy."""
+"""docs/format.md is enough to read and to write the format: a reader and a writer made from it, bit by bit.
+
+A folder written by the page opens, so folders of all earlier versions that kept to it open too.
+"""
 
 import json
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from fineprune.checkpoint import packing
 from fineprune.checkpoint.transformers_hook import CompactConfig
+from fineprune.pruning.targets import find_targets
 from fineprune_runtime.codec import decode, encode
 
 PAGE = Path(__file__).parents[2] / "docs" / "format.md"
@@ -88,6 +93,29 @@ def positions(form, r, k, n, rest):
     return where
 
 
+def write(array):
+    """The float32 blob of a matrix, the positions as a bitmap (form 1), without the codec."""
+    elements = array.reshape(-1).tolist()
+    stored = [value for value in elements if value]
+    bitmap = bytearray(-(-len(elements) // 8))
+    for place, value in enumerate(elements):
+        bitmap[place // 8] |= bool(value) << (place % 8)
+    head = b"\x93FPK\x01" + bytes([1, 1, array.ndim])
+    rest = struct.pack(f"<BBHQ{array.ndim}Q{len(stored)}f", 0, 0, 0, len(stored), *array.shape, *stored)
+    return head + struct.pack("<I", crc32(head + rest + bitmap)) + rest + bitmap
+
+
+def write_safetensors(path, tensors, metadata):
+    """`tensors`: names, each with the type and the shape as safetensors has them, and the bytes."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, (kind, shape, content) in tensors.items():
+        ends = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": ends}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
 def test_the_worked_example():
     (block,) = re.findall(r"```\n(93 46 .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     lines = [re.split(r" {3,}", line)[0] for line in block.splitlines()]
@@ -144,3 +172,32 @@ def test_the_manifest():
 def test_the_settings():
     (text,) = re.findall(r'"quantization_config": (\{.*?\})', PAGE.read_text(encoding="utf-8"))
     assert CompactConfig("int8", "int4").to_dict() == json.loads(text)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_folder_written_by_the_page_opens(name, make_pruned, auto_class, tmp_path):
+    """As the first version of fineprune wrote it: config.json and model.safetensors alone are needed."""
+    model = make_pruned(name)
+    packed = {f"{layer}.weight" for layer in find_targets(model)}
+    tensors, sums, kept, total = {}, {}, 0, 0
+    for key, parameter in model.named_parameters():
+        array = parameter.detach().numpy()
+        if key in packed:
+            kept, total = kept + np.count_nonzero(array), total + array.size
+            content = write(array)
+            tensors[key] = "U8", [len(content)], content
+            said = f"{key}torch.uint8({len(content)},)"
+        else:
+            content = array.astype("<f4").tobytes()
+            tensors[key] = "F32", list(array.shape), content
+            said = f"{key}torch.float32{array.shape}"
+        sums[key] = zlib.crc32(said.encode() + content)
+    manifest = {"version": 1, "pruned": sorted(packed), "kept": int(kept), "total": total, "tensors": sums}
+    metadata = {"format": "pt", "fineprune": json.dumps(manifest)}
+    write_safetensors(tmp_path / "model.safetensors", tensors, metadata)
+    settings = {"quant_method": "fineprune", "version": 1, "values": "float32", "embeddings": "keep"}
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    loaded = auto_class(name).from_pretrained(tmp_path)
+    for (key, ours), theirs in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs), key

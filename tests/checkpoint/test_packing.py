@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fineprune import FinepruneError, save_compact
 from fineprune.checkpoint import packing
-from fineprune.checkpoint.packing import PackedLinear, is_blob, manifest, pack_state, unpack, verify
+from fineprune.checkpoint.packing import PackedLinear, Packing, is_blob, manifest, pack_state, unpack, verify
 from fineprune.pruning.targets import find_targets
 from fineprune_runtime import codec
 
@@ -77,7 +77,7 @@ def rewritten(file, change):
 
 def test_sparse_matrices_are_packed_and_the_rest_is_as_it_was():
     net = Net()
-    state, kept = pack_state(net, "float32", "keep")
+    state, kept = pack_state(net, Packing())
     assert set(state) == set(net.state_dict())
     assert [key for key, value in state.items() if is_blob(value)] == ["sparse.weight"]
     assert torch.equal(unpack(state["sparse.weight"], (4, 8)), sparse())
@@ -87,7 +87,7 @@ def test_sparse_matrices_are_packed_and_the_rest_is_as_it_was():
 
 
 def test_tables_and_what_is_tied_to_them_are_one_blob():
-    state, kept = pack_state(Net(), "int8", "int4")
+    state, kept = pack_state(Net(), Packing("int8", "int4"))
     assert state["table.weight"] is state["tied.weight"]
     assert codec.read_header(state["table.weight"].numpy()).values == "int4"
     assert codec.read_header(state["sparse.weight"].numpy()).values == "int8"
@@ -99,7 +99,7 @@ def test_at_the_limit():
         net = Net()
         with torch.no_grad():
             net.full.weight.view(-1)[:zeros] = 0
-        assert is_blob(pack_state(net, "float32", "keep")[0]["full.weight"]) is packed
+        assert is_blob(pack_state(net, Packing())[0]["full.weight"]) is packed
 
 
 def test_conv1d_and_layers_of_zeros():
@@ -107,7 +107,7 @@ def test_conv1d_and_layers_of_zeros():
     with torch.no_grad():
         net["conv"].weight.copy_(sparse(8, 4))
         net["empty"].weight.zero_()
-    state, kept = pack_state(net, "int8", "keep")
+    state, kept = pack_state(net, Packing("int8"))
     assert kept == {"pruned": ["conv.weight", "empty.weight"], "kept": 8, "total": 38}
     assert torch.equal(unpack(state["empty.weight"], (2, 3)), torch.zeros(2, 3))
 
@@ -119,7 +119,7 @@ def test_convolutions_of_kernel_size_1(values):
         model[0].weight.copy_(sparse(4, 4)[:, :, None])
         model[1].weight.copy_(sparse(4, 4)[:, :, None, None])
         model[2].weight.zero_()
-    state, kept = pack_state(model, values, "keep")
+    state, kept = pack_state(model, Packing(values))
     assert kept == {"pruned": ["0.weight", "1.weight"], "kept": 8, "total": 32}
     error = 0 if values == "float32" else 1.5 / 127
     assert torch.allclose(unpack(state["0.weight"], (4, 4, 1)), model[0].weight, 0, error)
@@ -129,7 +129,7 @@ def test_convolutions_of_kernel_size_1(values):
 
 def test_types_that_cannot_be_packed():
     with pytest.raises(FinepruneError, match=r"sparse.weight: is torch.float64; float32, float16 and"):
-        pack_state(Net().double(), "float32", "keep")
+        pack_state(Net().double(), Packing())
 
 
 def test_smaller_types_take_less_room_and_lose_what_they_may(make_pruned, tmp_path):
@@ -343,7 +343,21 @@ def test_a_type_that_cannot_hold_the_values_has_no_size():
     assert set(packing.packed_bytes(net)) == {"float32", "float16"}
 
 
-def test_known_types():
-    packing.check_types("bfloat16", "int4")
-    with pytest.raises(FinepruneError, match="values='Int8': did you mean 'int8'"):
-        packing.check_types("Int8", "keep")
+@pytest.mark.parametrize(
+    ("values", "embeddings", "exact"),
+    [("float32", "keep", True), ("bfloat16", "keep", False), ("float32", "int4", False)],
+)
+def test_a_packing_is_exact_if_neither_type_rounds(values, embeddings, exact):
+    assert Packing(values, embeddings).is_exact is exact
+
+
+@pytest.mark.parametrize(
+    ("values", "embeddings", "message"),
+    [
+        ("Int8", "keep", r"values='Int8': did you mean int8\? allowed are float32, float16, bfloat16, int8$"),
+        ("int8", 7, r"embeddings=7: allowed are keep, float16, int8, int4$"),
+    ],
+)
+def test_unknown_types(values, embeddings, message):
+    with pytest.raises(FinepruneError, match=message):
+        Packing(values, embeddings)

@@ -1,1 +1,1 @@
-"""A pruned model on disk."""
+"""Save a pruned model to disk, and load it."""

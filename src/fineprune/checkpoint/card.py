@@ -1,4 +1,4 @@
-"""The model card of a compact model: what was kept, what was lost, how small, how to load."""
+"""Write the model card of a compact model: its density, scores and size, and how to load it."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ _PAPER = (
 )
 
 
-def model_card(about: Mapping[str, Any], architecture: str) -> str:
-    """README.md for what fineprune.json says."""
+def model_card(about: Mapping[str, Any]) -> str:
+    """Return README.md for the content of fineprune.json."""
+    architecture = about["architecture"]
     data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "sparse"])
     small, dense = about["bytes"] / 1e6, about["dense_bytes"] / 1e6
     method = (about["pruning"] or {}).get("method")
@@ -42,23 +43,24 @@ def model_card(about: Mapping[str, Any], architecture: str) -> str:
 
 
 def _scores(about: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of scores."""
     if not about["scores"]:
         return ["No score was measured when this was saved.", ""]
     dense = about["dense_scores"] or {}
     lines = ["| metric | pruned | dense |", "|---|---|---|"]
     for name, value in about["scores"].items():
-        there = f"{dense[name]:.4f}" if name in dense else "not measured"
-        lines.append(f"| {_cell(name)} | {value:.4f} | {there} |")
+        before = f"{dense[name]:.4f}" if name in dense else "not measured"
+        lines.append(f"| {_cell(name)} | {value:.4f} | {before} |")
     return [*lines, "", "Measured before packing.", ""]
 
 
 def _cell(text: str) -> str:
-    """Text for a table, on one line and with no markup in it."""
+    """Return the text for a cell of a table: on one line, markup escaped."""
     return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    """Text as code, between more backticks than it has in a row."""
+    """Return the text as code, in a fence longer than any run of backticks in it."""
     text = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text[:1] == "`" or text[-1:] == "`" else ""

@@ -1,6 +1,6 @@
-"""To ONNX or OpenVINO by transformers' own exporters, and compared with the PyTorch model before it counts.
+"""Export to ONNX or OpenVINO by transformers' own exporters, and compare the outputs with PyTorch's.
 
-Zeros stay where they are: neither format stores them in fewer bytes. `int8` is ONNX Runtime's dynamic
+Zeros are stored in full: neither format stores them in fewer bytes. `int8` is ONNX Runtime's dynamic
 quantization (weights when written, activations when run), or NNCF's compression of the weights alone.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from fineprune._extras import require
 from fineprune._files import staged
-from fineprune._messages import one_line
+from fineprune._messages import choose, one_line
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import masked_modules
@@ -36,14 +36,13 @@ _SENTENCES = ("A short film.", "It is longer than it should be, and better than 
 
 
 class Exported(NamedTuple):
-    """A finished export: its folder, the size of graph and weights, and how far its outputs are off.
-
-    `difference` is the largest one to the PyTorch model's, as a fraction of the largest output.
-    """
+    """A finished export."""
 
     path: Path
     bytes: int
+    """Of graph and weights."""
     difference: float
+    """The largest difference of an output from the PyTorch model's, as a fraction of the largest output."""
 
 
 def export_model(
@@ -56,21 +55,26 @@ def export_model(
     """Write `model` for another runtime into the folder `out`, for batches and texts of any size.
 
     The folder holds `model.onnx` with its weights beside it, or `openvino_model.xml` and `.bin`;
-    `config.json`, the tokenizer, and what transformers needs to load it (`ExportedModel`). What was
-    written is loaded and run at float32 on inputs of other sizes than it was traced with. A model
-    without a tokenizer is one of images. As before training, model and tokenizer are given a
-    padding token where they have none.
+    `config.json`, the tokenizer, and the files that transformers needs to load it (`ExportedModel`). The
+    written model is loaded and run at float32 on inputs of other sizes than it was traced with. As before
+    training, model and tokenizer are given a padding token where they have none.
 
-    Raises `FinepruneError`, and leaves nothing at `out`, when a package of `fineprune[export]` is
-    missing; `out` is not empty; the model is not finalized, not float32 on the CPU, in training
-    mode, or of a kind that cannot be exported; its outputs are not finite, or, without `int8`,
-    further than 0.001 from PyTorch's.
+    Args:
+        model: Finalized, float32, on the CPU and in evaluation mode.
+        tokenizer: The model's; None for a model of images.
+        out: Missing or empty.
+        to: The format.
+        int8: Quantize to 8 bits.
+
+    Raises:
+        FinepruneError: leaving nothing at `out`, when a package of `fineprune[export]` is missing, `out` is
+            not empty, the model is not as described or of a kind that cannot be exported, and when its
+            outputs are not finite or, without `int8`, further than 0.001 from PyTorch's.
     """
-    if to not in _PACKAGES:
-        raise FinepruneError(f"to is {to!r}, allowed: {', '.join(_PACKAGES)}")
+    choose(to, _PACKAGES, "to")
     place = Path(out).resolve()
     if place.is_file() or (place.is_dir() and any(place.iterdir())):
-        raise FinepruneError(f"{out}: there already, and not an empty folder; name another for the export")
+        raise FinepruneError(f"{out}: exists, and is not an empty folder; name another for the export")
     _check_packages(to, int8)
     _check_model(model)
     traced, *others = _inputs(model, tokenizer)
@@ -80,7 +84,7 @@ def export_model(
             with quiet_exporters():
                 _write(model, traced, beside, to, int8)
                 difference = _difference(model, others, beside, to)
-        except Exception as error:  # whatever a kind of model makes the exporter or the runtime raise
+        except Exception as error:  # some models make the exporter or the runtime raise anything
             kind = type(model).__name__
             raise FinepruneError(
                 f"{kind}: export to {to} failed, try the other: {one_line(error)}"
@@ -103,10 +107,10 @@ def write_graph(
     to: Literal["onnx", "openvino"],
     int8: bool,
 ) -> None:
-    """The graph alone, as `export_model` writes it, into a folder that is there; nothing is compared.
+    """Write the graph as `export_model` does into an existing folder, without comparing outputs.
 
-    `inputs` are what it is traced with, a batch and a length of 2 or more. Raises `FinepruneError` for a
-    package that is missing, and whatever the exporter raises.
+    `inputs` are the example to trace, with a batch and a length of 2 or more. Raises `FinepruneError` for a
+    missing package, and whatever the exporter raises.
     """
     _check_packages(to, int8)
     with quiet_exporters():
@@ -133,7 +137,7 @@ def _check_model(model: "PreTrainedModel") -> None:
 
 
 def _inputs(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> list[dict[str, Any]]:
-    """What to trace with, a batch of 2, then what to compare on: batches of 1 and 3, shorter and longer."""
+    """Return the inputs to trace, a batch of 2, and those to compare on: 1 and 3 texts of other lengths."""
     inputs: list[dict[str, Any]]
     if tokenizer is not None:
         ensure_padding(model, tokenizer)
@@ -166,7 +170,7 @@ def _write(model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: s
             quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(per_channel=True))
         exporter, config = exporters.OnnxExporter(), exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
     else:
-        # OpenVINO and NNCF report their use to Intel without asking, but go on without the package that does.
+        # OpenVINO and NNCF report their use to Intel without asking, but work without the package for it.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         if int8:
             quantizer = exporters.NNCFOpenVINOQuantizer(exporters.NNCFWeightCompressionConfig())
@@ -177,29 +181,30 @@ def _write(model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: s
 
 @torch.no_grad()
 def _difference(model: "PreTrainedModel", batches: list[dict[str, Any]], folder: Path, to: str) -> float:
-    """The largest difference of any output, over the largest absolute value of that output; may be nan."""
+    """Return the largest difference of any output over that output's largest absolute value; may be nan."""
     from transformers.exporters import ExportedModel
 
-    # Where the CPU has bfloat16, OpenVINO would compute in it: that is the machine's error, not the file's.
+    # Where the CPU has bfloat16, OpenVINO would compute in it: that error is the machine's, not the file's.
     options = {"config": {"INFERENCE_PRECISION_HINT": "f32"}} if to == "openvino" else {}
     exported = ExportedModel.from_pretrained(folder, device="cpu", **options)
-    found = []
+    differences = []
     for batch in batches:
         ours, theirs = model(**batch), exported(**batch)
         mask = batch.get("attention_mask", torch.empty(0)).bool()
         for name, output in ours.items():
             if torch.is_tensor(output):
-                off = (theirs[name] - output).abs()
-                if off.ndim == 3 and off.shape[:2] == mask.shape:  # an answer for each token: not for padding
-                    off, output = off[mask], output[mask]
-                found.append(off.max() / output.abs().max().clamp(min=1e-12))
-    return float(torch.stack(found).max())
+                moved = (theirs[name] - output).abs()
+                if moved.ndim == 3 and moved.shape[:2] == mask.shape:  # an output per token: skip padding
+                    moved, output = moved[mask], output[mask]
+                differences.append(moved.max() / output.abs().max().clamp(min=1e-12))
+    return float(torch.stack(differences).max())
 
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Hold back what the exporters print, log and warn of: about each other's versions and insides, which no
-    user can act on. What counts is checked: an error is raised, and the outputs are compared.
+    """Suppress what the exporters print, log and warn about: versions and internals that no user can act on.
+
+    Nothing is lost: errors are raised, and the outputs are compared.
     """
     level, handlers = logging.root.manager.disable, logging.root.handlers[:]
     logging.disable(logging.WARNING)

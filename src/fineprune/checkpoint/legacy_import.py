@@ -1,10 +1,10 @@
-"""What other programs left: their masks made permanent, as far as key names tell.
+"""Load checkpoints of older programs, their masks folded in; key names tell which program wrote them.
 
 The original movement-pruning scripts (transformers' research_projects/movement-pruning, 2020) keep
-`mask_scores` in a weight's shape beside it. nn_pruning, before it compiles a model, keeps scores
-under `mask_module.context_modules`: a grid with one for each block of the weight, or a vector for
-the rows (0) and one for the columns (1), whose outer product is the grid; one that is absent stands
-for ones. The masks are theirs, to the count, and not Eq. 1's: with those somebody measured the model.
+`mask_scores` of a weight's shape beside it. nn_pruning, before it compiles a model, keeps scores under
+`mask_module.context_modules`: a grid with one score for each block of the weight, or a vector for the rows
+(0) and one for the columns (1), whose outer product is the grid; a missing vector is all ones. The masks are
+computed as those programs do, to the count, and not by Eq. 1: their authors measured the model with them.
 """
 
 import json
@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,12 +34,29 @@ _THRESHOLDS = dict.fromkeys(("topK", "global_topk", "magnitude"), _SHARE) | {
     "l0": "None",
 }
 _SCORES = re.compile(r"(.+?)(?:\.mask_module\.context_modules\.([01]))?\.mask_scores")
-_FLOOR = 0.005  # the share of a matrix that a threshold leaves, whatever the scores
+_FLOOR = 0.005  # the share of a matrix that a threshold keeps at least, whatever the scores
 _FILES = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 _NO_FOLD = {".ampere_module.": "an ampere pattern", ".accumulator": "a norm on its way to no-norm"}
-_UNUSED = re.compile(r"(^|\.)(position_ids$|pooler\.)")  # an old buffer; a pooler where its model has no use
-_THEIRS = {"pruning_method", "mask_init", "mask_scale", "pruned_heads", "auto_map"}  # settings that end here
-_OURS = {"architectures", "model_type", "dtype", "torch_dtype"}  # settings that follow from the model's class
+_UNUSED = re.compile(r"(^|\.)(position_ids$|pooler\.)")  # an old buffer; a pooler that its model never uses
+# Settings of config.json that mean nothing after the fold, and those that follow from the model's class.
+_LEGACY = {"pruning_method", "mask_init", "mask_scale", "pruned_heads", "auto_map"}
+_DERIVED = {"architectures", "model_type", "dtype", "torch_dtype"}
+
+
+class _Checkpoint(NamedTuple):
+    """The files of a folder, read and checked."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    """The weights, without the scores."""
+    scores: dict[str, dict[str, Tensor]]
+    """By layer and side: 0, 1, or "" in the original scripts' layout."""
+    is_patched: bool
+    """Whether nn_pruning wrote it."""
+    settings: dict[str, Any]
+    """nn_pruning's sparse_args.json; empty without it."""
+    method: str | None
+    """The method that the files name."""
 
 
 @torch.no_grad()
@@ -48,65 +65,80 @@ def import_checkpoint(
 ) -> "PreTrainedModel":
     """Load a checkpoint with mask scores as an ordinary float32 model, the masks folded in.
 
-    `method`: `topK` (movement), `sigmoied_threshold` (soft movement), `threshold`, `l0`, `magnitude`, or
-    `global_topk` for a `threshold` run with `--global_topk`; None for what the files say
-    (`pruning_method` in config.json, nn_pruning's sparse_args.json). `threshold`: the run's
-    `--final_threshold`; not needed for `l0`, nor where sparse_args.json has it.
-
     `topK` and `magnitude` keep int(threshold * n) of a matrix's n scores or |weights|, of equal ones the
     lower index, which the originals leave to their sort; thresholds keep about 0.5 % at least; `l0`
-    multiplies by the gate of test time. `magnitude` without scores prunes what `prepare` would. As in
-    nn_pruning, a row that is masked whole loses its bias, unless sparse_args.json says otherwise;
-    without that file a change of activation goes unseen.
+    multiplies by the gate of test time. `magnitude` without scores prunes the layers that `prepare` would. As
+    in nn_pruning, a row that is masked completely loses its bias, unless sparse_args.json says otherwise;
+    without that file a change of activation goes unnoticed.
 
-    Raises `FinepruneError` for files that cannot be read, a method or threshold that is missing or not
-    allowed, scores that are NaN or do not fit their weight, weights that are missing or left over, and
-    what has no fold: ampere patterns, changed norms and activations, removed heads.
+    Args:
+        folder: The checkpoint.
+        method: `topK` (movement), `sigmoied_threshold` (soft movement), `threshold`, `l0`, `magnitude`, or
+            `global_topk` for a `threshold` run with `--global_topk`; None: as the files say
+            (`pruning_method` in config.json, nn_pruning's sparse_args.json).
+        threshold: The run's `--final_threshold`; not needed for `l0`, nor where sparse_args.json has it.
+
+    Raises:
+        FinepruneError: for files that cannot be read, a method or threshold that is missing or not allowed,
+            scores that are NaN or do not fit their weight, missing or surplus weights, and changes that
+            cannot be folded in: ampere patterns, changed norms and activations, removed heads.
     """
-    folder = Path(folder).expanduser()
-    config = _read_json(folder / "config.json")
-    state = _read_state(folder)
-    scores = _take_scores(config, state)
-    patched = any("" not in sides for sides in scores.values())
-    vectors = any(side.dim() == 1 for sides in scores.values() for side in sides.values())
-    if patched and vectors and any(folder.glob("*.safetensors")):
-        why = "safetensors drop mask_scores by row or column that layers share"
-        raise FinepruneError(f"{folder}: {why}; save the model as pytorch_model.bin")
-    beside = folder / "sparse_args.json"
-    settings = _read_json(beside) if patched and beside.exists() else {}
-    named = _method_of(settings) if settings else str(config.get("pruning_method") or "")
-    if not scores and "magnitude" not in (method, named):
-        what = "an ordinary checkpoint, no key ends in mask_scores; `fineprune compact` takes it as it is"
-        raise FinepruneError(f"{folder}: {what} (a masked_bert once its config.json says bert and BertFor…)")
+    checkpoint = _read(Path(folder).expanduser(), method)
+    settings, scores, state = checkpoint.settings, checkpoint.scores, checkpoint.state
     if threshold is None:
         threshold = settings.get("final_threshold")
-    method, threshold = _check(method, named, patched, threshold)
-    model = _build(config)
+    method, threshold = _check(method, checkpoint, threshold)
+    model = _build(checkpoint.config)
     _load(model, state)
     targets = list(find_targets(model))
-    if lacking := [layer for layer in targets if layer not in scores and scores and not patched]:
+    if scores and not checkpoint.is_patched and (lacking := [name for name in targets if name not in scores]):
         raise FinepruneError(f"{lacking[0]} has no mask_scores as others have; copy the files again")
     grids = {layer: _grid(layer, sides, state[f"{layer}.weight"].shape) for layer, sides in scores.items()}
     if method == "global_topk":
         method, threshold = "threshold", _exceeded([*grids.values()], threshold)
+    # Without the file as by default; a file without the setting is from before there was one.
+    masks_bias = checkpoint.is_patched and bool(settings.get("bias_mask", not settings))
+    floor = settings.get("linear_min_parameters", _FLOOR)
     for layer in scores or targets:
-        weight = model.get_parameter(f"{layer}.weight")
-        bias = getattr(model.get_submodule(layer), "bias", None)
-        score = weight.abs() if method == "magnitude" else grids[layer]
-        gate = _gate(method, threshold, score, settings.get("linear_min_parameters", _FLOOR))
-        for axis, size in enumerate(weight.shape):
-            gate = gate.repeat_interleave(size // gate.shape[axis], dim=axis)
-        weight.mul_(gate).masked_fill_(gate == 0, 0)  # the second for zeros without a sign
-        # Without the file as by default; a file without the setting is from before there was one.
-        if bias is not None and patched and settings.get("bias_mask", not settings):
-            bias.masked_fill_((gate == 0).all(1), 0)
+        score = model.get_parameter(f"{layer}.weight").abs() if method == "magnitude" else grids[layer]
+        _fold(model, layer, _gate(method, threshold, score, floor), masks_bias)
     return model
 
 
-def is_foreign(folder: Path) -> bool:
-    """Whether a folder's files name one of the other programs, and masks are still to be folded in.
+def _read(folder: Path, method: str | None) -> _Checkpoint:
+    """Read a checkpoint; `method` is the user's, None where not given."""
+    config = _read_json(folder / "config.json")
+    state = _read_state(folder)
+    scores = _take_scores(config, state)
+    is_patched = any("" not in sides for sides in scores.values())
+    vectors = any(side.dim() == 1 for sides in scores.values() for side in sides.values())
+    if is_patched and vectors and any(folder.glob("*.safetensors")):
+        why = "safetensors drop mask_scores by row or column that layers share"
+        raise FinepruneError(f"{folder}: {why}; save the model as pytorch_model.bin")
+    sparse_args = folder / "sparse_args.json"
+    settings = _read_json(sparse_args) if is_patched and sparse_args.exists() else {}
+    named = _method_of(settings) if settings else str(config.get("pruning_method") or "")
+    if not scores and "magnitude" not in (method, named):
+        what = "an ordinary checkpoint, no key ends in mask_scores; `fineprune compact` takes it as it is"
+        raise FinepruneError(f"{folder}: {what} (a masked_bert once its config.json says bert and BertFor…)")
+    return _Checkpoint(config, state, scores, is_patched, settings, named)
 
-    A compiled model is an ordinary one, whatever settings are left beside it.
+
+def _fold(model: "PreTrainedModel", layer: str, gate: Tensor, masks_bias: bool) -> None:
+    """Multiply a layer's weight by the gate of each of its blocks, and its bias by that of its rows."""
+    weight = model.get_parameter(f"{layer}.weight")
+    bias = getattr(model.get_submodule(layer), "bias", None)
+    for axis, size in enumerate(weight.shape):
+        gate = gate.repeat_interleave(size // gate.shape[axis], dim=axis)
+    weight.mul_(gate).masked_fill_(gate == 0, 0)  # the second for zeros without a sign
+    if bias is not None and masks_bias:
+        bias.masked_fill_((gate == 0).all(1), 0)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Return whether an older program wrote the folder, and its masks are still to be folded in.
+
+    A compiled model is an ordinary one, whatever settings files remain beside it.
     """
     if not (folder / "config.json").is_file():
         return False
@@ -128,19 +160,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the weight files by name, layer norms under the names of today."""
+    """Return all tensors of the weight files by name, layer norms under their present names."""
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
     for path in next(filter(None, (sorted(folder.glob(pattern)) for pattern in _FILES)), []):
         try:
-            # We read no other pickles. These checkpoints are older than safetensors and exist in no other
-            # form; the restricted unpickler makes tensors and containers of them and calls nothing else.
+            # The only pickles that we read: these checkpoints are older than safetensors and exist in no
+            # other form. The restricted unpickler creates tensors and containers and calls nothing else.
             safe = path.suffix == ".safetensors"
             part = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
             if not all(isinstance(value, Tensor) for value in part.values()):
                 raise TypeError
-        except Exception as error:  # by file and version; torch's text advises to run the file's code
+        except Exception as error:  # by file and version; torch's own text advises to run the file's code
             raise FinepruneError(f"{path}: broken or no dict of tensors; copy or save it again") from error
         for key, value in part.items():
             key = str(key).replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -151,7 +183,7 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
 
 
 def _take_scores(config: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The scores, out of `state`, by layer and side: 0, 1, or "" in the original scripts' layout."""
+    """Move the scores out of `state` and return them by layer and side."""
     for name, plain in (("pruned_heads", {}), ("layer_norm_type", "layer_norm")):
         if config.get(name, plain) not in (plain, None):
             raise FinepruneError(f"{name} {config[name]!r:.60} of config.json has no fold; allowed: {plain}")
@@ -167,7 +199,7 @@ def _take_scores(config: Mapping[str, Any], state: dict[str, Tensor]) -> dict[st
 
 
 def _method_of(settings: Mapping[str, Any]) -> str | None:
-    """The method in nn_pruning's settings; raises for settings that change more than masks."""
+    """Return the method in nn_pruning's settings; raise for settings that change more than masks."""
     for name in ("gelu_patch", "layer_norm_patch", "rewind_model_name_or_path"):
         if settings.get(name):
             raise FinepruneError(f"{name} {settings[name]!r} of sparse_args.json has no fold; compile it")
@@ -181,10 +213,11 @@ def _method_of(settings: Mapping[str, Any]) -> str | None:
     return methods.pop() if methods else None
 
 
-def _check(method: str | None, named: str | None, patched: bool, value: Any) -> tuple[str, float]:
-    """The method and its threshold, from what the user says and what the files do."""
+def _check(method: str | None, checkpoint: _Checkpoint, value: Any) -> tuple[str, float]:
+    """Return the method and its threshold; `method` is the user's, and must agree with the files'."""
+    named = checkpoint.method
     # In the scripts `threshold` has two uses: a score to exceed, and --global_topk's share that stays.
-    chosen = method or (named if patched or named != "threshold" else "") or None
+    chosen = method or (named if checkpoint.is_patched or named != "threshold" else "") or None
     if chosen not in _THRESHOLDS:
         raise FinepruneError(f"method is {chosen!r}; pass method=, one of {', '.join(_THRESHOLDS)}")
     if named and named != ("threshold" if chosen == "global_topk" else chosen):
@@ -200,7 +233,7 @@ def _check(method: str | None, named: str | None, patched: bool, value: Any) -> 
 
 
 def _build(config: Mapping[str, Any]) -> "PreTrainedModel":
-    """An untrained model of transformers' own class; code in a folder is never looked at."""
+    """Create an untrained model of transformers' own class; code in a folder is never read."""
     import transformers
 
     names = config.get("architectures")
@@ -209,7 +242,7 @@ def _build(config: Mapping[str, Any]) -> "PreTrainedModel":
         architecture: Any = getattr(transformers, name, None)
         if not issubclass(architecture, transformers.PreTrainedModel):
             raise TypeError("no model class of transformers, such as BertForSequenceClassification")
-        settings = {key: value for key, value in config.items() if key not in _THEIRS | _OURS}
+        settings = {key: value for key, value in config.items() if key not in _LEGACY | _DERIVED}
         return architecture(architecture.config_class.from_dict(settings)).eval()
     except Exception as error:  # by what is wrong in the file
         raise FinepruneError(
@@ -218,12 +251,12 @@ def _build(config: Mapping[str, Any]) -> "PreTrainedModel":
 
 
 def _load(model: "PreTrainedModel", state: dict[str, Tensor]) -> None:
-    """Fill the model from `state`; raise unless that has all its tensors, in their shapes, and no other."""
+    """Fill the model from `state`; raise unless it has exactly the model's tensors, in their shapes."""
     expected = model.state_dict(keep_vars=True)
     for key in [key for key in state if key not in expected and _UNUSED.search(key)]:
         del state[key]
-    there = {id(expected[key]): state[key] for key in state if key in expected}
-    tied = {key: there[id(entry)] for key, entry in expected.items() if id(entry) in there}  # saved once
+    saved = {id(expected[key]): state[key] for key in state if key in expected}
+    tied = {key: saved[id(entry)] for key, entry in expected.items() if id(entry) in saved}  # saved once
     try:
         model.load_state_dict(tied | state)
     except RuntimeError as error:
@@ -231,7 +264,7 @@ def _load(model: "PreTrainedModel", state: dict[str, Tensor]) -> None:
 
 
 def _grid(layer: str, sides: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
-    """The scores of a weight (rows, columns), of shape (rows / block rows, columns / block columns)."""
+    """Return the scores of a weight (rows, columns): (rows / block rows, columns / block columns)."""
     sizes = [tuple(side.shape) for side in sides.values()]
     if "" not in sides and all(len(size) == 1 for size in sizes):
         for axis, side in enumerate("01"):
@@ -250,7 +283,7 @@ def _grid(layer: str, sides: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
 
 
 def _gate(method: str, threshold: float, scores: Tensor, floor: float) -> Tensor:
-    """What multiplies the weights of each score: bool, for l0 a factor in [0, 1]."""
+    """Return the factor of the weights of each score: bool, for l0 a number in [0, 1]."""
     if method == "l0":
         return hard_concrete.expected(scores)
     if _THRESHOLDS[method] is _SHARE:
@@ -264,6 +297,6 @@ def _gate(method: str, threshold: float, scores: Tensor, floor: float) -> Tensor
 
 
 def _exceeded(scores: Sequence[Tensor], share: float) -> float:
-    """The score that int(share n) + 1 of all n exceed, where none are equal."""
+    """Return the score that int(share n) + 1 of all n exceed, where none are equal."""
     total = sum(score.numel() for score in scores)
     return find_threshold(scores, min(int(share * total) + 2, total)).value

@@ -1,9 +1,9 @@
-"""The one seam to transformers' loading: compact models open through plain `from_pretrained`.
+"""Make transformers open compact models through plain `from_pretrained`; the one seam to its loading.
 
-A quantizer of the name "fineprune" (`register_quantizer`), which config.json asks for. It checks the
-files before a weight is made, unpacks each matrix as it is loaded, and hands out an ordinary
-dense model that writes the compact form again on `save_pretrained`. Without fineprune imported,
-transformers skips the unknown name and stops on the shapes of the packed matrices.
+config.json asks for a quantizer named "fineprune", registered here (`register_quantizer`). It checks the
+files before it creates a weight, unpacks each matrix as it is loaded, and returns an ordinary dense model
+that writes the compact form again on `save_pretrained`. Without fineprune imported, transformers skips the
+unknown name and stops on the shapes of the packed matrices.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _staying_packed = contextvars.ContextVar("staying_packed", default=False)
 
 @contextlib.contextmanager
 def staying_packed() -> Iterator[None]:
-    """Within it, `from_pretrained` keeps the pruned matrices packed (`PackedLinear`, `PackedEmbedding`)."""
+    """Let `from_pretrained` keep pruned matrices packed (`PackedLinear`, `PackedEmbedding`) in the block."""
     token = _staying_packed.set(True)
     try:
         yield
@@ -48,12 +48,12 @@ def staying_packed() -> Iterator[None]:
 
 @register_quantization_config(METHOD)
 class CompactConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a compact model: the types that it is packed with."""
+    """The entry `quantization_config` of config.json: the types that a compact model is packed with."""
 
     def __init__(
         self,
-        values: str = "float32",
-        embeddings: str = "keep",
+        values: packing.Values = "float32",
+        embeddings: packing.Embeddings = "keep",
         version: int = codec.VERSION,
         **unknown: Any,
     ) -> None:
@@ -63,7 +63,7 @@ class CompactConfig(QuantizationConfigMixin):  # type: ignore[misc]
                 f"config.json: format version {version!r} with {sorted(unknown) or 'no'} further settings; "
                 f"this fineprune reads version {codec.VERSION}: upgrade it"
             )
-        packing.check_types(values, embeddings)
+        packing.Packing(values, embeddings)  # raises for an unknown type
         self.quant_method = METHOD
         self.version = version
         self.values = values
@@ -71,7 +71,7 @@ class CompactConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 class _Unpack(ConversionOps):  # type: ignore[misc]
-    """Unpacks a matrix where the checkpoint holds a blob; passes everything else on."""
+    """Unpack a matrix where the checkpoint holds a blob; pass everything else on."""
 
     def __init__(self) -> None:
         self.loaded: set[str] = set()
@@ -91,7 +91,7 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
         wanted = model.get_parameter_or_buffer(full_layer_name)
         if tensor.ndim == 1 and wanted.ndim != 1:
             dtype = self.types.get(full_layer_name, wanted.dtype)
-            # transformers 5.16 may cast bytes to the parameter's type; they are whole numbers still.
+            # transformers 5.16 may cast bytes to the parameter's type, which keeps them whole numbers.
             blob = tensor.detach().cpu().to(torch.uint8)
             if packing.is_blob(blob):
                 if self.stay_packed and _stay_packed(model, full_layer_name, dtype, blob):
@@ -101,7 +101,7 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
         return {full_layer_name: tensor}
 
     def _matrix(self, blob: Tensor, name: str, model: Any) -> Tensor:
-        """What a blob holds: unpacked when it was checked, or now where transformers renamed it."""
+        """Return the matrix of a blob: unpacked when it was checked, or now where transformers renamed it."""
         checksum = codec.read_header(blob.numpy()).checksum
         for known in _variants(name, f"{model.base_model_prefix}."):
             if known in self.matrices and self.matrices[known][0] == checksum:
@@ -114,7 +114,7 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
 
 
 class _AsItIs(ConversionOps):  # type: ignore[misc]
-    """The way back: `get_state_dict_and_metadata` has packed already."""
+    """Pass everything on when saving: `get_state_dict_and_metadata` has packed already."""
 
     def convert(self, input_dict: dict[str, Any], **_: Any) -> dict[str, Any]:
         return input_dict
@@ -126,7 +126,7 @@ class _AsItIs(ConversionOps):  # type: ignore[misc]
 
 @register_quantizer(METHOD)
 class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Loads and writes compact models for transformers."""
+    """Load and write compact models for transformers."""
 
     def __init__(self, quantization_config: CompactConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -155,14 +155,15 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
             for name, (shape, _dtype) in self._wanted.items():
                 for known in _variants(name, prefix):
                     shapes[known] = tuple(shape)
-            # Checking a blob unpacks it: what it held is kept until it is asked for, and not unpacked twice.
+            # Checking a blob unpacks it: the matrix is kept until it is asked for, so as not to unpack it
+            # twice.
             packing.verify(checkpoint_files, shapes, None if _staying_packed.get() else self._unpack.matrices)
 
     def get_weight_conversions(self) -> list[WeightConverter]:
         return [WeightConverter("weight", "weight", operations=[self._unpack])]
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
-        # What lets transformers put a blob of any length where a packed layer waits for it.
+        # True lets transformers put a blob of any length into a packed layer.
         return packing.is_packed(model.get_submodule(param_name.rpartition(".")[0]))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
@@ -195,15 +196,15 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         config = self.quantization_config
-        state, kept = packing.pack_state(model, config.values, config.embeddings)
+        state, counts = packing.pack_state(model, packing.Packing(config.values, config.embeddings))
         for key in model._keys_to_ignore_on_save or ():
             state.pop(key, None)
         state = remove_tied_weights_from_state_dict(state, model)
-        # The manifest goes by the names in the file, which transformers may still change.
+        # The manifest uses the names in the file, which transformers may still change.
         named = revert_weight_conversion(model, dict(state))
-        pruned = {state[key].data_ptr() for key in kept["pruned"] if key in state}
-        kept["pruned"] = sorted(key for key, tensor in named.items() if tensor.data_ptr() in pruned)
-        return state, packing.manifest(named, kept)
+        pruned = {state[key].data_ptr() for key in counts["pruned"] if key in state}
+        counts["pruned"] = sorted(key for key, tensor in named.items() if tensor.data_ptr() in pruned)
+        return state, packing.manifest(named, counts)
 
     def is_serializable(self, **_: Any) -> bool:
         return True
@@ -214,7 +215,7 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 def _unpack_state(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
-    """Unpack what `load_state_dict` is given: Trainer reads its checkpoints with no quantizer asked."""
+    """Unpack the argument of `load_state_dict`: Trainer reads its checkpoints without the quantizer."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         tensor = state.get(name)
         if isinstance(tensor, Tensor) and parameter.ndim != 1 and packing.is_blob(tensor):
@@ -222,8 +223,9 @@ def _unpack_state(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
 
 
 def _stay_packed(model: Any, weight: str, dtype: torch.dtype, blob: Tensor) -> bool:
-    """Put a module that keeps its matrix packed in the place of a linear layer or of the words' table;
-    False for what has to be unpacked.
+    """Replace a linear layer or the table of words by a module that keeps its matrix packed.
+
+    Returns False for a matrix that has to be unpacked.
     """
     name = weight.removesuffix(".weight")
     module = model.get_submodule(name)
@@ -242,8 +244,10 @@ def _stay_packed(model: Any, weight: str, dtype: torch.dtype, blob: Tensor) -> b
 
 
 def _is_only_looked_up(model: Any, weight: str, module: nn.Module) -> bool:
-    """Whether nothing else reads a table's weight: no tied decoder, and no model code, which only those
-    architectures vouch for that the engine runs whole. The table of words alone is worth it.
+    """Return whether nothing but lookups reads a table's weight: no tied decoder, and no model code.
+
+    The second is known only of the architectures that the engine runs whole. Only the table of words is large
+    enough to be worth it.
     """
     if model.config.model_type not in ARCHITECTURES or model.get_input_embeddings() is not module:
         return False
@@ -252,7 +256,7 @@ def _is_only_looked_up(model: Any, weight: str, module: nn.Module) -> bool:
 
 
 def _own_type(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
-    """The type to load a parameter as: T5 keeps `wo` in float32 where float16 is asked, others others."""
+    """Return the type to load a parameter as: T5, for one, keeps `wo` in float32 where float16 is asked."""
     plan = model._get_dtype_plan(dtype)
     if not plan:
         return dtype
@@ -262,17 +266,17 @@ def _own_type(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def _variants(name: str, prefix: str) -> tuple[str, ...]:
-    """How a checkpoint of a class with or without a head may name the same weight."""
+    """Return the names that a checkpoint of a class with or without a head may use for the same weight."""
     return (name, name.removeprefix(prefix), prefix + name)
 
 
 def _block_layers(model: nn.Module) -> list[str]:
     try:
         return list(find_targets(model))
-    except FinepruneError:  # nothing of the kind is left, as with packed layers
+    except FinepruneError:  # no linear layer remains, as with packed layers
         return []
 
 
 def is_ours(conversion: Any) -> bool:
-    """Whether a weight conversion is the one that unpacks."""
+    """Return whether a weight conversion is the one that unpacks."""
     return any(isinstance(entry, _Unpack) for entry in getattr(conversion, "operations", ()))

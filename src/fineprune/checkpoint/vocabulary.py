@@ -26,17 +26,24 @@ _Text = str | tuple[str, str]
 def shrink_vocabulary(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Iterable[_Text]
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Drop the vocabulary that `texts` never use; what the model computes for them stays the same.
+    """Drop the vocabulary that `texts` never use; the model's outputs for them stay the same.
 
-    `texts` are strings or pairs of strings, read once and held in memory. The model is changed in
-    place (an optimizer made before still holds the old table); the tokenizer is a new one, with the
-    kept tokens renumbered in their old order. Kept besides what `texts` use: special and added
-    tokens, what the model's config names, and single characters, so that other texts can be spelt.
+    Also kept: special and added tokens, tokens that the model's config names, and single characters, so that
+    other texts can be spelled.
 
-    Raises `FinepruneError`, the model unchanged, when the model has an output vocabulary or no table
-    of token embeddings; when the tokenizer is not a fast one with a BPE, Unigram, WordLevel or
-    WordPiece model, or not the model's; when there are no texts or one is neither a string nor a
-    pair; and when the new tokenizer would not encode a text to the same tokens.
+    Args:
+        model: Changed in place (an optimizer created before still holds the old table).
+        tokenizer: The model's; not changed.
+        texts: Strings or pairs of strings, read once and held in memory.
+
+    Returns:
+        The model, and a new tokenizer with the kept tokens renumbered in their old order.
+
+    Raises:
+        FinepruneError: with the model unchanged, when the model has an output vocabulary or no table of token
+            embeddings; when the tokenizer is not a fast one with a BPE, Unigram, WordLevel or WordPiece
+            model, or not the model's; when there are no texts or one is neither a string nor a pair; and
+            when the new tokenizer would not encode a text to the same tokens.
 
     Source: Abdaoui, Pradel and Sigel, "Load What You Need: Smaller Versions of Multilingual BERT",
     2020, arXiv:2010.05609, for dropping rows; the rules for what else to keep are our own.
@@ -48,11 +55,7 @@ def shrink_vocabulary(
     before = _encode(tokenizer, corpus)
     kept = set(np.unique(np.concatenate(before)).tolist())
     kept.update(index for index in tokenizer.all_special_ids if index is not None)
-    kept.update(index for holder in holders for ids in _named_ids(holder).values() for index in ids)
-    for module in model.modules():
-        # RoBERTa and its kin count positions from the padding id (1): it must not move, so none below may go.
-        if isinstance(module, nn.Embedding) and module not in tables and module.padding_idx is not None:
-            kept.update(range(module.padding_idx + 1))
+    kept.update(_ids_of_model(model, holders, tables))
     smaller, places = _rebuild(tokenizer, kept, len(table))
     order = np.array(list(places))
     for text, old, new in zip(corpus, before, _encode(smaller, corpus), strict=True):
@@ -62,18 +65,42 @@ def shrink_vocabulary(
             )
 
     # From here on nothing can fail.
+    _take_rows(table, tables, order)
+    _renumber(holders, places, len(table))
+    return model, smaller
+
+
+def _ids_of_model(
+    model: "PreTrainedModel", holders: Iterable[Any], tables: list[nn.Embedding]
+) -> Iterator[int]:
+    """Yield the token ids that the model itself refers to."""
+    for holder in holders:
+        for ids in _named_ids(holder).values():
+            yield from ids
+    for module in model.modules():
+        # RoBERTa and its kin count positions from the padding id (1): it must not move, so all ids below
+        # stay.
+        if isinstance(module, nn.Embedding) and module not in tables and module.padding_idx is not None:
+            yield from range(module.padding_idx + 1)
+
+
+def _take_rows(table: nn.Parameter, tables: Iterable[nn.Embedding], order: np.ndarray) -> None:
+    """Give the modules that share `table` one with its rows `order` alone."""
     rows = torch.from_numpy(order).to(table.device)
     weight = nn.Parameter(table.detach().index_select(0, rows), requires_grad=table.requires_grad)
     for module in tables:
         module.weight, module.num_embeddings = weight, len(order)
+
+
+def _renumber(holders: Iterable[Any], places: dict[int, int], size: int) -> None:
+    """Move the token ids that modules and configs hold, by `places`; the vocabulary had `size` tokens."""
     for holder in holders:
         for name, ids in _named_ids(holder).items():
-            # An id beyond the table, such as GPT2Config's default of 50256, named nothing and still does.
+            # An id beyond the table, such as GPT2Config's default of 50256, named no token and still does.
             moved = [places.get(index, index) for index in ids]
             setattr(holder, name, moved if isinstance(getattr(holder, name), list) else moved[0])
-        if not isinstance(holder, nn.Module) and getattr(holder, "vocab_size", None) == len(table):
-            holder.vocab_size = len(order)
-    return model, smaller
+        if not isinstance(holder, nn.Module) and getattr(holder, "vocab_size", None) == size:
+            holder.vocab_size = len(places)
 
 
 def _read(texts: Iterable[_Text]) -> list[_Text]:
@@ -84,7 +111,7 @@ def _read(texts: Iterable[_Text]) -> list[_Text]:
         parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
         try:
             for part in parts:
-                part.encode()  # half a surrogate pair is no text: the tokenizers refuse it
+                part.encode()  # tokenizers refuse half a surrogate pair
         except (AttributeError, UnicodeEncodeError) as error:
             raise FinepruneError(
                 f"texts[{index}] is {_short(text)}; give strings or tuples of two strings, in valid Unicode"
@@ -93,7 +120,7 @@ def _read(texts: Iterable[_Text]) -> list[_Text]:
 
 
 def _find_tables(model: "PreTrainedModel") -> tuple[nn.Parameter, list[nn.Embedding]]:
-    """The table of token embeddings, and the modules that share it (T5 and BART have several)."""
+    """Return the table of token embeddings, and the modules that share it (T5 and BART have several)."""
     name = type(model).__name__
     try:
         embedding = model.get_input_embeddings()
@@ -113,7 +140,7 @@ def _find_tables(model: "PreTrainedModel") -> tuple[nn.Parameter, list[nn.Embedd
 
 
 def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
-    """Raise unless `tokenizer` can be shrunk and fits a table of so many rows."""
+    """Raise unless `tokenizer` can be shrunk and fits a table of `rows` rows."""
     name = type(tokenizer).__name__
     kind = type(tokenizer.backend_tokenizer.model).__name__ if tokenizer.is_fast else "slow"
     if kind not in _MODELS:
@@ -127,14 +154,15 @@ def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
 
 
 def _holders(model: "PreTrainedModel") -> list[Any]:
-    """Whatever of the model may name token ids: its modules and all of their configs, each once."""
+    """Return all objects of the model that may name token ids: its modules and their configs, each once."""
     configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     configs += [config.get_text_config() for config in configs if hasattr(config, "get_text_config")]
-    found = [*model.modules(), *configs, getattr(model, "generation_config", None)]
-    return list({id(holder): holder for holder in found if hasattr(holder, "__dict__")}.values())
+    every = [*model.modules(), *configs, getattr(model, "generation_config", None)]
+    return list({id(holder): holder for holder in every if hasattr(holder, "__dict__")}.values())
 
 
 def _named_ids(holder: Any) -> dict[str, list[int]]:
+    """Return the attributes of a module or config that are token ids, each as a list."""
     return {
         name: value if isinstance(value, list) else [value]
         for name, value in vars(holder).items()
@@ -143,20 +171,20 @@ def _named_ids(holder: Any) -> dict[str, list[int]]:
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", corpus: list[_Text]) -> list[np.ndarray]:
-    """The ids of each text, uncut, with special tokens."""
+    """Return the ids of each text, not truncated, with special tokens."""
     try:
         tokenizer = copy.deepcopy(tokenizer)  # a call changes a tokenizer's settings for the next one
-    except Exception as error:  # a bare one, when a part of it is written in Python
+    except Exception as error:  # a plain Exception, when a part of it is written in Python
         raise FinepruneError(f"{type(tokenizer).__name__} cannot be copied: {one_line(error)}") from error
-    found = []
+    encoded = []
     for start in range(0, len(corpus), _BATCH):
         batch = tokenizer(corpus[start : start + _BATCH], truncation=False, padding=False, verbose=False)
-        found += [np.array(ids, dtype=np.int64) for ids in batch["input_ids"]]
-    return found
+        encoded += [np.array(ids, dtype=np.int64) for ids in batch["input_ids"]]
+    return encoded
 
 
 def _id_cells(spec: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Where tokenizer.json holds ids outside its vocabulary: a container and a key of it."""
+    """Yield the places of tokenizer.json that hold ids outside its vocabulary: a container and its key."""
     yield from ((added, "id") for added in spec["added_tokens"])
     cells = ((spec["padding"], "pad_id"), (spec["model"], "unk_id"))  # Unigram's; others name the token
     yield from ((holder, key) for holder, key in cells if holder and holder.get(key) is not None)
@@ -170,11 +198,11 @@ def _id_cells(spec: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _complete(model: dict[str, Any], kept: set[int]) -> set[int]:
-    """`kept` and what must stay so that `model` splits the same words the same way, and can spell others.
+    """Return `kept` and the ids that `model` needs to split the same words the same way, and to spell others.
 
-    A word's pieces stay, and fewer others change nothing: WordPiece takes the longest that fits (a
-    word it had given up could now be spelt: the caller compares), Unigram the path of the highest
-    score, which it still is. BPE gets to its pieces by merges: see below.
+    A word's pieces stay, and removing others changes nothing: WordPiece takes the longest piece that fits (a
+    word that it could not spell may become spellable: the caller compares), and Unigram the path of the
+    highest score, which is still the highest. BPE reaches its pieces by merges: see below.
     """
     unigram = model["type"] == "Unigram"
     ids = {entry[0]: index for index, entry in enumerate(model["vocab"])} if unigram else model["vocab"]
@@ -189,9 +217,10 @@ def _complete(model: dict[str, Any], kept: set[int]) -> set[int]:
         tokens.add(min(model["vocab"], key=lambda entry: entry[1])[0])
     kept = kept | {ids[token] for token in tokens if token in ids}
     if model["type"] == "BPE":
-        # BPE applies the merge of the lowest rank until none applies. Each that it applied made a part
-        # of one of the word's tokens; so with the parts of the kept tokens and all merges that make
-        # them, it is there at each step and still the lowest. In the end fewer merges still are none.
+        # BPE applies the merge of the lowest rank until none applies. Each applied merge makes a part of one
+        # of the word's tokens; so with the parts of the kept tokens and all merges that make them, the same
+        # merge is available at each step and still the lowest. At the end none applies, as fewer merges are
+        # known.
         parts: dict[str, list[str]] = defaultdict(list)
         for left, right in model["merges"]:
             parts[left + right[len(prefix) :]] += [left, right]
@@ -206,7 +235,7 @@ def _complete(model: dict[str, Any], kept: set[int]) -> set[int]:
 def _rebuild(
     tokenizer: "PreTrainedTokenizerBase", kept: set[int], rows: int
 ) -> "tuple[PreTrainedTokenizerBase, dict[int, int]]":
-    """A tokenizer of the `kept` ids and those it needs besides; its ids by the old ones, in order."""
+    """Return a tokenizer of the `kept` ids and those that it needs; and its ids by the old ones, in order."""
     name = type(tokenizer).__name__
     try:
         with TemporaryDirectory() as folder:
@@ -219,9 +248,9 @@ def _rebuild(
             _rewrite(spec, places)
             file.write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
             smaller = type(tokenizer).from_pretrained(folder)
-    except Exception as error:  # whatever the tokenizer's own class raises
+    except Exception as error:  # anything that the tokenizer's own class raises
         raise FinepruneError(f"{name} cannot be saved, shrunk and loaded again: {one_line(error)}") from error
-    smaller.name_or_path = tokenizer.name_or_path  # not the folder that is gone
+    smaller.name_or_path = tokenizer.name_or_path  # not the temporary folder
     expected = {token: places[index] for token, index in tokenizer.get_vocab().items() if index in places}
     vocabulary = smaller.get_vocab()
     if not expected.items() <= vocabulary.items() or max(vocabulary.values()) >= len(places):

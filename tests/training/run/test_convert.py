@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, ViTConfig
 
 from fineprune import FinepruneError, PruningConfig, load, save_compact, summary
 from fineprune.checkpoint import packing
+from fineprune.checkpoint.packing import Packing
 from fineprune.pruning.targets import find_targets
 from fineprune.training.run.convert import compact_folder, dense_folder, export_folder, open_folder
 from fineprune.training.run.train import evaluate_run, load_run_model
@@ -101,7 +102,7 @@ def test_compact(finished, tmp_path, files_in, names, same_weights):
 
 def test_types_and_a_vocabulary(finished, tmp_path):
     (tmp_path / "texts.txt").write_text("good film\r\n\n  \nbad film\n", encoding="utf-8")
-    done = compact_folder(finished, tmp_path / "small", "int8", "int8", texts=tmp_path / "texts.txt")
+    done = compact_folder(finished, tmp_path / "small", Packing("int8", "int8"), texts=tmp_path / "texts.txt")
     (model, words), (small, fewer) = load_run_model(finished), load_run_model(done.folder)
     # 5 special tokens, the three of the texts, and "a" and "b" as single characters; "very" is gone
     assert set(words.get_vocab()) - set(fewer.get_vocab()) == {"very"}
@@ -181,7 +182,7 @@ def test_a_delta(finished, pretrained, tmp_path, names, same_weights):
     whole = compact_folder(done.folder, tmp_path / "whole")
     assert same_weights(model, load(whole.folder))
     with pytest.raises(FinepruneError, match=r"embeddings='int8': a delta takes the base's"):
-        compact_folder(finished, tmp_path / "no", embeddings="int8", base=pretrained)
+        compact_folder(finished, tmp_path / "no", Packing(embeddings="int8"), base=pretrained)
     (tmp_path / "texts.txt").write_text("a\n")
     with pytest.raises(FinepruneError, match=r"texts.txt: only a whole model with a tokenizer can lose"):
         compact_folder(finished, tmp_path / "no", base=pretrained, texts=tmp_path / "texts.txt")
@@ -228,7 +229,7 @@ def test_what_is_written_is_compared(ship, finished, tmp_path, monkeypatch, name
         return model
 
     monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", second_load(changed))
-    with pytest.raises(FinepruneError, match=r"classifier.bias: what was written differs .* by 1 in"):
+    with pytest.raises(FinepruneError, match=r"classifier.bias: the written file differs .* by 1 in"):
         ship(finished, tmp_path / "new")
     assert names(tmp_path) == set()
 
@@ -240,7 +241,7 @@ def test_images_keep_their_processor(pictures, tmp_path, same_weights):
     """Copied unread: neither torchvision nor PIL is needed for it."""
     settings = (pictures / "preprocessor_config.json").read_bytes()
     made = [
-        compact_folder(pictures, tmp_path / "small", "int8").folder,
+        compact_folder(pictures, tmp_path / "small", Packing("int8")).folder,
         compact_folder(pictures, tmp_path / "delta", base=str(pictures)).folder,
         dense_folder(tmp_path / "small", tmp_path / "plain").folder,
     ]

@@ -71,11 +71,7 @@ def test_damaged_files(file, content, message, copied, tmp_path):
     assert not (tmp_path / "small").exists()
 
 
-def test_unknown_types_and_a_base_that_is_none(finished, tmp_path, names):
-    with pytest.raises(FinepruneError, match="values='int9'"):
-        compact_folder(finished, tmp_path / "small", "int9")
-    with pytest.raises(FinepruneError, match="embeddings='int9'"):
-        compact_folder(finished, tmp_path / "small", embeddings="int9")
+def test_a_base_that_does_not_exist(finished, tmp_path, names):
     with pytest.raises(FinepruneError, match=r"base='no/where': cannot be loaded"):
         compact_folder(finished, tmp_path / "small", base="no/where")
     assert names(tmp_path) == set()

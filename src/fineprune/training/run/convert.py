@@ -1,4 +1,4 @@
-"""From the folder of a run to what is shipped: a compact model, a delta, plain zeros, another runtime."""
+"""Convert the model of a run or model folder: to a compact model, a delta, plain zeros, another runtime."""
 
 import json
 import shutil
@@ -7,19 +7,21 @@ from typing import Any, NamedTuple
 
 from fineprune._files import staged
 from fineprune._messages import one_line
-from fineprune.checkpoint import legacy_import, packing, vocabulary
+from fineprune.checkpoint import legacy_import, vocabulary
 from fineprune.checkpoint.compact import (
     ABOUT,
     Compact,
     check_place,
     compare_outputs,
     compare_weights,
-    save_compact,
+    write_compact,
 )
-from fineprune.checkpoint.delta import save_delta
+from fineprune.checkpoint.delta import write_delta
 from fineprune.checkpoint.export import Exported, export_model
 from fineprune.checkpoint.loading import load, to_dense
 from fineprune.checkpoint.model_folder import model_place
+from fineprune.checkpoint.packing import Packing
+from fineprune.checkpoint.provenance import Provenance
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
@@ -28,11 +30,11 @@ from fineprune.training.run.train import quiet
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
-class _Beside(NamedTuple):
-    """What lies beside the weights in a model folder, to be written with them.
+class _Companions(NamedTuple):
+    """The files beside the weights of a model folder, to be written with them; acts as a tokenizer.
 
-    The settings of an image or sound processor are copied: to load them takes packages that the
-    model itself does not need.
+    The settings of an image or sound processor are copied: loading them takes packages that the model itself
+    does not need.
     """
 
     tokenizer: Any
@@ -49,8 +51,7 @@ class _Beside(NamedTuple):
 def compact_folder(
     folder: str | Path,
     out: str | Path,
-    values: packing.Values = "float32",
-    embeddings: packing.Embeddings = "keep",
+    packing: Packing | None = None,
     base: str | None = None,
     texts: str | Path | None = None,
     method: str | None = None,
@@ -58,11 +59,17 @@ def compact_folder(
 ) -> Compact:
     """Pack the model of a run or model folder into `out`.
 
-    `base` stores what differs from it (`save_delta`); `texts`, a file with a text a line, drops the
-    vocabulary that it never uses. A checkpoint of the original scripts or of nn_pruning is
-    recognized by its keys; `method` and `threshold` are for those (`import_checkpoint`).
+    Args:
+        folder: A run, a model, or a checkpoint of the original scripts or of nn_pruning, which is recognized by
+            its keys.
+        out: The folder to write.
+        packing: The types to pack with; None: exact.
+        base: Store only the difference from this model (`save_delta`).
+        texts: A file with one text per line; the vocabulary that it never uses is dropped.
+        method: Of an older program's checkpoint (`import_checkpoint`), as is `threshold`.
+        threshold: Its final threshold.
     """
-    folder, out = Path(folder), Path(out)
+    folder, out, packing = Path(folder), Path(out), packing or Packing()
     check_place(out)
     with quiet():
         model, tokenizer = open_folder(folder, method, threshold)
@@ -70,24 +77,27 @@ def compact_folder(
             if tokenizer is None or base is not None:
                 raise FinepruneError(f"{texts}: only a whole model with a tokenizer can lose vocabulary")
             model, tokenizer = vocabulary.shrink_vocabulary(model, tokenizer, _lines(texts))
+        options = {
+            "values": packing.values,
+            "embeddings": packing.embeddings,
+            "base": base and Path(base).name,
+            "vocabulary": texts and Path(texts).name,
+            "method": method,
+            "threshold": threshold,
+        }
         command = f"fineprune compact {folder.resolve().name} {out.resolve().name}"
-        asked: dict[str, Any] = {"values": values, "embeddings": embeddings, "base": base and Path(base).name}
-        asked |= {"vocabulary": texts and Path(texts).name, "method": method, "threshold": threshold}
-        command += "".join(f" --{name} {value}" for name, value in asked.items() if value is not None)
-        about = _about(folder) | {"command": command}
-        beside = _Beside(tokenizer, model_place(folder))
+        command += "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+        provenance = _provenance(folder, command)
+        companions = _Companions(tokenizer, model_place(folder))
         if base is None:
-            return save_compact(model, out, beside, values, embeddings, **about)
-        if embeddings != "keep":
-            raise FinepruneError(f"embeddings={embeddings!r}: a delta takes the base's; leave it out")
-        about.pop("dense_scores", None)
-        return save_delta(model, out, base, beside, values, **about)
+            return write_compact(model, out, packing, provenance, companions)
+        return write_delta(model, out, base, packing, provenance, companions)
 
 
 def dense_folder(
     folder: str | Path, out: str | Path, method: str | None = None, threshold: float | None = None
 ) -> Compact:
-    """Write the model of any folder with its zeros in place, for programs that know no fineprune."""
+    """Write the model of any folder with its zeros in place, for programs that do not know fineprune."""
     folder, out = Path(folder), Path(out)
     check_place(out)
     with quiet():
@@ -95,10 +105,10 @@ def dense_folder(
         with staged(out) as staging:
             density = summary(model).density
             to_dense(model).save_pretrained(staging)
-            _Beside(tokenizer, model_place(folder)).save_pretrained(staging)
+            _Companions(tokenizer, model_place(folder)).save_pretrained(staging)
             kind: Any = type(model)
             reloaded = kind.from_pretrained(staging, dtype=model.dtype, local_files_only=True)
-            compare_weights(model, reloaded, "float32", "keep")
+            compare_weights(model, reloaded, Packing())
             changed = compare_outputs(model, reloaded, None, exact=True)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     return Compact(out, size, size, density, changed)
@@ -109,7 +119,7 @@ def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = Fal
     with quiet():
         model, tokenizer = open_folder(Path(folder))
         done = export_model(model, tokenizer, Path(out), to, int8)
-        _Beside(None, model_place(Path(folder))).save_pretrained(done.path)
+        _Companions(None, model_place(Path(folder))).save_pretrained(done.path)
         return done
 
 
@@ -131,24 +141,23 @@ def open_folder(folder: Path, method: str | None = None, threshold: float | None
             raise FinepruneError(f"{place}: cannot load the tokenizer ({one_line(error)})") from error
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """What the results of a run, or an earlier packing, say of the model: arguments of `save_compact`."""
+def _provenance(folder: Path, command: str) -> Provenance:
+    """Return what the results of a run, or an earlier packing, say of the model, with a new command."""
     path = folder / "results.json"
     packed = model_place(folder) / ABOUT
     if not path.is_file():
         if not packed.is_file():
-            return {}
+            return Provenance(command=command)
         path = packed
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        pruning = said["pruning"] if path == packed else said["recipe"]["pruning"]
-        return {
-            "scores": said["scores"] and dict(said["scores"]),
-            "dense_scores": said.get("dense_scores"),
-            "config": None if pruning is None else PruningConfig.from_dict(pruning),
-        }
+        content = json.loads(path.read_text(encoding="utf-8"))
+        pruning = content["pruning"] if path == packed else content["recipe"]["pruning"]
+        config = None if pruning is None else PruningConfig.from_dict(pruning)
+        scores = content["scores"] and dict(content["scores"])
+        dense_scores = content.get("dense_scores")
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
+    return Provenance(scores, dense_scores, command, config)
 
 
 def _lines(path: str | Path) -> list[str | tuple[str, str]]:
