@@ -80,6 +80,15 @@ def test_a_page_that_fails_costs_no_run(place, error, capsys, monkeypatch, tmp_p
     assert call("evaluate", tmp_path / "run") == 0
 
 
+def test_a_run_without_the_extra_study_has_no_page(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert call("run", place / "recipe.yaml", "--out", tmp_path / "run") == 0
+    printed = capsys.readouterr()
+    assert "with 25.00% of 1,024 weights" in printed.out
+    assert printed.err == "fineprune: no page: a page needs matplotlib: pip install 'fineprune[study]'\n"
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
 def test_run_twice_is_refused_and_resume_returns_at_once(place, finished, capsys):
     before = (finished / "results.json").read_bytes()
     assert call("run", place / "recipe.yaml", "--out", finished) == 2
