@@ -1,21 +1,21 @@
 // Softmax(Q K' / sqrt(head_dim)) V of one head over the tokens of one sequence.
 //
-// Tokens lie packed in the tiles, sequences one after another without padding, so no mask is needed: keys are
-// exactly the sequence's own. Queries are vector lanes; the softmax then runs down the rows, and the
+// Tiles hold the tokens of one sequence after another without padding, so no mask is needed: keys are exactly the
+// sequence's own. Queries are vector lanes; the softmax then runs down the rows, and the
 // result is feature-major again.
 #pragma once
 #include "elementwise.hpp"
 
 namespace fp {
 
-// Where query, key and value of all tokens lie: a tile has `features` rows of kTile tokens.
+// Query, key and value of all tokens: a tile has `features` rows of kTile tokens.
 struct Heads {
-    const char *qkv;
-    int64_t features;       // rows of a tile of qkv: 3 x heads x head_dim
-    float *context;         // rows of a tile: heads x head_dim
+    Span<const char> qkv;
+    int64_t features;     // rows of a tile of qkv: 3 x heads x head_dim
+    Span<float> context;  // the result; rows of a tile: heads x head_dim
     int64_t heads, head_dim;
-    int64_t width;          // tokens in a tile; the last one may have fewer
-    int64_t tokens;         // of all sequences
+    int64_t width;   // tokens in a tile; the last one may have fewer
+    int64_t tokens;  // of all sequences
 };
 
 struct Sequence {
@@ -26,9 +26,9 @@ struct Sequence {
 // processor does.
 template <class Kernel>
 class Attention {
-    static constexpr bool kFloats = Kernel::kGroup == 1;
+    static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
     static constexpr bool kPairs = !kFloats && kHasBf16;
-    static constexpr int kQueries = 4 * kLanes;
+    static constexpr int kQueries = kMostVectors * kLanes;  // at once
     typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
 
   public:
@@ -36,10 +36,10 @@ class Attention {
 
     void grow(int64_t longest, int64_t head_dim) {
         const int64_t line = (longest + 2 * Kernel::kTile) * 4;
-        query_.grow(head_dim * line + 4 * kQueries);
-        key_.grow(head_dim * line + 4 * kQueries);
-        value_.grow(head_dim * line + 4 * kQueries);
-        scores_.grow((longest + 1) * kQueries * 4);
+        query_.grow(head_dim * line);
+        key_.grow(head_dim * line);
+        value_.grow(head_dim * line);
+        scores_.grow(longest * kQueries * 4);
         result_.grow(head_dim * kQueries);
     }
 
@@ -50,11 +50,11 @@ class Attention {
         copy(h, head, begin, end, line);
         if (kPairs && s.count % 2)  // the last pair's second key has weight 0, and must not be NaN
             for (int64_t d = 0; d < h.head_dim; d++)
-                std::memset(value_.data() + d * line + (at + s.count) * 2, 0, 2);
+                std::memset(value_.span().at(d * line + (at + s.count) * 2, 2), 0, 2);
         for (int64_t q = 0; q < s.count;) {
-            const int64_t left = s.count - q;
-            if (left > 2 * kLanes) q += block<4>(h, head, s, q, at, line);
-            else if (left > kLanes) q += block<2>(h, head, s, q, at, line);
+            const int64_t remaining = s.count - q;
+            if (remaining > 2 * kLanes) q += block<4>(h, head, s, q, at, line);
+            else if (remaining > kLanes) q += block<2>(h, head, s, q, at, line);
             else q += block<1>(h, head, s, q, at, line);
         }
     }
@@ -65,23 +65,27 @@ class Attention {
     void copy(const Heads &h, int64_t head, int64_t begin, int64_t end, int64_t line) {
         const int64_t inner = h.heads * h.head_dim, row = head * h.head_dim;
         for (int64_t t = begin; t < end; t++) {
-            const char *tile = h.qkv + t * h.features * kRow;
+            const char *tile = h.qkv.at(t * h.features * kRow, h.features * kRow);
+            FP_CHECK(row + h.head_dim <= inner && 3 * inner <= h.features);
             const int64_t to = (t - begin) * h.width * 4;
             const char *q = tile + row * kRow, *k = q + inner * kRow, *v = k + inner * kRow;
+            const size_t used = (h.head_dim - 1) * line + h.width * 4;  // of each copy, from `to` on
+            char *query = query_.span().at(to, used), *key = key_.span().at(to, used);
+            char *value = value_.span().at(kPairs ? to / 2 : to, used);
             // A narrow tile's rows are packed in narrower vectors.
             const int64_t tokens = std::min<int64_t>(h.width, h.tokens - t * h.width);
-            if (kFloats) {
-                copy_floats(q, query_.data() + to, h.head_dim, line, h.width * 4);
-                copy_floats(k, key_.data() + to, h.head_dim, line, h.width * 4);
-                copy_floats(v, value_.data() + to, h.head_dim, line, h.width * 4);
+            if constexpr (kFloats) {
+                copy_floats(q, query, h.head_dim, line, h.width * 4);
+                copy_floats(k, key, h.head_dim, line, h.width * 4);
+                copy_floats(v, value, h.head_dim, line, h.width * 4);
             } else {
                 with_width<Kernel>(tokens, [&](auto width) {
                     constexpr int B = Kernel::template kVector<decltype(width)::value>;
                     constexpr int kParts = 2 * decltype(width)::value / B;
-                    copy_words<B>(q, query_.data() + to, h.head_dim, line, kParts);
-                    copy_words<B>(k, key_.data() + to, h.head_dim, line, kParts);
-                    if (kPairs) copy_halves<B>(v, value_.data() + to / 2, h.head_dim, line, kParts);
-                    else copy_words<B>(v, value_.data() + to, h.head_dim, line, kParts);
+                    copy_words<B>(q, query, h.head_dim, line, kParts);
+                    copy_words<B>(k, key, h.head_dim, line, kParts);
+                    if constexpr (kPairs) copy_halves<B>(v, value, h.head_dim, line, kParts);
+                    else copy_words<B>(v, value, h.head_dim, line, kParts);
                 });
             }
         }
@@ -116,24 +120,29 @@ class Attention {
     template <int N>
     int64_t block(const Heads &h, int64_t head, Sequence s, int64_t q, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
-        char *scores = scores_.data();
+        const Span<char> score_rows = scores_.span().part(0, s.count * kRowBytes);
+        char *scores = score_rows.data();
         const int64_t groups = kPairs ? (h.head_dim + 1) / 2 : h.head_dim;
-        product<Dot, N>(Left{key_.data() + at * 4, 4, size_t(line)}, s.count, query_.data() + (at + q) * 4, line, groups,
-                        [&](int64_t m, const auto *sums) {
-                            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
-                        });
+        // The last vector of queries may begin with the sequence's last one: this reads past the end of the last line.
+        static_assert(N * kBytes <= kOverread);
+        const Left keys{key_.span().from(at * 4), 4, size_t(line)};
+        const Right queries{query_.overread_from((at + q) * 4), size_t(line)};
+        product<Dot, N>(keys, s.count, queries, groups, [&](int64_t m, const auto *sums) {
+            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
+        });
         Floats<> total[N];
         softmax<N>(scores, s.count, 1.0f / std::sqrt(float(h.head_dim)), total);
         for (int n = 0; n < N; n++) total[n] = 1.0f / total[n];
-        float *result = result_.data();
-        const Left value = kPairs ? Left{value_.data() + at * 2, size_t(line), 4} : Left{value_.data() + at * 4, size_t(line), 4};
-        product<Dot, N>(value, h.head_dim, scores, kRowBytes, kPairs ? (s.count + 1) / 2 : s.count,
+        float *result = result_.span().at(0, h.head_dim * N * kLanes);
+        const Left value{value_.span().from(at * (kPairs ? 2 : 4)), size_t(line), 4};
+        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (s.count + 1) / 2 : s.count,
                         [&](int64_t d, const auto *sums) {
-                            for (int n = 0; n < N; n++) store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);
+                            for (int n = 0; n < N; n++)
+                                store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);
                         });
-        const int64_t queries = std::min<int64_t>(N * kLanes, s.count - q);
-        write(h, head, s.first + q, queries, N * kLanes);
-        return queries;
+        const int64_t finished = std::min<int64_t>(N * kLanes, s.count - q);
+        write(h, head, s.first + q, finished, N * kLanes);
+        return finished;
     }
 
     // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.
@@ -142,13 +151,14 @@ class Attention {
         Floats<> most[N];
         for (int n = 0; n < N; n++) most[n] = load<Floats<>>(scores + n * kBytes), total[n] = Floats<>{};
         for (int64_t m = 1; m < keys; m++)
-            for (int n = 0; n < N; n++) most[n] = larger<kBytes>(most[n], load<Floats<>>(scores + (m * N + n) * kBytes));
+            for (int n = 0; n < N; n++)
+                most[n] = larger<kBytes>(most[n], load<Floats<>>(scores + (m * N + n) * kBytes));
         auto weight = [&](int64_t m, int n) {
             const Floats<> e = exponential<kBytes>((load<Floats<>>(scores + (m * N + n) * kBytes) - most[n]) * scale);
             total[n] += e;
             return e;
         };
-        if (!kPairs) {
+        if constexpr (!kPairs) {
             for (int64_t m = 0; m < keys; m++)
                 for (int n = 0; n < N; n++) store<kBytes>(scores + (m * N + n) * kBytes, weight(m, n));
         } else {  // pair m / 2 overwrites row m / 2, which has been read
@@ -166,9 +176,10 @@ class Attention {
         for (int64_t done = 0; done < queries;) {
             const int64_t t = (token + done) / h.width, at = (token + done) % h.width;
             const int64_t count = std::min(queries - done, h.width - at);
-            float *to = h.context + (t * inner + head * h.head_dim) * Kernel::kTile + at;
+            const size_t used = (h.head_dim - 1) * Kernel::kTile + count;
+            float *to = h.context.at((t * inner + head * h.head_dim) * Kernel::kTile + at, used);
             for (int64_t d = 0; d < h.head_dim; d++)
-                std::memcpy(to + d * Kernel::kTile, result_.data() + d * line + done, count * 4);
+                std::memcpy(to + d * Kernel::kTile, result_.span().at(d * line + done, count), count * 4);
             done += count;
         }
     }

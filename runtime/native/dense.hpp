@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#include "vec.hpp"
+#include "buffer.hpp"
 
 namespace fp {
 
@@ -27,28 +27,34 @@ struct Int8Dot {
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot4<kBytes>(sum, b, splat_word<kBytes>(a)); }
 };
 
-// A's word of row m and group g is at a + m * row + g * group, in bytes; b's group g at b + g * stride.
+// A: the word of row m and group g begins at byte m * row + g * group.
 struct Left {
-    const char *at;
+    Span<const char> words;
     size_t row, group;
+};
+// B: group g begins at byte g * stride.
+struct Right {
+    Span<const char> words;
+    size_t stride;
 };
 
 template <class Dot, int M, int N, class Out>
-inline void product_block(Left a, const char *b, size_t stride, int64_t groups, int64_t first, Out &out) {
+inline void product_block(const Left &a, const Right &b, int64_t groups, int64_t first, Out &out) {
     typename Dot::Sum sum[M][N];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) sum[m][n] = typename Dot::Sum{};
-    const char *at = a.at + first * a.row;
-    for (int64_t g = 0; g < groups; g++, at += a.group, b += stride) {
+    const char *at = a.words.data() + first * a.row, *words = b.words.data();
+    const size_t row = a.row, group = a.group, stride = b.stride;
+    for (int64_t g = 0; g < groups; g++, at += group, words += stride) {
         Words<> right[N];
 #pragma GCC unroll 8
-        for (int n = 0; n < N; n++) right[n] = load<Words<>>(b + n * kBytes);
+        for (int n = 0; n < N; n++) right[n] = load<Words<>>(words + n * kBytes);
 #pragma GCC unroll 16
         for (int m = 0; m < M; m++) {
             uint32_t left;
-            std::memcpy(&left, at + m * a.row, 4);
+            std::memcpy(&left, at + m * row, sizeof(left));
 #pragma GCC unroll 8
             for (int n = 0; n < N; n++) sum[m][n] = Dot::dot(sum[m][n], right[n], left);
         }
@@ -63,13 +69,17 @@ constexpr int kRowsOf = (kBytes == 64 ? 24 : 8) / N > 12 ? 12 : (kBytes == 64 ? 
 
 // `out(row, sums)` takes each row of the product, N vectors, in any order and perhaps twice.
 template <class Dot, int N, class Out>
-void product(Left a, int64_t rows, const char *b, size_t stride, int64_t groups, Out &&out) {
+void product(const Left &a, int64_t rows, const Right &b, int64_t groups, Out &&out) {
     constexpr int M = kRowsOf<N>;
+    static_assert(N >= 1 && N <= kMostVectors);
+    FP_CHECK(rows >= 0 && groups >= 0);
+    FP_CHECK(rows == 0 || groups == 0 || a.words.size() >= (rows - 1) * a.row + (groups - 1) * a.group + 4);
+    FP_CHECK(rows == 0 || groups == 0 || b.words.size() >= (groups - 1) * b.stride + N * kBytes);
     int64_t m = 0;
-    for (; m + M <= rows; m += M) product_block<Dot, M, N>(a, b, stride, groups, m, out);
+    for (; m + M <= rows; m += M) product_block<Dot, M, N>(a, b, groups, m, out);
     if (m == rows) return;
-    if (rows >= M) return product_block<Dot, M, N>(a, b, stride, groups, rows - M, out);
-    for (; m < rows; m++) product_block<Dot, 1, N>(a, b, stride, groups, m, out);
+    if (rows >= M) return product_block<Dot, M, N>(a, b, groups, rows - M, out);
+    for (; m < rows; m++) product_block<Dot, 1, N>(a, b, groups, m, out);
 }
 
 }  // namespace fp

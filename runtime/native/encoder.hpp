@@ -1,4 +1,4 @@
-// A whole encoder over packed tokens: padding is left out before the first layer, and put back as zeros.
+// A whole encoder over packed tokens: padding is dropped before the first layer and put back as zeros.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -18,7 +18,7 @@ struct EncoderBase {
     virtual size_t bytes() const = 0;
 };
 
-// How many tokens go into a tile: as many as it takes, unless other threads would then have none.
+// How many tokens go into a tile: as many as it can hold, or fewer if some threads would then have none.
 template <class Kernel>
 int64_t tile_width(int64_t tokens, int threads) {
     int64_t width = Kernel::kTile;
@@ -31,7 +31,7 @@ int64_t tile_width(int64_t tokens, int threads) {
 template <class Kernel>
 class Encoder : public EncoderBase {
     static constexpr int T = Kernel::kTile;
-    static constexpr bool kFloats = Kernel::kGroup == 1;
+    static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
     typedef Attention<Kernel> Attend;
 
   public:
@@ -42,21 +42,20 @@ class Encoder : public EncoderBase {
         Layer layer{{given.qkv, name + "query, key and value"},
                     {given.attention_output, name + "attention output"},
                     {given.ffn_in, name + "feed-forward in"},
-                    {given.ffn_out, name + "feed-forward out"}, {}};
+                    {given.ffn_out, name + "feed-forward out"},
+                    {},
+                    {}};
         const int64_t inner = layer.output.columns(), d = s_.hidden;
         expect(name + "query, key and value", layer.qkv, 3 * inner, d);
         expect(name + "attention output", layer.output, d, inner);
         expect(name + "feed-forward in", layer.in, layer.out.columns(), d);
         expect(name + "feed-forward out", layer.out, d, layer.out.columns());
         if (inner % s_.head_dim)
-            throw Error(name + "attention output: has " + std::to_string(inner) + " inputs, which are not whole heads of " +
-                        std::to_string(s_.head_dim));
-        const float *norms[] = {given.attention_norm_weight, given.attention_norm_bias, given.output_norm_weight,
-                                given.output_norm_bias};
-        for (int i = 0; i < 4; i++) {
-            check_finite(norms[i], d, name + "norm: value");
-            layer.norms[i].assign(norms[i], norms[i] + d);
-        }
+            throw Error(name + "attention output: has " + std::to_string(inner) +
+                        " inputs, which are not whole heads of " + std::to_string(s_.head_dim));
+        // After the matrices: only a layer of this hidden size has norms that can be read.
+        layer.attention_norm = norm(given.attention_norm_weight, given.attention_norm_bias, name);
+        layer.output_norm = norm(given.output_norm_weight, given.output_norm_bias, name);
         layers_.push_back(std::move(layer));
     }
 
@@ -64,7 +63,8 @@ class Encoder : public EncoderBase {
         size_t sum = 0;
         for (const Layer &l : layers_) {
             sum += l.qkv.bytes() + l.output.bytes() + l.in.bytes() + l.out.bytes();
-            for (const auto &norm : l.norms) sum += norm.size() * 4;
+            for (const Norm *norm : {&l.attention_norm, &l.output_norm})
+                sum += (norm->weight.size() + norm->bias.size()) * sizeof(float);
         }
         return sum;
     }
@@ -76,28 +76,33 @@ class Encoder : public EncoderBase {
         grow();
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
-        const int workers = int(std::min<int64_t>(s_.threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
+        const int workers =
+            int(std::min<int64_t>(s_.threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
         pool_.run(workers, [&](int worker) { work(workers_[worker]); });
     }
 
   private:
     struct Layer {
         Linear<Kernel> qkv, output, in, out;
-        std::vector<float> norms[4];  // weight and bias of attention's, then of the output's
+        Norm attention_norm, output_norm;
         int64_t inner() const { return output.columns(); }
     };
     struct Worker {
         Attend attend;
         Buffer<char> rows, inner, partial, grouped, packed;
         Buffer<float> y;
-        alignas(kAlign) float scale[T + 4 * kLanes] = {}, zero[T + 4 * kLanes] = {};
-        alignas(kAlign) float low[T + 4 * kLanes] = {}, high[T + 4 * kLanes] = {};
+        TokenScales<Kernel> scales;
     };
+
+    Norm norm(const float *weight, const float *bias, const std::string &name) const {
+        for (const float *values : {weight, bias}) check_finite(values, s_.hidden, name + "norm: value");
+        return {{weight, weight + s_.hidden}, {bias, bias + s_.hidden}};
+    }
 
     static void expect(const std::string &name, const Linear<Kernel> &m, int64_t rows, int64_t columns) {
         if (m.rows() != rows || m.columns() != columns)
-            throw Error(name + ": is " + std::to_string(m.rows()) + " x " + std::to_string(m.columns()) + ", expected " +
-                        std::to_string(rows) + " x " + std::to_string(columns));
+            throw Error(name + ": is " + std::to_string(m.rows()) + " x " + std::to_string(m.columns()) +
+                        ", expected " + std::to_string(rows) + " x " + std::to_string(columns));
     }
 
     // The tokens that the mask keeps, in order, and where each sequence begins among them.
@@ -145,7 +150,7 @@ class Encoder : public EncoderBase {
             w.inner.grow(ffn * Kernel::kRow);
             w.partial.grow(kFloats ? 0 : partial);
             w.grouped.grow(grouped);
-            w.packed.grow(Kernel::kGroup == 4 ? ffn * 2 * T : 0);
+            w.packed.grow(Kernel::kDtype == FP_INT8 ? ffn * 2 * T : 0);
             w.y.grow(s_.hidden * T);
         }
     }
@@ -158,8 +163,7 @@ class Encoder : public EncoderBase {
             gather_tokens<Kernel>(from_.data() + first, tokens, s_.hidden, tile(t));
             with_width<Kernel>(tokens, [&](auto width) {
                 constexpr int W = decltype(width)::value;
-                Range range{w.low, w.high};
-                if (Kernel::kGroup == 4) find_range<Kernel, W>(tile(t), s_.hidden, range);
+                if constexpr (Kernel::kDtype == FP_INT8) find_range<Kernel, W>(tile(t), s_.hidden, w.scales.range());
                 if (!layers_.empty()) heads_of<W>(w, layers_[0], t, take<W>(w, tile(t), s_.hidden));
                 else scatter_tokens<Kernel>(tile(t), tokens, s_.hidden, to_.data() + first);
             });
@@ -168,10 +172,9 @@ class Encoder : public EncoderBase {
         for (size_t i = 0; i < layers_.size(); i++) {
             const Layer &l = layers_[i];
             const int64_t heads = l.inner() / s_.head_dim;
-            const Heads where{qkv_.data(), 3 * l.inner(), context_.data(), heads, s_.head_dim, width_, count_};
-            each(2 * i + 1, heads * int64_t(sequences_.size()), [&](int64_t item) {
-                w.attend.run(where, item % heads, sequences_[item / heads]);
-            });
+            const Heads where{qkv_.span(), 3 * l.inner(), context_.span(), heads, s_.head_dim, width_, count_};
+            each(2 * i + 1, heads * int64_t(sequences_.size()),
+                 [&](int64_t item) { w.attend.run(where, item % heads, sequences_[item / heads]); });
             pool_.barrier();
             each(2 * i + 2, tiles_, [&](int64_t t) {
                 const int tokens = int(std::min(width_, count_ - t * width_));
@@ -186,24 +189,32 @@ class Encoder : public EncoderBase {
         for (int64_t i; (i = phases_[phase].fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
     }
 
-    float *tile(int64_t t) { return x_.data() + t * s_.hidden * T; }
-
-    // Floats as the kernel's own rows; the worker's range has been found already.
-    template <int W>
-    Tile take(Worker &w, float *x, int64_t features) {
-        if (kFloats) return {reinterpret_cast<char *>(x), nullptr, nullptr};
-        const Tile tile{w.rows.data(), w.scale, w.zero};
-        take_floats<Kernel, W>(x, features, tile, {w.low, w.high});
-        return tile;
+    Span<float> tile(int64_t t) {
+        FP_CHECK(t >= 0 && t < tiles_);
+        return x_.span().part(t * s_.hidden * T, s_.hidden * T);
     }
 
-    // Here and below, unfinished sums lie where the finished rows go, if those are as large: less to keep in the cache.
+    // Floats as the kernel's own rows; for int8, the worker's range is already that of x.
+    template <int W>
+    Tile take(Worker &w, Span<float> x, int64_t features) {
+        if constexpr (kFloats) {
+            return {bytes_of(x), {}, {}};
+        } else {
+            const Tile tile = w.scales.tile(w.rows.span());
+            take_floats<Kernel, W>(x, features, tile, w.scales.range());
+            return tile;
+        }
+    }
+
+    // Here and below, unfinished sums are stored where the finished rows go if both have one size: that takes less of
+    // the cache.
     template <int W>
     void heads_of(Worker &w, const Layer &l, int64_t t, const Tile &x) {
         constexpr int B = Kernel::template kVector<W>;
-        char *to = qkv_.data() + t * 3 * l.inner() * Attend::kRow;
-        l.qkv.template run<W>(x, kFloats ? to : w.partial.data(), w.grouped.data(), [&](uint32_t n, const auto *y) {
-            char *row = to + n * Attend::kRow;
+        const int64_t bytes = 3 * l.inner() * Attend::kRow;
+        const Span<char> to = qkv_.span().part(t * bytes, bytes);
+        l.qkv.template run<W>(x, kFloats ? to : w.partial.span(), w.grouped.span(), [&](uint32_t n, const auto *y) {
+            char *row = to.at(size_t(n) * Attend::kRow, Attend::kRow);
             for (int j = 0; j < W * 4 / B; j += kFloats ? 1 : 2) {
                 if constexpr (kFloats) store<B>(row + j * B, y[j]);
                 else put(row + j / 2 * B, pack16<B>(y[j], y[j + 1]));
@@ -214,23 +225,25 @@ class Encoder : public EncoderBase {
     template <int W>
     void floats_of(Worker &w, const Linear<Kernel> &m, const Tile &x) {
         constexpr int B = Kernel::template kVector<W>;
-        char *to = reinterpret_cast<char *>(w.y.data());
-        m.template run<W>(x, to, w.grouped.data(), [&](uint32_t n, const auto *y) {
-            for (int j = 0; j < W * 4 / B; j++) store<B>(to + n * Kernel::kPartial + j * B, y[j]);
+        const Span<char> to = bytes_of(w.y.span());
+        m.template run<W>(x, to, w.grouped.span(), [&](uint32_t n, const auto *y) {
+            char *row = to.at(size_t(n) * Kernel::kPartial, Kernel::kPartial);
+            for (int j = 0; j < W * 4 / B; j++) store<B>(row + j * B, y[j]);
         });
     }
 
-    // After attention: its output, the feed-forward part, both norms, and what the next layer attends to.
+    // Runs the rest of layer i after its attention: output, norm, feed-forward part, norm; then query, key and value of
+    // the next layer.
     template <int W>
     void rest_of(Worker &w, size_t i, int64_t t) {
         const Layer &l = layers_[i];
-        float *x = tile(t), *context = context_.data() + t * l.inner() * T;
-        Range range{w.low, w.high};
-        if (Kernel::kGroup == 4) find_range<Kernel, W>(context, l.inner(), range);
+        const Span<float> x = tile(t), context = context_.span().part(t * l.inner() * T, l.inner() * T);
+        const Range range = w.scales.range();
+        if constexpr (Kernel::kDtype == FP_INT8) find_range<Kernel, W>(context, l.inner(), range);
         floats_of<W>(w, l.output, take<W>(w, context, l.inner()));
-        add_and_normalize<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[0].data(), l.norms[1].data(), s_.epsilon, range);
+        add_and_normalize<Kernel, W>(x, w.y.span(), l.attention_norm, s_.epsilon, range);
         floats_of<W>(w, l.out, inner_rows<W>(w, l, take<W>(w, x, s_.hidden)));
-        add_and_normalize<Kernel, W>(x, w.y.data(), s_.hidden, l.norms[2].data(), l.norms[3].data(), s_.epsilon, range);
+        add_and_normalize<Kernel, W>(x, w.y.span(), l.output_norm, s_.epsilon, range);
         if (i + 1 < layers_.size()) {
             heads_of<W>(w, layers_[i + 1], t, take<W>(w, x, s_.hidden));
         } else {
@@ -245,32 +258,36 @@ class Encoder : public EncoderBase {
     Tile inner_rows(Worker &w, const Layer &l, const Tile &x) {
         constexpr int B = Kernel::template kVector<W>;
         constexpr int kVectors = W * 4 / B;
-        const Tile inner{w.inner.data(), w.scale, w.zero};
-        Range range{w.low, w.high};
-        range.clear(T);
-        char *partial = kFloats ? inner.rows : w.partial.data();
-        l.in.template run<W>(x, partial, w.grouped.data(), [&](uint32_t n, const auto *y) {
-            Floats<B> a[kVectors];
-            for (int j = 0; j < kVectors; j++) a[j] = activate<B>(s_.activation, y[j]);
-            if constexpr (kFloats) {
-                for (int j = 0; j < kVectors; j++) store<B>(inner.rows + n * Kernel::kRow + j * B, a[j]);
-            } else if constexpr (Kernel::kGroup == 2) {
-                put(inner.rows + n * Kernel::kRow, pack16<B>(a[0], a[1]));
-            } else {
-                for (int j = 0; j < 4; j++) range.take<B>(j * (B / 4), a[j]);
-                put(w.packed.data() + n * 2 * T, pack16<B>(a[0], a[1]));
-                put(w.packed.data() + n * 2 * T + B, pack16<B>(a[2], a[3]));
-            }
-        });
-        if constexpr (Kernel::kGroup == 4) {
+        const Tile inner = w.scales.tile(w.inner.span());
+        const Span<char> packed = w.packed.span();
+        Range range = w.scales.range();
+        range.clear();
+        l.in.template run<W>(x, kFloats ? inner.rows : w.partial.span(), w.grouped.span(),
+                             [&](uint32_t n, const auto *y) {
+                                 Floats<B> a[kVectors];
+                                 for (int j = 0; j < kVectors; j++) a[j] = activate<B>(s_.activation, y[j]);
+                                 if constexpr (kFloats) {
+                                     char *row = inner.rows.at(size_t(n) * Kernel::kRow, Kernel::kRow);
+                                     for (int j = 0; j < kVectors; j++) store<B>(row + j * B, a[j]);
+                                 } else if constexpr (Kernel::kDtype == FP_BFLOAT16) {
+                                     put(inner.rows.at(size_t(n) * Kernel::kRow, B), pack16<B>(a[0], a[1]));
+                                 } else {
+                                     for (int j = 0; j < 4; j++) range.take<B>(j * (B / 4), a[j]);
+                                     char *row = packed.at(size_t(n) * 2 * T, 2 * B);
+                                     put(row, pack16<B>(a[0], a[1]));
+                                     put(row + B, pack16<B>(a[2], a[3]));
+                                 }
+                             });
+        if constexpr (Kernel::kDtype == FP_INT8) {
             set_scales(range, inner, W);
             const ToBytes<B> bytes[4] = {{inner, 0}, {inner, B / 4}, {inner, B / 2}, {inner, 3 * B / 4}};
             for (int64_t n = 0; n < l.in.rows(); n++) {
                 Floats<B> a[4];
-                unpack16<B>(load<Words<B>>(w.packed.data() + n * 2 * T), a[0], a[1]);
-                unpack16<B>(load<Words<B>>(w.packed.data() + n * 2 * T + B), a[2], a[3]);
+                const char *row = packed.at(n * 2 * T, 2 * B);
+                unpack16<B>(load<Words<B>>(row), a[0], a[1]);
+                unpack16<B>(load<Words<B>>(row + B), a[2], a[3]);
                 for (int j = 0; j < 4; j++) a[j] = bytes[j](a[j]);
-                put(inner.rows + n * Kernel::kRow, pack8<B>(a));
+                put(inner.rows.at(n * Kernel::kRow, B), pack8<B>(a));
             }
         }
         return inner;

@@ -35,7 +35,8 @@ int guarded(char *message, size_t size, F &&f) noexcept {
 
 void check_between(const char *name, int64_t value, int64_t most) {
     if (value < 1 || value > most)
-        throw Error(std::string(name) + " is " + std::to_string(value) + "; 1 to " + std::to_string(most) + " can be run");
+        throw Error(std::string(name) + " is " + std::to_string(value) + "; 1 to " + std::to_string(most) +
+                    " can be run");
 }
 
 bool offers(int32_t dtype) { return dtype == FP_FLOAT32 || dtype == FP_INT8 || (dtype == FP_BFLOAT16 && kHasBf16); }
@@ -43,7 +44,8 @@ bool offers(int32_t dtype) { return dtype == FP_FLOAT32 || dtype == FP_INT8 || (
 void check_settings(int32_t dtype, int32_t threads) {
     if (!offers(dtype)) throw Error("dtype " + std::to_string(dtype) + " is not offered by this library");
     if (threads < 1 || threads > FP_MOST_THREADS)
-        throw Error("threads is " + std::to_string(threads) + "; 1 to " + std::to_string(FP_MOST_THREADS) + " are allowed");
+        throw Error("threads is " + std::to_string(threads) + "; 1 to " + std::to_string(FP_MOST_THREADS) +
+                    " are allowed");
 }
 
 struct LinearBase {
@@ -94,8 +96,7 @@ class LinearAlone : public LinearBase {
     struct Worker {
         Buffer<float> x, y;
         Buffer<char> rows, partial, grouped;
-        alignas(kAlign) float scale[T + 4 * kLanes] = {}, zero[T + 4 * kLanes] = {};
-        alignas(kAlign) float low[T + 4 * kLanes] = {}, high[T + 4 * kLanes] = {};
+        TokenScales<Kernel> scales;
     };
 
     void grow() {
@@ -111,19 +112,24 @@ class LinearAlone : public LinearBase {
     // The worker's floats as the kernel's rows.
     template <int W>
     Tile take(Worker &w) {
-        if (Kernel::kGroup == 1) return {reinterpret_cast<char *>(w.x.data()), nullptr, nullptr};
-        Range range{w.low, w.high};
-        if (Kernel::kGroup == 4) find_range<Kernel, W>(w.x.data(), linear_.columns(), range);
-        const Tile tile{w.rows.data(), w.scale, w.zero};
-        take_floats<Kernel, W>(w.x.data(), linear_.columns(), tile, range);
-        return tile;
+        if constexpr (Kernel::kDtype == FP_FLOAT32) {
+            return {bytes_of(w.x.span()), {}, {}};
+        } else {
+            if constexpr (Kernel::kDtype == FP_INT8)
+                find_range<Kernel, W>(w.x.span(), linear_.columns(), w.scales.range());
+            const Tile tile = w.scales.tile(w.rows.span());
+            take_floats<Kernel, W>(w.x.span(), linear_.columns(), tile, w.scales.range());
+            return tile;
+        }
     }
 
     template <int W>
     void kernel(Worker &w, const Tile &tile) {
         constexpr int B = Kernel::template kVector<W>;
-        linear_.template run<W>(tile, w.partial.data(), w.grouped.data(), [&](uint32_t n, const auto *y) {
-            for (int j = 0; j < W * 4 / B; j++) store<B>(w.y.data() + size_t(n) * T + j * (B / 4), y[j]);
+        const Span<float> to = w.y.span();
+        linear_.template run<W>(tile, w.partial.span(), w.grouped.span(), [&](uint32_t n, const auto *y) {
+            float *row = to.at(size_t(n) * T, T);
+            for (int j = 0; j < W * 4 / B; j++) store<B>(row + j * (B / 4), y[j]);
         });
     }
 
@@ -131,9 +137,10 @@ class LinearAlone : public LinearBase {
         const float *from[T];
         float *to[T];
         for (int i = 0; i < tokens; i++) from[i] = x + i * linear_.columns(), to[i] = out + i * linear_.rows();
-        gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.data());
-        with_width<Kernel>(tokens, [&](auto width) { kernel<decltype(width)::value>(w, take<decltype(width)::value>(w)); });
-        scatter_tokens<Kernel>(w.y.data(), tokens, linear_.rows(), to);
+        gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.span());
+        with_width<Kernel>(tokens,
+                           [&](auto width) { kernel<decltype(width)::value>(w, take<decltype(width)::value>(w)); });
+        scatter_tokens<Kernel>(w.y.span(), tokens, linear_.rows(), to);
     }
 
     const Linear<Kernel> linear_;
@@ -193,6 +200,7 @@ constexpr Constant kConstants[] = {
     FP_NUMBER(FP_GELU),
     FP_NUMBER(FP_GELU_TANH),
     FP_NUMBER(FP_RELU),
+    {"FP_CHECKS", kChecks},
 };
 #undef FP_SIZE
 #undef FP_FIELD
@@ -213,6 +221,7 @@ extern "C" {
 int32_t fp_version(void) { return FP_VERSION; }
 
 int64_t fp_constant(const char *name) {
+    FP_CHECK(name);
     for (const fp::Constant &constant : fp::kConstants)
         if (!std::strcmp(constant.name, name)) return constant.value;
     return -1;
@@ -223,8 +232,8 @@ int32_t fp_runs(const char *level) {
     if (name == "portable") return 1;  // this library is loaded
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                      __builtin_cpu_supports("bmi2");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
@@ -254,8 +263,8 @@ int fp_encoder_add(fp_encoder *encoder, const fp_layer *layer, char *message, si
     return fp::guarded(message, size, [&] { encoder->encoder->add(*layer); });
 }
 
-int fp_encoder_run(fp_encoder *encoder, const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out,
-                   char *message, size_t size) {
+int fp_encoder_run(fp_encoder *encoder, const float *hidden, const uint8_t *mask, int64_t batch, int64_t length,
+                   float *out, char *message, size_t size) {
     return fp::guarded(message, size, [&] { encoder->encoder->run(hidden, mask, batch, length, out); });
 }
 
@@ -263,7 +272,8 @@ int64_t fp_encoder_bytes(const fp_encoder *encoder) { return int64_t(encoder->en
 
 void fp_encoder_free(fp_encoder *encoder) { delete encoder; }
 
-int fp_linear_new(const fp_matrix *matrix, int32_t dtype, int32_t threads, fp_linear **out, char *message, size_t size) {
+int fp_linear_new(const fp_matrix *matrix, int32_t dtype, int32_t threads, fp_linear **out, char *message,
+                  size_t size) {
     return fp::guarded(message, size, [&] {
         fp::check_settings(dtype, threads);
         *out = new fp_linear{fp::of_dtype<fp::LinearAlone, fp::LinearBase>(dtype, *matrix, threads)};

@@ -56,8 +56,9 @@ FP_API int32_t fp_version(void);
 // a structure ("fp_matrix"), the offset of a field ("fp_matrix.bias"), a limit ("FP_MOST_ROWS"), a member of an enum
 // ("FP_INT8"). -1 for unknown names.
 FP_API int64_t fp_constant(const char *name);
-FP_API int32_t fp_runs(const char *level);  // whether this processor has what a level's library needs; ask the portable one
-FP_API int32_t fp_offers(int32_t dtype);    // whether this library has kernels for it
+FP_API int32_t
+fp_runs(const char *level);  // whether this processor has what a level's library needs; ask the portable one
+FP_API int32_t fp_offers(int32_t dtype);  // whether this library has kernels for it
 
 FP_API int fp_encoder_new(const fp_settings *, fp_encoder **, char *message, size_t size);
 FP_API int fp_encoder_add(fp_encoder *, const fp_layer *, char *message, size_t size);

@@ -1,5 +1,5 @@
-// What differs between float32, bfloat16 and int8: a tile's rows, a step of the sparse loop, and how sums become
-// floats. Width is the number of tokens that are computed of a tile.
+// The kernels of float32, bfloat16 and int8: layout of a tile's rows, a step of the sparse loop, and how sums become
+// floats. Width is the number of a tile's tokens that are computed.
 #pragma once
 #include <type_traits>
 
@@ -10,13 +10,13 @@ namespace fp {
 
 // The activations of a tile, [features][kRow bytes]; int8 has a scale and a zero point for each token.
 struct Tile {
-    char *rows;
-    float *scale, *zero;
+    Span<char> rows;
+    Span<float> scale, zero;
 };
 
 constexpr int64_t kCache = 48 * 1024;  // a block of a tile's rows should fit the first cache
 
-// What sums are multiplied by: nothing, where activations have no scale.
+// For activations without a scale: leaves sums as they are.
 template <int B>
 struct NoScale {
     NoScale(const Tile &, int) {}
@@ -24,11 +24,12 @@ struct NoScale {
 };
 
 struct Float32 {
+    static constexpr fp_dtype kDtype = FP_FLOAT32;
     static constexpr int kTile = kBytes == 16 ? 16 : 32;
     static constexpr int kNarrowest = kLanes;
     static constexpr int kRow = 4 * kTile, kPartial = kRow, kStep = 2, kWords = 2;
     static constexpr int64_t kBlock = kCache / kRow;
-    static constexpr int kGroup = 1;  // inputs in a word of the dense product
+    static constexpr int kGroup = 1;  // inputs in a 32-bit word of the dense product
     // From this density of a row on the dense product is faster: BERT-base shape, 1 x 128 tokens, AVX-512.
     static constexpr float kDense = 0.5f;
     typedef FloatDot Dot;
@@ -78,6 +79,7 @@ struct Float32 {
 };
 
 struct BFloat16 {
+    static constexpr fp_dtype kDtype = FP_BFLOAT16;
     static constexpr int kTile = kBytes / 2;
     static constexpr int kNarrowest = 8;
     static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 2;
@@ -129,6 +131,7 @@ struct BFloat16 {
 // Weights: whole levels from -127 to 127 times a scale of the output. Activations: bytes, (byte - zero) times a
 // scale of the token, both found from its smallest and largest value ("dynamic", asymmetric).
 struct Int8 {
+    static constexpr fp_dtype kDtype = FP_INT8;
     static constexpr int kTile = kBytes;
     static constexpr int kNarrowest = 16;
     static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 1;
@@ -148,7 +151,9 @@ struct Int8 {
         for (int i = 0; i < 4; i++) word |= uint32_t(level(values[i], scale) & 255) << 8 * i;
         return word;
     }
-    static void encode(const float *values, float scale, std::vector<uint32_t> &out) { out.push_back(group(values, scale)); }
+    static void encode(const float *values, float scale, std::vector<uint32_t> &out) {
+        out.push_back(group(values, scale));
+    }
 
     template <int Width>
     struct Sums {
@@ -176,7 +181,8 @@ struct Int8 {
     struct Scale {
         Floats<B> scale, zero;
         Scale(const Tile &tile, int token)
-            : scale(fp::load<Floats<B>>(tile.scale + token)), zero(fp::load<Floats<B>>(tile.zero + token)) {}
+            : scale(fp::load<Floats<B>>(tile.scale.at(token, B / 4))),
+              zero(fp::load<Floats<B>>(tile.zero.at(token, B / 4))) {}
         // `total` is the sum of the row's levels: every one of them was multiplied by byte, not by (byte - zero).
         Floats<B> apply(Ints<B> sum, float row, float total) const {
             return (__builtin_convertvector(sum, Floats<B>) - zero * total) * scale * row;
@@ -184,9 +190,10 @@ struct Int8 {
     };
 };
 
-// Calls f with the narrowest width that holds so many tokens of a tile, as a compile-time number.
+// Calls f with the narrowest width that holds a number of a tile's tokens, as a compile-time number.
 template <class Kernel, class F>
 inline void with_width(int64_t tokens, F &&f) {
+    FP_CHECK(tokens >= 1 && tokens <= Kernel::kTile);
     if constexpr (Kernel::kTile / 4 >= Kernel::kNarrowest)
         if (tokens <= Kernel::kTile / 4) return f(std::integral_constant<int, Kernel::kTile / 4>());
     if constexpr (Kernel::kTile / 2 >= Kernel::kNarrowest)

@@ -8,56 +8,26 @@ template <class Kernel>
 class Linear {
   public:
     Linear() = default;
-    Linear(const fp_matrix &matrix, const std::string &name) {
-        const Rows m(matrix, name);
-        rows_ = m.count();
-        columns_ = m.columns();
-        bias_.resize(rows_);
-        std::vector<bool> dense(rows_);
-        std::vector<float> scales;
-        for (int64_t row = 0; row < rows_; row++) {
-            bias_[row] = m.bias(row);
-            dense[row] = float(m.size(row)) > Kernel::kDense * float(columns_);
-            if (dense[row]) dense_rows_.push_back(uint32_t(row));
-        }
-        if (dense_rows_.size() < kFewest) {
-            dense.assign(rows_, false);
-            dense_rows_.clear();
-        }
-        if (Kernel::kGroup == 4) {
-            for (int64_t row = 0; row < rows_; row++) {
-                scales.push_back(m.scale(row));
-                float total = 0;
-                for (int64_t i = 0; i < m.size(row); i++) total += float(Int8::level(m.element(row, i).value, scales[row]));
-                totals_.push_back(total);
-            }
-        }
-        sparse_ = pack_sparse<Kernel>(m, scales, dense);
-        groups_ = (columns_ + Kernel::kGroup - 1) / Kernel::kGroup;
-        dense_.grow(dense_rows_.size() * groups_);
-        for (size_t i = 0; i < dense_rows_.size(); i++) {
-            const uint32_t row = dense_rows_[i];
-            std::vector<float> values(groups_ * Kernel::kGroup, 0.0f);
-            for (int64_t k = 0; k < m.size(row); k++) values[m.element(row, k).column] = m.element(row, k).value;
-            for (int64_t g = 0; g < groups_; g++)
-                dense_[i * groups_ + g] = Kernel::group(&values[g * Kernel::kGroup], scales.empty() ? 1.0f : scales[row]);
-        }
-        scales_ = std::move(scales);
-    }
+    // Validates and packs a matrix; `name` begins the messages of its errors.
+    Linear(const fp_matrix &matrix, const std::string &name) : Linear(Rows(matrix, name)) {}
 
     int64_t rows() const { return rows_; }
     int64_t columns() const { return columns_; }
     size_t bytes() const {
-        return sparse_.bytes() + dense_.bytes() + 4 * (bias_.size() + scales_.size() + totals_.size() + dense_rows_.size());
+        return sparse_.bytes() + dense_.bytes() +
+               4 * (bias_.size() + scales_.size() + totals_.size() + dense_rows_.size());
     }
-    // What run() needs beside the tile, in bytes.
+    // Sizes of the memory that run() needs beside the tile, in bytes.
     size_t partial_bytes() const { return rows_ * Kernel::kPartial; }
-    size_t grouped_bytes() const { return dense_rows_.empty() || Kernel::kGroup == 1 ? 0 : groups_ * Kernel::kTile * 4; }
+    size_t grouped_bytes() const {
+        return dense_rows_.empty() || Kernel::kDtype == FP_FLOAT32 ? 0 : groups_ * Kernel::kTile * 4;
+    }
 
-    // `partial` has a row of kPartial bytes for each output, and may be where `out` writes that output's result.
+    // `partial` has a row of kPartial bytes for each output; `out` may write that output's result there.
     // out(output, y): y holds the tile's `Width` tokens in natural order, in vectors of kVector<Width> bytes.
     template <int Width, class Out>
-    void run(const Tile &x, char *partial, char *grouped, Out &&out) const {
+    void run(const Tile &x, Span<char> partial, Span<char> grouped, Out &&out) const {
+        FP_CHECK(x.rows.size() >= size_t(columns_) * Kernel::kRow);
         constexpr int B = Kernel::template kVector<Width>;
         constexpr int kVectors = Width * 4 / B;
         typedef typename Kernel::template Scale<B> Scale;
@@ -65,7 +35,8 @@ class Linear {
         run_sparse<Kernel, Width>(sparse_, x.rows, partial, [&](uint32_t n, const auto &sums) {
             Floats<B> y[kVectors];
 #pragma GCC unroll 8
-            for (int j = 0; j < kVectors; j++) y[j] = scale(j).apply(sums.sum(j), row_scale(n), row_total(n)) + bias_[n];
+            for (int j = 0; j < kVectors; j++)
+                y[j] = scale(j).apply(sums.sum(j), row_scale(n), row_total(n)) + bias_[n];
             out(n, y);
         });
         if (!dense_rows_.empty()) run_dense<Width>(x, grouped, out);
@@ -74,45 +45,98 @@ class Linear {
   private:
     static constexpr size_t kFewest = 8;  // fewer dense rows are not worth the interleaving
 
-    float row_scale(uint32_t n) const { return Kernel::kGroup == 4 ? scales_[n] : 1.0f; }
-    float row_total(uint32_t n) const { return Kernel::kGroup == 4 ? totals_[n] : 0.0f; }
+    explicit Linear(const Rows &m)
+        : rows_(m.count()), columns_(m.columns()), groups_((columns_ + Kernel::kGroup - 1) / Kernel::kGroup) {
+        copy_biases(m);
+        if constexpr (Kernel::kDtype == FP_INT8) find_scales(m);
+        choose_dense_rows(m);
+        pack_sparse_rows(m);
+        pack_dense_rows(m);
+    }
+
+    void copy_biases(const Rows &m) {
+        for (int64_t row = 0; row < rows_; row++) bias_.push_back(m.bias(row));
+    }
+
+    // Of each output, the value of a level, and the sum of its levels: see Int8::Scale.
+    void find_scales(const Rows &m) {
+        for (int64_t row = 0; row < rows_; row++) {
+            scales_.push_back(m.scale(row));
+            float total = 0;
+            for (int64_t i = 0; i < m.size(row); i++)
+                total += float(Int8::level(m.element(row, i).value, scales_[row]));
+            totals_.push_back(total);
+        }
+    }
+
+    void choose_dense_rows(const Rows &m) {
+        for (int64_t row = 0; row < rows_; row++)
+            if (float(m.size(row)) > Kernel::kDense * float(columns_)) dense_rows_.push_back(uint32_t(row));
+        if (dense_rows_.size() < kFewest) dense_rows_.clear();
+    }
+
+    void pack_sparse_rows(const Rows &m) {
+        std::vector<bool> dense(rows_);
+        for (const uint32_t row : dense_rows_) dense[row] = true;
+        sparse_ = pack_sparse<Kernel>(m, scales_, dense);
+    }
+
+    // A word for each group of inputs, output after output.
+    void pack_dense_rows(const Rows &m) {
+        dense_.grow(dense_rows_.size() * groups_);
+        for (size_t i = 0; i < dense_rows_.size(); i++) {
+            const uint32_t row = dense_rows_[i];
+            std::vector<float> values(groups_ * Kernel::kGroup, 0.0f);
+            for (int64_t k = 0; k < m.size(row); k++) values[m.element(row, k).column] = m.element(row, k).value;
+            for (int64_t g = 0; g < groups_; g++)
+                dense_[i * groups_ + g] = Kernel::group(&values[g * Kernel::kGroup], row_scale(row));
+        }
+    }
+
+    float row_scale(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? scales_[n] : 1.0f; }
+    float row_total(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? totals_[n] : 0.0f; }
 
     template <int Width, class Out>
-    void run_dense(const Tile &x, char *grouped, Out &out) const {
+    void run_dense(const Tile &x, Span<char> grouped, Out &out) const {
         constexpr int B = Kernel::template kVector<Width>;
         constexpr int N = Width > kLanes ? Width / kLanes : 1;
         constexpr size_t kStride = Kernel::kTile * 4;
-        const char *right = x.rows;
-        if (Kernel::kGroup > 1) {
+        Span<const char> right = x.rows;
+        if constexpr (Kernel::kDtype != FP_FLOAT32) {
             group_rows<Width>(x.rows, grouped);
             right = grouped;
         }
-        const Left left{reinterpret_cast<const char *>(dense_.data()), size_t(groups_) * 4, 4};
+        const Span<const uint32_t> words = dense_.span();
+        const Left left{{reinterpret_cast<const char *>(words.data()), words.size() * 4}, size_t(groups_) * 4, 4};
         typedef typename Kernel::template Scale<kBytes> Scale;
-        product<typename Kernel::Dot, N>(left, int64_t(dense_rows_.size()), right, kStride, groups_, [&](int64_t i, const auto *sums) {
-            const uint32_t n = dense_rows_[i];
-            alignas(kAlign) float y[N * kLanes];
-            for (int j = 0; j < N; j++)
-                store<kBytes>(y + j * kLanes, Scale(x, j * kLanes).apply(sums[j], row_scale(n), row_total(n)) + bias_[n]);
-            Floats<B> row[Width * 4 / B];
-            for (int j = 0; j < Width * 4 / B; j++) row[j] = load<Floats<B>>(y + j * (B / 4));
-            out(n, row);
-        });
+        product<typename Kernel::Dot, N>(
+            left, int64_t(dense_rows_.size()), Right{right, kStride}, groups_, [&](int64_t i, const auto *sums) {
+                const uint32_t n = dense_rows_[i];
+                alignas(kAlign) float y[N * kLanes];
+                for (int j = 0; j < N; j++)
+                    store<kBytes>(y + j * kLanes,
+                                  Scale(x, j * kLanes).apply(sums[j], row_scale(n), row_total(n)) + bias_[n]);
+                Floats<B> row[Width * 4 / B];
+                for (int j = 0; j < Width * 4 / B; j++) row[j] = load<Floats<B>>(y + j * (B / 4));
+                out(n, row);
+            });
     }
 
     // Rows in packed order to words that hold the rows of a group, in natural order.
     template <int Width>
-    void group_rows(const char *rows, char *grouped) const {
+    void group_rows(Span<const char> from, Span<char> to_words) const {
         constexpr int B = Kernel::template kVector<Width>;
+        const char *rows = from.at(0, columns_ * Kernel::kRow);
+        char *grouped = to_words.at(0, grouped_bytes());
         for (int64_t g = 0; g < groups_; g++) {
             Words<B> row[4] = {};
             for (int i = 0; i < Kernel::kGroup && g * Kernel::kGroup + i < columns_; i++)
                 row[i] = load<Words<B>>(rows + (g * Kernel::kGroup + i) * Kernel::kRow);
             char *to = grouped + g * Kernel::kTile * 4;
-            if constexpr (Kernel::kGroup == 2) {
+            if constexpr (Kernel::kDtype == FP_BFLOAT16) {
                 put(to, low16<B>(row[0], row[1]));
                 put(to + B, high16<B>(row[0], row[1]));
-            } else if constexpr (Kernel::kGroup == 4) {
+            } else if constexpr (Kernel::kDtype == FP_INT8) {
                 Words<B> words[4];
                 interleave4<B>(row, words);
                 for (int j = 0; j < 4; j++) put(to + j * B, words[j]);

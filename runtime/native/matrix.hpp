@@ -1,4 +1,4 @@
-// A weight matrix as the caller gives it: checked once, then read row by row.
+// The caller's weight matrix: validated once, then read row by row.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "engine.h"
 
 namespace fp {
@@ -19,7 +20,7 @@ inline void check_finite(const float *values, int64_t count, const std::string &
         if (!std::isfinite(values[i])) throw Error(what + " " + std::to_string(i) + " is not finite");
 }
 
-// Where each row's stored elements begin; one more entry ends the last.
+// Validates a matrix and returns where the stored elements of each row begin; one more entry ends the last row.
 inline std::vector<int64_t> check(const fp_matrix &m, const std::string &name) {
     if (m.rows < 0 || m.rows > FP_MOST_ROWS || m.columns < 0 || m.columns > FP_MOST_COLUMNS)
         throw Error(name + ": is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + "; at most " +
@@ -53,6 +54,9 @@ struct Element {
     float value;
 };
 
+// 255 times 127 for each input: an int8 sum of all columns is exact in 32 bits.
+static_assert(int64_t(FP_MOST_COLUMNS) * 255 * 127 <= INT32_MAX);
+
 class Rows {
   public:
     Rows(const fp_matrix &m, const std::string &name) : begins_(check(m, name)), m_(m) {}
@@ -60,18 +64,23 @@ class Rows {
     int64_t columns() const { return m_.columns; }
     int64_t kept() const { return m_.kept; }
     float bias(int64_t row) const { return m_.bias ? m_.bias[row] : 0.0f; }
-    int64_t size(int64_t row) const { return begins_[row + 1] - begins_[row]; }
+    int64_t size(int64_t row) const {
+        FP_CHECK(row >= 0 && row < m_.rows);
+        return begins_[row + 1] - begins_[row];
+    }
     Element element(int64_t row, int64_t i) const {
+        FP_CHECK(i >= 0 && i < size(row));
         const int64_t at = begins_[row] + i;
         const int64_t column = m_.positions ? m_.positions[at] - row * m_.columns : i;
+        FP_CHECK(column >= 0 && column < m_.columns);
         return {int32_t(column), m_.values[at]};
     }
-    // What an int8 level is worth in a row: the stored scale, or its largest value's 127th part.
+    // The value of one int8 level in a row: the stored scale, or else 1/127 of the row's largest magnitude.
     float scale(int64_t row) const {
         float largest = 0;
         for (int64_t i = begins_[row]; i < begins_[row + 1]; i++) largest = std::fmax(largest, std::fabs(m_.values[i]));
         const float given = m_.scales ? m_.scales[row] : 0;
-        // A scale that does not reach the largest value is not the one that the values were made with.
+        // Values were not made with a scale that does not reach the largest of them.
         return given > 0 && largest <= given * 127.5f ? given : largest / 127.0f;
     }
 

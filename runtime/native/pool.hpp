@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "check.hpp"
+
 namespace fp {
 
 class Pool {
@@ -26,8 +28,10 @@ class Pool {
 
     int threads() const { return threads_; }
 
-    // Calls work(worker) on `workers` threads, this one among them, and returns when all are done.
+    // Calls work(worker) on `workers` threads, this one among them, and returns when all are done. `work` must not
+    // throw: memory is allocated before.
     void run(int workers, const std::function<void(int)> &work) {
+        FP_CHECK(workers >= 1 && workers <= threads_);
         workers_ = workers;
         arrived_ = 0;
         if (workers == 1) return work(0);

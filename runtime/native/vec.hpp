@@ -19,7 +19,8 @@ constexpr int kBytes = 16;
 constexpr int kLanes = kBytes / 4;  // floats in a full vector
 constexpr int kAlign = 64;
 
-#if defined(__AVX512BF16__)
+// FP_EMULATE_BF16 (sanitizer build): the bfloat16 kernels run on every processor, on dot2 without its instruction.
+#if defined(__AVX512BF16__) || defined(FP_EMULATE_BF16)
 constexpr bool kHasBf16 = true;
 #else
 constexpr bool kHasBf16 = false;
@@ -42,8 +43,10 @@ using Words = typename VecOf<uint32_t, B>::type;
 template <class V>
 inline V load(const void *at);
 #define FP_LOADS(E, B) \
-    template <> inline VecOf<E, B>::type load<VecOf<E, B>::type>(const void *at) { \
-        return (VecOf<E, B>::type)*(const VecOf<E, B>::loose *)at; }
+    template <> \
+    inline VecOf<E, B>::type load<VecOf<E, B>::type>(const void *at) { \
+        return (VecOf<E, B>::type) * (const VecOf<E, B>::loose *)at; \
+    }
 #define FP_LOAD_TYPES(B) FP_LOADS(float, B) FP_LOADS(int32_t, B) FP_LOADS(uint32_t, B) FP_LOADS(uint8_t, B)
 FP_LOAD_TYPES(16)
 #if defined(__AVX2__)
@@ -56,12 +59,26 @@ FP_LOAD_TYPES(64)
 #undef FP_LOAD_TYPES
 
 template <class E, int B>
-inline void store_as(void *at, typename VecOf<E, B>::type v) { *(typename VecOf<E, B>::loose *)at = v; }
-template <int B> inline void store(void *at, Floats<B> v) { store_as<float, B>(at, v); }
-template <class V> inline void put(void *at, V v) { store_as<uint8_t, sizeof(V)>(at, (typename VecOf<uint8_t, sizeof(V)>::type)v); }
+inline void store_as(void *at, typename VecOf<E, B>::type v) {
+    *(typename VecOf<E, B>::loose *)at = v;
+}
+template <int B>
+inline void store(void *at, Floats<B> v) {
+    store_as<float, B>(at, v);
+}
+template <class V>
+inline void put(void *at, V v) {
+    store_as<uint8_t, sizeof(V)>(at, (typename VecOf<uint8_t, sizeof(V)>::type)v);
+}
 
-template <int B> inline Floats<B> splat(float x) { return x - Floats<B>{}; }  // x - 0 is x, also for -0
-template <int B> inline Words<B> splat_word(uint32_t x) { return x - Words<B>{}; }
+template <int B>
+inline Floats<B> splat(float x) {
+    return x - Floats<B>{};
+}  // x - 0 is x, also for -0
+template <int B>
+inline Words<B> splat_word(uint32_t x) {
+    return x - Words<B>{};
+}
 
 // The larger and the smaller one; b where either is NaN, as x86 does.
 template <int B>
@@ -137,18 +154,28 @@ inline Floats<B> gelu_tanh(Floats<B> x) {
 
 #if defined(__x86_64__)
 #define FP_UNPACKS(NAME, OP) \
-    template <int B> inline Words<B> NAME(Words<B> a, Words<B> b); \
-    template <> inline Words<16> NAME<16>(Words<16> a, Words<16> b) { return (Words<16>)_mm_##OP((__m128i)a, (__m128i)b); } \
+    template <int B> \
+    inline Words<B> NAME(Words<B> a, Words<B> b); \
+    template <> \
+    inline Words<16> NAME<16>(Words<16> a, Words<16> b) { \
+        return (Words<16>)_mm_##OP((__m128i)a, (__m128i)b); \
+    } \
     FP_UNPACKS32(NAME, OP) FP_UNPACKS64(NAME, OP)
 #if defined(__AVX2__)
 #define FP_UNPACKS32(NAME, OP) \
-    template <> inline Words<32> NAME<32>(Words<32> a, Words<32> b) { return (Words<32>)_mm256_##OP((__m256i)a, (__m256i)b); }
+    template <> \
+    inline Words<32> NAME<32>(Words<32> a, Words<32> b) { \
+        return (Words<32>)_mm256_##OP((__m256i)a, (__m256i)b); \
+    }
 #else
 #define FP_UNPACKS32(NAME, OP)
 #endif
 #if defined(__AVX512BW__)
 #define FP_UNPACKS64(NAME, OP) \
-    template <> inline Words<64> NAME<64>(Words<64> a, Words<64> b) { return (Words<64>)_mm512_##OP((__m512i)a, (__m512i)b); }
+    template <> \
+    inline Words<64> NAME<64>(Words<64> a, Words<64> b) { \
+        return (Words<64>)_mm512_##OP((__m512i)a, (__m512i)b); \
+    }
 #else
 #define FP_UNPACKS64(NAME, OP)
 #endif
@@ -164,25 +191,44 @@ FP_UNPACKS(narrow16, packus_epi16)  // two vectors of 16 bits, each at most 255,
 #else  // one 128-bit lane: packed order is natural order
 typedef VecOf<uint16_t, 16>::type Halves;
 typedef VecOf<uint8_t, 16>::type Octets;
-template <int B> inline Words<B> low16(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 8, 1, 9, 2, 10, 3, 11); }
-template <int B> inline Words<B> high16(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 4, 12, 5, 13, 6, 14, 7, 15); }
-template <int B> inline Words<B> low8(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23); }
-template <int B> inline Words<B> high8(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31); }
-template <int B> inline Words<B> narrow32(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 2, 4, 6, 8, 10, 12, 14); }
-template <int B> inline Words<B> narrow16(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30); }
+template <int B>
+inline Words<B> low16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+template <int B>
+inline Words<B> high16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+template <int B>
+inline Words<B> low8(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+                                             23);
+}
+template <int B>
+inline Words<B> high8(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+                                             15, 31);
+}
+template <int B>
+inline Words<B> narrow32(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 2, 4, 6, 8, 10, 12, 14);
+}
+template <int B>
+inline Words<B> narrow16(Words<B> a, Words<B> b) {
+    return (Words<B>)__builtin_shufflevector((Octets)a, (Octets)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
+                                             28, 30);
+}
 #endif
 
 // The upper half of each float, rounded to nearest (halves away from zero), as the lower half of a word.
 template <int B>
-inline Words<B> bf16_bits(Floats<B> x) { return ((Words<B>)x + 0x8000u) >> 16; }
+inline Words<B> bf16_bits(Floats<B> x) {
+    return ((Words<B>)x + 0x8000u) >> 16;
+}
 template <int B>
-inline Words<B> pack16(Floats<B> a, Floats<B> b) { return narrow32<B>(bf16_bits<B>(a), bf16_bits<B>(b)); }
+inline Words<B> pack16(Floats<B> a, Floats<B> b) {
+    return narrow32<B>(bf16_bits<B>(a), bf16_bits<B>(b));
+}
 // Back to floats: bfloat16 is the upper half of one.
 template <int B>
 inline void unpack16(Words<B> row, Floats<B> &a, Floats<B> &b) {
