@@ -75,9 +75,10 @@ stress: $(STAMP)  ## the tests that make test thins, whole; writes benchmarks/re
 	@mv $(STRESS).new $(STRESS)
 	@cat $(STRESS)
 
-lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+lint: $(STAMP)  ## ruff check, ruff format --check, clang-format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror runtime/native/*
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## time the selection, the cost of pruning a step, and the codec; asserts nothing
@@ -118,14 +119,15 @@ runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: 
 # gcc's sanitizers have to be in the process before Python starts, and so has libstdc++, whose exceptions they watch.
 # Python itself leaks by design.
 SANITIZED := build/sanitized
-sanitize: $(STAMP)  ## fuzz the engine, compiled with the address and undefined-behavior sanitizers (gcc)
+SANITIZED_TESTS ?= tests/runtime/test_fuzz_engine.py
+sanitize: $(STAMP)  ## fuzz the engine, compiled with sanitizers and FP_CHECK (gcc); SANITIZED_TESTS=... for other tests
 	$(BIN)/cmake -S runtime -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 		-DCMAKE_CXX_COMPILER=g++ -DFINEPRUNE_RUNTIME_SANITIZE=ON
 	$(BIN)/cmake --build $(SANITIZED)
 	HF_HUB_OFFLINE=1 FINEPRUNE_RUNTIME_LIBRARIES=$(abspath $(SANITIZED)) ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		FUZZ_ENGINE_CASES=$${FUZZ_ENGINE_CASES:-30000} \
-		$(BIN)/python -m pytest tests/runtime/test_fuzz_engine.py $(ARGS)
+		$(BIN)/python -m pytest $(SANITIZED_TESTS) $(ARGS)
 
 clean:  ## remove caches and build artifacts; keeps .venv, runs/ and fineprune-demo/
 	rm -rf build dist runtime/build runtime/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +45,17 @@ def test_levels_are_in_order_and_end_with_the_portable_one():
     assert list(LEVELS) == [level for level in native.LEVELS if level in LEVELS]
 
 
+CHECKED = (
+    bool(LEVELS) and native.library("portable").fp_constant(b"FP_CHECKS") == 1
+)  # a debug or sanitizer build
+
+
 def test_dtypes():
     for level in LEVELS:
         offered = native.dtypes(level)
         assert {"float32", "int8"} <= set(offered) <= set(native.DTYPES)
-        assert ("bfloat16" in offered) == (level == "avx512_bf16")
+        emulated = CHECKED and "bfloat16" in native.dtypes("portable")  # by the sanitizer build
+        assert ("bfloat16" in offered) == (level == "avx512_bf16" or emulated)
     assert set(native.dtypes()) == {dtype for level in LEVELS for dtype in native.dtypes(level)}
 
 
@@ -195,6 +202,43 @@ def test_every_declaration_is_compared():
         answers = {name: native.library(level).fp_constant(name.encode()) for name in declared}
         assert answers == declared
         assert native.library(level).fp_constant(b"FP_NO_SUCH_THING") == -1
+
+
+@pytest.mark.skipif(not CHECKED, reason="needs libraries with FP_CHECK: make sanitize SANITIZED_TESTS=...")
+def test_a_check_that_fails_aborts():
+    code = "import fineprune_runtime as runtime\nruntime.native.library('portable').fp_constant(None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "engine.cpp" in done.stderr
+    assert "FP_CHECK(name) failed" in done.stderr
+
+
+PROGRAM = """
+#include "check.hpp"
+int main(int count, char **) {
+    int evaluated = 0;
+    FP_CHECK(++evaluated, count == 1);
+    return evaluated;
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_checks_are_there_only_where_they_are_asked_for(tmp_path):
+    source, program = tmp_path / "main.cpp", tmp_path / "main"
+    source.write_text(PROGRAM)
+    headers = Path(__file__).parents[2] / "runtime" / "native"
+
+    def run(*flags, argument=()):
+        subprocess.run(["c++", "-std=gnu++17", *flags, "-I", headers, source, "-o", program], check=True)
+        return subprocess.run([program, *argument], capture_output=True, text=True)
+
+    assert run().returncode == 0  # not even evaluated
+    assert run(argument=["more"]).returncode == 0
+    assert run("-DFP_CHECKS").returncode == 1
+    failed = run("-DFP_CHECKS", argument=["more"])
+    assert failed.returncode == -signal.SIGABRT
+    assert failed.stderr == f"{source}:5: FP_CHECK(++evaluated, count == 1) failed\n"
 
 
 def test_a_long_message_is_cut():
