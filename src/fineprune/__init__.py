@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fineprune.pruning.distributed.gathering import gather_state_dict
     from fineprune.pruning.pruner import Pruner, finalize, prepare
     from fineprune.pruning.summary import Summary, summary
-    from fineprune.training.host.trainer import PruningTrainer
+    from fineprune.training.host.trainer import PruningTrainer, pruning_trainer
 
 __all__ = [
     "Compact",
@@ -37,6 +37,7 @@ __all__ = [
     "import_checkpoint",
     "load",
     "prepare",
+    "pruning_trainer",
     "save_compact",
     "save_delta",
     "shrink_vocabulary",
@@ -56,6 +57,7 @@ _LAZY = {
     "import_checkpoint": "fineprune.checkpoint.legacy_import",
     "load": "fineprune.checkpoint.loading",
     "prepare": "fineprune.pruning.pruner",
+    "pruning_trainer": "fineprune.training.host.trainer",
     "save_compact": "fineprune.checkpoint.compact",
     "save_delta": "fineprune.checkpoint.delta",
     "shrink_vocabulary": "fineprune.checkpoint.vocabulary",

@@ -1,1 +1,1 @@
-"""A teacher, what it answers, and what its student loses by differing."""
+"""Distillation: a teacher, its answers, and the loss of a student that differs from them."""

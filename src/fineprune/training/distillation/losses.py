@@ -1,51 +1,16 @@
-"""How far a student's answers are from its teacher's (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531).
+"""The loss of a student that differs from its teacher (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531).
 
-The answers of a head are one tensor of logits: (rows, classes) for texts, (rows, 1) for values (a
-regression), (rows, positions, classes) for tokens, and (rows, positions, 2) for spans, the logits of
-start and end side by side. Gradients flow to the student alone, and all is computed in float32.
+`heads` says which shape the answers of each kind have. Gradients reach the student alone, and everything is
+computed in float32.
 """
 
-from typing import Any, Literal
-
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fineprune.errors import FinepruneError
+from fineprune.training.distillation.heads import Head
 
-Head = Literal["texts", "values", "tokens", "spans"]
-
-_HEADS: dict[str, Head] = {
-    "ForSequenceClassification": "texts",
-    "ForTokenClassification": "tokens",
-    "ForQuestionAnswering": "spans",
-}
-IGNORED = -100  # the label of tokens that no loss counts
-
-
-def head_of(model: torch.nn.Module) -> Head | None:
-    """What a transformers model answers, by the name of its class or of one that it inherits from."""
-    for kind in type(model).__mro__:
-        for ending, head in _HEADS.items():
-            if kind.__name__.endswith(ending):
-                config = getattr(model, "config", None)
-                single = head == "texts" and getattr(config, "num_labels", None) == 1
-                return "values" if single else head
-    return None
-
-
-def answers(outputs: Any) -> Tensor:
-    """The logits of a model's output, as one tensor."""
-    try:
-        if "start_logits" in outputs:
-            return torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
-        logits: Tensor = outputs["logits"]
-    except (KeyError, TypeError, IndexError) as error:
-        raise FinepruneError(
-            "distillation: the model's output has neither logits nor start_logits and end_logits; "
-            "leave return_dict as it is"
-        ) from error
-    return logits
+IGNORED = -100
+"""The label of tokens that no loss counts."""
 
 
 def distillation_loss(
@@ -56,9 +21,15 @@ def distillation_loss(
     mask: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """The mean over the batch of what the student loses by differing from its teacher.
+    """Return the mean over the batch of the student's loss for differing from its teacher, a scalar.
 
-    `mask`: for spans, 1 where a row has a token and 0 in its padding. `labels`: for tokens.
+    Args:
+        head: the kind of answers.
+        student: its logits.
+        teacher: its logits, of the same shape.
+        temperature: T of the softened distributions.
+        mask: (rows, positions), 1 where a row has a token and 0 in its padding; for spans.
+        labels: (rows, positions); for tokens and next tokens.
     """
     teacher = teacher.detach()
     if head == "texts":
@@ -67,13 +38,15 @@ def distillation_loss(
         return squared_error(student, teacher)
     if head == "tokens":
         return token_divergence(student, teacher, temperature, labels)
+    if head == "next_tokens":
+        return next_token_divergence(student, teacher, temperature, labels)
     return span_divergence(student, teacher, temperature, mask)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) over the last dimension.
+    """Return T² · KL(softmax(teacher / T) ‖ softmax(student / T)) over the last dimension.
 
-    T² keeps the size of the gradients whatever the temperature (section 2 of the paper).
+    T² keeps the size of the gradients at any temperature (section 2 of the paper).
     """
     own = functional.log_softmax(student.float() / temperature, dim=-1)
     target = functional.log_softmax(teacher.float() / temperature, dim=-1)
@@ -83,11 +56,11 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def span_divergence(
     student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The divergence over the positions of a row, mean of start and end, mean over the rows.
+    """Return the divergence over the positions of a row, mean of start and end, mean over the rows.
 
-    Padding takes no part: no answer lies there, and what stands there depends on the other rows of
-    the batch. A trained teacher gives it almost nothing, so this is the divergence over the padded
-    width but for −log of what the student gives to the row itself, which the task loss asks for.
+    Padding is left out: it holds no answer, and its logits depend on the other rows of the batch. A trained
+    teacher gives it almost nothing, so this is the divergence over the padded width except for −log of the
+    share that the student gives to the row itself, which the task loss asks for.
     """
     student, teacher = student.float(), teacher.float()
     if mask is not None:
@@ -99,7 +72,7 @@ def span_divergence(
 def token_divergence(
     student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None = None
 ) -> Tensor:
-    """The divergence over the classes of a token, mean over the tokens that have a label."""
+    """Return the divergence over the classes of a token, mean over the tokens that have a label."""
     each = divergence(student, teacher, temperature)
     if labels is None:
         return each.mean()
@@ -107,10 +80,22 @@ def token_divergence(
     return each.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
-def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """For a regression: one output has no distribution to soften, so the error between the values.
+def next_token_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None = None
+) -> Tensor:
+    """Return the divergence over the vocabulary, mean over the positions whose next token has a label.
 
-    It is what the task loss takes of the labels, and to what the divergence of Eq. 4 of the paper
-    tends at high temperatures. The temperature has no part in it.
+    `labels` are those of the same positions, as causal language models take them: position i answers for
+    label i + 1, and the last position for none.
+    """
+    following = None if labels is None else labels[:, 1:]
+    return token_divergence(student[:, :-1], teacher[:, :-1], temperature, following)
+
+
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared error: a single output has no distribution to soften.
+
+    It is the task loss of a regression with the teacher's values as labels, and the limit of the divergence
+    of Eq. 4 of the paper at high temperatures. The temperature is not used.
     """
     return functional.mse_loss(student.float(), teacher.float())

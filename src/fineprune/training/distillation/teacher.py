@@ -1,8 +1,8 @@
-"""The teacher of a distillation: where it comes from, whether it fits, and what it answers."""
+"""The teacher of a distillation: loading it, checking that it fits, and asking it."""
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from fineprune.checkpoint.model_folder import model_place
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.tasks.modeling import longest_input
-from fineprune.training.distillation.losses import Head, answers, distillation_loss, head_of
+from fineprune.training.distillation.heads import Head, answers, head_of
+from fineprune.training.distillation.losses import distillation_loss
+from fineprune.training.distillation.passes import Pass
 
 _RETRAIN = "train one with this recipe without its `pruning` and `distillation` sections"
 
 
 class Teacher:
-    """A model that answers what a student is trained on: in evaluation mode, frozen, without gradients.
+    """A frozen model in evaluation mode whose answers a student learns.
 
-    A model given in Python is changed in place (mode, gradients, device) and otherwise left alone.
-    `autocast` makes the context in which it computes, so that it does so in the student's precision.
+    A model given in Python is changed in place (mode, gradients, device) and not otherwise. `autocast` makes
+    the context in which it computes, so that it has the student's precision.
     """
 
     def __init__(
@@ -42,37 +44,52 @@ class Teacher:
         self.head = head
         self.config = config
         self._autocast = autocast
-        takes = inspect.signature(model.forward).parameters
-        self._takes = set(takes) - set(find_labels(type(model)))
         self._sum: Tensor | None = None
         self._count = 0
 
     def answer(self, inputs: Mapping[str, Any]) -> Tensor:
-        """The logits for a batch, in float32, as `distillation.answers` puts them."""
-        known = {name: value for name, value in inputs.items() if name in self._takes}
+        """Return the logits for a batch, in float32, in the shape that `heads` gives for the head."""
         with torch.no_grad(), self._autocast():
-            return answers(self.model(**known)).float()
+            return answers(self.model(**known_inputs(self.model, inputs))).float()
 
     def loss(
-        self, outputs: Any, inputs: Mapping[str, Any], labels: Tensor | None, kept: Tensor | None
+        self, student: nn.Module, passes: Sequence[Pass], labels: Tensor | None, stored: Tensor | None
     ) -> Tensor:
-        """What the student's outputs lose against the teacher's answers, those `kept` or new ones."""
-        own, answer = answers(outputs), self.answer(inputs) if kept is None else kept
-        loss = distillation_loss(
-            self.head, own, answer, self.config.temperature, inputs.get("attention_mask"), labels
-        )
+        """Return the loss of the student's forward passes, a scalar: the mean over passes.
+
+        Args:
+            student: the module with the head.
+            passes: its forward passes for this batch.
+            labels: (rows, positions), for tokens and next tokens.
+            stored: the teacher's answers to the batch, if they were computed before the training.
+        """
+        if not passes:
+            raise FinepruneError(
+                f"distillation: the training loss ran the {type(student).__name__} without gradients, as "
+                "losses that cache gradients do, so its answers cannot be compared; take another loss"
+            )
+        losses = []
+        for inputs, outputs in passes:
+            if self.head == "next_tokens" and "logits" not in outputs:  # of trl, which never makes them
+                outputs = student(**known_inputs(student, inputs))
+            answer = self.answer(inputs) if stored is None else stored
+            mask = inputs.get("attention_mask")
+            losses.append(
+                distillation_loss(self.head, answers(outputs), answer, self.config.temperature, mask, labels)
+            )
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         self._sum = loss.detach() if self._sum is None else self._sum + loss.detach()
         self._count += 1
         return loss
 
     def mean_loss(self) -> float | None:
-        """The mean of the losses since this was last asked; None where there were none."""
+        """Return the mean of the losses since the last call; None where there were none."""
         total, count = self._sum, self._count
         self._sum, self._count = None, 0
         return None if total is None else float(total) / count
 
     def sums(self) -> tuple[str, int] | None:
-        """The sum, as text, and the number of these losses so far; None where there are none."""
+        """Return the sum of these losses so far, as text, and their number; None where there are none."""
         return None if self._sum is None else (repr(float(self._sum)), self._count)
 
     def go_on(self, total: str, count: int) -> None:
@@ -80,10 +97,16 @@ class Teacher:
         self._sum, self._count = torch.tensor(float(total)), count
 
 
-def load_teacher(source: str | Path) -> tuple[Any, Any]:
-    """The model, and the tokenizer if there is one, of a run or model folder, or of a hub name.
+def known_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that the model's forward pass names, without labels."""
+    names = set(inspect.signature(model.forward).parameters) - set(find_labels(type(model)))
+    return {name: value for name, value in inputs.items() if name in names}
 
-    Raises `FinepruneError` where there is no such model. The state of the random generator stays.
+
+def load_teacher(source: str | Path) -> tuple[Any, Any]:
+    """Return the model, and the tokenizer if there is one, of a run or model folder, or of a hub name.
+
+    Raises `FinepruneError` where there is no such model. The random generator keeps its state.
     """
     place = Path(source).expanduser()
     local = place.is_dir()
@@ -128,10 +151,14 @@ def check_fit(
     tokenizers: tuple[Any, Any] = (None, None),
     longest: int | None = None,
 ) -> Head:
-    """The head that both have; raises `FinepruneError` unless they answer the same about the same ids.
+    """Return the head that both have; raise `FinepruneError` unless they answer the same about the same ids.
 
-    `name` is how the messages call the teacher, `tokenizers` are the student's and the teacher's where
-    they are at hand, `longest` the number of tokens of the longest text that it will see.
+    Args:
+        student: the module with the head.
+        teacher: the module with the head.
+        name: the teacher's name in messages.
+        tokenizers: the student's and the teacher's, where they are at hand.
+        longest: tokens of the longest text of the training data.
     """
     if teacher is student:
         raise FinepruneError(f"{name}: is the model that is trained; pass a copy (copy.deepcopy) or another")
@@ -139,7 +166,8 @@ def check_fit(
     if head is None:
         raise FinepruneError(
             f"{name}: a {type(student).__name__} cannot be distilled; known are models for sequence "
-            "classification, token classification and question answering"
+            "classification (cross-encoders among them), token classification, question answering and causal "
+            "language modeling"
         )
     if getattr(getattr(student, "config", None), "problem_type", None) == "multi_label_classification":
         raise FinepruneError(f"{name}: several labels at once cannot be distilled; leave the teacher out")
@@ -149,7 +177,8 @@ def check_fit(
             f"{type(student).__name__} and answers {head}; {_RETRAIN}"
         )
     ours, others = student.config, teacher.config
-    _check_labels(ours, others, name)
+    if head != "next_tokens":
+        _check_labels(ours, others, name)
     _check_vocabulary(ours, others, name, *tokenizers)
     limit = longest_input(teacher)
     if longest is not None and limit is not None and longest > limit:

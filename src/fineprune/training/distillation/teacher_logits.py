@@ -1,13 +1,12 @@
-"""The teacher's answers to the training data, computed once and kept on disk.
+"""The teacher's answers to the training data, computed once and stored on disk.
 
-A teacher without dropout answers the same in each epoch. The file holds the answers to each row
-without its padding, and the key of what they depend on: another key, or a damaged file, and they
-are computed anew. In training the collator adds them to the batch, padded as the batch is.
+A teacher without dropout answers the same in each epoch. The file has the answers to each row without its
+padding, and the key of everything that they depend on: with another key or a damaged file, they are computed
+again. In training the collator adds them to the batch, padded as the batch is.
 """
 
 import hashlib
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
+from fineprune._files import staged_file
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
-from fineprune.training.distillation.losses import Head
-from fineprune.training.host.sampler import lengths_of
+from fineprune.training.distillation.heads import Head
+from fineprune.training.row_lengths import lengths_of
 
 _log = logging.getLogger("fineprune")
 
@@ -37,7 +37,7 @@ LOGITS = "fineprune_teacher_logits"
 _BATCH = 64
 
 
-class KeptLogits:
+class StoredLogits:
     """A collator that adds the teacher's answers to batches of numbered rows, once `load`ed."""
 
     def __init__(self, collate: Callable[[list[Any]], Any], head: Head) -> None:
@@ -62,21 +62,24 @@ class KeptLogits:
         precision: str,
         progress: bool,
     ) -> Path:
-        """Read the answers to `rows` (not numbered) from the file in `folder`; make it where needed."""
+        """Read the answers to `rows` (not numbered) from the file in `folder`, or compute and write them.
+
+        Returns the file.
+        """
         key = _key(model, rows, precision)
         path = folder / f"teacher-{key[:16]}.safetensors"
-        kept = _read(path, key, len(rows))
-        if kept is None:
+        stored = _read(path, key, len(rows))
+        if stored is None:
             logits, lengths = self._compute(rows, answer, folder, progress)
             _write(path, key, logits, lengths)
-            kept = logits, lengths
-        self._logits, self._ends = kept[0], kept[1].cumsum(0).tolist()
+            stored = logits, lengths
+        self._logits, self._ends = stored[0], stored[1].cumsum(0).tolist()
         return path
 
     def _compute(
         self, rows: Any, answer: Callable[[Mapping[str, Any]], Tensor], folder: Path, progress: bool
     ) -> tuple[Tensor, Tensor]:
-        """The answers to all rows, one after the other, and how many lines each has."""
+        """Return the answers to all rows, (lines, classes), and the number of lines of each row."""
         widths = lengths_of(rows)
         # The longest first: a memory that does not suffice shows at once.
         order = sorted(range(len(widths)), key=widths.__getitem__, reverse=True)
@@ -86,10 +89,10 @@ class KeptLogits:
             for start in range(0, len(order), _BATCH):
                 numbers = order[start : start + _BATCH]
                 batch = self.collate([rows[number] for number in numbers])
-                found = answer(batch).cpu()
+                answered = answer(batch).cpu()
                 if start == 0:
                     lines = len(order) if self._per_row else sum(widths)
-                    size = lines * found.shape[-1] * 4
+                    size = lines * answered.shape[-1] * 4
                     _log.info(
                         "the teacher's answers to %d rows take %s of disk", len(order), _megabytes(size)
                     )
@@ -97,7 +100,9 @@ class KeptLogits:
                     _check_room(folder, size)
                 counts = None if self._per_row else _mask(batch).cpu()
                 for line, number in enumerate(numbers):
-                    pieces[number] = found[line : line + 1] if counts is None else found[line][counts[line]]
+                    pieces[number] = (
+                        answered[line : line + 1] if counts is None else answered[line][counts[line]]
+                    )
                 bar.update(len(numbers))
             logits, lengths = torch.cat(pieces), torch.tensor([len(piece) for piece in pieces])
         return logits.clone(), lengths
@@ -123,10 +128,10 @@ class KeptLogits:
 
 
 def numbered(rows: Any) -> Any:
-    """The data set with the number of each row in it."""
+    """Return the data set with the number of each row in the column `ROW`."""
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
         raise FinepruneError(
-            "teacher_logits: the training data has no length, so its answers cannot be kept; "
+            "teacher_logits: the training data has no length, so the answers cannot be stored; "
             "use a data set with rows, or leave teacher_logits out"
         )
     return rows.add_column(ROW, list(range(len(rows)))) if hasattr(rows, "add_column") else _Numbered(rows)
@@ -144,7 +149,7 @@ class _Numbered(Dataset[Any]):
 
 
 def _mask(batch: Mapping[str, Any]) -> Tensor:
-    """Where the rows of a batch have tokens."""
+    """Return where the rows of a batch have tokens: bool, (rows, positions)."""
     mask: Tensor = (
         batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
     )
@@ -152,7 +157,7 @@ def _mask(batch: Mapping[str, Any]) -> Tensor:
 
 
 def _key(model: Any, rows: Any, precision: str) -> str:
-    """What the answers depend on: the teacher's weights and settings, and the rows."""
+    """Return a digest of what the answers depend on: the teacher's weights and settings, and the rows."""
     digest = hashlib.sha256(f"1 {type(model).__name__} {precision}".encode())
     settings = model.config.to_dict() if hasattr(model, "config") else {}
     for name in ("_name_or_path", "transformers_version", "dtype", "problem_type"):  # models set the last
@@ -169,7 +174,7 @@ def _key(model: Any, rows: Any, precision: str) -> str:
 
 
 def _read(path: Path, key: str, rows: int) -> tuple[Tensor, Tensor] | None:
-    """Logits and lengths of a file that is whole and has this key, else None."""
+    """Return logits and lengths of a file that is whole and has this key, else None."""
     try:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get("about")
@@ -180,24 +185,22 @@ def _read(path: Path, key: str, rows: int) -> tuple[Tensor, Tensor] | None:
         _log.warning("%s: cannot be read (%s); the teacher answers again", path, one_line(error))
         return None
     if about != _about(key, logits, lengths) or len(lengths) != rows:
-        _log.warning("%s: is not what was written; the teacher answers again", path)
+        _log.warning("%s: does not match its checksum or the data; the teacher answers again", path)
         return None
     return logits, lengths
 
 
 def _write(path: Path, key: str, logits: Tensor, lengths: Tensor) -> None:
-    """Write the file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write the file, whole or not at all."""
     try:
-        save_file({"logits": logits, "lengths": lengths}, beside, {"about": _about(key, logits, lengths)})
-        os.replace(beside, path)
+        with staged_file(path) as beside:
+            save_file({"logits": logits, "lengths": lengths}, beside, {"about": _about(key, logits, lengths)})
     except Exception as error:  # OSError, or safetensors' own for a full disk
-        beside.unlink(missing_ok=True)
         raise _unwritable(path.parent, logits.nbytes, one_line(error)) from error
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Make the folder; raise before the teacher has worked for nothing."""
+    """Make the folder; raise `FinepruneError` before the teacher works for nothing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -210,7 +213,7 @@ def _check_room(folder: Path, size: int) -> None:
 def _unwritable(folder: Path, size: int, why: str) -> FinepruneError:
     return FinepruneError(
         f"{folder}: the teacher's answers ({_megabytes(size)}) cannot be written there ({why}); "
-        "make room, name another folder, or train without keeping them"
+        "make room, name another folder, or train without storing them"
     )
 
 

@@ -1,30 +1,26 @@
-"""One run on several processes: who writes, how a batch is shared, and what a checkpoint says of it."""
+"""One run on several processes: their number, their shares of a batch, their record in a checkpoint."""
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
-from torch import Tensor
-from transformers.trainer_pt_utils import find_batch_size
+from transformers import Trainer
 
 from fineprune.errors import FinepruneError
-
-if TYPE_CHECKING:
-    from fineprune.training.host.trainer import PruningTrainer
 
 _log = logging.getLogger("fineprune")
 
 
-def processes() -> PartialState:
-    """Which process it is, of how many that torchrun or accelerate started; alone, the first of one."""
+def this_process() -> PartialState:
+    """Return this process's place among those of torchrun or accelerate; alone, the first of one."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def share_of(rows: int, what: str) -> int:
-    """The rows of each process, of a batch over all of them."""
-    count: int = processes().num_processes
+    """Return the rows of each process in a batch of `rows` over all of them; `what` names the setting."""
+    count: int = this_process().num_processes
     if rows % count:
         raise FinepruneError(
             f"{what}={rows}: is the batch of all {count} processes together and must be a multiple of their "
@@ -33,15 +29,17 @@ def share_of(rows: int, what: str) -> int:
     return rows // count
 
 
-def rows_per_step(trainer: "PruningTrainer") -> int:
-    """The rows that an optimizer step takes, over micro-batches and processes."""
+def rows_per_step(trainer: Trainer) -> int:
+    """Return the rows that an optimizer step takes, over micro-batches and processes."""
     args = trainer.args
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
-def one_device(trainer: "PruningTrainer") -> None:
-    """Train on the first of several GPUs that one process sees: the Trainer would wrap the model in
-    DataParallel, which multiplies the batch, and whose copies of a model are not where scores are learned.
+def one_device(trainer: Trainer) -> None:
+    """Train on the first of several GPUs that one process sees.
+
+    transformers would wrap the model in DataParallel, which multiplies the batch, and whose copies of the
+    model do not learn scores.
     """
     args = trainer.args
     if args.n_gpu > 1:
@@ -51,8 +49,8 @@ def one_device(trainer: "PruningTrainer") -> None:
         trainer._train_batch_size = args.train_batch_size
 
 
-def facts(trainer: "PruningTrainer") -> dict[str, Any]:
-    """What the trainers of all processes must share."""
+def facts(trainer: Trainer) -> dict[str, Any]:
+    """Return the settings that the trainers of all processes must share, by name."""
     data = {"training": trainer.train_dataset, "validation": trainer.eval_dataset}
     sizes = {f"the rows of the {name} data": _size(rows) for name, rows in data.items()}
     args = trainer.args
@@ -60,8 +58,8 @@ def facts(trainer: "PruningTrainer") -> dict[str, Any]:
     return sizes | {name: getattr(args, name) for name in named}
 
 
-def refuse_engines(trainer: "PruningTrainer") -> None:
-    """Raise for the engines that keep parameters where masks could not follow them."""
+def refuse_engines(trainer: Trainer) -> None:
+    """Raise `FinepruneError` for engines that keep parameters where masks cannot follow them."""
     args = trainer.args
     if trainer.is_deepspeed_enabled:
         stage = trainer.accelerator.state.deepspeed_plugin.zero_stage
@@ -79,8 +77,8 @@ def refuse_engines(trainer: "PruningTrainer") -> None:
         raise FinepruneError('fsdp: pruning needs FSDP2; set fsdp_config={"version": 2}')
 
 
-def written_by(trainer: "PruningTrainer") -> dict[str, Any]:
-    """What a checkpoint keeps of how it was made."""
+def written_by(trainer: Trainer) -> dict[str, Any]:
+    """Return what a checkpoint records about the processes that wrote it."""
     return {
         "processes": trainer.args.world_size,
         "rows": rows_per_step(trainer),
@@ -89,9 +87,10 @@ def written_by(trainer: "PruningTrainer") -> dict[str, Any]:
 
 
 def check_resumed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What differs for a run that goes on with another number of processes; None where nothing does.
+    """Return what differs for a run that is continued by another number of processes; None for nothing.
 
-    Raises `FinepruneError` where it cannot go on.
+    Raises:
+        FinepruneError: It cannot be continued so.
     """
     if not then:
         return None
@@ -112,43 +111,6 @@ def check_resumed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) ->
         f"{name}: written by {then['processes']} processes, continued by {now['processes']}: the same rows "
         "in the same order, but dropout and l0's gates are drawn anew"
     )
-
-
-def own_rows(trainer: "PruningTrainer", inputs: Mapping[str, Any]) -> int | None:
-    """How many rows of the last batch of an evaluation are ours to count; None where all or none are.
-
-    accelerate fills that batch up with rows from the start, and drops their answers again.
-    """
-    state = trainer.accelerator.gradient_state
-    if trainer.args.world_size <= 1 or not state.end_of_dataloader or state.remainder <= 0:
-        return None
-    rows: int | None = find_batch_size(inputs)
-    if rows is None:
-        return None
-    own = state.remainder - trainer.args.process_index * rows
-    return int(own) if 0 < own < rows else None
-
-
-def first_rows(inputs: Mapping[str, Any], own: int) -> dict[str, Any]:
-    """The batch cut to so many rows."""
-    rows = find_batch_size(inputs)
-    cut = lambda v: isinstance(v, Tensor) and v.ndim and len(v) == rows  # noqa: E731
-    return {name: value[:own] if cut(value) else value for name, value in inputs.items()}  # type: ignore[no-untyped-call]
-
-
-def filled(outputs: Any, own: int, rows: int) -> Any:
-    """Answers for `rows` rows, of `own`: the last is repeated, for what is gathered must be of one size."""
-    if isinstance(outputs, Tensor):
-        if not outputs.ndim or len(outputs) != own:
-            return outputs  # not of the rows
-        missing = rows - own
-        return torch.cat([outputs, outputs[-1:].expand(missing, *outputs.shape[1:])])
-    if isinstance(outputs, Mapping):
-        parts = {name: filled(value, own, rows) for name, value in outputs.items()}
-        return type(outputs)(parts)  # type: ignore[call-arg]
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(filled(value, own, rows) for value in outputs)
-    return outputs
 
 
 def _size(data: Any) -> Any:

@@ -1,7 +1,6 @@
-"""Batches of similar length, in an order that resumes."""
+"""Batches of texts of similar length, in an order that a resumed run finds again."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -9,17 +8,11 @@ from torch.utils.data import Sampler
 _BATCHES = 50  # sorted together: enough to save most padding, few enough to stay random
 
 
-def lengths_of(rows: Any) -> list[int]:
-    """The number of tokens of each row; of a `datasets.Dataset`, where rows are slow to read, by column."""
-    columns = hasattr(rows, "column_names")
-    return [len(ids) for ids in (rows["input_ids"] if columns else (row["input_ids"] for row in rows))]
-
-
 class GroupedByLength(Sampler[int]):
-    """Indices such that each run of `batch` has texts of similar length, all in random order.
+    """Draw the rows in random order such that each run of `batch` rows has texts of similar length.
 
-    Shuffled examples are sorted by length within stretches of 50 batches; the batches of a
-    stretch are then shuffled. A function of `seed` and epoch alone.
+    Shuffled rows are sorted by length within stretches of 50 batches; the batches of a stretch are then
+    shuffled. The order is a function of `seed` and epoch alone.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or recognized as broken.
+"""The seal of a checkpoint, by which it is known to be whole or broken.
 
-A checkpoint is what the Trainer writes plus a manifest: the pruner's state, and the size and
-checksum of every file. It is written beside its place and renamed, so one that has its name
-was finished; the manifest tells whether it still is what was written.
+A checkpoint is what the host writes, the file of the pruning, and a manifest: the pruner's plain values, and
+the size and checksum of every file. It is written beside its place and renamed, so that a folder of that name
+was finished; the manifest shows later damage.
 """
 
 import contextlib
@@ -20,57 +20,75 @@ from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 MANIFEST = "fineprune_checkpoint.json"
+FORMAT = 2
+"""1, without the number in the manifest, had scores and masks among the weights of the model."""
+
 _PREFIX = "checkpoint-"
 _WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
 
 
 def seal(folder: Path, state: dict[str, Any] | None, run: dict[str, Any] | None = None) -> None:
-    """Write the manifest of a finished checkpoint folder; `state` is the pruner's, None if dense, and `run`
-    says how it was made.
+    """Write the manifest of a finished checkpoint folder.
+
+    Args:
+        folder: the checkpoint.
+        state: the pruner's plain values; None if dense.
+        run: how it was made.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths}
-    content = {"pruner": state, "files": files, "run": run or {}}
+    content = {"format": FORMAT, "pruner": state, "files": files, "run": run or {}}
     write_json(folder / MANIFEST, content | {"crc32": _checksum(content)})
 
 
 def verify(folder: Path) -> dict[str, Any] | None:
-    """The pruner's state of a checkpoint; raises `FinepruneError` where a file is not as written."""
+    """Return the pruner's values of a checkpoint.
+
+    Raises:
+        FinepruneError: A file does not match the manifest, or the checkpoint has another format.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files, state = manifest["files"], manifest["pruner"]
         if manifest.pop("crc32") != _checksum(manifest):
-            raise _broken(folder, f"{MANIFEST} is not what was written")
+            raise _broken(folder, f"{MANIFEST} does not match its checksum")
     except FileNotFoundError as error:
         raise FinepruneError(
             f"{folder}: no {MANIFEST} in it, so it is no checkpoint of a PruningTrainer; name another"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+    version = manifest.get("format", 1)
+    if version != FORMAT:
+        raise FinepruneError(
+            f"{folder}: a checkpoint of format {version}, of {'an earlier' if version == 1 else 'another'} "
+            f"fineprune; this one continues format {FORMAT}. Finish the run with the version that began it, "
+            "or start it again in another folder"
+        )
     if not isinstance(files, dict):
         raise _broken(folder, f"{MANIFEST} lists no files")
     for name, expected in files.items():
         try:
-            found = _fingerprint(folder / name)
+            actual = _fingerprint(folder / name)
             expected = {"size": int(expected["size"]), "crc32": int(expected["crc32"])}
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _broken(folder, f"{name} cannot be read") from error
-        if found["size"] != expected["size"]:
-            raise _broken(folder, f"{name} has {found['size']:,} bytes of {expected['size']:,}")
-        if found != expected:
-            raise _broken(folder, f"{name} is not what was written")
+        if actual["size"] != expected["size"]:
+            raise _broken(folder, f"{name} has {actual['size']:,} bytes of {expected['size']:,}")
+        if actual != expected:
+            raise _broken(folder, f"{name} does not match its checksum")
     return state  # type: ignore[no-any-return]
 
 
 def run_of(folder: Path) -> dict[str, Any]:
-    """How a checkpoint that verifies was made, as `seal` was told; empty for an old one."""
+    """Return the `run` of a checkpoint that verifies."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return manifest.get("run") or {}
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in `folder` that verifies, and why newer ones do not."""
+    """Return the newest checkpoint in `folder` that verifies, and why newer ones do not."""
     numbered = [
         (int(path.name.removeprefix(_PREFIX)), path)
         for path in folder.glob(f"{_PREFIX}*")
@@ -89,8 +107,9 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 @contextlib.contextmanager
 def writing(place: Path, folder: Path) -> Iterator[None]:
-    """Say in a line that `place` could not be written, and which checkpoint of `folder` the run can go on
-    from. torch and safetensors have errors of their own for a full disk.
+    """Raise one line where the block cannot write `place`, with the checkpoint of `folder` to resume from.
+
+    torch and safetensors have errors of their own for a full disk.
     """
     try:
         yield
@@ -101,10 +120,10 @@ def writing(place: Path, folder: Path) -> Iterator[None]:
         room = ""
         with contextlib.suppress(OSError):
             room = f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
-        rest = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
+        resume = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
         raise FinepruneError(
             f"{place}: cannot be written ({one_line(error)}); make room there{room} or make it writable, "
-            f"then resume: {rest}"
+            f"then resume: {resume}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How a training ends before its end: told to by a signal, or by a loss that is no number."""
+"""Trainings that end early: stopped by a signal, or by a loss that is not finite."""
 
 import contextlib
 import logging
@@ -26,16 +26,18 @@ _log = logging.getLogger("fineprune")
 
 
 class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
-    """While it is entered, Ctrl-C and SIGTERM end the program. During the training they let the step end
-    and save a checkpoint first, and only a second Ctrl-C does not wait: SIGTERM comes twice where a whole job
-    is told and its launcher passes it on. Several processes stop at the same step, if only one was told.
-    What the parent chose to ignore is ignored, and outside the main thread Python allows no handlers.
+    """Saves a checkpoint before Ctrl-C or SIGTERM ends a training; use it as a context.
+
+    Outside the training both end the program at once. During it, they let the step end and save first, and
+    only a second Ctrl-C does not wait: SIGTERM comes twice where a launcher passes on what its whole job
+    gets. Several processes stop at the same step, even if one alone got the signal. Signals that the parent
+    ignores stay ignored, and outside the main thread Python allows no handlers.
     """
 
     def __init__(self) -> None:
         self._training = False
-        self._told: int | None = None  # the signal that came
-        self._stop = False  # what all processes agreed on
+        self._signal: int | None = None  # the one that came
+        self._stop = False  # agreed on by all processes
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopsAtSignals":
@@ -70,12 +72,16 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def leave(self, folder: Path, step: int, first: bool) -> None:
-        """After the training: raise what ends the program if a signal came; `folder` has the checkpoints. A
-        call of all processes.
+        """End the program, after the training, if a signal came. A call of all processes.
+
+        Args:
+            folder: has the checkpoints.
+            step: the last optimizer step.
+            first: whether this is the first process.
         """
         if not self._stop and not self._agreed():  # since they last asked each other
             return
-        number = self._told or signal.SIGTERM  # another process was told
+        number = self._signal or signal.SIGTERM  # another process got it
         if first:
             _log.warning(
                 "stopped by %s after step %d, saved in %s; the same command with --resume goes on",
@@ -86,18 +92,18 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
         raise _ending(number)
 
     def _agreed(self) -> bool:
-        told = self._told is not None
+        came = self._signal is not None
         if agreement.several():
-            told = bool(agreement.unlike([int(told)])) or told
-        self._stop = told
-        return told
+            came = bool(agreement.unlike([int(came)])) or came
+        self._stop = came
+        return came
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._training or (self._told is not None and number == signal.SIGINT):
+        if not self._training or (self._signal is not None and number == signal.SIGINT):
             raise _ending(number)
-        if self._told is not None:
+        if self._signal is not None:
             return
-        self._told = number
+        self._signal = number
         with contextlib.suppress(OSError):  # of a pipe whose reader the same Ctrl-C has ended
             # Not print, nor logging: the signal may have come in the middle of theirs.
             os.write(2, b"\nfineprune: stopping after this step, with a checkpoint; Ctrl-C to stop at once\n")
@@ -108,10 +114,14 @@ def _ending(number: int) -> BaseException:
 
 
 class FiniteLoss:
-    """The first step whose loss was nan or infinite, found without waiting for the device each step."""
+    """Finds the first step whose loss is nan or infinite, without waiting for the device each step."""
 
     def __init__(self) -> None:
         self._first: Tensor | None = None  # int64, on the loss's device
+
+    def forget(self) -> None:
+        """Start anew, with a training."""
+        self._first = None
 
     def note(self, loss: Tensor, step: int) -> None:
         """Look at a loss, or those of several devices, of the optimizer step `step`, counted from 1."""
@@ -121,8 +131,14 @@ class FiniteLoss:
         self._first = torch.minimum(self._first, at)
 
     def check(self, folder: Path, model: nn.Module, saving: bool = False) -> None:
-        """Raise `FinepruneError` if a loss was not finite and now weights are not either, or if they are to
-        be saved so. A call of all processes. `folder` is where the checkpoints are.
+        """Raise `FinepruneError` if a loss was not finite and now weights are not either.
+
+        With `saving`, for such weights alone. A call of all processes.
+
+        Args:
+            folder: has the checkpoints.
+            model: the one that is trained.
+            saving: whether the weights are about to be saved.
         """
         with agreement.together("training"):
             self.refuse(folder, model)
@@ -131,8 +147,10 @@ class FiniteLoss:
                 raise FinepruneError(f"{spoilt} became nan or infinite; {_remedy(folder)}")
 
     def refuse(self, folder: Path, model: nn.Module) -> None:
-        """The same of this process alone, and for a loss alone. One that spoilt nothing is told and
-        forgotten: where no token has a label, the mean over them is nan, and its gradient zero.
+        """Raise likewise, in this process alone, for a loss.
+
+        One that spoilt nothing is logged and forgotten: where no token has a label, the mean over them is
+        nan, and its gradient zero.
         """
         step = _NEVER if self._first is None else int(self._first)
         if step == _NEVER:
@@ -143,14 +161,14 @@ class FiniteLoss:
         _log.warning("step %d: the loss is nan or infinite, not the weights: no label in its batch?", step)
 
     def due(self, control: TrainerControl) -> bool:
-        """Whether to `check` now: where something waits for the device anyway, and alone on a CPU always."""
+        """Return whether to `check` now: where something waits for the device; on a CPU, alone, always."""
         waits = control.should_log or control.should_evaluate
         free = self._first is not None and self._first.device.type == "cpu" and not agreement.several()
         return bool(waits or free)
 
 
 def _spoilt(model: nn.Module) -> str | None:
-    """The first trained parameter that has a value which is not finite."""
+    """Return the name of the first trained parameter that has a value which is not finite."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(ranks.local(parameter.detach())).all()):
             return name
@@ -159,5 +177,5 @@ def _spoilt(model: nn.Module) -> str | None:
 
 def _remedy(folder: Path) -> str:
     newest, _ = sealing.newest_whole(folder)
-    kept = "no checkpoint was written before" if newest is None else f"the last good checkpoint is {newest}"
-    return f"{kept}. The same steps would lead here again: begin anew with a lower learning rate"
+    last = "no checkpoint was written before" if newest is None else f"the last good checkpoint is {newest}"
+    return f"{last}. Resuming would diverge again; start a new run with a lower learning rate"

@@ -1,59 +1,44 @@
-"""PruningTrainer: transformers' Trainer with scores, masks and penalty in their places."""
+"""The only overrides of transformers' Trainer: pruning classes of its subclasses, and `PruningTrainer`."""
 
-import copy
-import logging
-import os
-import shutil
+import contextlib
+import copyreg
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import nn
+from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import rotate_checkpoints
 
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
-from fineprune.pruning.distributed.gathering import gather_state_dict
-from fineprune.pruning.pruner import Pruner, finalize, prepare
-from fineprune.training.distillation.teacher import Teacher, check_fit, load_teacher
-from fineprune.training.distillation.teacher_logits import LOGITS, ROW, KeptLogits, numbered
-from fineprune.training.host import processes, sealing
-from fineprune.training.host.sampler import GroupedByLength, lengths_of
+from fineprune.pruning.pruner import Pruner, prepare
+from fineprune.training.distillation.teacher_logits import LOGITS
+from fineprune.training.host import accumulation, last_batch, processes, sealing
+from fineprune.training.host.checkpoints import Checkpoints
+from fineprune.training.host.part import MicroBatch, Part
+from fineprune.training.host.sampler import GroupedByLength
+from fineprune.training.host.steps import Steps
 from fineprune.training.host.stopping import FiniteLoss
+from fineprune.training.host.teaching import StoredTeaching, Teaching
+from fineprune.training.host.weights import PrunedWeights, Weights
+from fineprune.training.row_lengths import lengths_of
 
-_log = logging.getLogger("fineprune")
 
+class Pruning:
+    """The overrides. They stand before the host in the order of the bases, and call parts of the training."""
 
-class PruningTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that prunes while it trains. Takes all arguments of transformers' Trainer, and
-
-    `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at
-    once, so that a setting which cannot work fails before anything is spent; `trainer.pruner`
-    is its `Pruner`. Scores get their own parameter group, the penalty joins the training loss (not the
-    evaluation loss), masks follow every optimizer step, and density, threshold and lambda
-    appear in the logs. With `load_best_model_at_end`, or `save_strategy="best"`, only states at
-    the final density compete. Checkpoints are written whole or not at all, and resume bit for bit.
-
-    `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The
-    training loss becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`),
-    and the log has the mean KD since the last line; the penalty comes on top, evaluation stays as it
-    is. Of a model only the size of its vocabulary can be compared. `teacher_logits`: a folder for the
-    teacher's answers, computed once before training.
-
-    `check_masks`: with several processes (DDP, FSDP2), compare their masks each so many steps, and stop
-    where they differ.
-
-    After training, `fineprune.finalize(trainer.model)` makes the masks permanent;
-    `trainer.save_model(folder)` writes such a finalized copy.
-    """
+    host: type[Trainer]
+    """The class of trainers that prunes with these overrides."""
 
     model: Any
     optimizer: Any
     train_dataset: Any
     data_collator: Any
+    args: Any
+    state: Any
 
     def __init__(
         self,
@@ -65,66 +50,65 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         check_masks: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if check_masks is not None and (not isinstance(check_masks, int) or check_masks < 1):
-            raise FinepruneError(
-                f"check_masks={check_masks!r}: must be a number of steps, at least 1, or None"
-            )
-        if pruning is not None and not isinstance(pruning, PruningConfig):
-            raise FinepruneError(f"pruning={pruning!r}: must be a fineprune.PruningConfig, or None")
-        if distillation is not None and not isinstance(distillation, Distillation):
-            raise FinepruneError(f"distillation={distillation!r}: must be a fineprune.Distillation, or None")
+        _check_types(pruning, distillation, check_masks)
         if teacher is None and (distillation is not None or teacher_logits is not None):
             raise FinepruneError("distillation needs a teacher: pass teacher=, a model, folder or hub name")
-        self._kept: KeptLogits | None = None
-        self._teacher: Teacher | None = None
-        self._finite = FiniteLoss()
-        self._sums: dict[str, Any] = {}
-        self.check_masks = check_masks
+        self._parts: list[Part] = []
         super().__init__(*args, **kwargs)
         processes.one_device(self)
         agreement.agree(processes.facts(self), "PruningTrainer")
         if pruning is not None:
-            processes.refuse_engines(self)
-            if self.args.auto_find_batch_size:
-                raise FinepruneError(
-                    "auto_find_batch_size cannot be combined with pruning, whose schedule would begin again "
-                    "in the middle; leave it out and choose per_device_train_batch_size"
-                )
-        # Otherwise some models divide their loss by the accumulated item count and the Trainer does not
-        # average over micro-batches: the loss comes out too large (transformers issue 47688).
-        self.model_accepts_loss_kwargs = False
-        self.pruner: Pruner | None = None
-        self._staging: Path | None = None
+            self._check_pruning()
+        accumulation.correct(self, self.host)
         if teacher is not None and self.train_dataset is not None:
-            self._take_teacher(teacher, distillation or Distillation(), teacher_logits)
+            self._parts.append(_teaching(self, teacher, distillation or Distillation(), teacher_logits))
+        self.pruner: Pruner | None = None
+        self._weights = Weights()
         if pruning is not None and self.train_dataset is not None:
-            if self.model_init is not None:
-                raise FinepruneError("model_init cannot be combined with pruning; pass the model itself")
-            total = self.args.max_steps
-            if total <= 0:  # given in epochs: the data tell
-                total = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
-            self.pruner = prepare(self.model, pruning, total)
-            if self.optimizer is not None:
-                self._check_optimizer(self.optimizer)
-        self.add_callback(_PruningSteps(self))
+            self.pruner = prepare(self.model, pruning, self._planned_steps())
+            self._weights = PrunedWeights(self, self.pruner, check_masks)
+        if self.optimizer is not None:
+            self._weights.attach(self.optimizer, self.lr_scheduler)
+        self._parts.append(self._weights)
+        self._finite = FiniteLoss()
+        self._checkpoints = Checkpoints(self, self._weights, self._parts)
+        self._loads_best = False
+        self.add_callback(Steps(self._parts, self._checkpoints, self._finite, self._folder))
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of the arguments, over the pruner's parameter groups."""
-        if self.pruner is None or self.optimizer is not None:
-            return super().create_optimizer(model)  # type: ignore[no-any-return]
-        chosen = self.optimizer_cls_and_kwargs
-        cls, kwargs = chosen or self.get_optimizer_cls_and_kwargs(
-            self.args, self.model if model is None else model
-        )
-        settings = {name: value for name, value in kwargs.items() if name != "lr"}
-        self.optimizer = self.pruner.optimizer(
-            cls, self.args.learning_rate, self.args.weight_decay, **settings
-        )
-        return self.optimizer  # type: ignore[no-any-return]
+    def _check_pruning(self) -> None:
+        processes.refuse_engines(self)
+        if self.args.auto_find_batch_size:
+            raise FinepruneError(
+                "auto_find_batch_size cannot be combined with pruning, whose schedule would begin again in "
+                "the middle; leave it out and choose per_device_train_batch_size"
+            )
+        if self.model_init is not None:
+            raise FinepruneError("model_init cannot be combined with pruning; pass the model itself")
+
+    def _planned_steps(self) -> int:
+        """Return the optimizer steps of the training, which epochs give by the size of the data."""
+        steps: int = self.args.max_steps
+        if steps <= 0:
+            steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        return steps
+
+    def _folder(self) -> Path:
+        """Return the folder of the checkpoints: that of the trial in a search, else of the arguments."""
+        return Path(super()._get_output_dir(getattr(self, "_trial", None)))
+
+    # -- optimizer and data --------------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make the host's optimizer, and take the scores out of its groups."""
+        given = None if self.optimizer is None else self.lr_scheduler
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        self._weights.attach(optimizer, given)
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
-        """With `group_by_length`, a sampler whose order is a function of seed and epoch: the
-        Trainer's own draws from the global generator, and could not resume exactly.
+        """With `group_by_length`, return a sampler whose order is a function of seed and epoch.
+
+        The one of transformers draws from the global generator, and could not resume exactly.
         """
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(data, "__len__"):
@@ -133,268 +117,191 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         return GroupedByLength(lengths_of(data), processes.rows_per_step(self), seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler[int] | None:
-        """The order given, however training batches are made up: the Trainer groups these by length as
-        well, and a metric that goes by the order of the rows (answers over windows) would take others'.
+        """Return the order given, whatever the order of training.
+
+        transformers groups evaluation batches by length as well, and a metric that depends on the order of
+        the rows, such as that of answers over windows, would see other rows.
         """
         grouped = self.args.train_sampling_strategy == "group_by_length"
         if not grouped or not hasattr(eval_dataset, "__len__"):
             return super()._get_eval_sampler(eval_dataset)  # type: ignore[no-any-return]
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        wanted = [column for part in self._parts for column in part.columns]
+        self._signature_columns += [column for column in wanted if column not in self._signature_columns]
+
+    # -- steps ---------------------------------------------------------------------------------
+
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """The model's loss; while training, mixed with the teacher's and plus the penalty."""
-        kept, labels = inputs.pop(LOGITS, None), inputs.get("labels")
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training:
-            # With a loss function of the user's the Trainer does not average over micro-batches.
-            parts = 1
-            if self.compute_loss_func is not None:
-                parts = getattr(self, "current_gradient_accumulation_steps", 1)
-            if self._teacher is not None:
-                alpha = self._teacher.config.alpha
-                distilled = self._teacher.loss(outputs, inputs, labels, kept)
-                loss = alpha * (distilled / parts) + (1 - alpha) * loss
-            if self.pruner is not None:
-                loss = loss + self.pruner.penalty() / parts
-            self._finite.note(loss, self.state.global_step + 1)
+        """Return the host's loss; while training, with the shares of the parts."""
+        stored, labels = inputs.pop(LOGITS, None), inputs.get("labels")
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        with contextlib.ExitStack() as watching:
+            for part in self._parts:
+                watching.enter_context(part.watching())
+            result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        loss, outputs = result if return_outputs else (result, None)
+        parts = accumulation.parts(self, kwargs.get("num_items_in_batch"))
+        batch = MicroBatch(labels, stored, parts)
+        for part in self._parts:
+            loss = part.change_loss(loss, batch)
+        self._finite.note(loss, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The Trainer's; rows that only fill up the last batch of several processes are not in the loss."""
-        own = processes.own_rows(self, inputs)
+        """Evaluate a batch; rows that only fill up the last one of several processes are not in the loss."""
+        own = last_batch.own_rows(self, inputs)
         if own is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        rows, part = find_batch_size(inputs), processes.first_rows(inputs, own)
-        loss, *answers = super().prediction_step(model, part, prediction_loss_only, ignore_keys)
-        return loss, *(processes.filled(answer, own, rows) for answer in answers)
+        rows, batch = find_batch_size(inputs), last_batch.first_rows(inputs, own)
+        loss, *answers = super().prediction_step(model, batch, prediction_loss_only, ignore_keys)
+        return loss, *(last_batch.filled(answer, own, rows) for answer in answers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the distillation loss and the masks' state to what is logged during training."""
-        if self._teacher is not None and "loss" in logs:
-            distilled = self._teacher.mean_loss()
-            if distilled is not None:
-                logs["distillation"] = distilled
-        if self.pruner is not None and ("loss" in logs or "eval_loss" in logs):
-            logs["density"] = self.pruner.density
-            if self.pruner.threshold is not None:
-                logs["threshold"] = self.pruner.threshold
-                logs["mask_changed"] = self.pruner.changed
-            if self.pruner.config.traits.takes_penalty:
-                logs["lambda"] = self.pruner.lambda_
-                logs["penalty"] = float(self.pruner.penalty().detach())
+        """Add the parts' values, in place, and log."""
+        for part in self._parts:
+            logs.update(part.logged(logs))
         super().log(logs, start_time)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write an ordinary model folder: a finalized copy, which `from_pretrained` loads.
-
-        The Trainer's own checkpoints keep scores and masks, to go on from. With several processes, all of
-        them call it, and the first writes.
-        """
-        if self.pruner is None or _internal_call:
-            super().save_model(output_dir, _internal_call)
-            return
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state = gather_state_dict(self.model)
-            if self.args.should_save:
-                self._save(output_dir, state)
-            return
-        training = self.model
-        self.model = finalize(copy.deepcopy(training))
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            self.model = training
-
-    # -- the teacher ---------------------------------------------------------------------------
-
-    def _take_teacher(
-        self, source: nn.Module | str | Path, config: Distillation, folder: str | Path | None
-    ) -> None:
-        """Load it where it must be loaded, and check that it fits, before anything is spent."""
-        if not isinstance(source, (nn.Module, str, Path)):
-            raise FinepruneError(f"teacher={source!r}: must be a model, a folder or a hub name")
-        model, tokenizer = (source, None) if isinstance(source, nn.Module) else load_teacher(source)
-        name = "teacher" if isinstance(source, nn.Module) else f"teacher {source}"
-        own = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-        rows = self.train_dataset
-        read = isinstance(rows, list) or "input_ids" in (getattr(rows, "column_names", None) or ())
-        longest = max(lengths_of(rows), default=None) if read else None
-        head = check_fit(self.model, model, name, (own, tokenizer), longest)
-        self._teacher = Teacher(model, head, config, self.args.device, self.accelerator.autocast)
-        if folder is not None:
-            if self.args.world_size > 1:
-                raise FinepruneError("teacher_logits: only with a single process; leave it out")
-            self._teacher_folder, self._plain_rows = Path(folder), self.train_dataset
-            self._kept = self.data_collator = KeptLogits(self.data_collator, head)
-            self.train_dataset = numbered(self.train_dataset)
-
-    def _read_teacher(self) -> None:
-        """With `teacher_logits`: read the answers, or let the teacher give them, before the first step."""
-        if self._kept is None or self._teacher is None:
-            return
-        rows = self._plain_rows
-        if hasattr(rows, "column_names"):
-            rows = self._remove_unused_columns(rows)
-        else:
-            self._kept.collate = self._get_collator_with_removed_columns(self._kept.collate)
-        teacher, device = self._teacher, self.args.device
-
-        def answer(batch: Any) -> Tensor:
-            teacher.model.to(device)
-            return teacher.answer(self._prepare_inputs(batch))
-
-        precision, progress = self.accelerator.mixed_precision, not self.args.disable_tqdm
-        self._kept.load(self._teacher_folder, rows, teacher.model, answer, precision, progress)
-        teacher.model.cpu()  # no longer needed
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if self._kept is not None and ROW not in self._signature_columns:
-            self._signature_columns.append(ROW)
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Let only states at the final density compete: an early one is better, and not pruned."""
+        return self._weights.at_final_density and bool(super()._determine_best_metric(metrics, trial))
 
     # -- checkpoints ---------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint beside its place, seal it, rename it: a kill leaves no half of one, and
-        where it cannot be written all processes stop.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write an ordinary model folder, which the host's `from_pretrained` loads.
+
+        With several processes, all of them call it, and the first writes. Under FSDP2 and DeepSpeed the model
+        in a checkpoint stays prepared, in the engine's own format.
         """
+
+        def save() -> None:
+            super(Pruning, self).save_model(output_dir, _internal_call)
+
+        if _internal_call:
+            self._weights.save_checkpoint(save)
+        else:
+            self._weights.save_model(save, output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         place = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
         self._finite.check(place, self.model, saving=True)
-        limit, best = self.args.save_total_limit, self.state.best_global_step
-        run = processes.written_by(self) | {"sums": self._logged_so_far()}
-        try:
-            # The Trainer would wait for all processes in the middle, once it has a best step: also for one
-            # that cannot write.
-            self.args.save_total_limit = self.state.best_global_step = None
-            self._staging = place / ".writing"
-            if self.args.should_save:
-                shutil.rmtree(self._staging, ignore_errors=True)
-            self.accelerator.wait_for_everyone()  # before another process writes there
-            with agreement.together(name), sealing.writing(place / name, place):
-                super()._save_checkpoint(model, trial)
-            self.state.best_global_step = best
-            if best and (best == self.state.global_step or (place / f"checkpoint-{best}").exists()):
-                self.state.best_model_checkpoint = str(place / f"checkpoint-{best}")
-            with agreement.together(name), sealing.writing(place / name, place):
-                if self.args.should_save:  # each has written its part
-                    self._seal(self._staging / name, place, run)
-                    # Not by mtime, which a coarse clock makes equal: by number.
-                    rotate_checkpoints(str(place), limit, self.state.best_model_checkpoint)
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(place / ".writing", ignore_errors=True)  # of a disk that is full: room
-            self.args.save_total_limit, self.state.best_global_step = limit, best
-            self._staging = None
-
-    def _seal(self, written: Path, place: Path, run: dict[str, Any]) -> None:
-        """Seal a checkpoint and give it its name in `place`."""
-        self.state.save_to_json(str(written / "trainer_state.json"))
-        sealing.seal(written, None if self.pruner is None else self.pruner.state_dict(), run)
-        shutil.rmtree(place / written.name, ignore_errors=True)
-        os.replace(written, place / written.name)
-
-    def _logged_so_far(self) -> dict[str, Any]:
-        """The sums behind the next log line, as text, since JSON has no nan. A call of all processes."""
-        return {
-            "loss": repr(float(self.accelerator.gather(self._tr_loss).mean())),
-            "logged": self._globalstep_last_logged,
-            "distillation": None if self._teacher is None else self._teacher.sums(),
-        }
-
-    def _go_on_summing(self) -> None:
-        """After the Trainer has set its sums to zero: those of the checkpoint."""
-        if self._sums:
-            before = float(self._sums["loss"])
-            self._tr_loss += before
-            self._total_loss_scalar -= before  # of steps before this call of train()
-            self._globalstep_last_logged = self._sums["logged"]
-            if self._teacher is not None and self._sums["distillation"] is not None:
-                self._teacher.go_on(*self._sums["distillation"])
-        self._sums = {}
+        with self._checkpoints.sealed(place):
+            super()._save_checkpoint(model, trial)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or super()._get_output_dir(trial))
+        return str(self._checkpoints.staging or super()._get_output_dir(trial))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         """Load a checkpoint that verifies; the pruner goes on from its step."""
-        state = sealing.verify(Path(resume_from_checkpoint))
-        if (state is None) != (self.pruner is None):
-            raise FinepruneError(
-                f"{resume_from_checkpoint}: a {'dense' if state is None else 'pruning'} run's checkpoint; "
-                f"this run is {'dense' if self.pruner is None else 'a pruning run'}"
-            )
-        made = sealing.run_of(Path(resume_from_checkpoint))
-        changed = processes.check_resumed(resume_from_checkpoint, made, processes.written_by(self))
-        if changed is not None and self.is_world_process_zero():
-            _log.warning("%s", changed)
-        self._sums = made.get("sums") or {}
-        if self.pruner is not None and state is not None:
-            self.pruner.load_state_dict(state)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Only states at the final density compete: an early one is better, and not pruned."""
-        if self.pruner is not None and not self.pruner.at_final_density:
-            return False
-        return bool(super()._determine_best_metric(metrics, trial))
+        def load() -> None:
+            super(Pruning, self)._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self.pruner is not None
-        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        scores: list[Tensor | None] = [target.masked.scores for target in self.pruner.targets]
-        if any(entry is not None and id(entry) not in known for entry in scores):
-            raise FinepruneError(
-                "the optimizer was built before the model had scores; leave `optimizers` out: the trainer "
-                "makes one, of the class that its arguments name"
-            )
-
-
-class _PruningSteps(TrainerCallback):  # type: ignore[misc]
-    """Counts optimizer steps into the pruner, before the Trainer logs, evaluates or saves."""
-
-    def __init__(self, trainer: PruningTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._trainer._read_teacher()
-        self._trainer._go_on_summing()
-        self._trainer._finite = FiniteLoss()
-        pruner = self._trainer.pruner
-        if pruner is None:
+        if self._loads_best:  # some hosts load the best state by this method: the weights alone
+            load()
             return
-        if pruner.schedule.total != state.max_steps:
-            raise FinepruneError(
-                f"the run takes {state.max_steps} steps, but pruning was planned over "
-                f"{pruner.schedule.total}: data or arguments changed since then; make a new trainer"
-            )
-        if pruner.steps_done != state.global_step:
-            raise FinepruneError(
-                f"pruning stands at step {pruner.steps_done}, training at {state.global_step}: "
-                "train() was called again; make a new trainer, or resume from a checkpoint"
-            )
+        self._checkpoints.open(folder)
+        self._weights.load(folder, load)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        trainer, pruner, every = self._trainer, self._trainer.pruner, self._trainer.check_masks
-        folder = Path(args.output_dir)
-        if trainer._finite.due(control):
-            trainer._finite.check(folder, trainer.model)
-        if pruner is not None:
-            try:
-                pruner.step()
-            except FinepruneError:
-                trainer._finite.refuse(folder, trainer.model)  # which is why scores are nan, where they are
-                raise
-            if every is not None and pruner.steps_done % every == 0:
-                pruner.check_masks()
+    def _load_best_model(self) -> None:
+        """Load the weights and masks of the best state; the pruner stays at its step."""
+        best = Path(self.state.best_model_checkpoint)
+        sealing.verify(best)  # some hosts only log that they could not load it
+        self._loads_best = True
+        try:
+            self._weights.load(best, super()._load_best_model)
+        finally:
+            self._loads_best = False
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._trainer._finite.check(Path(args.output_dir), self._trainer.model)
+
+class PruningTrainer(Pruning, Trainer):  # type: ignore[misc]
+    """A Trainer that prunes while it trains. Takes all arguments of its host, transformers' Trainer, and
+
+    `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
+    setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
+    their own parameter group, the penalty joins the training loss (not the evaluation loss), masks follow
+    every optimizer step, and density, threshold and lambda appear in the logs. With `load_best_model_at_end`,
+    or `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not
+    at all, open as ordinary models, and resume bit for bit.
+
+    `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
+    becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
+    mean KD since the last line; the penalty comes on top, evaluation is unchanged. Of a model in Python only
+    the size of its vocabulary can be compared. `teacher_logits`: a folder for the teacher's answers, which
+    are then computed once before the training.
+
+    `check_masks`: with several processes (DDP, FSDP2), compare their masks every N steps, and stop where they
+    differ.
+
+    After the training, `fineprune.finalize(trainer.model)` makes the masks permanent;
+    `trainer.save_model(folder)` writes such a finalized copy.
+    """
+
+    host = Trainer
+
+
+@functools.cache
+def pruning_trainer(base: type[Trainer]) -> Any:
+    """Return a class of trainers that works as `base` does, and prunes as `PruningTrainer` does.
+
+    The same base gives the same class, which can be pickled.
+
+    Args:
+        base: transformers' Trainer or a subclass of it, such as sentence-transformers'
+            SentenceTransformerTrainer or trl's SFTTrainer.
+
+    Raises:
+        FinepruneError: `base` is no such class.
+    """
+    if not isinstance(base, type) or not issubclass(base, Trainer):
+        raise FinepruneError(
+            f"pruning_trainer({base!r}): takes a class, transformers.Trainer or a subclass of it"
+        )
+    if issubclass(base, Pruning):
+        return base
+    if base is Trainer:
+        return PruningTrainer
+    about = {
+        "host": base,
+        "__module__": __name__,
+        "__doc__": f"A {base.__name__} that prunes: see `PruningTrainer`.",
+    }
+    return _picklable(type(base))(f"Pruning{base.__name__}", (Pruning, base), about)
+
+
+@functools.cache
+def _picklable(kind: type) -> Any:
+    """Return a metaclass like `kind`, whose classes are pickled by their hosts."""
+    made = type(f"Pruning{kind.__name__}", (kind,), {})
+    copyreg.pickle(made, _reduced)  # type: ignore[arg-type]
+    return made
+
+
+def _reduced(kind: Any) -> Any:
+    by_host = kind is pruning_trainer(kind.host)  # else a subclass of it, which has a name of its own
+    return (pruning_trainer, (kind.host,)) if by_host else kind.__qualname__
+
+
+def _check_types(
+    pruning: PruningConfig | None, distillation: Distillation | None, check_masks: int | None
+) -> None:
+    if check_masks is not None and (not isinstance(check_masks, int) or check_masks < 1):
+        raise FinepruneError(f"check_masks={check_masks!r}: must be a number of steps, at least 1, or None")
+    if pruning is not None and not isinstance(pruning, PruningConfig):
+        raise FinepruneError(f"pruning={pruning!r}: must be a fineprune.PruningConfig, or None")
+    if distillation is not None and not isinstance(distillation, Distillation):
+        raise FinepruneError(f"distillation={distillation!r}: must be a fineprune.Distillation, or None")
+
+
+def _teaching(
+    host: Any, source: nn.Module | str | Path, config: Distillation, folder: str | Path | None
+) -> Teaching:
+    return Teaching(host, source, config) if folder is None else StoredTeaching(host, source, config, folder)

@@ -43,7 +43,7 @@ from fineprune.pruning.summary import summary
 from fineprune.tasks.kinds import TaskData, more_rows
 from fineprune.tasks.modeling import build_model, longest_input
 from fineprune.training.host import sealing
-from fineprune.training.host.processes import processes, share_of
+from fineprune.training.host.processes import share_of, this_process
 from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.mask_snapshot import Recorder
@@ -80,7 +80,7 @@ def run_recipe(
     """
     require("recipes", "a recipe")
     out = Path(out)
-    first = processes().is_main_process
+    first = this_process().is_main_process
     agreement.agree(recipe.to_dict() | {"the run's folder": str(out)}, "run")
     share_of(recipe.training.batch_size, "training.batch_size")
     with contextlib.ExitStack() as held:
@@ -100,7 +100,7 @@ def run_recipe(
 
 def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAtSignals) -> dict[str, Any]:
     """The run, in a folder that nobody else writes to."""
-    first = processes().is_main_process
+    first = this_process().is_main_process
     data = recipe.task.load()
     set_seed(recipe.training.seed)
     model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
@@ -171,7 +171,7 @@ def _trainer(
     training = recipe.training
     train = data.train_rows(tokenizer, training.max_length)
     rows = 0 if train is None else len(train)
-    count = processes().num_processes
+    count = this_process().num_processes
     per_step = training.batch_size * training.accumulation
     steps = training.steps or max(1, round(training.epochs * rows / per_step))  # type: ignore[operator]
     in_steps = isinstance(training.warmup, int)
@@ -309,7 +309,7 @@ def _environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "processes": processes().num_processes,
+        "processes": this_process().num_processes,
     }
 
 

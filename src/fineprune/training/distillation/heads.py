@@ -1,0 +1,56 @@
+"""The kinds of answers that can be distilled, and where a model gives them.
+
+The answers of a head are one tensor of logits: (rows, classes) for texts, (rows, 1) for values (a
+regression or the score of a cross-encoder), (rows, positions, classes) for tokens, (rows, positions,
+vocabulary) for next tokens, and (rows, positions, 2) for spans, the logits of start and end side by side.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fineprune.errors import FinepruneError
+
+Head = Literal["texts", "values", "tokens", "spans", "next_tokens"]
+
+_HEADS: dict[str, Head] = {
+    "ForSequenceClassification": "texts",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "spans",
+    "ForCausalLM": "next_tokens",
+    "LMHeadModel": "next_tokens",
+}
+
+
+def head_of(model: nn.Module) -> Head | None:
+    """Return the kind of a transformers model, by the name of its class or of one that it inherits from."""
+    for kind in type(model).__mro__:
+        for ending, head in _HEADS.items():
+            if kind.__name__.endswith(ending):
+                config = getattr(model, "config", None)
+                single = head == "texts" and getattr(config, "num_labels", None) == 1
+                return "values" if single else head
+    return None
+
+
+def head_module(model: nn.Module) -> nn.Module:
+    """Return the module that gives the answers: the model, or the one inside it, as in a cross-encoder.
+
+    A model without a known head is returned as it is.
+    """
+    return next((module for module in model.modules() if head_of(module) is not None), model)
+
+
+def answers(outputs: Any) -> Tensor:
+    """Return the logits of a model's output as one tensor."""
+    try:
+        if "start_logits" in outputs:
+            return torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
+        logits: Tensor = outputs["logits"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise FinepruneError(
+            "distillation: the model's output has neither logits nor start_logits and end_logits; "
+            "leave return_dict as it is"
+        ) from error
+    return logits

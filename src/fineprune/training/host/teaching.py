@@ -1,0 +1,95 @@
+"""A teacher in a training: its share of the loss, its line in the log, its answers stored before."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fineprune.config import Distillation
+from fineprune.errors import FinepruneError
+from fineprune.training.distillation.heads import head_module
+from fineprune.training.distillation.passes import Pass, recorded
+from fineprune.training.distillation.teacher import Teacher, check_fit, load_teacher
+from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
+from fineprune.training.host.part import MicroBatch, Part
+from fineprune.training.row_lengths import lengths_of
+
+
+class Teaching(Part):
+    """The training loss becomes alpha · KD + (1 − alpha) · loss, as a `Distillation` says."""
+
+    def __init__(self, host: Any, source: nn.Module | str | Path, config: Distillation) -> None:
+        """Load the teacher, and check that it fits, before anything is spent."""
+        if not isinstance(source, (nn.Module, str, Path)):
+            raise FinepruneError(f"teacher={source!r}: must be a model, a folder or a hub name")
+        model, tokenizer = (source, None) if isinstance(source, nn.Module) else load_teacher(source)
+        name = "teacher" if isinstance(source, nn.Module) else f"teacher {source}"
+        own = host.processing_class or getattr(host.data_collator, "tokenizer", None)
+        rows = host.train_dataset
+        tokenized = isinstance(rows, list) or "input_ids" in (getattr(rows, "column_names", None) or ())
+        longest = max(lengths_of(rows), default=None) if tokenized else None
+        self._student, model = head_module(host.model), head_module(model)
+        head = check_fit(self._student, model, name, (own, tokenizer), longest)
+        self._host = host
+        self._teacher = Teacher(model, head, config, host.args.device, host.accelerator.autocast)
+        self._passes: list[Pass] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        with recorded(self._student) as self._passes:
+            yield
+
+    def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
+        alpha, passes, self._passes = self._teacher.config.alpha, self._passes, []
+        distilled = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
+        return alpha * (distilled / batch.parts) + (1 - alpha) * loss
+
+    def logged(self, line: Mapping[str, float]) -> dict[str, float]:
+        mean = self._teacher.mean_loss() if "loss" in line else None
+        return {} if mean is None else {"distillation": mean}
+
+    def sums(self) -> dict[str, Any]:
+        return {"distillation": self._teacher.sums()}
+
+    def go_on(self, sums: Mapping[str, Any]) -> None:
+        if sums.get("distillation") is not None:
+            self._teacher.go_on(*sums["distillation"])
+
+
+class StoredTeaching(Teaching):
+    """The same with answers that are computed once and read from a folder; needs a single process."""
+
+    columns = (ROW,)
+
+    def __init__(
+        self, host: Any, source: nn.Module | str | Path, config: Distillation, folder: str | Path
+    ) -> None:
+        super().__init__(host, source, config)
+        if host.args.world_size > 1:
+            raise FinepruneError("teacher_logits: only with a single process; leave it out")
+        if self._student is not host.model or self._teacher.head == "next_tokens":
+            raise FinepruneError(
+                f"teacher_logits: the answers of a {type(self._student).__name__} inside a "
+                f"{type(host.model).__name__} cannot be stored before the training; leave it out"
+            )
+        self._folder, self._rows = Path(folder), host.train_dataset
+        self._stored = host.data_collator = StoredLogits(host.data_collator, self._teacher.head)
+        host.train_dataset = numbered(host.train_dataset)
+
+    def before_training(self, steps: int, steps_done: int) -> None:
+        """Read the answers, or let the teacher give them."""
+        host, teacher, rows = self._host, self._teacher, self._rows
+        if hasattr(rows, "column_names"):
+            rows = host._remove_unused_columns(rows)
+        else:
+            self._stored.collate = host._get_collator_with_removed_columns(self._stored.collate)
+
+        def answer(batch: Any) -> Tensor:
+            teacher.model.to(host.args.device)
+            return teacher.answer(host._prepare_inputs(batch))
+
+        precision, progress = host.accelerator.mixed_precision, not host.args.disable_tqdm
+        self._stored.load(self._folder, rows, teacher.model, answer, precision, progress)
+        teacher.model.cpu()  # no longer needed
