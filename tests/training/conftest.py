@@ -34,6 +34,16 @@ def make_model(bert_config) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def teacher(make_model) -> Any:
+    """Other weights than the student's; with dropout in its config, as a real teacher."""
+    from transformers import BertForSequenceClassification
+
+    config = make_model().config
+    torch.manual_seed(8)
+    return BertForSequenceClassification(config)
+
+
 @pytest.fixture(scope="session")
 def pretrained(save_body: Callable[..., str]) -> str:
     """A folder with the body, without a head, and its tokenizer."""

@@ -53,11 +53,6 @@ def other(config, kind=BertForSequenceClassification):
     return kind(config)
 
 
-@pytest.fixture
-def teacher(make_model):
-    return other(make_model().config)
-
-
 # -- where it is found ------------------------------------------------------------------------
 
 

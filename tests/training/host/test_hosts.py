@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ class Kit(SimpleNamespace):
         return trainer
 
 
-OWN = {"teacher", "distillation", "teacher_logits", "callbacks", "optimizers", "check_masks"}
+OWN = {"train_dataset", "teacher", "distillation", "teacher_logits", "callbacks", "optimizers", "check_masks"}
 
 
 @pytest.fixture(scope="module")
@@ -295,32 +294,24 @@ def test_two_micro_batches_are_one_batch(kit, tmp_path, taught):
 
 
 def pairs_mean(model):
-    """A loss that is a mean over rows; that of sentence-transformers' default compares the rows of a batch."""
+    """A loss that is a mean over rows; the default one compares the rows of a batch."""
     from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
 
     return CosineSimilarityLoss(model)
 
 
 def test_trl_weighs_all_tokens_of_a_step_alike(kits, tmp_path):
-    """As it does by itself, also where micro-batches have other numbers of tokens."""
+    """As it does by itself, also where micro-batches have other numbers of labels."""
     kit = kits("sft")
+    rows = kit.given()["train_dataset"].select(range(8)).to_dict()
+    rows["labels"][0] = [-100, -100, -100, 5]
+    own = {"train_dataset": Dataset.from_dict(rows)}
     losses = []
     for batch, parts in ((8, 1), (4, 2)):
-        given = kit.given()
-        rows = given["train_dataset"].select(range(8)).to_dict()
-        rows["labels"][0] = [-100, -100, -100, rows["labels"][0][3]]
-        kit_of_rows = Kit(
-            **(vars(kit) | {"given": lambda rows=rows: given | {"train_dataset": Dataset.from_dict(rows)}})
-        )
-        trainer = kit_of_rows.trainer(
-            tmp_path / f"{batch}",
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=parts,
-            max_steps=4,
-            optim="sgd",
-        )
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": parts}
+        trainer = kit.trainer(tmp_path / f"{batch}", max_steps=4, optim="sgd", **sizes, **own)
         trainer.train()
-        losses.append([line["loss"] for line in lines(trainer) if "loss" in line])
+        losses.append([line["loss"] for line in lines(trainer)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -335,17 +326,12 @@ def test_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(kit, tmp_path, 
     killed = kit.trainer(tmp_path / "killed", callbacks=[stop_after(7)], **settings)
     with pytest.raises(KeyboardInterrupt):
         killed.train()
-    shutil.rmtree(tmp_path / "killed" / "checkpoint-6")  # so that it goes on in the middle of the first epoch
-    for step in (2, 6):
-        resumed = kit.trainer(tmp_path / f"from {step}", **settings)
+    for step in (6, 2):  # in the second epoch, and in the first
+        resumed = kit.trainer(tmp_path / "killed", **settings)
         torch.rand(5)  # the generator's state is the checkpoint's
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / f"checkpoint-{step}"))
         same_tensors(whole.model, resumed.model)
         assert lines(whole) == lines(resumed)
-    resumed = kit.trainer(tmp_path / "killed", **settings)
-    resumed.train(resume_from_checkpoint=True)
-    same_tensors(whole.model, resumed.model)
-    assert lines(whole) == lines(resumed)
 
 
 @each()
@@ -374,38 +360,30 @@ def test_the_best_state_at_the_end(kit, tmp_path, every):
 
 OPEN = """
 import sys
-from transformers import AutoModelForSequenceClassification as Sequence, AutoModelForCausalLM as Causal
-
-kind, place, out = sys.argv[1:]
-if kind in ("transformers", "sft"):
-    model = (Sequence if kind == "transformers" else Causal).from_pretrained(place)
-else:
-    import sentence_transformers
-
-    model = getattr(sentence_transformers, {"sentence": "SentenceTransformer", "cross": "CrossEncoder"}[kind])(
-        place, device="cpu"
-    )
-assert "fineprune" not in sys.modules
 import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForSequenceClassification
 
-torch.save({name: value for name, value in model.state_dict().items()}, out)
+models = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]), SentenceTransformer(sys.argv[2])
+assert "fineprune" not in sys.modules
+torch.save([dict(model.state_dict()) for model in models], sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("name", ["transformers", "sentence"])
-def test_a_checkpoint_opens_where_nobody_knows_of_pruning(kits, name, tmp_path):
-    kit = kits(name)
-    trainer = kit.trainer(tmp_path / "out", save_strategy="steps", save_steps=STEPS)
-    trainer.train()
-    checkpoint = tmp_path / "out" / f"checkpoint-{STEPS}"
-    command = [sys.executable, "-c", OPEN, name, str(checkpoint), str(tmp_path / "state")]
+def test_checkpoints_open_in_a_process_that_never_heard_of_pruning(kits, tmp_path):
+    trainers = []
+    for name in ("transformers", "sentence"):
+        trainers.append(kits(name).trainer(tmp_path / name, save_strategy="steps", save_steps=STEPS))
+        trainers[-1].train()
+    places = [str(tmp_path / name / f"checkpoint-{STEPS}") for name in ("transformers", "sentence")]
+    command = [sys.executable, "-c", OPEN, *places, str(tmp_path / "states")]
     subprocess.run(command, check=True, capture_output=True)
-    state = torch.load(tmp_path / "state", weights_only=True)
-    folded = fineprune.finalize(trainer.model).state_dict()
-    assert state.keys() == folded.keys()
-    assert all(torch.equal(state[key], folded[key]) for key in state)
-    assert any(value.eq(0).float().mean() > 0.7 for value in state.values() if value.ndim == 2)
-    assert trainer.evaluate()["eval_loss"] > 0  # also with a finalized model
+    for trainer, state in zip(trainers, torch.load(tmp_path / "states", weights_only=True), strict=True):
+        folded = fineprune.finalize(trainer.model).state_dict()
+        assert state.keys() == folded.keys()
+        assert all(torch.equal(state[key], folded[key]) for key in state)
+        assert any(value.eq(0).float().mean() > 0.7 for value in state.values() if value.ndim == 2)
+        assert trainer.evaluate()["eval_loss"] > 0  # of a model that is finalized already
 
 
 # -- teachers ---------------------------------------------------------------------------------
@@ -430,14 +408,15 @@ def test_a_teacher_is_learned_from(kit, tmp_path):
         "max_steps": 12,
         "weight_decay": 0.0,
     }
-    same = kit.trainer(tmp_path / "same", None, teacher=kit.model(), **settings | {"max_steps": 2})
+    still = settings | {"max_steps": 2, "optim": "sgd"}
+    same = kit.trainer(tmp_path / "same", None, teacher=kit.model(), **still)
     same.train()
     assert [line["distillation"] for line in lines(same)] == pytest.approx([0.0, 0.0], abs=1e-5)
     student = kit.trainer(tmp_path / "other", None, teacher=other_model(kit), **settings)
     student.train()
-    found = [line["distillation"] for line in lines(student)]
-    assert found == pytest.approx([line["loss"] for line in lines(student)], rel=1e-5)
-    assert 0 < sum(found[-3:]) < sum(found[:3])
+    distances = [line["distillation"] for line in lines(student)]
+    assert distances == pytest.approx([line["loss"] for line in lines(student)], rel=1e-4)
+    assert 0 < sum(distances[-3:]) < sum(distances[:3])
 
 
 def test_next_tokens_are_compared_where_they_have_labels(kits, tmp_path):

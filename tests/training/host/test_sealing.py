@@ -1,6 +1,7 @@
 """A checkpoint folder either verifies or says in one line what is wrong with it."""
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_files_larger_than_a_block_are_read_whole(folder):
     seal(folder, None)
     content[-1] = 1
     (folder / "large").write_bytes(content)
-    broken(folder, "large is not what was written")
+    broken(folder, "large does not match its checksum")
 
 
 def test_a_shorter_file(folder):
@@ -82,7 +83,7 @@ def test_a_single_bit(folder, at, bit):
     content = bytearray((folder / "model.bin").read_bytes())
     content[at] ^= 1 << bit
     (folder / "model.bin").write_bytes(content)
-    broken(folder, "model.bin is not what was written")
+    broken(folder, "model.bin does not match its checksum")
 
 
 def test_a_missing_file(folder):
@@ -109,6 +110,22 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_a_manifest_that_is_none(folder, content):
     (folder / MANIFEST).write_text(content)
     broken(folder, "broken checkpoint", MANIFEST)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_checkpoint_of_another_format(folder, version):
+    """Without a number it is the first format, whose scores were among the weights of the model."""
+    content = json.loads((folder / MANIFEST).read_text())
+    del content["crc32"], content["format"]
+    content |= {} if version is None else {"format": version}
+    content["crc32"] = zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    (folder / MANIFEST).write_text(json.dumps(content))
+    broken(
+        folder,
+        f"format {version or 1}",
+        "continues format 2",
+        "Finish the run with the version that began it",
+    )
 
 
 @pytest.mark.parametrize(

@@ -366,7 +366,7 @@ def test_one_flipped_byte_costs_one_checkpoint(
     monkeypatch.undo()
     with caplog.at_level("WARNING", "fineprune"):
         results = run_recipe(recipe, out, resume=True, progress=False)
-    assert f"checkpoint-8: broken checkpoint ({name} is not what was written)" in caplog.text
+    assert f"checkpoint-8: broken checkpoint ({name} does not match its checksum)" in caplog.text
     assert results["resumed_from_step"] == 4
     run_recipe(recipe, tmp_path / "whole", progress=False)
     assert_same_run(tmp_path / "whole", out)

@@ -13,23 +13,45 @@ from torch import nn
 
 
 class Pass(NamedTuple):
-    """One forward pass with gradients."""
+    """One forward pass with gradients: its arguments by name, and its outputs."""
 
     inputs: Mapping[str, Any]
     outputs: Any
 
 
-@contextlib.contextmanager
-def recorded(module: nn.Module) -> Iterator[list[Pass]]:
-    """Collect the forward passes of `module` in the block; those without gradients are left out."""
-    passes: list[Pass] = []
+class Recorder:
+    """Collects the forward passes of a module.
 
-    def record(module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+    It stands in for `forward`, since hooks do not see callers that skip `__call__`, as sentence-transformers
+    does. It is one function for all steps, or a compiled model would be compiled again in each.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._passes: list[Pass] = []
+        self._forward: Any = None
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Collect the passes in the block; those without gradients are left out."""
+        before = vars(self._module).get("forward")  # of accelerate or trl, for this model alone
+        self._forward, self._passes = self._module.forward, []
+        self._module.forward = self._record
+        try:
+            yield
+        finally:
+            if before is None:
+                del self._module.forward
+            else:
+                self._module.forward = before
+
+    def take(self) -> list[Pass]:
+        """Return the passes of the last block, and let go of them."""
+        passes, self._passes = self._passes, []
+        return passes
+
+    def _record(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._forward(*args, **kwargs)
         if torch.is_grad_enabled():
-            passes.append(Pass(kwargs, outputs))
-
-    handle = module.register_forward_hook(record, with_kwargs=True)
-    try:
-        yield passes
-    finally:
-        handle.remove()
+            self._passes.append(Pass(kwargs, outputs))
+        return outputs

@@ -1,7 +1,7 @@
 """A teacher in a training: its share of the loss, its line in the log, its answers stored before."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.training.distillation.heads import head_module
-from fineprune.training.distillation.passes import Pass, recorded
+from fineprune.training.distillation.passes import Recorder
 from fineprune.training.distillation.teacher import Teacher, check_fit, load_teacher
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.host.part import MicroBatch, Part
@@ -34,15 +34,13 @@ class Teaching(Part):
         head = check_fit(self._student, model, name, (own, tokenizer), longest)
         self._host = host
         self._teacher = Teacher(model, head, config, host.args.device, host.accelerator.autocast)
-        self._passes: list[Pass] = []
+        self._recorder = Recorder(self._student)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        with recorded(self._student) as self._passes:
-            yield
+    def watching(self) -> AbstractContextManager[None]:
+        return self._recorder.recording()
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
-        alpha, passes, self._passes = self._teacher.config.alpha, self._passes, []
+        alpha, passes = self._teacher.config.alpha, self._recorder.take()
         distilled = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
         return alpha * (distilled / batch.parts) + (1 - alpha) * loss
 
