@@ -27,11 +27,31 @@ from fineprune.training.host.weights import PrunedWeights, Weights
 from fineprune.training.row_lengths import lengths_of
 
 
-class Pruning:
-    """The overrides. They stand before the host in the order of the bases, and call parts of the training."""
+class PruningTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that prunes while it trains. Takes all arguments of its host, transformers' Trainer, and
 
-    host: type[Trainer]
-    """The class of trainers that prunes with these overrides."""
+    `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
+    setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
+    their own parameter group, the penalty joins the training loss (not the evaluation loss), masks follow
+    every optimizer step, and density, threshold and lambda appear in the logs. With `load_best_model_at_end`,
+    or `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not
+    at all, open as ordinary models, and resume bit for bit.
+
+    `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
+    becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
+    mean KD since the last line; the penalty comes on top, evaluation is unchanged. Of a model in Python only
+    the size of its vocabulary can be compared. `teacher_logits`: a folder for the teacher's answers, which
+    are then computed once before the training.
+
+    `check_masks`: with several processes (DDP, FSDP2), compare their masks every N steps, and stop where they
+    differ.
+
+    After the training, `fineprune.finalize(trainer.model)` makes the masks permanent;
+    `trainer.save_model(folder)` writes such a finalized copy.
+    """
+
+    host: type = Trainer
+    """The class that prunes with these overrides, which come before its methods: see `pruning_trainer`."""
 
     model: Any
     optimizer: Any
@@ -182,7 +202,7 @@ class Pruning:
         """
 
         def save() -> None:
-            super(Pruning, self).save_model(output_dir, _internal_call)
+            super(PruningTrainer, self).save_model(output_dir, _internal_call)
 
         if _internal_call:
             self._weights.save_checkpoint(save)
@@ -203,7 +223,7 @@ class Pruning:
         folder = Path(resume_from_checkpoint)
 
         def load() -> None:
-            super(Pruning, self)._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+            super(PruningTrainer, self)._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
         if self._loads_best:  # some hosts load the best state by this method: the weights alone
             load()
@@ -220,32 +240,6 @@ class Pruning:
             self._weights.load(best, super()._load_best_model)
         finally:
             self._loads_best = False
-
-
-class PruningTrainer(Pruning, Trainer):  # type: ignore[misc]
-    """A Trainer that prunes while it trains. Takes all arguments of its host, transformers' Trainer, and
-
-    `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
-    setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
-    their own parameter group, the penalty joins the training loss (not the evaluation loss), masks follow
-    every optimizer step, and density, threshold and lambda appear in the logs. With `load_best_model_at_end`,
-    or `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not
-    at all, open as ordinary models, and resume bit for bit.
-
-    `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
-    becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
-    mean KD since the last line; the penalty comes on top, evaluation is unchanged. Of a model in Python only
-    the size of its vocabulary can be compared. `teacher_logits`: a folder for the teacher's answers, which
-    are then computed once before the training.
-
-    `check_masks`: with several processes (DDP, FSDP2), compare their masks every N steps, and stop where they
-    differ.
-
-    After the training, `fineprune.finalize(trainer.model)` makes the masks permanent;
-    `trainer.save_model(folder)` writes such a finalized copy.
-    """
-
-    host = Trainer
 
 
 @functools.cache
@@ -265,23 +259,24 @@ def pruning_trainer(base: type[Trainer]) -> Any:
         raise FinepruneError(
             f"pruning_trainer({base!r}): takes a class, transformers.Trainer or a subclass of it"
         )
-    if issubclass(base, Pruning):
-        return base
     if base is Trainer:
         return PruningTrainer
+    if issubclass(base, PruningTrainer):
+        return base
     about = {
         "host": base,
         "__module__": __name__,
         "__doc__": f"A {base.__name__} that prunes: see `PruningTrainer`.",
     }
-    return _picklable(type(base))(f"Pruning{base.__name__}", (Pruning, base), about)
+    kind: Any = type(base)
+    return _picklable(kind)(f"Pruning{base.__name__}", (PruningTrainer, base), about)
 
 
 @functools.cache
-def _picklable(kind: type) -> Any:
+def _picklable(kind: Any) -> Any:
     """Return a metaclass like `kind`, whose classes are pickled by their hosts."""
     made = type(f"Pruning{kind.__name__}", (kind,), {})
-    copyreg.pickle(made, _reduced)  # type: ignore[arg-type]
+    copyreg.pickle(made, _reduced)
     return made
 
 
