@@ -34,8 +34,6 @@ UNDER_WAY = {
     "fineprune.inference.bench.command -> fineprune.training.run.results",
     "fineprune.inference.bench.measure -> fineprune.training.run.convert",
     "fineprune.inference.bench.measure -> fineprune.training.run.train",
-    "fineprune.training.distillation.teacher_logits -> fineprune.training.host.sampler",
-    "circle: fineprune.training.host.processes, fineprune.training.host.trainer",
     "circle: fineprune.tasks.kinds, fineprune.tasks.modeling, fineprune.tasks.text.reading, "
     "fineprune.tasks.text.task, fineprune.tasks.tokens.task",
 }

@@ -183,7 +183,9 @@ def test_weights_that_are_not_finite_are_not_saved(make_trainer, every, names):
             trainer.model.classifier.bias.data[0] = float("inf")
 
     trainer = make_trainer(MOVEMENT, given={"callbacks": [every(spoil)]}, eval_strategy="no")
-    with pytest.raises(FinepruneError, match=r"^classifier.bias became nan or infinite; the last .*-4\. Resuming would"):
+    with pytest.raises(
+        FinepruneError, match=r"^classifier.bias became nan or infinite; the last .*-4\. Resuming would"
+    ):
         trainer.train()
     assert names(Path(trainer.args.output_dir)) == {"checkpoint-4"}
 

@@ -42,11 +42,11 @@ if kind == "step":
             os._exit(9)
     train._MetricsFile.on_log = on_log
 elif kind == "seal":
-    die_in(checkpoints, "seal", lambda folder, *others: folder.name == name)
+    die_in(sealing, "seal", lambda folder, *others: folder.name == name)
 elif kind == "write":
-    die_in(run, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
+    die_in(train, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
 elif kind == "model":
-    die_in(run, "replace_folder", lambda new, place: True)
+    die_in(train, "replace_folder", lambda new, place: True)
 train.run_recipe(Recipe.load(recipe), out, progress=False)
 """
 

@@ -24,7 +24,7 @@ from fineprune._files import staged_file
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.training.distillation.heads import Head
-from fineprune.training.row_lengths import lengths_of
+from fineprune.training.distillation.row_lengths import lengths_of
 
 _log = logging.getLogger("fineprune")
 

@@ -11,10 +11,10 @@ from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.training.distillation.heads import head_module
 from fineprune.training.distillation.passes import Recorder
+from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher import Teacher, check_fit, load_teacher
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.host.part import MicroBatch, Part
-from fineprune.training.row_lengths import lengths_of
 
 
 class Teaching(Part):

@@ -15,6 +15,7 @@ from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.pruner import Pruner, prepare
+from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher_logits import LOGITS
 from fineprune.training.host import accumulation, last_batch, processes, sealing
 from fineprune.training.host.checkpoints import Checkpoints
@@ -24,7 +25,6 @@ from fineprune.training.host.steps import Steps
 from fineprune.training.host.stopping import FiniteLoss
 from fineprune.training.host.teaching import StoredTeaching, Teaching
 from fineprune.training.host.weights import PrunedWeights, Weights
-from fineprune.training.row_lengths import lengths_of
 
 
 class PruningTrainer(Trainer):  # type: ignore[misc]

@@ -99,5 +99,7 @@ def resumable(folder: Path) -> Path | None:
     for complaint in complaints:
         _log.warning("%s", complaint)
     if checkpoint is None and complaints:
-        raise FinepruneError(f"{folder}: no whole checkpoint is left; delete the run's folder and start anew")
+        raise FinepruneError(
+            f"{folder}: no whole checkpoint is left; delete the run's folder and start anew ({complaints[0]})"
+        )
     return checkpoint

@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from fineprune.training.row_lengths import lengths_of
+from fineprune.training.distillation.row_lengths import lengths_of
 
 
 def test_lengths_of_lists_and_data_sets():
