@@ -27,9 +27,10 @@ import torch
 import fineprune
 import fineprune_runtime
 from fineprune._files import write_json, write_text
+from fineprune._transformers_output import quiet
+from fineprune.checkpoint.loading import open_model
 from fineprune.inference.bench.timing import machine
-from fineprune.training.run.convert import compact_folder, open_folder
-from fineprune.training.run.train import quiet
+from fineprune.training.run.convert import compact_folder
 from fineprune_runtime import predictor
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def runtime_run(loaded: Any) -> Run:
 
 def runs_of(folder: Path, scratch: Path, threads: int) -> tuple[dict[str, Run], float, Any]:
     """Everyone who runs the model of `folder`, its density, and its tokenizer."""
-    model, tokenizer = open_folder(folder)
+    model, tokenizer, _ = open_model(folder)
     density = fineprune.summary(model).density
     small = compact_folder(folder, scratch / "small").folder
     found = {"torch": torch_run(model.eval())}

@@ -31,9 +31,9 @@ from transformers import (
 )
 
 import fineprune
+from fineprune.checkpoint.model_folder import minilm_folder
 from fineprune.pruning.selection import top_v
 from fineprune.pruning.targets import find_targets
-from fineprune.tasks.modeling import minilm_folder
 
 VARIANTS = {
     "magnitude, local": {"method": "magnitude"},

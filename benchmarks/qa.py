@@ -22,8 +22,8 @@ import torch
 from torchmetrics.functional.text import squad
 from transformers import AutoTokenizer
 
-from fineprune.tasks.modeling import minilm_folder
-from fineprune.tasks.questions.context_windows import Windows, make_windows
+from fineprune.checkpoint.model_folder import minilm_folder
+from fineprune.tasks.questions.context_windows import ContextWindows, make_windows
 from fineprune.tasks.questions.spans import AnswerRules, best_answers, best_spans, best_texts, score_texts
 from fineprune.tasks.questions.squad import Questions, read_file
 
@@ -78,7 +78,9 @@ def official(texts: list[str], read: Questions) -> dict[str, float]:
     return {name: float(value) for name, value in squad(guesses, truths).items()}
 
 
-def compare(read: Questions, windows: Windows, tokenizer: Any, length: int, starts: Any, ends: Any) -> None:
+def compare(
+    read: Questions, windows: ContextWindows, tokenizer: Any, length: int, starts: Any, ends: Any
+) -> None:
     """Our texts and scores of all questions beside those of the loops."""
     for unanswerable in (False, True):
         ours = best_texts(best_spans(windows, starts, ends, AnswerRules(unanswerable)), read.contexts)

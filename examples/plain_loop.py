@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fineprune
-from fineprune.tasks.modeling import minilm_folder
+from fineprune.checkpoint.model_folder import minilm_folder
 
 TEXTS = ["a good film", "good acting", "so good", "a bad film", "bad acting", "so bad"]
 LABELS = [1, 1, 1, 0, 0, 0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from fineprune._text_files import read_lines
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
@@ -110,35 +111,27 @@ def predict(
     """Classify texts with the model of a run, find their entities, or answer TEXT out of --pair."""
     if (not texts) == (file is None):
         raise FinepruneError("predict: give texts, or --file FILE (- for standard input), and not both")
-    first, second = (texts, pair) if texts else _lines(file)
-    if second and len(second) != len(first or []):
-        raise FinepruneError(
-            f"predict: {len(first or [])} texts but {len(second)} of --pair; give one for each"
-        )
-    from fineprune.tasks.questions.task import QuestionAnsweringConfig
-    from fineprune.tasks.text.prediction import predict as classify
+    first, second = (texts, pair or []) if texts else _texts(str(file))
+    if second and len(second) != len(first):
+        raise FinepruneError(f"predict: {len(first)} texts but {len(second)} of --pair; give one for each")
+    from fineprune.checkpoint.loading import open_model
+    from fineprune.tasks.batches import Asked
+    from fineprune.tasks.kinds import kind_of
     from fineprune.training.run.recipe import Recipe
-    from fineprune.training.run.train import load_run_model
 
-    model, tokenizer = load_run_model(folder)
-    recipe = Recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    settings: dict[str, Any] = {} if recipe is None else {"max_length": recipe.training.max_length}
-    if type(model).__name__.endswith("ForTokenClassification"):
-        _print_entities(model, tokenizer, first or [], second or [], as_json, settings)
-        return
-    if "ForQuestionAnswering" in type(model).__name__:
-        if recipe is not None and isinstance(recipe.task, QuestionAnsweringConfig):
-            settings |= recipe.task.answering()
-        _print_answers(model, tokenizer, first or [], second or [], as_json, settings)
-        return
-    answers = classify(model, tokenizer, first or [], second or None, **settings)
-    for index, (text, answer) in enumerate(zip(first or [], answers, strict=True)):
-        if as_json:
-            row: dict[str, Any] = {"text": text, "label": answer.label, "score": answer.score}
-            print(json.dumps(row | ({"pair": second[index]} if second else {})))
-        else:
-            label = "" if answer.label is None else f"{answer.label}\t"
-            print(f"{label}{answer.score:.4f}\t{text}" + (f"\t{second[index]}" if second else ""))
+    model, tokenizer, _ = open_model(folder, need_tokenizer=True)
+    kind = kind_of(model)
+    if kind is None:
+        raise FinepruneError(
+            f"predict: {folder} holds a {type(model).__name__}, which has no head of a task; name a run"
+        )
+    asked = Asked(first, second)
+    if (folder / "recipe.yaml").is_file():
+        recipe = Recipe.load(folder / "recipe.yaml")
+        asked = Asked(first, second, recipe.training.max_length, recipe.task)
+    rows = kind.predict(model, tokenizer, asked)
+    for line in map(json.dumps, rows) if as_json else kind.lines(rows):
+        print(line)
 
 
 @app.command()
@@ -274,67 +267,13 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _lines(file: Path | None) -> tuple[list[str], list[str]]:
-    """The texts of a file, and the second ones where lines are pairs."""
-    try:
-        raw = sys.stdin.buffer.read() if str(file) == "-" else Path(str(file)).read_bytes()
-        lines = [line for line in raw.decode("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise FinepruneError(f"{file}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise FinepruneError(f"{file}: not UTF-8 at byte {error.start}; convert it first") from error
-    if not lines:
-        raise FinepruneError(f"{file}: no text in it; one a line is expected")
-    split = [line.split("\t") for line in lines]
-    widths = {len(entry) for entry in split}
-    if widths - {1, 2} or len(widths) > 1:
+def _texts(file: str) -> tuple[list[str], list[str]]:
+    """Return the texts of a file, and the second ones where lines are pairs."""
+    rows = [line.split("\t") for line in read_lines(file)]
+    widths = {len(row) for row in rows}
+    if widths not in ({1}, {2}):
         raise FinepruneError(f"{file}: every line must be one text, or two with a tab between them")
-    return [entry[0] for entry in split], [entry[1] for entry in split if len(entry) == 2]
-
-
-def _print_entities(
-    model: Any, tokenizer: Any, texts: list[str], pairs: list[str], as_json: bool, settings: dict[str, Any]
-) -> None:
-    """The entities of each text, one a line, and a blank line between texts."""
-    from dataclasses import asdict
-
-    from fineprune.tasks.tokens.prediction import predict_entities
-
-    if pairs:
-        raise FinepruneError(
-            "predict: this model finds entities, in single texts; leave the second texts out"
-        )
-    answers = predict_entities(model, tokenizer, texts, **settings)
-    for index, (text, entities) in enumerate(zip(texts, answers, strict=True)):
-        if as_json:
-            print(json.dumps({"text": text, "entities": [asdict(entity) for entity in entities]}))
-            continue
-        if index:
-            print()
-        for entity in entities:
-            print(f"{entity.label}\t{entity.score:.4f}\t{entity.start}-{entity.end}\t{entity.text}")
-
-
-def _print_answers(
-    model: Any,
-    tokenizer: Any,
-    questions: list[str],
-    contexts: list[str],
-    as_json: bool,
-    settings: dict[str, Any],
-) -> None:
-    from fineprune.tasks.questions.prediction import answer
-
-    if not contexts:
-        raise FinepruneError('predict: the model answers questions; give the context of each as --pair "…"')
-    answers = answer(model, tokenizer, questions, contexts, **settings)
-    for question, context, best in zip(questions, contexts, answers, strict=True):
-        if as_json:
-            place = {"start": best.start, "end": best.end}
-            row = {"text": question, "answer": best.text, "score": best.score, **place, "pair": context}
-            print(json.dumps(row))
-        else:
-            print(f"{' '.join(best.text.split()) or '(no answer)'}\t{best.score:.4f}\t{question}")
+    return [row[0] for row in rows], [row[1] for row in rows if len(row) == 2]
 
 
 def _can_print(text: str) -> bool:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fineprune.checkpoint.model_folder import minilm_folder
 from fineprune.checkpoint.vocabulary import shrink_vocabulary
-from fineprune.tasks.modeling import minilm_folder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 

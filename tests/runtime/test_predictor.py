@@ -20,8 +20,8 @@ from runtime.models import (
     torch_logits,
 )
 
+from fineprune.tasks.questions.data import UNANSWERABLE
 from fineprune.tasks.questions.prediction import answer
-from fineprune.tasks.questions.task import UNANSWERABLE
 from fineprune.tasks.text.prediction import predict
 from fineprune.tasks.tokens.prediction import predict_entities
 from fineprune_runtime import EngineError, dtypes

@@ -8,8 +8,9 @@ import torch
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.modeling import build_model, known_labels
-from fineprune.tasks.text.task import ClassificationData, Examples
+from fineprune.tasks.model_config import is_regression, labels_of
+from fineprune.tasks.modeling import build_model
+from fineprune.tasks.text.data import ClassificationData, Examples
 
 TWO = ClassificationData(None, Examples([]), ("neg", "pos"), "accuracy")
 THREE = ClassificationData(None, Examples([]), ("a", "b", "c"), "accuracy")
@@ -35,7 +36,8 @@ def test_a_head_for_the_labels_on_the_saved_body(pretrained):
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
     assert model.config.problem_type == "single_label_classification"
-    assert known_labels(model) == ("a", "b", "c")
+    assert labels_of(model) == ("a", "b", "c")
+    assert not is_regression(model)
     assert tokenizer.convert_tokens_to_ids(["good", "[PAD]"]) == [5, 0]
     body = dict(AutoModel.from_pretrained(pretrained).named_parameters())
     for name, parameter in model.bert.named_parameters():
@@ -46,7 +48,7 @@ def test_regression_has_one_output_and_its_own_loss(pretrained):
     model, tokenizer = build_model(pretrained, VALUES)
     assert model.config.num_labels == 1
     assert model.config.problem_type == "regression"
-    assert known_labels(model) is None
+    assert is_regression(model)
     model.eval()
     output = model(**tokenizer(["good"], return_tensors="pt"), labels=torch.tensor([2.0]))
     assert output.loss.item() == pytest.approx((output.logits.item() - 2.0) ** 2, rel=1e-5)
@@ -162,7 +164,13 @@ def test_a_missing_pooler_is_part_of_the_new_head(copy):
     from transformers import BertModel
 
     BertModel.from_pretrained(copy, add_pooling_layer=False).save_pretrained(copy)
-    build_model(str(copy), TWO)
+    torch.manual_seed(3)
+    model, _ = build_model(str(copy), TWO)
+    torch.manual_seed(4)
+    other, _ = build_model(str(copy), TWO)
+    assert not torch.equal(model.bert.pooler.dense.weight, other.bert.pooler.dense.weight)  # random
+    ours, theirs = (each.bert.encoder.state_dict() for each in (model, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def break_(folder: Path, name: str) -> None:
@@ -182,20 +190,21 @@ def test_broken_folders(copy):
     with pytest.raises(FinepruneError, match=r"cannot load the config of the model: "):
         build_model(str(copy), TWO)
     (copy / "config.json").unlink()
-    with pytest.raises(FinepruneError, match=r"copy: the folder has no config\.json"):
+    with pytest.raises(FinepruneError, match=r"copy: no model in it; name a run or a model folder"):
         build_model(str(copy), TWO)
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing-here", "runs/a/model"])
 def test_folders_that_are_not_there(name):
     with pytest.raises(
-        FinepruneError, match=r"no such folder; name the folder of a model, a model on the hub, or minilm"
+        FinepruneError,
+        match=r"no such folder; name a run folder, a model folder, a model on the hub, or minilm",
     ):
         build_model(name, TWO)
 
 
 def test_a_file_is_not_a_model(copy):
-    with pytest.raises(FinepruneError, match=r"is a file; name the folder"):
+    with pytest.raises(FinepruneError, match=r"is a file; name a run folder"):
         build_model(str(copy / "config.json"), TWO)
 
 
@@ -283,11 +292,12 @@ def test_the_head_of_the_same_labels_is_kept(pretrained, tmp_path, caplog):
     assert (model.classifier.weight == 9).all()
 
 
-def test_the_folder_of_a_run_stands_for_its_model(pretrained, tmp_path):
+def test_a_run_folder_is_opened_as_its_model(pretrained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    with pytest.raises(FinepruneError, match=r"run: no model in it; the run is not finished"):
+        build_model(str(tmp_path / "run"), TWO)
     trained_for(TWO, pretrained, tmp_path / "run" / "model")
-    with pytest.raises(FinepruneError, match=r"run: the folder has no config\.json"):
-        build_model(str(tmp_path / "run"), TWO)  # not finished
-    (tmp_path / "run" / "results.json").write_text("{}")
     model, _ = build_model(str(tmp_path / "run"), TWO)
     assert (model.classifier.weight == 9).all()
 

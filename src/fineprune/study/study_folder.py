@@ -14,11 +14,12 @@ import yaml
 from fineprune._messages import one_line
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.inference.bench import BENCH
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.task_labels import Named, labels
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
-from fineprune.training.run.results import BENCH, Timing, timings_of, weight_bytes
+from fineprune.training.run.results import Timing, timings_of, weight_bytes
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""

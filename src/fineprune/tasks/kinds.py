@@ -1,97 +1,139 @@
-"""What a run needs to know of a task, whichever kind it is.
+"""The table of kinds: what a model answers, and everything that follows from it.
 
-A kind of task is a config (the `task` section of a recipe: frozen, checked when made) that loads a
-`TaskData`. A new kind is a module with those two and a line in `task_config`.
+A new kind is a package with a `Source`, its `TaskData` and its predictions, and one entry in `KINDS`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from fineprune._messages import near
+from fineprune._messages import choose
 from fineprune.errors import FinepruneError
+from fineprune.tasks.batches import Asked
+from fineprune.tasks.data import TaskData
+from fineprune.tasks.named_tasks import expand
+from fineprune.tasks.questions import prediction as questions
+from fineprune.tasks.questions.task import QuestionAnsweringConfig
+from fineprune.tasks.source import Source
+from fineprune.tasks.text import prediction as texts
+from fineprune.tasks.text.task import ClassificationConfig
+from fineprune.tasks.tokens import prediction as tokens
+from fineprune.tasks.tokens.task import TokenClassificationConfig
+from fineprune_runtime.architectures import TASKS
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+Head = Literal["texts", "values", "tokens", "spans", "next_tokens"]
+"""The form of a model's answers, by which a student is compared with its teacher. Of no kind here are the
+next tokens of a language model."""
+
+_SUFFIXES = {task: suffix for suffix, task in TASKS.items()}  # as fineprune_runtime runs them
 
 
-class TaskData(Protocol):
-    """A task with its data read."""
+@dataclass(frozen=True)
+class Kind:
+    """One kind of task."""
 
-    @property
-    def metric(self) -> str:
-        """The main one of the names that `compute_metrics` returns; higher is better."""
+    name: str
+    """`kind` in the `task` section of a recipe."""
+
+    suffix: str
+    """The end of the names of transformers' classes with this head."""
+
+    config: type[Source]
+    """The `task` section; loads the data, which bring the metric, the collator and the head's settings."""
+
+    head: Callable[[Any], Head]
+    """Return the form of the answers, given the model's config."""
+
+    predict: Callable[[Any, Any, Asked], list[dict[str, Any]]]
+    """Return the answers of a model, given its tokenizer, as objects for JSON."""
+
+    lines: Callable[[Iterable[Mapping[str, Any]]], Iterator[str]]
+    """Yield such answers as lines of text."""
 
     @property
     def auto_class(self) -> str:
-        """Name of transformers' Auto class that gives a model the head of this task."""
-
-    def sizes(self) -> dict[str, int]:
-        """Examples in "train" and "validation"."""
-
-    def head(self) -> dict[str, Any]:
-        """Settings of the model's config that the head needs, such as the labels."""
-
-    def train_rows(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset | None":
-        """The training data as token ids with labels, not padded; None where there is none."""
-
-    def validation_rows(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
-        """The validation data in the same form, in the order that `compute_metrics` counts on."""
-
-    def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[Any]], Any]:
-        """What makes a padded batch of rows."""
-
-    def compute_metrics(self) -> "Callable[[EvalPrediction], dict[str, float]]":
-        """What scores the predictions on `validation_rows`, as fractions."""
+        """The Auto class of transformers that gives a model this head."""
+        return f"AutoModel{self.suffix}"
 
 
-class TaskConfig(Protocol):
-    """The `task` section of a recipe."""
+KINDS = (
+    Kind(
+        name="classification",
+        suffix=_SUFFIXES["text"],
+        config=ClassificationConfig,
+        head=lambda config: "values" if getattr(config, "num_labels", None) == 1 else "texts",
+        predict=texts.predict_rows,
+        lines=texts.text_lines,
+    ),
+    Kind(
+        name="question_answering",
+        suffix=_SUFFIXES["questions"],
+        config=QuestionAnsweringConfig,
+        head=lambda config: "spans",
+        predict=questions.predict_rows,
+        lines=questions.text_lines,
+    ),
+    Kind(
+        name="token_classification",
+        suffix=_SUFFIXES["tokens"],
+        config=TokenClassificationConfig,
+        head=lambda config: "tokens",
+        predict=tokens.predict_rows,
+        lines=tokens.text_lines,
+    ),
+)
 
-    @property
-    def kind(self) -> str:
-        """What the `task` section calls it."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """All settings as plain values."""
+def kind_named(name: Any) -> Kind:
+    """Return the kind that a recipe calls `name`.
 
-    def with_validation(self, path: str) -> "TaskConfig":
-        """The same task scored on another file, without training data."""
-
-    def load(self, need_train: bool = True, model: "PreTrainedModel | None" = None) -> TaskData:
-        """Read the data; a trained `model` says what the labels mean. Raises `FinepruneError`."""
-
-
-def more_rows(data: TaskData, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "dict[str, Dataset]":
-    """Further validation sets by name, in the form of `validation_rows`, of a task that offers some."""
-    offered: dict[str, Dataset] = data.more_rows(tokenizer, max_length) if hasattr(data, "more_rows") else {}
-    return offered
-
-
-def task_config(values: Mapping[str, Any] | str) -> TaskConfig:
-    """The config of a `task` section, by its `kind`, or by the `name` of a known task.
-
-    Text is a name, too. Raises `FinepruneError`.
+    Raises:
+        FinepruneError: no kind has this name.
     """
-    from fineprune.tasks.named_tasks import expand
-    from fineprune.tasks.questions.task import QuestionAnsweringConfig
-    from fineprune.tasks.text.task import ClassificationConfig
-    from fineprune.tasks.tokens.task import TokenClassificationConfig
+    known = {kind.name: kind for kind in KINDS}
+    return known[choose(name, known, "task.kind")]
 
-    kinds: dict[str, Callable[[Mapping[str, Any]], TaskConfig]] = {
-        "classification": ClassificationConfig.from_dict,
-        "question_answering": QuestionAnsweringConfig.from_dict,
-        "token_classification": TokenClassificationConfig.from_dict,
-    }
+
+def kind_of(model: Any) -> Kind | None:
+    """Return the kind of a model, by the name of its class or of a class that it inherits from."""
+    for base in type(model).__mro__:
+        for kind in KINDS:
+            if base.__name__.endswith(kind.suffix):
+                return kind
+    return None
+
+
+def task_config(values: Mapping[str, Any] | str) -> Source:
+    """Return the settings of a `task` section, by its `kind`, or by the `name` of a known task.
+
+    Args:
+        values: the section; a string is a name.
+
+    Raises:
+        FinepruneError: an unknown kind, name or setting, or settings that contradict each other.
+    """
     if isinstance(values, str):
         values = {"name": values}
     if not isinstance(values, Mapping):
         raise FinepruneError(f"task: expected a mapping of settings, got {values!r}")
     if "name" in values:
         values = expand(values)
-    kind = values.get("kind", "classification")
-    if kind not in kinds:
-        close = near(str(kind), kinds)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise FinepruneError(f"task: kind is {kind!r}; {hint}allowed: {', '.join(kinds)}")
-    return kinds[kind](values)
+    return kind_named(values.get("kind", "classification")).config.from_dict(values)
+
+
+def data_for(model: "PreTrainedModel", config: Source) -> TaskData:
+    """Read the validation data of a task for a trained model, which determines the labels.
+
+    Raises:
+        FinepruneError: the model is of another kind, or the data do not fit it.
+    """
+    kind = kind_of(model)
+    if kind is None or kind.name != config.kind:
+        raise FinepruneError(
+            f"task: kind is {config.kind!r} but the model is a {type(model).__name__}; "
+            "it takes a model that was trained on such a task"
+        )
+    return config.load(need_train=False, model=model)

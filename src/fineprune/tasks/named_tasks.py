@@ -1,14 +1,14 @@
-"""Well-known tasks by name: `task: mnli` is what GLUE and SQuAD call it, from the hub or from a folder."""
+"""Well-known tasks by name: `task: mnli` is the data of GLUE, from the hub or from a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fineprune._messages import listing, near
+from fineprune._messages import choose, listing
 from fineprune.errors import FinepruneError
 from fineprune.tasks.tables import SUFFIXES, column_names
 
-# What the `task` section holds for a name: the columns and labels of the data set on the hub.
+# The `task` section of each name: the columns and labels of the data set on the hub.
 _GLUE = "nyu-mll/glue"
 TASKS: dict[str, dict[str, Any]] = {
     "cola": {"text": "sentence", "labels": ["unacceptable", "acceptable"], "metric": "matthews"},
@@ -28,7 +28,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "squad_v2": {"kind": "question_answering", "hub": "rajpurkar/squad_v2", "unanswerable": True},
 }
 
-# What files of the same data call their columns and themselves, the usual name first.
+# The names of columns and files of the same data elsewhere, the usual name first.
 _SINGLE = ("sentence", "text")
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
 _MRPC = ("#1 String", "#2 String")
@@ -40,18 +40,17 @@ _MISMATCHED = ("dev_mismatched", "validation_mismatched")
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The ordinary `task` section that a `name` stands for; any setting beside the name wins.
+    """Return the ordinary `task` section for a `name`; any setting beside the name wins.
 
     The data are the hub's; or those of the folder `data_dir`, whose files are named `train` and `dev`
-    or `validation`; or the files `train` and `validation`. Raises `FinepruneError` for a name that is
-    not known, naming near ones, and for a folder without the files.
+    or `validation`; or the files `train` and `validation`.
+
+    Raises:
+        FinepruneError: an unknown name, or a folder without the files.
     """
     given = dict(values)
     name, folder = given.pop("name"), given.pop("data_dir", None)
-    if not isinstance(name, str) or name not in TASKS:
-        close = near(str(name), TASKS)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise FinepruneError(f"task: name is {name!r}; {hint}known: {', '.join(TASKS)}")
+    choose(name, TASKS, "task.name")
     usual: dict[str, Any] = {"kind": "classification", "hub": _GLUE, "subset": name} | TASKS[name]
     if usual["kind"] != "classification":
         del usual["subset"]
@@ -73,54 +72,54 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _files(name: str, folder: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The data files of a folder."""
+    """Return the data files of a folder."""
     place = Path(str(folder)).expanduser()
     if not place.is_dir():
         raise FinepruneError(
-            f"task: data_dir is {str(folder)!r}, which is no folder; it should hold the files train and dev "
-            f"of {name}. Without data_dir the data come from the hub ({usual['hub']})"
+            f"task: data_dir is {str(folder)!r}, which is not a folder; it should hold the files train and "
+            f"dev of {name}. Without data_dir the data come from the hub ({usual['hub']})"
         )
     questions = usual["kind"] == "question_answering"
     suffixes = _QUESTIONS if questions else SUFFIXES
     version = "-v2.0" if usual.get("unanswerable") else "-v1.1"  # in the names of SQuAD's own files
-    found: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     for key, usual_stems in (("train", _TRAIN), ("validation", _VALIDATION)):
         stems = (*usual_stems, usual_stems[0] + version) if questions else usual_stems
         path = _file(place, stems, suffixes)
         if path is None:
-            there = sorted(path.name for path in place.iterdir())
+            names = sorted(path.name for path in place.iterdir())
             wanted = f"{stems[0]}{'|'.join(suffixes)}" + f" (or {stems[-1]})" * questions
-            raise FinepruneError(f"{folder}: no {wanted} for {name}; it has {listing(there)}")
-        found[key] = path
+            raise FinepruneError(f"{folder}: no {wanted} for {name}; it has {listing(names)}")
+        files[key] = path
     mismatched = _file(place, _MISMATCHED, suffixes) if name == "mnli" else None
-    return found if mismatched is None else found | {"more": {"mismatched": mismatched}}
+    return files if mismatched is None else files | {"more": {"mismatched": mismatched}}
 
 
 def _file(place: Path, stems: Sequence[str], suffixes: Sequence[str]) -> str | None:
-    """The one file with the first stem that there is; `-00000-of-00001` is how the hub ends a name."""
+    """Return the one file with the first stem that exists; names from the hub end in `-00000-of-00001`."""
     for stem in stems:
         names = [f"{stem}{end}{suffix}" for end in ("", "-00000-of-00001") for suffix in suffixes]
-        there = [place / name for name in names if (place / name).is_file()]
-        if len(there) > 1:
+        paths = [place / name for name in names if (place / name).is_file()]
+        if len(paths) > 1:
             raise FinepruneError(
-                f"{place}: holds {listing(path.name for path in there)}; say which with train and validation"
+                f"{place}: holds {listing(path.name for path in paths)}; say which with train and validation"
             )
-        if there:
-            return str(there[0])
+        if paths:
+            return str(paths[0])
     return None
 
 
 def _columns(path: str, text: str | Sequence[str]) -> dict[str, Any]:
-    """Which columns of a file are the text and the label; nothing where it has none that is known."""
+    """Return the settings for the columns of text and label in a file, where their names are known."""
     header = column_names(Path(path))
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     usual = (text,) if isinstance(text, str) else tuple(text)
     others: tuple[tuple[str, ...], ...] = (
         (*_PAIRS, _MRPC) if len(usual) == 2 else tuple((n,) for n in _SINGLE)
     )
     for columns in (usual, *others):
         if set(columns) <= set(header):
-            found["text"] = columns[0] if len(columns) == 1 else list(columns)
+            settings["text"] = columns[0] if len(columns) == 1 else list(columns)
             break
     label = next((name for name in _LABELS if name in header), None)
-    return found if label is None else found | {"label": label}
+    return settings if label is None else settings | {"label": label}

@@ -1,7 +1,7 @@
-"""A table from a file or from the hub, as columns.
+"""Read a table from a file or from the hub, as columns.
 
-Cells are never guessed at: the words "NA", "null" and "" stay text, and what a cell means is
-decided by the task that reads it.
+Cells are not interpreted: the words "NA", "null" and "" stay text, and the task that reads a cell
+decides its meaning.
 """
 
 import csv
@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fineprune._messages import listing, near, one_line
+from fineprune._messages import listing, one_line, suggestion
+from fineprune._text_files import find_file, read_text
 from fineprune.errors import FinepruneError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -26,12 +27,14 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
     - `.jsonl`: one JSON object a line; every line has every asked column.
     - `.parquet`: as pyarrow reads it.
 
-    Text is UTF-8, with or without a byte order mark; blank lines are skipped. Cells of TSV and
-    CSV are `str`; those of JSONL and Parquet are what the file holds, None for null.
+    Text is UTF-8, with or without a byte order mark; blank lines are skipped.
 
-    Returns a list of cells for each of `columns`, all of the same length, at least one row.
-    Raises `FinepruneError` when the file is not there, is empty, is broken (with the line), or
-    lacks a column.
+    Returns:
+        A list of cells for each of `columns`, all of the same length, at least one row. Cells of TSV and CSV
+        are `str`; those of JSONL and Parquet are of the file's types, None for null.
+
+    Raises:
+        FinepruneError: the file does not exist, is empty, is damaged (with the line), or lacks a column.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
@@ -46,7 +49,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a local file (in JSONL, of its first line); none where it cannot be read."""
+    """Return the columns of a local file (in JSONL, of its first line); none where it cannot be read."""
     path = path.expanduser()
     with suppress(Exception):  # reading the data will say what is wrong
         if path.suffix.lower() == ".parquet":
@@ -61,45 +64,22 @@ def column_names(path: Path) -> list[str]:
     return []
 
 
-def find_file(path: str | Path) -> Path:
-    """The path of a file that is there. Raises `FinepruneError`."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise FinepruneError(f"{path}: is a folder; name a file in it")
-    if not path.exists():
-        raise FinepruneError(f"{path}: no such file (looked in {path.absolute().parent})")
-    return path
-
-
-def decode(path: Path) -> str:
-    """The text of a UTF-8 file. Raises `FinepruneError` with the line of the first byte that is not."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FinepruneError(f"{path}: cannot be read: {one_line(error)}") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        bad = f"byte 0x{raw[error.start]:02x}"
-        raise FinepruneError(
-            f"{path}, line {line}: {bad} is not UTF-8 text; save the file as UTF-8"
-        ) from error
-
-
 def read_hub(
     name: str, subset: str | None, split: str, columns: Sequence[str]
 ) -> tuple[dict[str, list[Any]], dict[str, tuple[str, ...]]]:
     """Read the named columns of a data set on the Hugging Face hub (or in its local cache).
 
-    Returns the columns, as `read_table` does, and for each of them that is a `ClassLabel` the
-    names of its numbers. Raises `FinepruneError` with the reason in one line when the data set,
-    the subset, the split or a column is unknown, or the hub cannot be reached.
+    Returns:
+        The columns, as `read_table` does, and for each `ClassLabel` among them the names of its numbers.
+
+    Raises:
+        FinepruneError: the data set, the subset, the split or a column is unknown, or the hub cannot be
+            reached.
     """
     import datasets
 
     where, table = open_hub(name, subset, split)
-    _check_columns(where, columns, table.column_names)
+    check_columns(where, columns, table.column_names)
     names = {
         column: tuple(feature.names)
         for column in columns
@@ -109,7 +89,7 @@ def read_hub(
 
 
 def open_hub(name: str, subset: str | None, split: str) -> tuple[str, Any]:
-    """A split of a data set on the hub, not empty, as a `datasets.Dataset`, and its name in messages."""
+    """Return the name of a split of the hub in messages, and its rows as a `datasets.Dataset`, not empty."""
     import datasets
 
     where = hub_name(name, subset, split)
@@ -123,12 +103,12 @@ def open_hub(name: str, subset: str | None, split: str) -> tuple[str, Any]:
 
 
 def hub_name(name: str, subset: str | None, split: str) -> str:
-    """How messages call a split of a data set on the hub: `glue/sst2[train]`."""
+    """Return the name of a split of the hub in messages: `glue/sst2[train]`."""
     return f"{name}{'/' + subset if subset else ''}[{split}]"
 
 
 def _from_text(path: Path, suffix: str, columns: Sequence[str]) -> dict[str, list[Any]]:
-    text = decode(path)
+    text = read_text(path)
     if not text.strip():
         raise FinepruneError(f"{path}: the file is empty")
     if suffix == ".jsonl":
@@ -157,7 +137,7 @@ def _delimited(
     path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
 ) -> dict[str, list[Any]]:
     _, header = next(rows)
-    _check_columns(path, columns, header)
+    check_columns(path, columns, header)
     at = [header.index(column) for column in columns]
     cells: list[list[str]] = [[] for _ in columns]
     for line, row in rows:
@@ -187,7 +167,7 @@ def _jsonl(path: Path, text: str, columns: Sequence[str]) -> dict[str, list[Any]
             raise FinepruneError(
                 f'{path}, line {number}: expected an object such as {{"text": …}}, got {line.strip()[:40]!r}'
             )
-        _check_columns(f"{path}, line {number}", columns, list(row))
+        check_columns(f"{path}, line {number}", columns, list(row))
         for column in columns:
             table[column].append(row[column])
     return table
@@ -199,21 +179,20 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, columns, file.schema_arrow.names)
+            check_columns(path, columns, file.schema_arrow.names)
             table = file.read(columns=list(columns))
     except (pyarrow.ArrowException, OSError) as error:
-        raise FinepruneError(f"{path}: not a whole Parquet file: {one_line(error)}") from error
+        raise FinepruneError(f"{path}: not a complete Parquet file: {one_line(error)}") from error
     if not table.num_rows:
         raise FinepruneError(f"{path}: has no rows")
     return {column: table.column(column).to_pylist() for column in columns}
 
 
-def _check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:
-    """Raise unless each wanted column is there exactly once."""
+def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """Raise `FinepruneError` unless each wanted column is `there` exactly once."""
     for column in wanted:
         if column not in there:
-            close = near(column, there)
-            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            hint = suggestion(column, there, 3)
             raise FinepruneError(f"{where}: no column {column!r}; {hint}it has {listing(there)}")
         if there.count(column) > 1:
             raise FinepruneError(

@@ -297,7 +297,7 @@ def test_positions_lead_back_to_the_answer(context, question, span, max_length, 
 def test_every_answer_of_squad_is_in_a_window(realdata):
     from transformers import AutoTokenizer
 
-    from fineprune.tasks.modeling import minilm_folder
+    from fineprune.checkpoint.model_folder import minilm_folder
 
     read = read_file(realdata / "squad" / "train-v1.1.json")
     few = Questions(*(column[::5] for column in (read.ids, read.questions, read.contexts, read.answers)))

@@ -52,7 +52,7 @@ def test_logits_of_the_true_answers_score_nearly_one(realdata):
     """
     from transformers import AutoTokenizer
 
-    from fineprune.tasks.modeling import minilm_folder
+    from fineprune.checkpoint.model_folder import minilm_folder
 
     read = read_file(realdata / "squad" / "dev-v1.1.json")
     windows = make_windows(read, AutoTokenizer.from_pretrained(minilm_folder()), 384)

@@ -3,8 +3,8 @@ import torch
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.modeling import build_model
-from fineprune.tasks.text.prediction import Prediction, predict
-from fineprune.tasks.text.task import ClassificationData, Examples, encode
+from fineprune.tasks.text.data import ClassificationData, Examples, encode
+from fineprune.tasks.text.prediction import predict, text_lines
 
 TEXTS = ["good", "bad bad bad bad film", "", "very good film", "film", "very very bad a b"]
 
@@ -119,5 +119,10 @@ def test_bad_arguments(pretrained, arguments, message):
         predict(model, tokenizer, **arguments)
 
 
-def test_a_prediction_is_a_label_and_a_score():
-    assert Prediction("pos", 0.5) == Prediction(label="pos", score=0.5)
+def test_lines_have_the_label_the_score_and_the_texts():
+    rows = [
+        {"text": "good", "label": "pos", "score": 0.5},
+        {"text": "bad", "label": None, "score": 2.0},
+        {"text": "a", "label": "neg", "score": 0.25, "pair": "b"},
+    ]
+    assert list(text_lines(rows)) == ["pos\t0.5000\tgood", "2.0000\tbad", "neg\t0.2500\ta\tb"]

@@ -39,7 +39,7 @@ def bench(
 def _keep(done: "Bench", say: bool) -> None:
     """Leave what was measured in the folder of the run, for `inspect` and the report."""
     from fineprune._files import write_json
-    from fineprune.training.run.results import BENCH
+    from fineprune.inference.bench import BENCH
 
     path = done.folder / BENCH
     try:

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fineprune._messages import one_line
-from fineprune.checkpoint.model_folder import model_place
+from fineprune._transformers_output import quiet
+from fineprune.checkpoint.loading import OpenedModel, open_model
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench import resident_memory
 from fineprune.inference.bench.peers import PEERS, Job, Run, missing
 from fineprune.inference.bench.resident_memory import Loading
 from fineprune.inference.bench.timing import Timing, compare, interleave, machine
 from fineprune.pruning.summary import summary
-from fineprune.training.run.convert import open_folder
-from fineprune.training.run.train import quiet
 from fineprune_runtime import dtypes
 
 BASE = next(iter(PEERS))
@@ -99,13 +98,14 @@ def bench_folder(
     for what, value in (("batch", batch), ("length", length), ("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
-    place = model_place(Path(folder))
     threads = threads or torch.get_num_threads()
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
-        models: dict[str | None, Any] = {None: open_folder(Path(folder))[0].float().eval()}
+        opened: dict[str | None, OpenedModel] = {None: open_model(folder)}
+        if against is not None:
+            opened[against] = _other(against, type(opened[None].model))
+        models: dict[str | None, Any] = {name: each.model.float().eval() for name, each in opened.items()}
         inputs = example(models[None], batch, length)
         if against is not None:
-            models[against] = _other(against, type(models[None]))
             example(models[against], batch, length)
         built = {}
         for number, (name, model) in enumerate(models.items()):
@@ -120,11 +120,12 @@ def bench_folder(
             rows.append(Row(peer, name, timing, error, not error <= PEERS[peer].tolerance))  # nan is wrong
         density = summary(models[None]).density
         kind = type(models[None]).__name__
-    loadings, skipped = _load(place, against, kind, inputs["input_ids"], threads)
+    places = {name: each.place for name, each in opened.items()}
+    loadings, skipped = _load(places, kind, inputs["input_ids"], threads)
     return Bench(
         folder=Path(folder),
         density=density,
-        file_bytes=sum(file.stat().st_size for file in place.glob("*.safetensors")),
+        file_bytes=sum(file.stat().st_size for file in Path(opened[None].place).glob("*.safetensors")),
         batch=batch,
         length=length,
         rounds=rounds,
@@ -203,20 +204,17 @@ def _build(job: Job, model: str | None) -> _Built:
 
 
 def _load(
-    place: Path, against: str | None, kind: str, ids: Tensor, threads: int
+    places: dict[str | None, Path | str], kind: str, ids: Tensor, threads: int
 ) -> tuple[list[Loading], list[Left]]:
-    """Every way of loading the model, and the other one in torch."""
+    """Measure every way of loading the model, and the other one in torch."""
     ways = [resident_memory.DENSE]
     ways += [f"{way} {dtype}" for way in ("accelerate", "runtime") for dtype in dtypes()]
-    asked = [(way, place) for way in ways]
-    if against is not None:
-        asked.append(
-            (resident_memory.DENSE, model_place(Path(against)) if Path(against).is_dir() else Path(against))
-        )
+    asked: list[tuple[str, str | None]] = [(way, None) for way in ways]
+    asked += [(resident_memory.DENSE, name) for name in places if name is not None]
     done, skipped = [], []
-    for way, source in asked:
-        named = f"{way} ({against})" if source is not place else way
-        request = resident_memory.Request(way, str(source), kind, ids.tolist(), threads)
+    for way, name in asked:
+        named = way if name is None else f"{way} ({name})"
+        request = resident_memory.Request(way, str(places[name]), kind, ids.tolist(), threads)
         try:
             done.append(resident_memory.measure(request)._replace(way=named))
         except FinepruneError as error:
@@ -224,17 +222,12 @@ def _load(
     return done, skipped
 
 
-def _other(name: str, kind: Any) -> Any:
-    """The model of a folder, or of the hub, to hold the first one against."""
-    if Path(name).is_dir():
-        return open_folder(Path(name))[0].float().eval()
+def _other(name: str, kind: Any) -> OpenedModel:
+    """Open the model to compare with: of a folder, or of the hub, there with the head of `kind`."""
     try:
-        with quiet():
-            return kind.from_pretrained(name, dtype=torch.float32).eval()
-    except Exception as error:  # by what the network and the files are
-        raise FinepruneError(
-            f"--against {name}: no such folder, and not to be had from the hub ({one_line(error)})"
-        ) from error
+        return open_model(name, hub=True, hub_class=kind)
+    except FinepruneError as error:
+        raise FinepruneError(f"--against {error}") from error
 
 
 def _limit(model: nn.Module) -> int:

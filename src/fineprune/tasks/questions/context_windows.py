@@ -1,4 +1,4 @@
-"""From questions to windows: what a model reads of a context at a time, and where the answer is in it.
+"""From questions to windows: the stretches of a context that a model reads, with the place of the answer.
 
 A context that is too long for the model is read in windows that overlap by the document stride
 (Devlin et al., 2019, for SQuAD): each is the question with a stretch of the context, and each has the
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK, _LETTERS = 500, 2_000_000  # questions, and characters, that are in memory as Python's lists at a time
-_MANY = 10_000  # questions from which on it pays to start processes
+_CHUNK, _LETTERS = 500, 2_000_000  # questions, and characters, in memory as Python's lists at a time
+_MANY = 10_000  # questions for which starting processes pays
 _NOT_FOR_MODELS = ("question", "cls", "starts", "ends")
 
 _log = logging.getLogger("fineprune")
 
 
 @dataclass(frozen=True)
-class Windows:
-    """The windows of all questions, those of a question together and in the order of its context.
-
-    `table` has the model's inputs and `start_positions`, `end_positions`, counted in tokens, and for
-    reading answers off: `question` (its row), `cls` (the position of [CLS]), and for each token
-    `starts` and `ends`, its characters in the context, -1 for a token that is not of the context.
-    """
+class ContextWindows:
+    """The windows of all questions, those of a question together and in the order of its context."""
 
     table: "pyarrow.Table"
+    """A row for each window: the model's inputs; `start_positions` and `end_positions` in tokens; for reading
+    answers off `question` (its row), `cls` (the position of [CLS]), and for each token `starts` and `ends`,
+    its characters in the context, -1 for a token outside the context.
+    """
+
     cut: int
     """Questions that were too long and were cut."""
 
@@ -48,7 +48,7 @@ class Windows:
         return int(self.table.num_rows)
 
     def warn(self, limit: int) -> None:
-        """Tell what was lost; a question may have `limit` tokens."""
+        """Log what was lost; a question may have `limit` tokens."""
         if self.cut:
             _log.warning("%d questions are longer than %d tokens and were cut", self.cut, limit)
         if self.lost:
@@ -56,23 +56,23 @@ class Windows:
             _log.warning(text, self.lost)
 
     def rows(self) -> "Dataset":
-        """What a model is trained on, in the same order: its inputs and the two positions."""
+        """Return the rows for training, in the same order: the model's inputs and the two positions."""
         from datasets import Dataset
 
         return Dataset(self.table.drop_columns(_NOT_FOR_MODELS))
 
     def column(self, name: str) -> Any:
-        """A column of numbers."""
+        """Return a number for each window, (windows,)."""
         return self.table.column(name).to_numpy()
 
     def lengths(self) -> Any:
-        """Tokens of each window."""
+        """Return the tokens of each window, (windows,)."""
         import pyarrow.compute  # type: ignore[import-untyped]
 
         return pyarrow.compute.list_value_length(self.table.column("starts")).to_numpy()
 
     def tokens(self, name: str) -> Any:
-        """A column of numbers for each token, all windows one after the other (see `lengths`)."""
+        """Return a number for each token, all windows one after the other (see `lengths`)."""
         import numpy as np
 
         chunks = self.table.column(name).chunks
@@ -81,7 +81,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class RightPadding:
-    """Makes a batch of windows, padded on the right whatever the tokenizer's own side is.
+    """Make a batch of windows, padded on the right whatever the tokenizer's own side is.
 
     The positions of answers count from the left, so padding there would shift them.
     """
@@ -89,7 +89,7 @@ class RightPadding:
     tokenizer: "PreTrainedTokenizerBase"
 
     def __call__(self, rows: list[Any]) -> Any:
-        """The padded batch."""
+        """Return the padded batch."""
         from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
         return pad_without_fast_tokenizer_warning(
@@ -99,16 +99,24 @@ class RightPadding:
 
 def make_windows(
     read: Questions, tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | None = None
-) -> Windows:
+) -> ContextWindows:
     """Tokenize questions with their contexts into windows of at most `max_length` tokens.
 
-    `stride`: tokens by which neighboring windows overlap; None: 128, or a third of `max_length`
-    where that is less. The question comes first, or the context for tokenizers that pad on the left,
-    as XLNet's does. Only the context is spread over windows; a question that would leave it too
-    little room is cut. A window holds the answer if all its tokens are in it, of several answers the first.
+    The question comes first, or the context for tokenizers that pad on the left, as XLNet's does. Only the
+    context is spread over windows; a question that would leave it too little room is cut. A window holds
+    the answer if all its tokens are in it; if there are several answers, the first one. Many questions are
+    shared out to as many processes as torch has threads.
 
-    Many questions are shared out to as many processes as torch has threads. Raises `FinepruneError` for a
-    tokenizer that does not know the places of its tokens, and where `max_length` is too short for `stride`.
+    Args:
+        read: the questions.
+        tokenizer: a fast one.
+        max_length: tokens of a window.
+        stride: tokens by which neighboring windows overlap; None: 128, or a third of `max_length` where
+            that is less.
+
+    Raises:
+        FinepruneError: a tokenizer that does not know the places of its tokens, or a `max_length` that is
+            too short for `stride`.
     """
     require("recipes", "question answering")
     import pyarrow
@@ -118,7 +126,7 @@ def make_windows(
     limit, stride = limits(tokenizer, max_length, stride)
     questions, cut = _shortened(read.questions, tokenizer, limit)
     jobs = torch.get_num_threads() if len(read) >= _MANY else 1
-    made = Parallel(jobs, backend="loky")(
+    parts = Parallel(jobs, backend="loky")(
         delayed(_table)(
             questions[part],
             read.contexts[part],
@@ -130,13 +138,15 @@ def make_windows(
         )
         for part in _parts(read.contexts)
     )
-    windows = Windows(pyarrow.concat_tables([table for table, _ in made]), cut, sum(lost for _, lost in made))
+    windows = ContextWindows(
+        pyarrow.concat_tables([table for table, _ in parts]), cut, sum(lost for _, lost in parts)
+    )
     windows.warn(limit)
     return windows
 
 
 def _parts(contexts: Sequence[str]) -> list[slice]:
-    """The rows that are made into windows at a time."""
+    """Return the rows that are made into windows at a time."""
     starts, letters = [0], 0
     for row, context in enumerate(contexts):
         if row > starts[-1] and (row == starts[-1] + _CHUNK or letters + len(context) > _LETTERS):
@@ -147,7 +157,7 @@ def _parts(contexts: Sequence[str]) -> list[slice]:
 
 
 def limits(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | None) -> tuple[int, int]:
-    """The tokens that a question may have, and the stride; raises as `make_windows` does."""
+    """Return the tokens that a question may have, and the stride; raise as `make_windows` does."""
     if not tokenizer.is_fast:
         raise FinepruneError(
             f"{tokenizer.name_or_path}: the tokenizer ({type(tokenizer).__name__}) does not know the places "
@@ -166,7 +176,7 @@ def limits(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride: int | 
 def _shortened(
     questions: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limit: int
 ) -> tuple[list[str], int]:
-    """The questions cut to `limit` tokens, and how many were."""
+    """Return the questions cut to `limit` tokens, and the number of those that were longer."""
     short: list[str] = []
     cut = 0
     for begin in range(0, len(questions), _CHUNK):
@@ -192,7 +202,7 @@ def _table(
     max_length: int,
     stride: int,
 ) -> "tuple[pyarrow.Table, int]":
-    """Some windows, the first question being row `first`; and the number of answers not found."""
+    """Return some windows, the first question being row `first`; and the number of answers not found."""
     import numpy as np
     import pyarrow
 
@@ -240,7 +250,7 @@ def _table(
 def _positions(
     places: Any, ends: Any, question: Any, answers: list[list[Span]], anchor: Any
 ) -> tuple[Any, int]:
-    """First and last token of the answer in each window; and how many answers no window holds whole."""
+    """Return the first and last token of the answer in each window; and the number of answers split up."""
     import numpy as np
 
     positions = np.stack([anchor, anchor], axis=1)
@@ -269,7 +279,7 @@ def _positions(
 
 
 def _ragged(values: Any, ends: Any) -> Any:
-    """Values of all windows as a list for each."""
+    """Return values of all windows as a list for each."""
     import numpy as np
     import pyarrow
 

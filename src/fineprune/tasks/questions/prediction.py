@@ -1,19 +1,22 @@
-"""From a trained model to answers out of contexts."""
+"""From a trained model to answers in contexts."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.pruning.probe import evaluating
-from fineprune.tasks.questions.context_windows import RightPadding, make_windows
+from fineprune.tasks.batches import Asked, check_texts, fitting, longest_first
+from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding, make_windows
+from fineprune.tasks.questions.data import UNANSWERABLE
 from fineprune.tasks.questions.spans import Answer, AnswerRules, best_answers, best_spans
 from fineprune.tasks.questions.squad import Questions
-from fineprune.tasks.questions.task import UNANSWERABLE
-from fineprune.tasks.text.prediction import check_texts, fitting
+from fineprune.tasks.questions.task import QuestionAnsweringConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_USUAL_RULES = AnswerRules()
 
 
 def answer(
@@ -21,42 +24,83 @@ def answer(
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
     contexts: Sequence[str],
+    rules: AnswerRules = _USUAL_RULES,
     *,
-    unanswerable: bool | None = None,
     max_length: int = 384,
-    stride: int | None = None,
-    n_best: int = 20,
-    max_answer_length: int = 30,
     batch_size: int = 32,
 ) -> list[Answer]:
-    """The best answer to each question out of the context at the same place, in the order given.
+    """Return the best answer to each question in the context at the same place, in the order given.
 
-    `unanswerable`: the answer may be that there is none, Answer("", …); for models trained on such
-    questions, and by default for those that say so in their config. `max_length` is at most what
-    model and tokenizer take; a longer context is read in windows that overlap by `stride` tokens. A
-    context in which nothing can be the answer gives Answer("", 0.0, 0, 0). Runs on the model's device,
-    in evaluation mode; each module's training mode is as before afterwards. Raises `FinepruneError` for
-    texts that are none, lists of different length, and a model without the two outputs.
+    The model runs on its device, in evaluation mode; each module's training mode is as before afterwards.
+
+    Args:
+        model: with the head of question answering.
+        tokenizer: a fast one.
+        questions: their texts.
+        contexts: one for each question. Long ones are read in windows that overlap by `rules.stride` tokens.
+        rules: which spans may be answers. `unanswerable=None` is what the model's config says.
+        max_length: tokens of a window, or what model and tokenizer take if that is less.
+        batch_size: windows in one batch.
+
+    Returns:
+        Answer("", …) for "no answer"; Answer("", 0.0, 0, 0) for a context in which nothing can be the answer.
+
+    Raises:
+        FinepruneError: a text that is not a string, lists of different length, or a model without the two
+            outputs.
     """
-    import numpy as np
-    import torch
-
     check_texts(questions, contexts, batch_size)
     if not questions:
         return []
     ensure_padding(model, tokenizer)
-    longest = fitting(max_length, model, tokenizer)
+    if rules.unanswerable is None:
+        rules = replace(rules, unanswerable=bool(getattr(model.config, UNANSWERABLE, False)))
     names = [str(row) for row in range(len(questions))]
-    read = Questions(names, list(questions), list(contexts), [[] for _ in names])
-    windows = make_windows(read, tokenizer, longest, stride)
+    asked = Questions(names, list(questions), list(contexts), [[] for _ in names])
+    windows = make_windows(asked, tokenizer, fitting(max_length, model, tokenizer), rules.stride)
+    starts, ends = _logits(model, windows, RightPadding(tokenizer), batch_size)
+    spans = best_spans(windows, starts, ends, rules)
+    return [candidates[0] for candidates in best_answers(spans, asked.contexts)]
+
+
+def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:
+    """Return the answers as objects for JSON, chosen by the rules of the recipe where there is one."""
+    if not asked.pairs:
+        raise FinepruneError('predict: the model answers questions; give the context of each as --pair "…"')
+    rules = asked.task.rules() if isinstance(asked.task, QuestionAnsweringConfig) else _USUAL_RULES
+    answers = answer(model, tokenizer, asked.texts, asked.pairs, rules, **asked.reading())
+    return [
+        {
+            "text": question,
+            "answer": best.text,
+            "score": best.score,
+            "start": best.start,
+            "end": best.end,
+            "pair": context,
+        }
+        for question, context, best in zip(asked.texts, asked.pairs, answers, strict=True)
+    ]
+
+
+def text_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each row: the answer, its score and the question."""
+    for row in rows:
+        best = " ".join(row["answer"].split()) or "(no answer)"
+        yield f"{best}\t{row['score']:.4f}\t{row['text']}"
+
+
+def _logits(model: Any, windows: ContextWindows, collate: RightPadding, batch_size: int) -> Any:
+    """Return the logits of starts and ends, (2, windows, tokens of the longest window); 0 in padding."""
+    import numpy as np
+    import torch
+
+    from fineprune.pruning.probe import evaluating
+
     rows = windows.rows().remove_columns(["start_positions", "end_positions"])
     lengths = windows.lengths()
-    order = np.argsort(-lengths, kind="stable").tolist()
-    collate = RightPadding(tokenizer)
     logits = np.zeros((2, len(windows), int(lengths.max())), dtype=np.float32)
     with evaluating(model), torch.inference_mode():
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin : begin + batch_size]
+        for batch in longest_first(lengths.tolist(), batch_size):
             output = model(**collate(list(rows.select(batch))).to(model.device))
             if "start_logits" not in output:
                 raise FinepruneError(
@@ -65,8 +109,4 @@ def answer(
                 )
             for values, given in zip(logits, (output.start_logits, output.end_logits), strict=True):
                 values[batch, : given.shape[1]] = given.float().cpu().numpy()
-    if unanswerable is None:
-        unanswerable = bool(getattr(model.config, UNANSWERABLE, False))
-    rules = AnswerRules(unanswerable, n_best=n_best, max_answer_length=max_answer_length)
-    spans = best_spans(windows, logits[0], logits[1], rules)
-    return [known[0] for known in best_answers(spans, read.contexts)]
+    return logits

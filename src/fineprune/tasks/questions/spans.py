@@ -11,13 +11,13 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
 if TYPE_CHECKING:
-    from fineprune.tasks.questions.context_windows import Windows
+    from fineprune.tasks.questions.context_windows import ContextWindows
 
 __all__ = ["Answer", "AnswerRules", "Spans", "best_answers", "best_spans", "best_texts", "score_texts"]
 
 
-def best_spans(windows: "Windows", starts: Any, ends: Any, rules: AnswerRules | None = None) -> Spans:
-    """As `fineprune_runtime.answers.best_spans`; raises `FinepruneError` where the model diverged."""
+def best_spans(windows: "ContextWindows", starts: Any, ends: Any, rules: AnswerRules | None = None) -> Spans:
+    """Call `fineprune_runtime.answers.best_spans`; raise `FinepruneError` if the model diverged."""
     try:
         return answers.best_spans(windows, starts, ends, rules or AnswerRules())
     except EngineError as error:
@@ -25,9 +25,9 @@ def best_spans(windows: "Windows", starts: Any, ends: Any, rules: AnswerRules | 
 
 
 def score_texts(texts: list[str], read: Questions) -> dict[str, float]:
-    """`exact_match` and `f1` of the predicted texts, as fractions, by torchmetrics.
+    """Return `exact_match` and `f1` of the predicted texts, as fractions, by torchmetrics.
 
-    Of several true answers the best match counts. Where there is none, "" is right.
+    If a question has several true answers, the best match counts. If it has none, "" is right.
     """
     require("recipes", "scoring")
     from torchmetrics.functional.text import squad

@@ -1,4 +1,4 @@
-"""Questions with a context and the places of their answers, from SQuAD's files, tables and the hub.
+"""Read questions with a context and the places of their answers from SQuAD's files, tables and the hub.
 
 The official files nest articles, paragraphs and questions (`data`, `paragraphs`, `qas`; Rajpurkar et
 al., 2016 and 2018). Tables and hub data sets have a row a question, with the same names.
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._messages import one_line
+from fineprune._text_files import find_file, read_text
 from fineprune.errors import FinepruneError
-from fineprune.tasks.tables import decode, find_file, hub_name, read_hub, read_table
+from fineprune.tasks.tables import hub_name, read_hub, read_table
 
 COLUMNS = ("id", "question", "context", "answers")
 
@@ -29,7 +30,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Questions:
-    """Rows of the task, all lists of one length; no `answers`: the context does not hold one."""
+    """Rows of the task, all lists of one length; empty `answers`: the context does not hold one."""
 
     ids: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
@@ -43,13 +44,16 @@ class Questions:
 def read_file(path: str | Path, unanswerable: bool = False, mismatched: str = "stop") -> Questions:
     """Read an official SQuAD file (`.json`), or rows `id, question, context, answers` (JSONL, Parquet).
 
-    `unanswerable`: questions without answers are allowed, as in SQuAD v2. `mismatched`: what becomes
-    of an answer that does not stand in the context at its place: "stop" raises, "skip" leaves it out,
-    and a question that loses its last answer with it; how many is logged once.
+    Args:
+        path: the file.
+        unanswerable: allow questions without answers, as in SQuAD v2.
+        mismatched: for an answer that differs from the context at its place: "stop" raises, "skip" drops
+            it, and a question that loses its last answer with it; the numbers are logged once.
 
-    Raises `FinepruneError` with the file and the question's id when a text or an answer is missing or
-    wrong, when an id occurs twice, and when the file is not there, not JSON, nested in another way, or
-    has no questions.
+    Raises:
+        FinepruneError: with the file and the question's id: a text or an answer is missing or wrong, an id
+            occurs twice; or the file does not exist, is not JSON, is nested in another way, or has no
+            questions.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() == ".json":
@@ -65,16 +69,16 @@ def read_file(path: str | Path, unanswerable: bool = False, mismatched: str = "s
 
 
 def read_split(
-    name: str, subset: str | None, split: str, unanswerable: bool = False, mismatched: str = "stop"
+    place: tuple[str, str | None, str], unanswerable: bool = False, mismatched: str = "stop"
 ) -> Questions:
-    """The same from a data set on the hub, such as `squad` or `squad_v2`."""
-    where = hub_name(name, subset, split)
-    table, _ = read_hub(name, subset, split, COLUMNS)
+    """Read the same from the hub: `place` is the data set's name (`squad_v2`), its subset and the split."""
+    where = hub_name(*place)
+    table, _ = read_hub(*place, COLUMNS)
     return _checked(where, _flat(where, table), unanswerable, mismatched)
 
 
 def _flat(where: str, table: dict[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with its place, for messages."""
+    """Yield each row with its place, for messages."""
     for number, cells in enumerate(zip(*table.values(), strict=True), start=1):
         yield f"{where}, row {number}", dict(zip(table, cells, strict=True))
 
@@ -91,7 +95,7 @@ def _nested(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parse(path: Path) -> Any:
-    text = decode(find_file(path))
+    text = read_text(find_file(path))
     if not text.strip():
         raise FinepruneError(f"{path}: the file is empty")
     try:
@@ -101,7 +105,7 @@ def _parse(path: Path) -> Any:
 
 
 def _items(path: Path, value: Any, key: str, place: str) -> list[Any]:
-    """The list `value[key]`."""
+    """Return the list `value[key]`."""
     here = place or "the file"
     if not isinstance(value, dict):
         raise _wrongly_nested(path, f"{here} holds {_short(value)}, not an object")
@@ -136,22 +140,22 @@ def _checked(
             raise FinepruneError(
                 f"{at}: has no answers; set task.unanswerable: true if questions may have none"
             )
-        standing = [span for span in given if _stands(at, span, context, mismatched)]
-        skipped += len(given) - len(standing)
-        if given and not standing:
+        found = [span for span in given if _is_at_its_place(at, span, context, mismatched)]
+        skipped += len(given) - len(found)
+        if given and not found:
             lost += 1
             continue
         read.ids.append(name)
         read.questions.append(question)
         read.contexts.append(context)
-        read.answers.append(standing)
+        read.answers.append(found)
     if not known:
         raise FinepruneError(f"{where}: has no questions")
     if not len(read):
-        raise FinepruneError(f"{where}: no question is left, every answer stands elsewhere in its context")
+        raise FinepruneError(f"{where}: no question remains, since every answer is elsewhere in its context")
     if skipped:
         _log.warning(
-            "%s: %d answers do not stand in their contexts and were skipped, and %d questions with them",
+            "%s: %d answers are not at their places and were skipped, and %d questions with them",
             where,
             skipped,
             lost,
@@ -173,7 +177,7 @@ def _text(at: str, row: dict[str, Any], key: str) -> str:
 
 
 def _answers(at: str, value: Any) -> list[Span]:
-    """From a list of objects (the files), or an object of lists (tables and the hub)."""
+    """Return the answers of a list of objects (the files), or of an object of lists (tables and the hub)."""
     form = "expected text and answer_start of each"
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
@@ -192,8 +196,8 @@ def _answers(at: str, value: Any) -> list[Span]:
     return [Span(text, start) for text, start in pairs]
 
 
-def _stands(at: str, span: Span, context: str, mismatched: str) -> bool:
-    """Whether the answer is the context's text at its place; where not, raise or say so."""
+def _is_at_its_place(at: str, span: Span, context: str, mismatched: str) -> bool:
+    """Return whether the answer is the context's text at its place; raise if it must be."""
     there = context[span.start : span.start + len(span.text)] if span.start >= 0 else ""
     if there == span.text:
         return True

@@ -1,12 +1,14 @@
 """From a trained tagger to the entities of plain text."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
-from fineprune.pruning.probe import evaluating
-from fineprune.tasks.text.prediction import check_texts, fitting
-from fineprune.tasks.tokens.word_windows import windows
+from fineprune.errors import FinepruneError
+from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first
+from fineprune.tasks.model_config import labels_of
+from fineprune.tasks.tokens.word_windows import tokenize_words
 from fineprune_runtime.entities import are_entities, entities, word_spans
 from fineprune_runtime.results import Entity
 
@@ -21,39 +23,74 @@ def predict_entities(
     batch_size: int = 32,
     max_length: int = 128,
 ) -> list[list[Entity]]:
-    """The entities of each text, in the order given; words are what stands between white space.
+    """Return the entities of each text, in the order given; words are separated by white space.
 
     A word's tag is that of its first token. Tags become entities as seqeval reads them; where the
     tags are not of entities (parts of speech), each word is one. Long texts are read in pieces of
-    `max_length` tokens, or of what the model takes if that is less. Raises `FinepruneError` as
-    `prediction.predict` does.
-    """
-    import torch
-    from transformers import DataCollatorWithPadding
+    `max_length` tokens, or of the tokens that the model takes if that is less.
 
+    Raises:
+        FinepruneError: as `text.prediction.predict`.
+    """
     check_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
     words = [word_spans(text) for text in texts]
-    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    found: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # of each word, its tag and probability
+    tags: list[dict[int, tuple[str, float]]] = [{} for _ in texts]
     if texts:
         starts = [[start for start, _ in spans] for spans in words]
-        columns, places = windows(texts, starts, tokenizer, fitting(max_length, model, tokenizer))
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
-        collate = DataCollatorWithPadding(tokenizer)
-        with evaluating(model), torch.inference_mode():
-            for begin in range(0, len(order), batch_size):
-                batch = order[begin : begin + batch_size]
-                inputs = collate([rows[index] for index in batch]).to(model.device)
-                scores, ids = model(**inputs).logits.float().cpu().softmax(dim=-1).max(dim=-1)
-                for index, row_ids, row_scores in zip(batch, ids.tolist(), scores.tolist(), strict=True):
-                    source, begun = places[index]
-                    for at, word in enumerate(begun):
-                        if word is not None:
-                            found[source][word] = (known[row_ids[at]], row_scores[at])
-    plain = not are_entities(known)
+        columns, places = tokenize_words(texts, starts, tokenizer, fitting(max_length, model, tokenizer))
+        for index, row_tags in _tags_of_tokens(model, tokenizer, as_rows(columns), batch_size):
+            source, begun = places[index]
+            for word, tag in zip(begun, row_tags, strict=False):  # behind the row's end is padding
+                if word is not None:
+                    tags[source][word] = tag
+    plain = not are_entities(labels_of(model))
     return [
-        list(entities(text, spans, tags, plain))
-        for text, spans, tags in zip(texts, words, found, strict=True)
+        list(entities(text, spans, word_tags, plain))
+        for text, spans, word_tags in zip(texts, words, tags, strict=True)
     ]
+
+
+def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:
+    """Return the entities of each text as objects for JSON."""
+    if asked.pairs:
+        raise FinepruneError(
+            "predict: this model finds entities, in single texts; leave the second texts out"
+        )
+    predictions = predict_entities(model, tokenizer, asked.texts, **asked.reading())
+    return [
+        {"text": text, "entities": [asdict(entity) for entity in found]}
+        for text, found in zip(asked.texts, predictions, strict=True)
+    ]
+
+
+def text_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each entity, and a blank line between texts."""
+    for index, row in enumerate(rows):
+        if index:
+            yield ""
+        for entity in row["entities"]:
+            place = f"{entity['start']}-{entity['end']}"
+            yield f"{entity['label']}\t{entity['score']:.4f}\t{place}\t{entity['text']}"
+
+
+def _tags_of_tokens(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], batch_size: int
+) -> list[tuple[int, list[tuple[str, float]]]]:
+    """Return the index of each row, and the best tag of each of its tokens with its probability."""
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from fineprune.pruning.probe import evaluating
+
+    labels = labels_of(model)
+    collate = DataCollatorWithPadding(tokenizer)
+    tags = []
+    with evaluating(model), torch.inference_mode():
+        for batch in longest_first([len(row["input_ids"]) for row in rows], batch_size):
+            inputs = collate([rows[index] for index in batch]).to(model.device)
+            scores, ids = model(**inputs).logits.float().cpu().softmax(dim=-1).max(dim=-1)
+            for index, row_ids, row_scores in zip(batch, ids.tolist(), scores.tolist(), strict=True):
+                names = [labels[number] for number in row_ids]
+                tags.append((index, list(zip(names, row_scores, strict=True))))
+    return tags

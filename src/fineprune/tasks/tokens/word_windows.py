@@ -1,7 +1,7 @@
-"""Words as tokens: where each word begins, and a text that is too long as several rows.
+"""Words as tokens: the token that begins each word, and long texts as several rows.
 
 The words are joined and tokenized as running text, as the model was trained: tokenizers that see a
-space as part of the word after it (RoBERTa's) split words that stand alone otherwise.
+space as part of the word after it (RoBERTa's) split isolated words otherwise.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,9 @@ from fineprune_runtime.entities import begun_words
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OURS = ("offset_mapping", "overflow_to_sample_mapping")
-
 
 def join(words: Sequence[str]) -> tuple[str, list[int]]:
-    """The words with a space between them, and where each begins."""
+    """Return the words with a space between them, and the character at which each begins."""
     starts, at = [], 0
     for word in words:
         starts.append(at)
@@ -25,7 +23,7 @@ def join(words: Sequence[str]) -> tuple[str, list[int]]:
     return " ".join(words), starts
 
 
-def windows(
+def tokenize_words(
     texts: Sequence[str],
     starts: Sequence[Sequence[int]],
     tokenizer: "PreTrainedTokenizerBase",
@@ -33,15 +31,19 @@ def windows(
 ) -> tuple[dict[str, list[list[int]]], list[tuple[int, list[int | None]]]]:
     """Tokenize texts whose words begin at `starts`, in rows of at most `max_length` tokens.
 
-    Returns the tokenizer's columns and, for each row, the number of its text and for each token
-    the number of the word that it begins; None where it begins none.
+    Returns:
+        The tokenizer's columns; and for each row, the number of its text and for each token the number of
+        the word that it begins, None where it begins none.
+
+    Raises:
+        FinepruneError: a tokenizer that does not know the places of its tokens.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise FinepruneError(
             f"{tokenizer.name_or_path}: this tokenizer does not say where in the text a token is; "
             "token classification needs a fast one"
         )
-    encoded: dict[str, Any] = dict(
+    columns: dict[str, Any] = dict(
         tokenizer(
             list(texts),
             truncation=True,
@@ -51,5 +53,5 @@ def windows(
             return_offsets_mapping=True,
         )
     )
-    offsets, sources = (encoded.pop(name) for name in _OURS)
-    return encoded, begun_words(texts, starts, sources, offsets)
+    offsets, sources = columns.pop("offset_mapping"), columns.pop("overflow_to_sample_mapping")
+    return columns, begun_words(texts, starts, sources, offsets)

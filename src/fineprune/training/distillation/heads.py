@@ -5,33 +5,24 @@ regression or the score of a cross-encoder), (rows, positions, classes) for toke
 vocabulary) for next tokens, and (rows, positions, 2) for spans, the logits of start and end side by side.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
+from fineprune.tasks.kinds import Head, kind_of
 
-Head = Literal["texts", "values", "tokens", "spans", "next_tokens"]
-
-_HEADS: dict[str, Head] = {
-    "ForSequenceClassification": "texts",
-    "ForTokenClassification": "tokens",
-    "ForQuestionAnswering": "spans",
-    "ForCausalLM": "next_tokens",
-    "LMHeadModel": "next_tokens",
-}
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")  # no recipe trains them, a host may
 
 
 def head_of(model: nn.Module) -> Head | None:
-    """Return the kind of a transformers model, by the name of its class or of one that it inherits from."""
-    for kind in type(model).__mro__:
-        for ending, head in _HEADS.items():
-            if kind.__name__.endswith(ending):
-                config = getattr(model, "config", None)
-                single = head == "texts" and getattr(config, "num_labels", None) == 1
-                return "values" if single else head
-    return None
+    """Return the form of a transformers model's answers, by its class or one that it inherits from."""
+    kind = kind_of(model)
+    if kind is not None:
+        return kind.head(getattr(model, "config", None))
+    named = any(base.__name__.endswith(_LANGUAGE_MODELS) for base in type(model).__mro__)
+    return "next_tokens" if named else None
 
 
 def head_module(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ computed in float32.
 from torch import Tensor
 from torch.nn import functional
 
-from fineprune.training.distillation.heads import Head
+from fineprune.tasks.kinds import Head
 
 IGNORED = -100
 """The label of tokens that no loss counts."""

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers.utils.generic import find_labels
 
-from fineprune._messages import one_line
-from fineprune.checkpoint.loading import load
-from fineprune.checkpoint.model_folder import model_place
+from fineprune.checkpoint.loading import open_model
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
-from fineprune.tasks.modeling import longest_input
-from fineprune.training.distillation.heads import Head, answers, head_of
+from fineprune.tasks.kinds import Head
+from fineprune.tasks.model_config import longest_input
+from fineprune.training.distillation.heads import answers, head_of
 from fineprune.training.distillation.losses import distillation_loss
 from fineprune.training.distillation.passes import Pass
 
@@ -104,44 +102,19 @@ def known_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_teacher(source: str | Path) -> tuple[Any, Any]:
-    """Return the model, and the tokenizer if there is one, of a run or model folder, or of a hub name.
+    """Open the float32 model of a run or model folder, or of a name on the hub.
 
-    Raises `FinepruneError` where there is no such model. The random generator keeps its state.
+    Returns:
+        The model and its tokenizer, None where it has none. The state of the random generator stays.
+
+    Raises:
+        FinepruneError: there is no such model.
     """
-    place = Path(source).expanduser()
-    local = place.is_dir()
-    name = str(source)
-    if not local and (
-        place.exists() or place.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    ):
-        what = "is a file" if place.exists() else "no such folder"
-        raise FinepruneError(
-            f"teacher {name}: {what}; name a run folder, a model folder or a model on the hub"
-        )
-    with torch.random.fork_rng(devices=[]):
-        if local:
-            place = model_place(place)
-            model: Any = load(place)
-        else:
-            model = _from_hub(name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            place if local else name, local_files_only=local, trust_remote_code=False
-        )
-    except Exception:  # whatever transformers raises: only a part of the check needs it
-        tokenizer = None
-    return model.float(), tokenizer
-
-
-def _from_hub(name: str) -> Any:
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        (kind,) = config.architectures or ["AutoModel"]
-        return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
-        raise FinepruneError(
-            f"teacher {name}: cannot be loaded (no such folder, so from the hub): {one_line(error)}"
-        ) from error
+        opened = open_model(source, hub=True)
+    except FinepruneError as error:
+        raise FinepruneError(f"teacher {error}") from error
+    return opened.model.float(), opened.tokenizer
 
 
 def check_fit(

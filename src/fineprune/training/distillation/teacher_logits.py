@@ -23,7 +23,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from fineprune._files import staged_file
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
-from fineprune.training.distillation.heads import Head
+from fineprune.tasks.kinds import Head
 from fineprune.training.distillation.row_lengths import lengths_of
 
 _log = logging.getLogger("fineprune")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from fineprune._files import staged
 from fineprune._messages import one_line
-from fineprune.checkpoint import legacy_import, vocabulary
+from fineprune._text_files import read_lines
+from fineprune._transformers_output import quiet
+from fineprune.checkpoint import vocabulary
 from fineprune.checkpoint.compact import (
     ABOUT,
     Compact,
@@ -18,16 +20,13 @@ from fineprune.checkpoint.compact import (
 )
 from fineprune.checkpoint.delta import write_delta
 from fineprune.checkpoint.export import Exported, export_model
-from fineprune.checkpoint.loading import load, to_dense
+from fineprune.checkpoint.loading import open_model, to_dense
 from fineprune.checkpoint.model_folder import model_place
 from fineprune.checkpoint.packing import Packing
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
-from fineprune.training.run.train import quiet
-
-_TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 class _Companions(NamedTuple):
@@ -60,7 +59,7 @@ def compact_folder(
     """Pack the model of a run or model folder into `out`.
 
     Args:
-        folder: A run, a model, or a checkpoint of the original scripts or of nn_pruning, which is recognized by
+        folder: A run, a model, or a checkpoint of the original scripts or of nn_pruning, recognized by
             its keys.
         out: The folder to write.
         packing: The types to pack with; None: exact.
@@ -72,11 +71,11 @@ def compact_folder(
     folder, out, packing = Path(folder), Path(out), packing or Packing()
     check_place(out)
     with quiet():
-        model, tokenizer = open_folder(folder, method, threshold)
+        model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         if texts is not None:
             if tokenizer is None or base is not None:
                 raise FinepruneError(f"{texts}: only a whole model with a tokenizer can lose vocabulary")
-            model, tokenizer = vocabulary.shrink_vocabulary(model, tokenizer, _lines(texts))
+            model, tokenizer = vocabulary.shrink_vocabulary(model, tokenizer, read_lines(texts))
         options = {
             "values": packing.values,
             "embeddings": packing.embeddings,
@@ -88,7 +87,7 @@ def compact_folder(
         command = f"fineprune compact {folder.resolve().name} {out.resolve().name}"
         command += "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
         provenance = _provenance(folder, command)
-        companions = _Companions(tokenizer, model_place(folder))
+        companions = _Companions(tokenizer, Path(place))
         if base is None:
             return write_compact(model, out, packing, provenance, companions)
         return write_delta(model, out, base, packing, provenance, companions)
@@ -101,11 +100,11 @@ def dense_folder(
     folder, out = Path(folder), Path(out)
     check_place(out)
     with quiet():
-        model, tokenizer = open_folder(folder, method, threshold)
+        model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         with staged(out) as staging:
             density = summary(model).density
             to_dense(model).save_pretrained(staging)
-            _Companions(tokenizer, model_place(folder)).save_pretrained(staging)
+            _Companions(tokenizer, Path(place)).save_pretrained(staging)
             kind: Any = type(model)
             reloaded = kind.from_pretrained(staging, dtype=model.dtype, local_files_only=True)
             compare_weights(model, reloaded, Packing())
@@ -117,28 +116,10 @@ def dense_folder(
 def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = False) -> Exported:
     """Export the model of a run or model folder for another runtime (`export_model`)."""
     with quiet():
-        model, tokenizer = open_folder(Path(folder))
+        model, tokenizer, place = open_model(folder)
         done = export_model(model, tokenizer, Path(out), to, int8)
-        _Companions(None, model_place(Path(folder))).save_pretrained(done.path)
+        _Companions(None, Path(place)).save_pretrained(done.path)
         return done
-
-
-def open_folder(folder: Path, method: str | None = None, threshold: float | None = None) -> tuple[Any, Any]:
-    """Model, and its tokenizer if it has one."""
-    from transformers import AutoTokenizer
-
-    place = model_place(folder)
-    with quiet():
-        if method is not None or threshold is not None or legacy_import.is_foreign(place):
-            model = legacy_import.import_checkpoint(place, method, threshold)
-        else:
-            model = load(place)
-        if not any(any(place.glob(name)) for name in _TOKENIZERS):
-            return model, None
-        try:  # by the model's config: that of the folder may name a model type of another program
-            return model, AutoTokenizer.from_pretrained(place, config=model.config, local_files_only=True)
-        except Exception as error:  # by file and by version
-            raise FinepruneError(f"{place}: cannot load the tokenizer ({one_line(error)})") from error
 
 
 def _provenance(folder: Path, command: str) -> Provenance:
@@ -158,14 +139,3 @@ def _provenance(folder: Path, command: str) -> Provenance:
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
     return Provenance(scores, dense_scores, command, config)
-
-
-def _lines(path: str | Path) -> list[str | tuple[str, str]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FinepruneError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    lines: list[str | tuple[str, str]] = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise FinepruneError(f"{path}: no text in it; one a line is expected")
-    return lines

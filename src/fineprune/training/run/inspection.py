@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
-from fineprune.training.run.results import BENCH, fastest, packed_of, timings_of, weight_bytes
+from fineprune.inference.bench import BENCH
+from fineprune.training.run.results import fastest, packed_of, timings_of, weight_bytes
 
 if TYPE_CHECKING:
     from fineprune.pruning.dead_units import LayerUnits
@@ -117,15 +118,14 @@ class Inspection:
 
 def inspect_folder(folder: Path) -> Inspection:
     """Read the model of a run or model folder. Raises `FinepruneError` where there is none."""
-    from fineprune.checkpoint.model_folder import model_place
+    from fineprune.checkpoint.loading import open_model
     from fineprune.pruning.dead_units import remaining_units
     from fineprune.pruning.summary import summary
-    from fineprune.training.run.convert import open_folder
     from fineprune.training.run.mask_snapshot import matrices_of
 
     results = _results(folder / "results.json")
-    model, _ = open_folder(folder)
-    place = model_place(folder)
+    opened = open_model(folder)
+    model, place = opened.model, Path(opened.place)
     matrices = matrices_of(model)
     size = weight_bytes(place) or 0
     latency, why = _latency(folder / BENCH, size)

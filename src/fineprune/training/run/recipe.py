@@ -13,7 +13,8 @@ import yaml
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.tasks.kinds import TaskConfig, task_config
+from fineprune.tasks.kinds import task_config
+from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
 
 
@@ -138,7 +139,7 @@ class Recipe:
     """All of one run. `pruning` None trains densely, `distillation` None without a teacher."""
 
     model: ModelConfig
-    task: TaskConfig
+    task: Source
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3))
     pruning: PruningConfig | None = None
     distillation: DistillationConfig | None = None

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._messages import one_line
-
-BENCH = "bench.json"
-"""What `fineprune bench` leaves in the folder of a run."""
+from fineprune.inference.bench import BENCH
 
 ENGINE = "engine "
 """What the names of the engine's peers begin with; the rest is the type it computes in."""

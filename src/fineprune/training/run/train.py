@@ -14,9 +14,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -32,16 +31,18 @@ from transformers.trainer_callback import ExportableState
 from fineprune._extras import require
 from fineprune._files import replace_folder, write_json, write_text
 from fineprune._messages import one_line
+from fineprune._transformers_output import quiet
 from fineprune._version import __version__
-from fineprune.checkpoint import delta, packing
-from fineprune.checkpoint.loading import load
-from fineprune.checkpoint.model_folder import model_place
+from fineprune.checkpoint import packing
+from fineprune.checkpoint.loading import open_model
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.pruner import finalize
 from fineprune.pruning.summary import summary
-from fineprune.tasks.kinds import TaskData, more_rows
-from fineprune.tasks.modeling import build_model, longest_input
+from fineprune.tasks.data import Evaluation, TaskData
+from fineprune.tasks.kinds import data_for
+from fineprune.tasks.model_config import longest_input
+from fineprune.tasks.modeling import build_model
 from fineprune.training.host import sealing
 from fineprune.training.host.processes import share_of, this_process
 from fineprune.training.host.stopping import StopsAtSignals
@@ -59,8 +60,16 @@ from fineprune.training.run.run_folder import (
 )
 
 _log = logging.getLogger("fineprune")
-_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # than of classification
 _LINES = 50  # of metrics.jsonl at least, for curves
+
+
+class _Job(NamedTuple):
+    """A recipe with its data as rows for a model."""
+
+    recipe: Recipe
+    data: TaskData
+    evaluation: Evaluation
+    tokenizer: Any
 
 
 def run_recipe(
@@ -105,7 +114,8 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
     set_seed(recipe.training.seed)
     model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
     _check_length(recipe, model)
-    trainer = _trainer(recipe, data, model, tokenizer, out / CHECKPOINTS, progress)
+    job = _Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+    trainer = _trainer(job, model, out / CHECKPOINTS, progress)
     with agreement.together("resume"):
         checkpoint = resumable(out / CHECKPOINTS) if resume else None
     agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
@@ -126,7 +136,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
             recorder.take().save(out)
         except Exception as error:  # of memory, of the disk: pictures are no reason to lose a run
             _log.warning("no weights.npz: %s", one_line(error))
-    return _finish(recipe, data, trainer, tokenizer, out, seconds, checkpoint)
+    return _finish(job, trainer, out, seconds, checkpoint)
 
 
 def evaluate_run(
@@ -136,38 +146,17 @@ def evaluate_run(
     require("recipes", "evaluate")
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
-    model, tokenizer = load_run_model(folder if model_folder is None else Path(model_folder))
+    place = folder if model_folder is None else Path(model_folder)
+    model, tokenizer, _ = open_model(place, need_tokenizer=True)
     task = recipe.task if validation is None else recipe.task.with_validation(validation)
-    data = task.load(need_train=False, model=model)
+    data = data_for(model, task)
     with quiet():
-        trainer = _trainer(recipe, data, model, tokenizer, folder, progress=False)
-        return _scores(trainer, more_rows(data, tokenizer, recipe.training.max_length))
+        job = _Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+        return _scores(_trainer(job, model, folder, progress=False), job.evaluation.more)
 
 
-def load_run_model(folder: Path) -> tuple[Any, Any]:
-    """The model with its head, and tokenizer, of a run or model folder, dense, compact or a delta."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    place = model_place(folder)
-    with quiet():
-        try:
-            named = AutoConfig.from_pretrained(place, local_files_only=True).architectures or [""]
-            if (place / delta.WEIGHTS).is_file() or any(head in named[0] for head in _OTHER_HEADS):
-                model = load(place)
-            else:
-                model = AutoModelForSequenceClassification.from_pretrained(place, local_files_only=True)
-            return model, AutoTokenizer.from_pretrained(place, local_files_only=True)
-        except FinepruneError:
-            raise
-        except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
-            raise FinepruneError(
-                f"{place}: cannot load the model ({' '.join(str(error).split())[:200]})"
-            ) from error
-
-
-def _trainer(
-    recipe: Recipe, data: TaskData, model: Any, tokenizer: Any, folder: Path, progress: bool
-) -> PruningTrainer:
+def _trainer(job: _Job, model: Any, folder: Path, progress: bool) -> PruningTrainer:
+    recipe, data, evaluation, tokenizer = job
     training = recipe.training
     train = data.train_rows(tokenizer, training.max_length)
     rows = 0 if train is None else len(train)
@@ -214,8 +203,8 @@ def _trainer(
         **({} if train is None else _teaching(recipe, folder.parent)),
         data_collator=data.collator(tokenizer),
         train_dataset=train,
-        eval_dataset=data.validation_rows(tokenizer, training.max_length),
-        compute_metrics=data.compute_metrics(),
+        eval_dataset=evaluation.rows,
+        compute_metrics=evaluation.compute_metrics,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -255,21 +244,16 @@ def _scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
 
 
 def _finish(
-    recipe: Recipe,
-    data: TaskData,
-    trainer: PruningTrainer,
-    tokenizer: Any,
-    out: Path,
-    seconds: float,
-    checkpoint: Path | None,
+    job: _Job, trainer: PruningTrainer, out: Path, seconds: float, checkpoint: Path | None
 ) -> dict[str, Any]:
     """Finalize, score what will be loaded, and write the model, then the results."""
+    recipe, data, evaluation, tokenizer = job
     model = trainer.model
     if trainer.pruner is not None:
         finalize(model)
         trainer.pruner = None
     left = summary(model)
-    scores = _scores(trainer, more_rows(data, tokenizer, recipe.training.max_length))
+    scores = _scores(trainer, evaluation.more)
     results = {
         "metric": data.metric,
         "score": scores[data.metric],
@@ -365,18 +349,3 @@ class _Clock(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"seconds": self.seconds}}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back transformers' advice and loading bars, while our lines are read."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()

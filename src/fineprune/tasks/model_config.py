@@ -1,0 +1,33 @@
+"""Read and write the settings in a model's config that tasks need."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a config that name the classes by id."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def labels_of(model: Any) -> tuple[str, ...]:
+    """Return the names of a trained model's classes by id."""
+    return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+
+
+def is_regression(model: Any) -> bool:
+    """Return whether a model of texts predicts a value instead of a class."""
+    return bool(model.config.problem_type == "regression" or model.config.num_labels == 1)
+
+
+def longest_input(model: Any) -> int | None:
+    """Return the most tokens that a model takes; None where it does not say."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    for module in model.modules():
+        if getattr(module, "num_embeddings", None) == limit and getattr(module, "padding_idx", None):
+            return limit - int(module.padding_idx) - 1  # RoBERTa and its kin count from behind the padding id
+    return limit
