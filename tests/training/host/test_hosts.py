@@ -419,6 +419,17 @@ def test_a_teacher_is_learned_from(kit, tmp_path):
     assert 0 < sum(distances[-3:]) < sum(distances[:3])
 
 
+def test_the_folder_of_a_cross_encoder_is_a_teacher(kits, tmp_path):
+    cross = kits("cross")
+    other_model(cross).save_pretrained(str(tmp_path / "teacher"))
+    losses = []
+    for teacher in (tmp_path / "teacher", other_model(cross)):
+        student = cross.trainer(tmp_path / "out", None, teacher=teacher, max_steps=2)
+        student.train()
+        losses.append([line["distillation"] for line in lines(student)])
+    assert losses[0] == losses[1]
+
+
 def test_next_tokens_are_compared_where_they_have_labels(kits, tmp_path):
     kit = kits("sft")
     model, teacher = kit.model(), other_model(kit)
