@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.inference.accelerate import accelerate
     from fineprune.pruning.distributed.gathering import gather_state_dict
-    from fineprune.pruning.pruner import Pruner, finalize, prepare
+    from fineprune.pruning.finalizing import finalize
+    from fineprune.pruning.pruner import Pruner, prepare
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.host.trainer import PruningTrainer, pruning_trainer
 
@@ -52,7 +53,7 @@ _LAZY = {
     "Summary": "fineprune.pruning.summary",
     "accelerate": "fineprune.inference.accelerate",
     "export_model": "fineprune.checkpoint.export",
-    "finalize": "fineprune.pruning.pruner",
+    "finalize": "fineprune.pruning.finalizing",
     "gather_state_dict": "fineprune.pruning.distributed.gathering",
     "import_checkpoint": "fineprune.checkpoint.legacy_import",
     "load": "fineprune.checkpoint.loading",

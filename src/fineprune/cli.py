@@ -13,7 +13,7 @@ from fineprune._text_files import read_lines
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
-from fineprune.study.page import leave_page
+from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
 
 if TYPE_CHECKING:

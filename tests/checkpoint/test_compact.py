@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 import fineprune
 from fineprune import FinepruneError, PruningConfig, _files, finalize, prepare, save_compact, summary
 from fineprune.checkpoint import compact, loading, packing
+from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.probe import probe_inputs
-from fineprune.pruning.pruner import masked_modules
 from fineprune_runtime import codec
 
 FILES = {"README.md", "config.json", "fineprune.json", "model.safetensors"}

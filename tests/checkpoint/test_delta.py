@@ -11,7 +11,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 import fineprune
 from fineprune import FinepruneError, PruningConfig, load, prepare, save_compact, save_delta
 from fineprune.checkpoint import delta, packing
-from fineprune.pruning.pruner import masked_modules
+from fineprune.pruning.finalizing import masked_modules
 from fineprune_runtime import codec
 
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"

@@ -8,8 +8,9 @@ import torch
 from support import PRUNING, tiny_bert
 
 from fineprune.config import PruningConfig
+from fineprune.pruning.finalizing import finalize
 from fineprune.pruning.loop_checks import UPDATES
-from fineprune.pruning.pruner import finalize, prepare
+from fineprune.pruning.pruner import prepare
 
 TOTAL = 100
 IDS = torch.randint(1, 30, (4, 6), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,8 @@ from torch import nn
 
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.pruner import finalize, masked_modules, prepare
+from fineprune.pruning.finalizing import finalize, masked_modules
+from fineprune.pruning.pruner import prepare
 
 # ---- the whole life ------------------------------------------------------------------------------------
 

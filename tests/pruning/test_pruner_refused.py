@@ -8,7 +8,8 @@ from torch import nn
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.pruner import finalize, masked_modules, prepare
+from fineprune.pruning.finalizing import finalize, masked_modules
+from fineprune.pruning.pruner import prepare
 
 
 def test_prepare_twice():

@@ -7,7 +7,8 @@ import torch
 from support import PRUNING, tiny_bert
 
 from fineprune.config import METHODS, PruningConfig
-from fineprune.pruning.pruner import finalize, prepare
+from fineprune.pruning.finalizing import finalize
+from fineprune.pruning.pruner import prepare
 
 # Six matrices in each of two layers. Of 10 %, a global ranking keeps 410 (409.6), a local one in
 # each layer 4 * 26 (25.6) and 2 * 51 (51.2), together 412.

@@ -281,5 +281,14 @@ def test_a_record_of_nothing_is_drawn(write_run: WriteRun, tiny_record: Callable
     nothing = replace(
         record, matrices=record.matrices[:1], counts=record.counts * 0, before=none, after=none, kept=none > 0
     )
-    for figure in figures(read_folder(write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, record=nothing))):
+    drawn = {
+        figure.name: figure
+        for figure in figures(read_folder(write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, record=nothing)))
+    }
+    for figure in drawn.values():
         ElementTree.fromstring(figure.svg())
+    assert drawn["weights"].data == []
+    remaining = drawn["remaining-weights"]
+    assert "nothing remains" in remaining.svg()
+    assert {row["count"] for row in csv.DictReader(remaining.csv().splitlines())} == {"0"}
+    assert "density-by-layer" in drawn

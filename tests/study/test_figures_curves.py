@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fineprune.study.figures import Figure
-from fineprune.study.figures.choice import measured
+from fineprune.study.figures.chosen_runs import measured
 from fineprune.study.figures.curves import scopes, score_by_density, score_by_density_distilled
 from fineprune.study.figures.published import points
 from fineprune.study.study_folder import RunFolder, read_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fineprune.study.figures.choice import one_each
+from fineprune.study.figures.chosen_runs import one_each
 from fineprune.study.figures.style import Figure
 from fineprune.study.figures.weights import remaining_weights, weights
 from fineprune.study.study_folder import read_folder

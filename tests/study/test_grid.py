@@ -131,7 +131,7 @@ def test_skip():
         ({"overrides": ["training.seed=3"]}, ["'training.seed=3'", "axes.seed"]),
         ({"recipes": {"a": ["paper-mnli", "pruning.density=1"]}}, ["recipes.a", "axes.density"]),
         ({"overrides": ["distillation.teacher=x"]}, ["say teacher: recipe"]),
-        ({"teacher": "big"}, ["teacher='big': allowed are dense and recipe"]),
+        ({"teacher": "big"}, ["teacher='big': allowed are dense, recipe"]),
         ({"skip": [{"seed": 7}]}, ["skip: no run is {'seed': 7}"]),
         ({"skip": [{"method": "movement"}]}, ["leaves no run"]),
         ({"skip": [{"steps": 7}]}, ["skip: unknown setting 'steps'"]),

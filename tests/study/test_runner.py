@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from transformers import Trainer
 
 from fineprune import FinepruneError
-from fineprune.study import local_pool, report, runner
+from fineprune.study import local_pool, runner
 from fineprune.study.grid import Study
 from fineprune.study.runner import Failure, plan, run_study, state
 from fineprune.training.run import train as run_module
@@ -69,24 +70,6 @@ def test_a_study_with_a_teacher_a_student_and_a_failure(recipe_file, tmp_path):
     assert not (out / "failures.jsonl").exists()
 
 
-def test_a_page_that_fails_costs_no_run(recipe_file, tmp_path, monkeypatch, capsys):
-    pages: list[Path] = []
-
-    def fail(folder):
-        pages.append(folder)
-        raise RuntimeError("no ink")
-
-    monkeypatch.setattr(report, "write_report", fail)
-    out = tmp_path / "out"
-    runs = make_runs(recipe_file, out)
-    said: list[str] = []
-    assert run_study(runs, out, say=said.append) == []
-    assert pages == [out / runs[0].name]
-    assert "accuracy" in said[0]
-    assert "fineprune: no page: RuntimeError: no ink\n" in capsys.readouterr().err
-    assert state(runs[0], out) == "finished"
-
-
 class Killed(BaseException):
     """What stops a process in the middle of a run."""
 
@@ -94,15 +77,15 @@ class Killed(BaseException):
 def test_a_run_that_was_cut_goes_on(recipe_file, tmp_path, monkeypatch):
     out = tmp_path / "out"
     runs = make_runs(recipe_file, out, seed=[0, 1])
-    own = run_module._MetricsFile.on_log
+    write_log = Trainer.log
 
-    def on_log(self, args, state, control, **kwargs):
-        own(self, args, state, control, **kwargs)
-        if state.global_step == 7 and args.seed == 0:
+    def log(self, *args, **kwargs):
+        write_log(self, *args, **kwargs)
+        if self.state.global_step == 7 and self.args.seed == 0:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module._MetricsFile, "on_log", on_log)
+        patch.setattr(Trainer, "log", log)
         with pytest.raises(Killed):
             run_study(runs, out, say=lambda line: None)
     assert [entry.state for entry in plan(runs, out)] == ["cut", "to do"]
@@ -189,6 +172,7 @@ def test_ray_that_is_not_installed_is_one_line(recipe_file, tmp_path, monkeypatc
 HOLD = """
 import sys, time
 from filelock import FileLock
+from transformers import Trainer
 lock = FileLock(sys.argv[1])
 lock.acquire()
 print("held", flush=True)

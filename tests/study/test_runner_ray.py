@@ -138,17 +138,19 @@ def killed_once(run, out, place, threads):
     import os
     import signal
 
+    from transformers import Trainer
+
     from fineprune.study import runner
-    from fineprune.training.run import train as run_module
 
-    class Metrics(run_module._MetricsFile):
-        def on_log(self, args, state, control, **kwargs):
-            super().on_log(args, state, control, **kwargs)
-            if state.global_step == 7 and not (out / "killed").exists():
-                (out / "killed").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+    write_log = Trainer.log
 
-    run_module._MetricsFile = Metrics
+    def log(self, *args, **kwargs):
+        write_log(self, *args, **kwargs)
+        if self.state.global_step == 7 and not (out / "killed").exists():
+            (out / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer.log = log
     return runner.work(run, out, place, threads)
 
 

@@ -21,8 +21,9 @@ from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantiz
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed.ranks import is_sharded
+from fineprune.pruning.finalizing import finalize, masked_modules
 from fineprune.pruning.probe import difference, outputs, probe_inputs
-from fineprune.pruning.pruner import Pruner, finalize, masked_modules
+from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import refuse_accelerated
 

@@ -21,7 +21,7 @@ from fineprune._files import staged
 from fineprune._messages import choose, one_line
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.pruning.pruner import masked_modules
+from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import refuse_accelerated
 
 if TYPE_CHECKING:

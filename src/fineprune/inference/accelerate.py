@@ -16,7 +16,8 @@ from fineprune.inference import fallback
 from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_layers
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
-from fineprune.pruning.pruner import Pruner, masked_modules
+from fineprune.pruning.finalizing import masked_modules
+from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import is_linear, refuse_accelerated
 from fineprune_runtime import architectures, engine, native
 from fineprune_runtime.errors import EngineError

@@ -1,7 +1,6 @@
 """The life of a pruning: `prepare`, then `Pruner.step` once an optimizer step, then `finalize`."""
 
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
+from fineprune.pruning.finalizing import DDP_IGNORES, FROZEN, MODULES, mask_buffers, masked_modules
 from fineprune.pruning.loop_checks import LoopWatch
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods.base import Control, Method
@@ -20,10 +20,6 @@ from fineprune.pruning.score_groups import rates, score_group, take_scores_out, 
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
 from fineprune.pruning.targets import find_targets, refuse_quantized
-
-_DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
-_MODULES = "_fineprune_modules"  # what a method trains beside the model
-_FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
 
 
 def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Pruner":
@@ -54,10 +50,10 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
-    setattr(model, _DDP_IGNORES, [*getattr(model, _DDP_IGNORES, ()), *_buffers(model)])
+    setattr(model, DDP_IGNORES, [*getattr(model, DDP_IGNORES, ()), *mask_buffers(model)])
     modules = method.made.modules(model)
     if modules:
-        setattr(model, _MODULES, nn.ModuleDict(modules))
+        setattr(model, MODULES, nn.ModuleDict(modules))
     return Pruner(model, method, targets)
 
 
@@ -163,6 +159,7 @@ class Pruner:
         Raises:
             FinepruneError: The optimizer has stepped already.
         """
+        self._hold_zeros()
         take_scores_out(optimizer, self.targets, score_group(self.targets, self.config, self.score_lr))
         if self._rule is not None:
             optimizer.register_step_pre_hook(lambda own, *_: self._observe(own))
@@ -181,9 +178,13 @@ class Pruner:
         rule = self._method.made.rule
         return rule if isinstance(rule, Observed) else None
 
-    def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def _hold_zeros(self) -> None:
+        """Mask the adapters that came after `prepare`, and before `fully_shard`."""
         if self.config.traits.holds_zeros and not any(ranks.is_sharded(t.weight) for t in self.targets):
-            hold_zeros(self.model)  # adapters that came after `prepare`, and before `fully_shard`
+            hold_zeros(self.model)
+
+    def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        self._hold_zeros()
         weights = weight_groups(self.model.parameters(), self.targets, lr, weight_decay)
         return weights + score_group(self.targets, self.config, self.score_lr)
 
@@ -343,7 +344,7 @@ class Pruner:
         These are, by target: scores, masks, gates, statistics, and the weights under the mask; on the CPU.
         """
         pruning_state.refuse_sharded(self.targets)
-        return pruning_state.tensors(self.targets, getattr(self.model, _MODULES, None))
+        return pruning_state.tensors(self.targets, getattr(self.model, MODULES, None))
 
     def load_tensors(self, saved: dict[str, Tensor]) -> None:
         """Take back what `tensors` returned; the folded weights have to be loaded before.
@@ -352,66 +353,7 @@ class Pruner:
             FinepruneError: Names, shapes or types are not those of this run.
         """
         pruning_state.refuse_sharded(self.targets)
-        pruning_state.load_tensors(self.targets, getattr(self.model, _MODULES, None), saved)
-
-
-def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:
-    """The prepared layers of a model: dotted name, module and mask, shared modules once."""
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            first = module.parametrizations["weight"][0]
-            if isinstance(first, MaskedWeight):
-                yield name, module, first
-
-
-@torch.no_grad()
-def finalize(model: nn.Module) -> nn.Module:
-    """Fold the masks into the weights, in place: an ordinary model again, zeros in place.
-
-    Same class, same keys as before `prepare`; scores and masks are gone, and what `prepare`
-    froze can be trained again. Returns the model. One that `fully_shard` spread over processes is
-    folded where its rows are, by a call of all, and is then to be gathered (`gather_state_dict`), not to be
-    run. Raises `FinepruneError` for a model that is not prepared.
-    """
-    prepared = list(masked_modules(model))
-    if not prepared:
-        raise FinepruneError(
-            "this model was not prepared (or is finalized already): there are no masks to fold"
-        )
-    ranks.reshard(model)
-    ours = set(_buffers(model))
-    folded: set[int] = set()
-    for _, module, masked in prepared:
-        original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-        if id(original) not in folded:  # layers that share one weight share its mask
-            folded.add(id(original))
-            ranks.local(original).copy_(masked.fold(original))
-        # Deep copies share the class that torch made for this module, and it is about to lose its
-        # property: give this module a class of its own first.
-        shared = type(module)
-        own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-        module.__class__ = type(shared.__name__, shared.__bases__, own)
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    if hasattr(model, _MODULES):
-        delattr(model, _MODULES)
-    ignored = [name for name in vars(model).pop(_DDP_IGNORES, ()) if name not in ours]
-    if ignored:  # the user's
-        setattr(model, _DDP_IGNORES, ignored)
-    for module in model.modules():
-        for parameter in getattr(module, _FROZEN, ()):
-            module.get_parameter(parameter).requires_grad_(True)
-        if hasattr(module, _FROZEN):
-            delattr(module, _FROZEN)
-    return model
-
-
-def _buffers(model: nn.Module) -> list[str]:
-    """The dotted names of masks, and of what else belongs to them."""
-    return [
-        f"{name}.parametrizations.weight.0.{key}".lstrip(".")
-        for name, _, masked in masked_modules(model)
-        for key, _ in masked.named_buffers()
-    ]
+        pruning_state.load_tensors(self.targets, getattr(self.model, MODULES, None), saved)
 
 
 def _freeze_embeddings(model: nn.Module) -> None:
@@ -419,4 +361,4 @@ def _freeze_embeddings(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             module.weight.requires_grad_(False)
-            setattr(module, _FROZEN, ("weight",))
+            setattr(module, FROZEN, ("weight",))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.pruner import masked_modules
+from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import find_targets
 
 

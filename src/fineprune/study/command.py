@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fineprune.errors import FinepruneError
-from fineprune.study.page import leave_page
+from fineprune.study.report import leave_page
 
 if TYPE_CHECKING:
     from fineprune.study.grid import Study

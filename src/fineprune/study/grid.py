@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fineprune._messages import near
+from fineprune._messages import choose, suggestion
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
@@ -149,8 +149,7 @@ class Study:
             _check_overrides(f"recipes.{task}", named[task][1:])
         check_keys(axes, AXES[1:], "axes")
         teacher = values.get("teacher", DENSE)
-        if teacher not in (DENSE, "recipe"):
-            raise FinepruneError(f"teacher={teacher!r}: allowed are dense and recipe")
+        choose(teacher, (DENSE, "recipe"), "teacher")
         for override in (*overrides, *(text for texts in named.values() for text in texts[1:])):
             if teacher == DENSE and override.startswith("distillation.teacher="):
                 raise FinepruneError(f"{override!r}: the dense runs teach; for another say teacher: recipe")
@@ -342,8 +341,7 @@ def _check_value(where: str, axis: str, value: Any) -> None:
     }
     right, allowed = known[axis]
     if not right:
-        close = near(str(value), (DENSE, *METHODS), 1) if axis == "method" else []
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = suggestion(value, (DENSE, *METHODS)) if axis == "method" else ""
         raise FinepruneError(f"{where}={value!r}: {hint}allowed are {allowed}")
 
 

@@ -21,7 +21,7 @@ from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.study import local_pool, paper, ray_pool
 from fineprune.study.grid import Run
-from fineprune.study.page import leave_page
+from fineprune.study.report import leave_page
 from fineprune.study.study_folder import FAILURES
 from fineprune.training.run.recipe import Recipe
 

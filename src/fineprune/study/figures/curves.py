@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fineprune.config import METHODS
-from fineprune.study.figures import choice
+from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.curve_panels import Line, Panel, Point, beside, draw_panel, legend_entries
 from fineprune.study.figures.style import (
     Figure,
@@ -40,7 +40,7 @@ def score_by_density_distilled(runs: Sequence[RunFolder]) -> Figure | str:
 
 def scopes(runs: Sequence[RunFolder]) -> Figure | str:
     """Local against global selection, of the methods that were run with both."""
-    found = choice.measured(runs)
+    found = chosen_runs.measured(runs)
     made = []
     for (task, distilled), members in _by_panel(found.groups).items():
         both = [
@@ -72,7 +72,7 @@ def scopes(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def _methods(runs: Sequence[RunFolder], distilled: bool) -> Figure | str:
-    found = choice.measured(runs)
+    found = chosen_runs.measured(runs)
     by_panel = _by_panel(found.groups)
     made = []
     for task, taught in by_panel:

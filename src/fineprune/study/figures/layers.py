@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune.pruning.anatomy import KINDS, place_of
 from fineprune.pruning.dead_units import LayerUnits, remaining_units
-from fineprune.study.figures import choice
+from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.mask_snapshot import Matrix, counts_by
@@ -20,9 +20,9 @@ _GAP = 0.8  # between stacks, in layers
 
 def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
     """Density of each layer, and of each kind of matrix."""
-    chosen = choice.one_each(runs, choice.has_record, prefer_global=True)
+    chosen = chosen_runs.one_each(runs, chosen_runs.has_record, prefer_global=True)
     if chosen is None:
-        return choice.without_record(runs)
+        return chosen_runs.without_record(runs)
     shown = [(run, run.record.matrices) for run in chosen.runs if run.record is not None]
     layers = {run.name: _densities(matrices, _layer_of) for run, matrices in shown}
     kinds = {run.name: _densities(matrices, lambda name: place_of(name).kind) for run, matrices in shown}
@@ -68,9 +68,9 @@ def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
 
 def empty(runs: Sequence[RunFolder]) -> Figure | str:
     """Heads and neurons of each layer that nothing is left of."""
-    chosen = choice.one_each(runs, choice.has_record, prefer_global=True)
+    chosen = chosen_runs.one_each(runs, chosen_runs.has_record, prefer_global=True)
     if chosen is None:
-        return choice.without_record(runs)
+        return chosen_runs.without_record(runs)
     counted = [
         (run, remaining_units(run.record.matrices, run.config))
         for run in chosen.runs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from fineprune.study.figures import choice
+from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.style import Figure, handle, ink, legend, listed, panels, percent, short, style
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
@@ -54,7 +54,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     """Score against size and against latency, a row of panels for each task."""
-    measured = choice.measured(runs)
+    measured = chosen_runs.measured(runs)
     sizes = {run.path: _size(run) for run in runs}
     bench, told = _benches(runs)
     made: list[_Panel] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fineprune.study.figures import choice
+from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.style import Figure, handle, legend, panels, percent, style
 from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
@@ -24,12 +24,12 @@ _Series = list[tuple[int, float]]
 
 def steps(runs: Sequence[RunFolder]) -> Figure | str:
     """Density, threshold, lambda and loss, a panel each."""
-    chosen = choice.one_each(runs, lambda run: bool(_series(run, "density")))
+    chosen = chosen_runs.one_each(runs, lambda run: bool(_series(run, "density")))
     if chosen is None:
         dense = [run for run in runs if run.cell.method == DENSE and _series(run, "loss")]
         if not dense:
             return "no run's metrics.jsonl has lines of training"
-        chosen = choice.Chosen(dense[:1], f"The run: {dense[0].name}.")
+        chosen = chosen_runs.Chosen(dense[:1], f"The run: {dense[0].name}.")
     shown = {run.name: {key: _series(run, key) for key in _KEYS} for run in chosen.runs}
     keys = [key for key in _KEYS if any(series[key] for series in shown.values())]
     data: list[tuple[object, ...]] = []
@@ -64,7 +64,7 @@ def steps(runs: Sequence[RunFolder]) -> Figure | str:
 
 def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
     """The share of the mask that each refresh turned over."""
-    chosen = choice.one_each(runs, lambda run: bool(_series(run, _CHANGED)))
+    chosen = chosen_runs.one_each(runs, lambda run: bool(_series(run, _CHANGED)))
     if chosen is None:
         return "no run's metrics.jsonl says how much of the mask changed, which older versions did not write"
     shown = [(run, _series(run, _CHANGED)) for run in chosen.runs]

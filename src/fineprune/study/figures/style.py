@@ -5,7 +5,6 @@ matplotlib is imported when something is drawn, and used by its objects alone: n
 
 import csv
 import io
-import os
 import re
 import threading
 import warnings
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._extras import require
-from fineprune._files import write_text
+from fineprune._files import staged_file, write_text
 from fineprune.config import METHODS
 
 if TYPE_CHECKING:
@@ -107,9 +106,8 @@ class Figure:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{self.name}.svg", _recolored(self._svg, _LIGHT) + "\n")
         write_text(folder / f"{self.name}.csv", self.csv())
-        beside = folder / f".{self.name}.png.{os.getpid()}.tmp"
-        beside.write_bytes(self.png())
-        os.replace(beside, folder / f"{self.name}.png")
+        with staged_file(folder / f"{self.name}.png") as beside:
+            beside.write_bytes(self.png())
 
     def png(self) -> bytes:
         """As a picture of 200 dots an inch, on white."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fineprune.study.figures import choice
+from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.style import GRAY, Figure, handle, ink, legend, panels, style
 from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
@@ -24,9 +24,9 @@ Array = NDArray[np.float32]
 
 def weights(runs: Sequence[RunFolder]) -> Figure | str:
     """Fine-tuned against pre-trained weight, a panel for each method."""
-    chosen = choice.one_each(runs, choice.has_record)
+    chosen = chosen_runs.one_each(runs, chosen_runs.has_record)
     if chosen is None:
-        return choice.without_record(runs)
+        return chosen_runs.without_record(runs)
     shown = sorted(
         _records(chosen.runs), key=lambda pair: pair[0].cell.method not in ("magnitude", "movement")
     )
@@ -64,9 +64,9 @@ def weights(runs: Sequence[RunFolder]) -> Figure | str:
 
 def remaining_weights(runs: Sequence[RunFolder]) -> Figure | str:
     """The histogram of what remains, and weight against score."""
-    chosen = choice.one_each(runs, choice.has_record)
+    chosen = chosen_runs.one_each(runs, chosen_runs.has_record)
     if chosen is None:
-        return choice.without_record(runs)
+        return chosen_runs.without_record(runs)
     shown = _records(chosen.runs)
     data: list[tuple[object, ...]] = []
     for run, record in shown:

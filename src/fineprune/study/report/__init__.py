@@ -1,8 +1,11 @@
 """One HTML page about a run or a study: what was kept, what was lost, and where the weights sit."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 
@@ -48,3 +51,18 @@ def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
         why = error.strerror or str(error)
         raise FinepruneError(f"{path}: cannot be written ({why}); name a file with -o") from error
     return Report(path, len(page["figures"]), len(page["missing"]) + len(page["notes"]))
+
+
+def leave_page(folder: Path, say: Callable[[str], object] | None = None) -> None:
+    """Write the page of a finished run, or of the runs in a folder, and say where it is.
+
+    An error costs nothing but the page: it is one line on stderr.
+    """
+    try:
+        path = write_report(folder)
+    except Exception as error:  # a picture, a template, a full disk
+        kind = "" if isinstance(error, FinepruneError) else f"{type(error).__name__}: "
+        print(f"fineprune: no page: {kind}{one_line(error)}", file=sys.stderr)
+        return
+    if say is not None:
+        say(f"page: {path}")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from fineprune.study.grid import DENSE, Cell
 from fineprune.study.grouping import Group, Row, groups, share
-from fineprune.study.report import words
-from fineprune.study.report.measures import Dense, progress
-from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
+from fineprune.study.report import formatting
+from fineprune.study.report.comparison import Dense, progress
+from fineprune.study.report.formatting import NONE, Entry, Grid, numeric, percent
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.results import ENGINE, Timing, fastest, size_of
 
@@ -134,7 +134,7 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
         Entry(label_of(cell)),
         numeric(mean, shown),
         numeric(deviation, "" if deviation is None else f"{deviation:.1f}"),
-        numeric(lost, "" if lost is None else words.signed(f"{lost:+.1f}")),
+        numeric(lost, "" if lost is None else formatting.signed(f"{lost:+.1f}")),
         numeric(whole, percent(whole)),
         numeric(group.kept, percent(group.kept)),
         numeric(left, percent(left)),
@@ -150,7 +150,7 @@ def _alike(times: list[Timing]) -> tuple[float | None, str]:
         return None, ""
     (kind, count), *_ = Counter((time.peer, time.where) for time in times).most_common()
     ratio = fmean(time.ratio for time in times if (time.peer, time.where) == kind)
-    return ratio, f"{words.times(ratio)} {kind[0].removeprefix(ENGINE)} ({count})"
+    return ratio, f"{formatting.times(ratio)} {kind[0].removeprefix(ENGINE)} ({count})"
 
 
 def _left(results: dict[str, Any]) -> int:
@@ -162,12 +162,15 @@ def _score(run: RunFolder, dense: Dense | None) -> Tile:
     if run.results is None:
         return Tile("score", "Score", NONE, None, [f"not finished: {progress(run)}"])
     score, metric = run.results["score"], run.results["metric"]
-    tile = Tile("score", f"Score ({metric})", percent(score), words.exact(score), [])
+    tile = Tile("score", f"Score ({metric})", percent(score), formatting.exact(score), [])
     if run.cell.method == DENSE and not run.cell.distillation:
         return tile._replace(lines=["the dense run itself"])
     if dense is None:
         return tile._replace(lines=["no dense run to compare with"])
-    lost, ratio = words.points(score - dense.score), percent(score / dense.score) if dense.score else NONE
+    lost, ratio = (
+        formatting.points(score - dense.score),
+        percent(score / dense.score) if dense.score else NONE,
+    )
     own = run.recipe["training"].get("seed")
     beside = "dense" if dense.seed == own else f"dense, seed {dense.seed}"
     return tile._replace(lines=[f"{beside}: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
@@ -184,7 +187,7 @@ def _kept(run: RunFolder) -> Tile:
     ]
     if run.cell.method == DENSE:
         lines[0] = "nothing is pruned"
-    return Tile("density", "Kept", percent(results["density"]), words.exact(results["density"]), lines)
+    return Tile("density", "Kept", percent(results["density"]), formatting.exact(results["density"]), lines)
 
 
 def _size(run: RunFolder) -> Tile:
@@ -192,11 +195,17 @@ def _size(run: RunFolder) -> Tile:
     if size is None:
         return Tile("packed_bytes", "Size", "not measured", None, ["runs of an older version did not say it"])
     own = size.packed["float32"]
-    others = [f"{kind}: {words.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"]
-    lines = [f"of {words.megabytes(size.dense)} dense: {percent(own / size.dense)}", ", ".join(others)]
+    others = [
+        f"{kind}: {formatting.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"
+    ]
+    lines = [f"of {formatting.megabytes(size.dense)} dense: {percent(own / size.dense)}", ", ".join(others)]
     lines.append("what fineprune compact writes; model/ stores zeros in full")
     return Tile(
-        "packed_bytes", "Size, packed", words.megabytes(own), words.exact(own), [*filter(None, lines)]
+        "packed_bytes",
+        "Size, packed",
+        formatting.megabytes(own),
+        formatting.exact(own),
+        [*filter(None, lines)],
     )
 
 
@@ -209,8 +218,8 @@ def _speed(run: RunFolder) -> Tile:
         return Tile("ratio", "Speed", "not measured", None, [why])
     dtype = speed.peer.removeprefix(ENGINE)
     lines = [
-        f"times torch, {dtype} ({words.times(speed.low)} to {words.times(speed.high)})",
+        f"times torch, {dtype} ({formatting.times(speed.low)} to {formatting.times(speed.high)})",
         f"{speed.milliseconds:.2f} ms for {speed.where}",
         *([] if dtype == "float32" else ["the score is that of float32"]),
     ]
-    return Tile("ratio", "Speed", words.times(speed.ratio), words.exact(speed.ratio), lines)
+    return Tile("ratio", "Speed", formatting.times(speed.ratio), formatting.exact(speed.ratio), lines)

@@ -9,10 +9,10 @@ from fineprune._messages import one_line
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Row
 from fineprune.study.paper_claims import claims
-from fineprune.study.report import headline, pictures, words
-from fineprune.study.report.measures import dense_beside
+from fineprune.study.report import formatting, headline, pictures
+from fineprune.study.report.comparison import dense_beside
+from fineprune.study.report.formatting import Entry, Grid, numeric
 from fineprune.study.report.settings import commands, each_run, environment, facts, linked, settings
-from fineprune.study.report.words import Entry, Grid, numeric
 from fineprune.study.rows import by_layer
 from fineprune.study.study_folder import RunFolder, failures, read_folder
 from fineprune.study.tables import tables
@@ -125,7 +125,7 @@ def _no_maps(runs: Sequence[RunFolder]) -> str:
 
 
 def _trimmed(grid: Grid | None) -> tuple[Grid | None, list[str]]:
-    return words.trimmed(grid) if grid is not None and grid.lines else (None, [])
+    return formatting.trimmed(grid) if grid is not None and grid.lines else (None, [])
 
 
 def _shown_tables(
@@ -176,7 +176,7 @@ def _state(found: dict[str, str]) -> str:
         return "No runs are in this folder: a run is a folder with a recipe.yaml, or with results.json."
     counts = [(state, list(found.values()).count(state)) for state in ("finished", "not finished", "failed")]
     said = ", ".join(f"{count} {state}" for state, count in counts if count)
-    return f"{words.counted(len(found), 'run')}: {said}"
+    return f"{formatting.counted(len(found), 'run')}: {said}"
 
 
 def _notes(runs: Sequence[RunFolder]) -> list[Note]:

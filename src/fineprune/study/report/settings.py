@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import yaml
 
-from fineprune.study.report import words
-from fineprune.study.report.measures import progress
-from fineprune.study.report.words import NONE, Entry, Grid, numeric, percent
+from fineprune.study.report import formatting
+from fineprune.study.report.comparison import progress
+from fineprune.study.report.formatting import NONE, Entry, Grid, numeric, percent
 from fineprune.study.study_folder import PAGE, SOURCE, RunFolder
 from fineprune.training.run.results import fastest, size_of
 
@@ -80,7 +80,7 @@ def facts(run: RunFolder) -> list[Entry]:
         return []
     examples = results.get("examples")
     sizes = examples.items() if isinstance(examples, dict) else ()
-    counts = [f"{name}: {number:,}" for name, number in sizes if words.number_of(number) is not None]
+    counts = [f"{name}: {number:,}" for name, number in sizes if formatting.number_of(number) is not None]
     return [
         Entry(f"{results['steps']:,} steps in {results['seconds']:,.0f} s"),
         *([Entry(f"examples: {', '.join(counts)}")] if counts else []),
@@ -133,7 +133,7 @@ def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], 
         numeric(results["density"], percent(results["density"], 2)),
         *counts,
         numeric(results["seconds"], f"{results['seconds']:,.0f}"),
-        numeric(packed, "" if packed is None else words.megabytes(packed)),
-        numeric(size and size.dense, "" if size is None else words.megabytes(size.dense)),
-        numeric(speed and speed.ratio, "" if speed is None else words.times(speed.ratio)),
+        numeric(packed, "" if packed is None else formatting.megabytes(packed)),
+        numeric(size and size.dense, "" if size is None else formatting.megabytes(size.dense)),
+        numeric(speed and speed.ratio, "" if speed is None else formatting.times(speed.ratio)),
     ]

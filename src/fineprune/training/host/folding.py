@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fineprune.pruning.pruner import finalize, masked_modules
+from fineprune.pruning.finalizing import finalize, masked_modules
 
 
 def is_prepared(model: nn.Module) -> bool:

@@ -37,7 +37,7 @@ from fineprune.checkpoint import packing
 from fineprune.checkpoint.loading import open_model
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
-from fineprune.pruning.pruner import finalize
+from fineprune.pruning.finalizing import finalize
 from fineprune.pruning.summary import summary
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for

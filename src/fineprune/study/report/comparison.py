@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fineprune.study.report.words import number_of
+from fineprune.study.report.formatting import number_of
 from fineprune.study.study_folder import RunFolder
 from fineprune.study.task_labels import model_of, plain
 

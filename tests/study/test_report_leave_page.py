@@ -4,7 +4,7 @@ import pytest
 
 from fineprune import FinepruneError
 from fineprune.study import report
-from fineprune.study.page import leave_page
+from fineprune.study.report import leave_page
 
 
 def test_the_page_is_written_and_said(tmp_path, capsys):
