@@ -27,7 +27,8 @@ _VALUES: tuple[Values, ...] = get_args(Values)  # a type's code is its place her
 _ITEM_BITS = {"mask": 0, "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _LEVELS = {"int8": 127, "int4": 7}
 _DENSE, _BITMASK, _GAPS = range(3)
-_FULL = 0.94  # from this density on the few zeros may be stored as values
+DENSE_FROM = 0.94
+"""From this density on a matrix counts as dense: leaving out its zeros saves no room."""
 
 
 class CodecError(ValueError):
@@ -78,7 +79,7 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
     flat = array.reshape(-1)
     nonzero = flat.view(np.uint32) != 0
     kept = int(np.count_nonzero(nonzero))
-    few = _FULL * flat.size <= kept < flat.size and values != "mask"
+    few = DENSE_FROM * flat.size <= kept < flat.size and values != "mask"
     if few and (flat.size - kept) * _ITEM_BITS[values] <= flat.size:  # less than a bitmask takes
         nonzero[:] = True
         kept = flat.size

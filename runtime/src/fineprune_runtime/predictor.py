@@ -14,6 +14,7 @@ from tokenizers import Encoding
 
 from fineprune_runtime.answers import AnswerRules, best_answers, best_spans
 from fineprune_runtime.architectures import architecture, each_layer, matrix_shapes, settings, task
+from fineprune_runtime.codec import DENSE_FROM
 from fineprune_runtime.embeddings import Embeddings, read_embeddings
 from fineprune_runtime.engine import Encoder
 from fineprune_runtime.entities import are_entities, begun_words, entities, word_spans
@@ -29,7 +30,6 @@ Floats = NDArray[np.float32]
 
 USUAL_LENGTH = 128  # tokens of a text; fineprune's own predict and its recipes have it too
 USUAL_WINDOW = 384  # tokens of a question and a stretch of its context
-_DENSE = 0.94  # of the weights, and save_compact does not pack a matrix either
 
 _log = logging.getLogger("fineprune_runtime")
 
@@ -300,6 +300,6 @@ def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
     # One layer at a time: its matrices take more memory than what the encoder makes of them.
     layers = each_layer(folder.config, matrix, folder.vector, prefix)
     encoder = Encoder(layers, **settings(folder.config), dtype=dtype, threads=threads)
-    if kept > _DENSE * total:
+    if kept > DENSE_FROM * total:
         _log.warning("%s: was never pruned, %.0f %% is left: it runs dense", folder.path, 100 * kept / total)
     return encoder

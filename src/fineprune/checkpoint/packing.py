@@ -16,18 +16,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fineprune._engine_errors import engine_errors
 from fineprune._messages import choose
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import is_linear
 from fineprune_runtime import codec
 from fineprune_runtime import manifest as manifests
-from fineprune_runtime.errors import EngineError
 
 Values = Literal["float32", "float16", "bfloat16", "int8"]
 Embeddings = Literal["keep", "float16", "int8", "int4"]
 
-SPARSE = 0.94
+SPARSE = codec.DENSE_FROM
 """A matrix denser than this is no smaller packed, and no faster in the sparse engine."""
 
 _OWN_TYPE = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -219,10 +219,8 @@ def verify(
             return
         matrices[name] = (codec.read_header(blob).checksum, torch.from_numpy(codec.decode(blob, shape)))
 
-    try:
+    with engine_errors():
         return manifests.verify(files, shapes, keep)
-    except EngineError as error:
-        raise FinepruneError(str(error)) from error
 
 
 def is_blob(tensor: Tensor) -> bool:

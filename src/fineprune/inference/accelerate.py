@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 import torch
 from torch import nn
 
+from fineprune._engine_errors import engine_errors
 from fineprune._messages import near
 from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
@@ -68,13 +69,11 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     _check_settings(dtype, threads, available)
     threads = torch.get_num_threads() if threads is None else threads
     model.eval()
-    try:
+    with engine_errors():
         if available:
             _by_engine(model, dtype, threads)
         else:
             _by_torch(model)
-    except EngineError as error:
-        raise FinepruneError(str(error)) from error
     return model
 
 
@@ -179,10 +178,8 @@ def _each_layer(model: nn.Module, make: Callable[[Linear], Any] | None, break_ev
         if density is None or (density > SPARSE and not isinstance(module, PackedLinear)):
             continue
         if make is not None and density <= break_even and is_replaceable(module, found):
-            try:
+            with engine_errors(f"{found[0].dotted}: "):
                 made = make(linear_of(module))
-            except EngineError as error:
-                raise FinepruneError(f"{found[0].dotted}: {error}") from error
             weight = module.get_parameter("weight")
             dtype = module.dtype if isinstance(module, PackedLinear) else weight.dtype
             new[module] = SparseLinear(made, dtype, weight.requires_grad)

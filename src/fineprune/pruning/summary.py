@@ -12,7 +12,7 @@ from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import find_targets
 
 
-class Layer(NamedTuple):
+class MatrixSummary(NamedTuple):
     """One matrix: dotted name, shape, and how many of its weights remain."""
 
     name: str
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 class Summary:
     """What is left of the target matrices; printed, a table with a line for each matrix."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[MatrixSummary, ...]
     parameters: int
     """All parameters of the model, embeddings and heads included (scores are none of them)."""
 
@@ -92,7 +92,9 @@ def summary(model: nn.Module) -> Summary:
         if id(masked) not in counted:
             counted.add(id(masked))
             mask = masked.kept()
-            layers.append(Layer(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel()))
+            layers.append(
+                MatrixSummary(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel())
+            )
             scores += sum(parameter.numel() for parameter in masked.parameters())
     if not layers:
         for name, module in find_targets(model).items():
@@ -100,6 +102,8 @@ def summary(model: nn.Module) -> Summary:
             if id(weight) in counted:  # layers that share one weight
                 continue
             counted.add(id(weight))
-            layers.append(Layer(name, tuple(weight.shape), ranks.count_nonzero(weight), weight.numel()))
+            layers.append(
+                MatrixSummary(name, tuple(weight.shape), ranks.count_nonzero(weight), weight.numel())
+            )
     parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
     return Summary(tuple(layers), parameters)

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fineprune.errors import FinepruneError
+from fineprune._engine_errors import engine_errors
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
-from fineprune_runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,10 +32,8 @@ class Asked(NamedTuple):
 
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
     """Raise `FinepruneError` for texts that no model can answer, missing pairs and empty batches."""
-    try:
+    with engine_errors():
         results.check_texts(texts, pairs, batch_size)
-    except EngineError as error:
-        raise FinepruneError(str(error)) from None
 
 
 def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fineprune import FinepruneError
-from fineprune.pruning.summary import Layer, Summary
+from fineprune.pruning.summary import MatrixSummary, Summary
 from fineprune.training.run.inspection import Inspection, Latency, LayerDensity, bars, inspect_folder
 
 BENCH = {
@@ -93,7 +93,7 @@ def test_nothing_is_left():
 
 
 def test_the_line_to_paste():
-    left = Summary((Layer("a", (10, 100), 200, 1000),), 5000)
+    left = Summary((MatrixSummary("a", (10, 100), 200, 1000),), 5000)
     found = Inspection("mine", left, (layer(0, 200),), 2_540_000, True, None, None, None)
     said = "mine: 200 of 1,000 weights kept (20.00%), 4,200 of all 5,000 parameters (84.00%); 2.5 MB on disk"
     assert found.line == f"{said}; latency: not measured"

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fineprune._engine_errors import engine_errors
 from fineprune._extras import require
-from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.squad import Questions
 from fineprune_runtime import answers
 from fineprune_runtime.answers import AnswerRules, Spans, best_answers, best_texts
-from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
 if TYPE_CHECKING:
@@ -18,10 +17,8 @@ __all__ = ["Answer", "AnswerRules", "Spans", "best_answers", "best_spans", "best
 
 def best_spans(windows: "ContextWindows", starts: Any, ends: Any, rules: AnswerRules | None = None) -> Spans:
     """Call `fineprune_runtime.answers.best_spans`; raise `FinepruneError` if the model diverged."""
-    try:
+    with engine_errors(after="; lower the learning rate"):
         return answers.best_spans(windows, starts, ends, rules or AnswerRules())
-    except EngineError as error:
-        raise FinepruneError(f"{error}; lower the learning rate") from None
 
 
 def score_texts(texts: list[str], read: Questions) -> dict[str, float]:

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from architectures.models import ARCHITECTURES, make
 from torch import nn
 
 from fineprune import FinepruneError
@@ -18,8 +19,9 @@ def fake(main, **config):
     )
 
 
-def test_every_architecture_takes_its_inputs(architecture, make_dense):
-    model = make_dense(architecture)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_takes_its_inputs(name):
+    model = make(name)
     inputs = probe_inputs(model)
     assert all(torch.equal(tensor, probe_inputs(model)[name]) for name, tensor in inputs.items())
     answers = outputs(model, inputs)
