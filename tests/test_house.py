@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 RUNTIME = SOURCE.parent / "runtime" / "src"
 
 ROOMS = (
-    "errors _extras _files _messages _padding _transformers_import _validation _version",
+    "errors _engine_errors _extras _files _messages _padding _transformers_import _validation _version",
     "config",
     "pruning",
     "checkpoint",
