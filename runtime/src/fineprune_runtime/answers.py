@@ -55,7 +55,7 @@ class AnswerRules:
 _DEFAULT = AnswerRules()
 
 
-class Windows(Protocol):
+class AnswerWindows(Protocol):
     """What a model reads of contexts at a time: all windows, those of a question together."""
 
     def lengths(self) -> Any:
@@ -84,7 +84,7 @@ class Spans(NamedTuple):
     share: Any
 
 
-def best_spans(windows: Windows, starts: Any, ends: Any, rules: AnswerRules = _DEFAULT) -> Spans:
+def best_spans(windows: AnswerWindows, starts: Any, ends: Any, rules: AnswerRules = _DEFAULT) -> Spans:
     """Return the best candidates of each question: up to `rules.n_best`, and "no answer" where allowed.
 
     Args:

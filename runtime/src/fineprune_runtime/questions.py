@@ -20,7 +20,7 @@ from fineprune_runtime.windows import anchors, question_limit, shortened
 _log = logging.getLogger("fineprune_runtime")
 
 
-class Read(NamedTuple):
+class QuestionWindows(NamedTuple):
     """The windows of all questions, those of a question together and in the order of its context."""
 
     encodings: list[Encoding]
@@ -44,7 +44,7 @@ class Read(NamedTuple):
 
 def read_windows(
     questions: Sequence[str], contexts: Sequence[str], tokens: Tokens, max_length: int, stride: int | None
-) -> Read:
+) -> QuestionWindows:
     """Tokenize questions with their contexts into windows of at most `max_length` tokens.
 
     `stride`: tokens by which neighboring windows overlap; None: 128, or a third of `max_length`
@@ -78,4 +78,4 @@ def read_windows(
         "starts": places[:, 0],
         "ends": places[:, 1],
     }
-    return Read(encodings, columns)
+    return QuestionWindows(encodings, columns)
