@@ -7,13 +7,13 @@ them.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fineprune._engine_errors import engine_errors
 from fineprune._messages import choose
 from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.data import QuestionAnsweringData
 from fineprune.tasks.questions.spans import AnswerRules
 from fineprune.tasks.questions.squad import Questions, read_file, read_split
 from fineprune.tasks.source import Source
-from fineprune_runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,10 +50,8 @@ class QuestionAnsweringConfig(Source):
             raise FinepruneError(f"task: unanswerable is {self.unanswerable!r}, expected true or false")
         choose(self.mismatched, ("stop", "skip"), "task.mismatched")
         choose(self.metric, METRICS, "task.metric")
-        try:
+        with engine_errors("task: "):
             self.rules()
-        except EngineError as error:
-            raise FinepruneError(f"task: {error}") from None
 
     def load(self, need_train: bool = True, model: "PreTrainedModel | None" = None) -> QuestionAnsweringData:
         """Read the questions; `model` does not matter.
