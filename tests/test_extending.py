@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import tiny_bert
 from torch import nn
 
-from fineprune import FinepruneError, PruningConfig, finalize, prepare
+from fineprune import FinepruneError, PruningConfig, accelerate, finalize, prepare
 from fineprune import config as config_module
 from fineprune.config import METHODS
 from fineprune.study.grid import Study
@@ -90,3 +91,42 @@ def test_a_kind_of_unit_is_a_function(written, methods):
     for target in pruner.targets:
         pairs = target.masked.mask.view(4, -1)
         assert (pairs.all(1) | ~pairs.any(1)).all()
+
+
+def test_a_host_is_any_trainer(written, tmp_path):
+    from transformers import TrainingArguments
+
+    (file,) = examples("A host trainer")
+    made = written(file).PruningWeightedTrainer
+    model = tiny_bert(num_labels=2)
+    rows = [{"input_ids": [2, 5 + i % 3, 3], "labels": i % 2} for i in range(16)]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"), max_steps=10, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    trainer = made(model=model, args=arguments, train_dataset=rows, pruning=PruningConfig(density=0.25))
+    trainer.train()
+    assert trainer.pruner.density == pytest.approx(0.25, abs=1e-3)
+
+
+def test_an_architecture_of_the_engine_is_a_line(monkeypatch):
+    from transformers import CamembertConfig, CamembertForSequenceClassification
+
+    from fineprune_runtime import architectures
+
+    monkeypatch.setattr(architectures, "ARCHITECTURES", dict(architectures.ARCHITECTURES))
+    (line,) = examples("An architecture of the engine")
+    exec(line, {})
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = CamembertConfig(vocab_size=30, max_position_embeddings=12, initializer_range=0.5, **sizes)
+    model = CamembertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter[torch.rand(parameter.shape) < 0.9] = 0
+    ids = torch.randint(5, 30, (3, 7))
+    with torch.no_grad():
+        expected = model(ids).logits
+        accelerate(model)
+        assert type(model.roberta.encoder).__name__ == "EncoderModule"
+        assert torch.allclose(model(ids).logits, expected, atol=1e-4)
