@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fineprune.study.figures import chosen_runs
@@ -22,6 +23,11 @@ _ENGINE = "engine float32"  # what the figure times; the dense model is timed in
 _TORCH = "torch"
 _FEW = 16  # points of a panel up to which those behind the front have labels, too
 _SIZE = "float32"  # the values of the packed file: those of the score
+
+_HEADER = (
+    *("task", "cost", "unit", "method", "scope", "distillation", "density"),
+    *("value", "metric", "score", "front"),
+)
 
 
 class _Point(NamedTuple):
@@ -56,20 +62,8 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     """Score against size and against latency, a row of panels for each task."""
     measured = chosen_runs.measured(runs)
     sizes = {run.path: _size(run) for run in runs}
-    bench, told = _benches(runs)
-    made: list[_Panel] = []
-    for task in dict.fromkeys(group.cell.task for group in measured.groups):
-        groups = [group for group in measured.groups if group.cell.task == task]
-        metric = next((group.metric for group in groups if group.metric), "score")
-        for what, costs in (("size", sizes), ("latency", bench)):
-            points = []
-            for group in groups:
-                known = [costs.get(measured.runs[row.cell].path) for row in group.rows]
-                found = [cost for cost in known if cost is not None]
-                score = group.mean(metric)
-                if found and score is not None:
-                    points.append(_Point(group, statistics.fmean(found), score))
-            made.append(_Panel(task, what, metric, points))
+    latencies, timed = _benches(runs)
+    made = _panels(measured, sizes, latencies)
     if not any(panel.points for panel in made):
         return "no finished run says the size of its file, which older versions did not, or was timed"
     data = [row for panel in made for row in _rows(panel)]
@@ -92,7 +86,7 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
         "is the Pareto front: no run is both smaller (or faster) and better. Numbers at its points are "
         "densities, + with a teacher."
     ]
-    parts.append(told)
+    parts.append(timed)
     unsized = [
         group.rows[0].cell.name
         for group in measured.groups
@@ -100,22 +94,29 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     ]
     if unsized:
         parts.append(f"Without a size: {listed(unsized)}.")
-    header = (
-        "task",
-        "cost",
-        "unit",
-        "method",
-        "scope",
-        "distillation",
-        "density",
-        "value",
-        "metric",
-        "score",
-        "front",
-    )
     return Figure(
-        "pareto", "Score against size and speed", " ".join([*parts, *measured.notes]), header, data, draw
+        "pareto", "Score against size and speed", " ".join([*parts, *measured.notes]), _HEADER, data, draw
     )
+
+
+def _panels(
+    measured: chosen_runs.Measured, sizes: dict[Path, float | None], latencies: dict[Path, float | None]
+) -> list[_Panel]:
+    """Return two panels for each task: its groups against their mean size in MB, and latency in ms."""
+    made: list[_Panel] = []
+    for task in dict.fromkeys(group.cell.task for group in measured.groups):
+        groups = [group for group in measured.groups if group.cell.task == task]
+        metric = next((group.metric for group in groups if group.metric), "score")
+        for what, costs in (("size", sizes), ("latency", latencies)):
+            points = []
+            for group in groups:
+                costs_of_seeds = (costs.get(measured.runs[row.cell].path) for row in group.rows)
+                known = [cost for cost in costs_of_seeds if cost is not None]
+                score = group.mean(metric)
+                if known and score is not None:
+                    points.append(_Point(group, statistics.fmean(known), score))
+            made.append(_Panel(task, what, metric, points))
+    return made
 
 
 def _size(run: RunFolder) -> float | None:
@@ -126,9 +127,9 @@ def _size(run: RunFolder) -> float | None:
     return (size.dense if run.cell.method == DENSE else size.packed[_SIZE]) / 1e6
 
 
-def _benches(runs: Sequence[RunFolder]) -> tuple[dict[object, float | None], str]:
+def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
     """Milliseconds by run, of those that were timed alike, and a sentence about how."""
-    found: dict[object, Timing] = {}
+    found: dict[Path, Timing] = {}
     for run in runs:
         peer = _TORCH if run.cell.method == DENSE else _ENGINE
         time = next(
