@@ -42,6 +42,14 @@ def test_blocks_that_do_not_divide():
         units.rows("w", torch.zeros(2, 3, 1))
 
 
+def test_units_that_do_not_fit_leave_the_model_as_it_was(prepare_with):
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, out)) for out in (8, 6)))
+    grid = partial(units.blocks, rows=4, columns=1)
+    with pytest.raises(FinepruneError, match=r"1\.1: 4 x 1 blocks do not divide 6 x 8"):
+        prepare_with(method_on(grid, "size"), model, PruningConfig("magnitude", targets="*"), 8)
+    assert not any("parametrizations" in name for name, _ in model.named_modules())
+
+
 def test_scores_of_blocks_get_the_sum_and_the_mask_its_expansion():
     weight = nn.Parameter(torch.tensor(W))
     grid = units.blocks("w", weight, 2, 2)

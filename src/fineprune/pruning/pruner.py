@@ -51,7 +51,7 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
         _freeze_embeddings(model)
     # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
     setattr(model, DDP_IGNORES, [*getattr(model, DDP_IGNORES, ()), *mask_buffers(model)])
-    modules = method.made.modules(model)
+    modules = method.bundle.modules(model)
     if modules:
         setattr(model, MODULES, nn.ModuleDict(modules))
     return Pruner(model, method, targets)
@@ -78,7 +78,10 @@ def _checked(
                 f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
-    method.made.check({name: module.get_parameter("weight") for name, module in found.items()})
+    weights = {name: module.get_parameter("weight") for name, module in found.items()}
+    for name, weight in weights.items():
+        method.bundle.units(name, weight)  # which may not fit the matrix
+    method.bundle.check(weights)
     if config.traits.holds_zeros:
         hold_zeros(model)
         return method, found
@@ -175,7 +178,7 @@ class Pruner:
     @property
     def _rule(self) -> Observed | None:
         """The score rule that reads gradients, of a method that has one."""
-        rule = self._method.made.rule
+        rule = self._method.bundle.rule
         return rule if isinstance(rule, Observed) else None
 
     def _hold_zeros(self) -> None:
@@ -322,7 +325,7 @@ class Pruner:
             "threshold": self._control.threshold,
             "lambda": self._control.lambda_,
             "changed": self.changed,
-        } | ({} if self._method.made.state is None else {"method": self._method.made.state.state_dict()})
+        } | ({} if self._method.bundle.state is None else {"method": self._method.bundle.state.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; the model's state, with scores and masks, is loaded apart.
@@ -335,8 +338,8 @@ class Pruner:
         self.steps_done = saved.steps_done
         self._control = Control(saved.threshold, saved.lambda_)
         self._changed = saved.changed
-        if self._method.made.state is not None:
-            self._method.made.state.load_state_dict(saved.method)
+        if self._method.bundle.state is not None:
+            self._method.bundle.state.load_state_dict(saved.method)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that `finalize` drops or hides, for a checkpoint beside the folded weights.

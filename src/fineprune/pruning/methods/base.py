@@ -115,8 +115,8 @@ class Method(ABC):
         self.config = config
         self.options = self.Options() if config.options is None else config.options
         self.scope = config.scope or config.traits.scopes[0]
-        self.made = self.parts()
-        self.schedule = self.made.plan(config, total)
+        self.bundle = self.parts()
+        self.schedule = self.bundle.plan(config, total)
 
     @abstractmethod
     def parts(self) -> Parts:
@@ -125,58 +125,65 @@ class Method(ABC):
     @final
     def masked_weight(self, name: str, weight: Tensor) -> MaskedWeight:
         """Return the parametrization of one weight."""
-        made = self.made
-        grid = made.units(name, weight)
+        bundle = self.bundle
+        grid = bundle.units(name, weight)
         masked = MaskedWeight(
             weight,
-            None if made.rule is None else made.rule.start(weight, grid),
+            None if bundle.rule is None else bundle.rule.start(weight, grid),
             grid,
-            None if made.gate is None else made.gate(weight),
-            made.weight_gradient,
-            None if made.rule is None else made.rule.statistics(weight, grid),
+            None if bundle.gate is None else bundle.gate(weight),
+            bundle.weight_gradient,
+            None if bundle.rule is None else bundle.rule.statistics(weight, grid),
         )
-        if made.first_mask is not None:
-            masked.mask.copy_(made.first_mask(weight))
+        if bundle.first_mask is not None:
+            masked.mask.copy_(bundle.first_mask(weight))
         return masked
 
     @final
     def refresh(self, targets: Sequence[Target], step: int) -> Control:
         """Set the masks for the forward pass after `step` optimizer steps."""
-        rule, penalty = self.made.rule, self.made.penalty
+        rule, penalty = self.bundle.rule, self.bundle.penalty
         if rule is None:
             return Control()
-        ramp = self.schedule.ramp(step)
         if penalty is not None and self.config.penalty is not None:
-            control = penalty.fixed(targets, ramp, self.config.penalty)
+            control = penalty.fixed(targets, self.schedule.ramp(step), self.config.penalty)
         else:
-            density = self.schedule.density(step, self.config.density)
-            control = Control() if density >= 1 else self._cut(rule, targets, density)
-            if density >= 1:
-                for target in targets:
-                    target.masked.units.fill_(True)
-            if penalty is not None and control.threshold is not None:
-                wanted = path(ramp, penalty.start, penalty.end)
-                units = sum(target.scores.numel() for target in targets)
-                control.lambda_ = controlled_lambda(control.threshold, wanted, ramp, units)
-                for target in targets:
-                    if target.masked.gate is not None:
-                        target.gate.follow(control.threshold)
+            control = self._at_density(rule, targets, step)
         for target in targets:
             target.masked.spread()
-        self.made.after_cut(targets)
+        self.bundle.after_cut(targets)
         return control
 
     @final
     def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
         """Return lambda * R(S), which is added to the loss; None where the method has no penalty."""
-        return None if self.made.penalty is None else lambda_ * self.made.penalty.value(targets)
+        return None if self.bundle.penalty is None else lambda_ * self.bundle.penalty.value(targets)
 
-    def _cut(self, rule: ScoreRule, targets: Sequence[Target], density: float) -> Control:
-        """Keep the highest units (Eq. 1): ranked together, or matrix by matrix."""
+    def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int) -> Control:
+        """Keep the scheduled density, with the lambda that leads the threshold along its path."""
+        density = self.schedule.density(step, self.config.density)
+        if density >= 1:
+            for target in targets:
+                target.masked.units.fill_(True)
+            return Control()
+        threshold = self._cut(rule, targets, density)
+        for target in targets:
+            if target.masked.gate is not None:
+                target.gate.follow(threshold)
+        penalty = self.bundle.penalty
+        if penalty is None:
+            return Control(threshold)
+        ramp = self.schedule.ramp(step)
+        units = sum(target.scores.numel() for target in targets)
+        wanted = path(ramp, penalty.start, penalty.end)
+        return Control(threshold, controlled_lambda(threshold, wanted, ramp, units))
+
+    def _cut(self, rule: ScoreRule, targets: Sequence[Target], density: float) -> float:
+        """Keep the highest units (Eq. 1), ranked together or matrix by matrix; return the mean threshold."""
         ranked = rule.ranked(targets)
         flags = [target.masked.units for target in targets]
         costs = [target.masked.grid.cost for target in targets]
         cuts = ranks.of(ranked.tensors).top_v(
-            ranked.tensors, density, flags, ranked.key, self.made.floor, self.scope == "local", costs
+            ranked.tensors, density, flags, ranked.key, self.bundle.floor, self.scope == "local", costs
         )
-        return Control(sum(cut.value for cut in cuts) / len(cuts))
+        return sum(cut.value for cut in cuts) / len(cuts)
