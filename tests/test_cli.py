@@ -211,9 +211,11 @@ def test_bad_folders_and_files(arguments, said, capsys, tmp_path, monkeypatch):
 
 
 def test_text_that_is_not_utf8(place, finished, capsys):
-    (place / "latin.txt").write_bytes(b"caf\xe9\n")
+    (place / "latin.txt").write_bytes(b"film\ncaf\xe9\n")
     assert call("predict", finished, "--file", place / "latin.txt") == 2
-    assert "not UTF-8 at byte 3" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.endswith("latin.txt, line 2: byte 0xe9 is not UTF-8 text; save the file as UTF-8\n")
+    assert error.count("\n") == 1
 
 
 def test_unknown_command_is_code_2():

@@ -167,11 +167,11 @@ def test_columns_that_nothing_is_known_of_are_explained_when_read(tmp_path):
 
 
 def test_unknown_names_and_contradictions(tmp_path):
-    refused("mnlii", "name is 'mnlii'", "did you mean mnli", "known: cola, sst2")
-    refused({"name": ["mnli"]}, "name is ['mnli']")
-    refused({"name": None}, "name is None")
+    refused("mnlii", "task.name='mnlii': did you mean mnli? allowed are cola, sst2")
+    refused({"name": ["mnli"]}, "task.name=['mnli']: ")
+    refused({"name": None}, "task.name=None: ")
     refused({"name": "sst2", "kind": "token_classification"}, "kind is 'token_classification' but sst2 is")
-    refused({"name": "sst2", "data_dir": "nowhere"}, "'nowhere'", "no folder", "nyu-mll/glue")
+    refused({"name": "sst2", "data_dir": "nowhere"}, "'nowhere', which is not a folder", "nyu-mll/glue")
     refused({"name": "sst2", "data_dir": str(tmp_path), "hub": "x"}, "give one")
     refused({"name": "sst2", "lable": "x"}, "unknown setting 'lable'", "label")
     put(tmp_path, "train.tsv", "notes.txt")
@@ -201,7 +201,7 @@ def test_more_is_rows_in_order_of_length(write, tokenizer):
         validation=write("dev.tsv", "text\tlabel\nfilm\tno\n"),
         more={"other": write("other.tsv", "text\tlabel\ngood film\tyes\nbad\tno\n")},
     ).load()
-    rows = data.more_rows(tokenizer, 8)["other"]
+    rows = data.evaluation(tokenizer, 8).more["other"]
     assert rows["input_ids"] == [[2, 6, 3], [2, 5, 7, 3]]
     assert rows["labels"] == [0, 1]
 

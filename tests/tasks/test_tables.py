@@ -91,7 +91,7 @@ def test_parquet_column_with_a_dot(tmp_path):
         (
             "a.tsv",
             "texts\tlabel\na\t1\n",
-            r"no column 'text'; did you mean 'texts'\? it has 'texts', 'label'",
+            r"no column 'text'; did you mean texts\? it has 'texts', 'label'",
         ),
         ("a.csv", "q,r\na,1\n", r"no column 'text'; it has 'q', 'r'"),
         ("a.csv", "text,label,text\na,1,b\n", r"2 columns are named 'text'; rename all but one"),
@@ -112,8 +112,8 @@ def test_parquet_column_with_a_dot(tmp_path):
             r"line 2: no column 'label'; it has 'text'",
         ),
         ("a.jsonl", "[" * 100_000, r"line 1: not JSON"),
-        ("a.parquet", "not parquet", r"a\.parquet: not a whole Parquet file: "),
-        ("a.parquet", "", r"a\.parquet: not a whole Parquet file: "),
+        ("a.parquet", "not parquet", r"a\.parquet: not a complete Parquet file: "),
+        ("a.parquet", "", r"a\.parquet: not a complete Parquet file: "),
     ],
 )
 def test_a_bad_file_is_one_clear_line(write, name, text, message):
@@ -153,7 +153,7 @@ def test_text_that_is_not_utf8_names_the_line_and_the_byte(tmp_path, name):
 def test_parquet_that_is_cut_short_or_empty(tmp_path):
     whole = parquet(tmp_path / "a.parquet", text=["a"] * 100, label=[1] * 100)
     (tmp_path / "cut.parquet").write_bytes(Path(whole).read_bytes()[:-20])
-    with pytest.raises(FinepruneError, match=r"cut\.parquet: not a whole Parquet file"):
+    with pytest.raises(FinepruneError, match=r"cut\.parquet: not a complete Parquet file"):
         read_table(tmp_path / "cut.parquet", COLUMNS)
     with pytest.raises(FinepruneError, match=r"no column 'sentence'; it has 'text', 'label'"):
         read_table(whole, ["sentence"])

@@ -19,7 +19,6 @@ from fineprune.tasks.text import prediction as texts
 from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.tasks.tokens import prediction as tokens
 from fineprune.tasks.tokens.task import TokenClassificationConfig
-from fineprune_runtime.architectures import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 Head = Literal["texts", "values", "tokens", "spans", "next_tokens"]
 """The form of a model's answers, by which a student is compared with its teacher. Of no kind here are the
 next tokens of a language model."""
-
-_SUFFIXES = {task: suffix for suffix, task in TASKS.items()}  # as fineprune_runtime runs them
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Kind:
 KINDS = (
     Kind(
         name="classification",
-        suffix=_SUFFIXES["text"],
+        suffix="ForSequenceClassification",
         config=ClassificationConfig,
         head=lambda config: "values" if getattr(config, "num_labels", None) == 1 else "texts",
         predict=texts.predict_rows,
@@ -70,7 +67,7 @@ KINDS = (
     ),
     Kind(
         name="question_answering",
-        suffix=_SUFFIXES["questions"],
+        suffix="ForQuestionAnswering",
         config=QuestionAnsweringConfig,
         head=lambda config: "spans",
         predict=questions.predict_rows,
@@ -78,7 +75,7 @@ KINDS = (
     ),
     Kind(
         name="token_classification",
-        suffix=_SUFFIXES["tokens"],
+        suffix="ForTokenClassification",
         config=TokenClassificationConfig,
         head=lambda config: "tokens",
         predict=tokens.predict_rows,

@@ -11,15 +11,16 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, EvalPrediction
 
 from fineprune import FinepruneError, cli
+from fineprune.checkpoint.loading import open_model
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.questions import task
 from fineprune.tasks.questions.prediction import answer
-from fineprune.tasks.questions.spans import Answer
+from fineprune.tasks.questions.spans import Answer, AnswerRules
 from fineprune.tasks.questions.squad import Questions, Span
 from fineprune.tasks.questions.task import QuestionAnsweringConfig
 from fineprune.training.run import train as run_module
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, load_run_model, run_recipe
+from fineprune.training.run.train import evaluate_run, run_recipe
 
 WORDS = ["good", "bad", "film", "very", "a", "b"]
 
@@ -98,10 +99,10 @@ def test_settings_and_defaults():
         ({"validation": "b", "unanswerable": 1}, "unanswerable is 1, expected true or false"),
         (
             {"validation": "b", "mismatched": "skipp"},
-            r"mismatched is 'skipp'; did you mean skip\? allowed: stop",
+            r"task.mismatched='skipp': did you mean skip\? allowed are stop, skip",
         ),
-        ({"validation": "b", "metric": "accuracy"}, "metric is 'accuracy'; .*allowed: f1, exact_match"),
-        ({"validation": "b", "metric": ["f1"]}, r"metric is \['f1'\]"),
+        ({"validation": "b", "metric": "accuracy"}, "task.metric='accuracy': .*allowed are f1, exact_match"),
+        ({"validation": "b", "metric": ["f1"]}, r"task.metric=\['f1'\]: "),
         ({"validation": "b", "stride": -1}, "stride is -1, expected a whole number, at least 0"),
         ({"validation": "b", "n_best": True}, "n_best is True, expected a whole number, at least 1"),
         ({"validation": "b", "max_answer_length": 0}, "max_answer_length is 0"),
@@ -113,15 +114,10 @@ def test_settings_that_cannot_work(settings, message):
         QuestionAnsweringConfig.from_dict(settings)
 
 
-def test_data_that_cannot_be_loaded(write, pretrained):
-    from transformers import AutoModelForSequenceClassification
-
+def test_data_that_cannot_be_loaded(write):
     config = QuestionAnsweringConfig(validation=write("dev.json", json.dumps(squad(2, 0))))
     with pytest.raises(FinepruneError, match="no training data; give a `train` file"):
         config.load()
-    model = AutoModelForSequenceClassification.from_pretrained(pretrained)
-    with pytest.raises(FinepruneError, match="the model is a BertForSequenceClassification; it takes a"):
-        config.load(need_train=False, model=model)
     assert config.load(need_train=False).sizes() == {"train": 0, "validation": 2}
 
 
@@ -135,7 +131,7 @@ def test_the_hub(monkeypatch):
     monkeypatch.setattr(task, "read_split", read)
     config = QuestionAnsweringConfig(hub="squad_v2", unanswerable=True, mismatched="skip")
     assert config.load().sizes() == {"train": 1, "validation": 1}
-    assert seen == [("squad_v2", None, split, True, "skip") for split in ("train", "validation")]
+    assert seen == [(("squad_v2", None, split), True, "skip") for split in ("train", "validation")]
 
 
 # -- data for the Trainer -----------------------------------------------------------------------
@@ -151,9 +147,9 @@ def test_metrics_undo_the_order_and_ignore_the_padding(write, tokenizer):
     ]
     path = write("q.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     data = QuestionAnsweringConfig(validation=path, stride=1, metric="exact_match").load(need_train=False)
-    with pytest.raises(RuntimeError, match="validation_rows makes the windows"):
-        data.compute_metrics()(EvalPrediction(predictions=(0, 0), label_ids=None))
-    dataset = data.validation_rows(tokenizer, 9)
+    evaluation = data.evaluation(tokenizer, 9)
+    dataset, score = evaluation.rows, evaluation.compute_metrics
+    assert evaluation.more == {}
     lengths = [len(ids) for ids in dataset["input_ids"]]
     assert lengths == [5, 6, 7, 9]  # the second question has two windows, with "bad" in both
     assert set(dataset.column_names) == {
@@ -168,7 +164,6 @@ def test_metrics_undo_the_order_and_ignore_the_padding(write, tokenizer):
         starts[row, : lengths[row]] = ends[row, : lengths[row]] = -5
         starts[row, example["start_positions"]] = ends[row, example["end_positions"]] = 5
     starts[2:, 0] = ends[2:, 0] = -5
-    score = data.compute_metrics()
     right = EvalPrediction(predictions=(starts, ends, "more"), label_ids=None)
     assert score(right) == {"exact_match": 1.0, "f1": 1.0}
     starts[0], ends[0] = -5, -5
@@ -185,7 +180,8 @@ def test_scores_equal_torchmetrics_on_texts_of_other_making(recipe, tokenizer):
     from torchmetrics.functional.text import squad as official
 
     data = recipe().task.load()
-    dataset = data.validation_rows(tokenizer, 32)  # one window a question
+    evaluation = data.evaluation(tokenizer, 32)  # one window a question
+    dataset = evaluation.rows
     generator = np.random.default_rng(3)
     starts, ends = generator.normal(size=(2, len(dataset), 32)).astype(np.float32)
     contexts = dict(zip(data.validation.ids, data.validation.contexts, strict=True))
@@ -200,7 +196,8 @@ def test_scores_equal_torchmetrics_on_texts_of_other_making(recipe, tokenizer):
         truths.append({"id": name, "answers": {"text": [span.text for span in spans]}})
     expected = {name: float(value) / 100 for name, value in official(guesses, truths).items()}
     assert 0 < expected["f1"] < 1
-    assert data.compute_metrics()(EvalPrediction(predictions=(starts, ends), label_ids=None)) == expected
+    logits = EvalPrediction(predictions=(starts, ends), label_ids=None)
+    assert evaluation.compute_metrics(logits) == expected
 
 
 # -- whole runs ---------------------------------------------------------------------------------
@@ -216,28 +213,23 @@ def test_a_run(recipe, tmp_path, pruning, unanswerable):
     assert results["examples"] == {"train": 20, "validation": 10}
     assert results["density"] == (1.0 if pruning is None else 0.25)
     assert Recipe.load(tmp_path / "run" / "recipe.yaml") == made
-    model, tokenizer = load_run_model(tmp_path / "run")
+    model, tokenizer, _ = open_model(tmp_path / "run", need_tokenizer=True)
     assert type(model).__name__ == "BertForQuestionAnswering"
     assert model.config.unanswerable_questions == unanswerable
     assert evaluate_run(tmp_path / "run") == pytest.approx(results["scores"])
 
     data = made.task.load(need_train=False)
-    found = answer(
-        model,
-        tokenizer,
-        data.validation.questions,
-        data.validation.contexts,
-        **made.task.answering(),
-        max_length=12,
-    )
+    questions, contexts = data.validation.questions, data.validation.contexts
+    rules = made.task.rules()
+    assert rules == AnswerRules(unanswerable, 2)
+    found = answer(model, tokenizer, questions, contexts, rules, max_length=12)
     right = sum(
         best.text in ([span.text for span in spans] or [""])
         for best, spans in zip(found, data.validation.answers, strict=True)
     )
     assert right <= 10 * results["score"] + 1e-3  # where articles do not count, so more is right
-    usual = {name: value for name, value in made.task.answering().items() if name != "unanswerable"}
-    questions, contexts = data.validation.questions, data.validation.contexts
-    assert found == answer(model, tokenizer, questions, contexts, **usual, max_length=12)
+    by_model = AnswerRules(None, 2)  # whether there may be no answer is in the model's config
+    assert found == answer(model, tokenizer, questions, contexts, by_model, max_length=12)
     for best, context in zip(found, data.validation.contexts, strict=True):
         assert context[best.start : best.end] == best.text
         assert best.text or unanswerable
@@ -339,7 +331,7 @@ def test_modes_are_kept_and_nothing_is_found_where_nothing_is(trained):
     model.train()
     assert answer(model, tokenizer, ["good"], [""]) == [Answer("", 0.0, 0, 0)]
     assert model.training
-    (best,) = answer(model, tokenizer, ["good"], ["film"], unanswerable=True)
+    (best,) = answer(model, tokenizer, ["good"], ["film"], AnswerRules(True))
     assert best.text in ("", "film")
 
 

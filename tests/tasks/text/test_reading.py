@@ -1,8 +1,12 @@
+"""The data of a classification: texts and labels as they are read, and their meaning."""
+
+from types import SimpleNamespace
+
 import pytest
 
 from fineprune.errors import FinepruneError
-from fineprune.tasks.text.reading import load_data
-from fineprune.tasks.text.task import ClassificationConfig, Examples
+from fineprune.tasks.text.data import Examples
+from fineprune.tasks.text.task import ClassificationConfig
 
 
 @pytest.fixture
@@ -19,8 +23,18 @@ def task(write):
     return make
 
 
+def trained(*labels: str) -> SimpleNamespace:
+    """A model that was trained on these labels; without any, on values."""
+    config = SimpleNamespace(
+        num_labels=len(labels) or 1,
+        problem_type="single_label_classification" if labels else "regression",
+        id2label=dict(enumerate(labels)) if labels else {0: "LABEL_0"},
+    )
+    return SimpleNamespace(config=config)
+
+
 def test_single_texts_with_inferred_names(task):
-    data = load_data(task("text\tlabel\na\tpos\n\tneg\nc\tpos\n", "text\tlabel\nd\tneg\n"))
+    data = task("text\tlabel\na\tpos\n\tneg\nc\tpos\n", "text\tlabel\nd\tneg\n").load()
     assert data.labels == ("neg", "pos")
     assert data.train == Examples(["a", "", "c"], None, [1, 0, 1])
     assert data.validation == Examples(["d"], None, [0])
@@ -31,7 +45,7 @@ def test_pairs_and_integers_that_do_not_start_at_zero(task):
     config = task(
         "y\tp\tq\n3\ta\tb\n10\tc\td\n", "q\tp\ty\nf\te\t10\n", text=["p", "q"], label="y", metric="f1"
     )
-    data = load_data(config)
+    data = config.load()
     assert data.labels == ("3", "10")
     assert data.train == Examples(["a", "c"], ["b", "d"], [0, 1])
     assert data.validation == Examples(["e"], ["f"], [1])
@@ -39,14 +53,14 @@ def test_pairs_and_integers_that_do_not_start_at_zero(task):
 
 
 def test_given_labels_set_the_order_and_accept_numbers(task):
-    data = load_data(task("text\tlabel\na\tpos\nb\t1\n", "text\tlabel\nc\t0\n", labels=["pos", "neg"]))
+    data = task("text\tlabel\na\tpos\nb\t1\n", "text\tlabel\nc\t0\n", labels=["pos", "neg"]).load()
     assert data.train is not None
     assert data.train.labels == [0, 1]
     assert data.validation.labels == [0]
 
 
 def test_values_are_regression(task):
-    data = load_data(task("text\tlabel\na\t2.5\nb\t1\n", "text\tlabel\nc\t3\n"))
+    data = task("text\tlabel\na\t2.5\nb\t1\n", "text\tlabel\nc\t3\n").load()
     assert data.labels is None
     assert data.metric == "pearson"
     assert data.train == Examples(["a", "b"], None, [2.5, 1.0])
@@ -54,61 +68,60 @@ def test_values_are_regression(task):
 
 
 def test_a_regression_metric_makes_integers_values(task):
-    data = load_data(task("text\tlabel\na\t0\nb\t5\n", "text\tlabel\nc\t3\n", metric="spearman"))
+    data = task("text\tlabel\na\t0\nb\t5\n", "text\tlabel\nc\t3\n", metric="spearman").load()
     assert (data.labels, data.metric, data.validation.labels) == (None, "spearman", [3.0])
 
 
 def test_without_training_data_the_model_knows_the_labels(task):
     config = task(None, "text\tlabel\nc\tpos\nd\t0\n")
-    data = load_data(config, need_train=False, labels=["neg", "pos"])
+    data = config.load(need_train=False, model=trained("neg", "pos"))
     assert data.train is None
     assert data.labels == ("neg", "pos")
     assert data.validation.labels == [1, 0]
-    assert load_data(
-        task(None, "text\tlabel\nc\t4\n"), need_train=False, regression=True
-    ).validation.labels == [4.0]
+    values = task(None, "text\tlabel\nc\t4\n").load(need_train=False, model=trained())
+    assert (values.labels, values.metric, values.validation.labels) == (None, "pearson", [4.0])
     given = task(None, "text\tlabel\nc\tb\n", labels=["a", "b"])
-    assert load_data(given, need_train=False).validation.labels == [1]
+    assert given.load(need_train=False).validation.labels == [1]
 
 
 def test_a_trained_models_integer_names_are_not_positions(task):
     config = task(None, "text\tlabel\nc\t1\n")
-    assert load_data(config, need_train=False, labels=("1", "2", "3")).validation.labels == [0]
+    assert config.load(need_train=False, model=trained("1", "2", "3")).validation.labels == [0]
     with pytest.raises(FinepruneError, match=r"row 1: label '1' is not known; allowed are '2', '3'"):
-        load_data(config, need_train=False, labels=("2", "3"))
+        config.load(need_train=False, model=trained("2", "3"))
 
 
 def test_hub_names(hub):
-    data = load_data(hub([1, 0], [0], ("negative", "positive")))
+    data = hub([1, 0], [0], ("negative", "positive")).load()
     assert data.labels == ("negative", "positive")
     assert data.train is not None
     assert (data.train.labels, data.validation.labels) == ([1, 0], [0])
 
 
 def test_hub_names_that_are_integers_keep_their_positions(hub):
-    data = load_data(hub([0, 1, 2], [2], ("1", "2", "3")))
+    data = hub([0, 1, 2], [2], ("1", "2", "3")).load()
     assert (data.labels, data.validation.labels) == (("1", "2", "3"), [2])
 
 
 def test_hub_names_follow_the_order_of_a_trained_model(hub):
-    data = load_data(hub([], [0, 1], ("no", "yes")), need_train=False, labels=("yes", "no"))
+    data = hub([], [0, 1], ("no", "yes")).load(need_train=False, model=trained("yes", "no"))
     assert data.validation.labels == [1, 0]
 
 
 def test_hub_without_names(hub):
-    assert load_data(hub([1, 0], [0], None)).labels == ("0", "1")
-    assert load_data(hub([1.5, 0.0], [0.2], None)).labels is None
+    assert hub([1, 0], [0], None).load().labels == ("0", "1")
+    assert hub([1.5, 0.0], [0.2], None).load().labels is None
 
 
 def test_hub_numbers_as_values(hub):
     config = hub([0, 4], [2], ("0", "1", "2", "3", "4"))
     regression = ClassificationConfig(hub=config.hub, metric="pearson")
-    assert load_data(regression).validation.labels == [2.0]
+    assert regression.load().validation.labels == [2.0]
 
 
 def test_hidden_hub_labels(hub):
     with pytest.raises(FinepruneError, match=r"glue/sst2\[validation\], row 2: has no label \(-1\)"):
-        load_data(hub([0, 1], [1, -1], ("neg", "pos")))
+        hub([0, 1], [1, -1], ("neg", "pos")).load()
 
 
 OK = "text\tlabel\na\tpos\nb\tneg\n"
@@ -163,36 +176,35 @@ OK = "text\tlabel\na\tpos\nb\tneg\n"
 )
 def test_bad_data_is_one_clear_line(task, train, dev, settings, message):
     with pytest.raises(FinepruneError, match=message) as error:
-        load_data(task(train, dev, **settings))
+        task(train, dev, **settings).load()
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "known", "message"),
+    ("settings", "model", "message"),
     [
-        ({}, {}, r"the labels of .*validation\.tsv are not known without training data; give `labels`"),
-        ({}, {"labels": ("a", "b"), "regression": True}, r"contradict each other"),
+        ({}, None, r"the labels of .*validation\.tsv are not known without training data; give `labels`"),
         (
             {"labels": ["x", "y"]},
-            {"labels": ("a", "b")},
+            trained("a", "b"),
             r"labels is \['x', 'y'\] but the model has 'a', 'b'; remove",
         ),
-        ({"labels": ["x", "y"]}, {"regression": True}, r"but the model is a regression; remove"),
+        ({"labels": ["x", "y"]}, trained(), r"but the model is a regression; remove"),
         (
             {"metric": "f1"},
-            {"regression": True},
+            trained(),
             r"metric 'f1' but the model predicts values; allowed: pearson, spearman",
         ),
         (
             {"metric": "pearson"},
-            {"labels": ("a", "b")},
+            trained("a", "b"),
             r"metric 'pearson' but the model predicts classes; allowed: acc",
         ),
     ],
 )
-def test_settings_against_a_trained_model(task, settings, known, message):
+def test_settings_against_a_trained_model(task, settings, model, message):
     with pytest.raises(FinepruneError, match=message):
-        load_data(task(None, OK, **settings), need_train=False, **known)
+        task(None, OK, **settings).load(need_train=False, model=model)
 
 
 @pytest.mark.realdata
@@ -200,7 +212,7 @@ def test_real_single_sentences(realdata):
     config = ClassificationConfig(
         train=str(realdata / "sst2/train.tsv"), validation=str(realdata / "sst2/dev.tsv"), text="sentence"
     )
-    data = load_data(config)
+    data = config.load()
     assert data.train is not None
     assert (len(data.train), len(data.validation), data.labels) == (67_349, 872, ("0", "1"))
     assert data.train.texts[0].startswith("hide new secretions from the parental units")
@@ -218,7 +230,7 @@ def test_real_pairs(realdata):
         labels=("different", "same"),
         metric="f1",
     )
-    data = load_data(config)
+    data = config.load()
     assert data.train is not None
     assert data.train.pairs is not None
     assert (len(data.train), len(data.train.pairs), len(data.validation)) == (3_668, 3_668, 408)
@@ -233,7 +245,7 @@ def test_real_json_lines_with_names(realdata):
         validation=str(realdata / "mnli/dev.jsonl"),
         text=("premise", "hypothesis"),
     )
-    data = load_data(config)
+    data = config.load()
     assert data.labels == ("contradiction", "entailment", "neutral")
     assert data.validation.labels is not None
     assert (len(data.validation), data.validation.labels[:2]) == (3_119, [0, 2])

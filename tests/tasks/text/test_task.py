@@ -78,7 +78,7 @@ def test_a_config_survives_being_written_down(values):
             {**FILES, "metric": "acuracy"},
             r"task.metric='acuracy': did you mean accuracy\? allowed are accuracy, f1, matt",
         ),
-        ({**FILES, "metric": 1}, r"task.metric=1: allowed are accuracy, f1"),
+        ({**FILES, "metric": 1}, r"task.metric=1: did you mean f1\? allowed are accuracy, f1"),
         (
             {**FILES, "metric": "pearson", "labels": ["a", "b"]},
             r"'pearson' is for regression but labels names .*'a', 'b'",

@@ -1,17 +1,15 @@
-"""Token classification: files, labels on first tokens, seqeval's scores, and the entities of plain text."""
+"""Token classification: settings, files and labels on first tokens."""
 
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
-from fineprune.tasks.tokens import task
-from fineprune.tasks.tokens.prediction import Entity, predict_entities
-from fineprune.tasks.tokens.task import TokenClassificationConfig, compute_metrics
-from fineprune.tasks.tokens.word_windows import join, windows
+from fineprune.tasks.tokens import tags
+from fineprune.tasks.tokens.task import TokenClassificationConfig
+from fineprune.tasks.tokens.word_windows import join, tokenize_words
 
 CONLL = "-DOCSTART- -X- O\n\ngood NN B-PER\nfilm NN I-PER\nvery RB O\n\nbad JJ B-LOC\n"
 DEV = "film NN B-PER\n"
@@ -103,13 +101,17 @@ def test_the_hub_names_its_tags(monkeypatch):
     monkeypatch.setattr(files, "open_hub", lambda name, subset, split: (f"{name}[{split}]", table))
     data = config(hub="some/ner").load()
     assert (data.labels, data.train.tags, data.metric) == (tuple(names), [[1, 0]], "f1")
-    trained = type("BertForTokenClassification", (SimpleNamespace,), {})()
-    trained.config = SimpleNamespace(num_labels=3, id2label=dict(enumerate(names[::-1])))
+    settings = SimpleNamespace(num_labels=3, id2label=dict(enumerate(names[::-1])))
+    trained = SimpleNamespace(config=settings)
     again = config(hub="some/ner").load(need_train=False, model=trained)
     assert (again.train, again.labels, again.validation.tags) == (None, tuple(names[::-1]), [[1, 2]])
-    with pytest.raises(FinepruneError, match="but the model is a SimpleNamespace; it takes a model that"):
-        config(hub="some/ner").load(model=SimpleNamespace())
-    with pytest.raises(FinepruneError, match=r"some/ner\[train\]: no column 'pos'; it has 'tokens'"):
+    with pytest.raises(
+        FinepruneError, match=r"labels is \['O', 'B-X'\] but the model has 'I-PER', 'B-PER', 'O'"
+    ):
+        config(hub="some/ner", labels=["O", "B-X"]).load(need_train=False, model=trained)
+    with pytest.raises(
+        FinepruneError, match=r"some/ner\[train\]: no column 'pos'; .* it has 'tokens', 'ner_tags'"
+    ):
         config(hub="some/ner", tags="pos").load()
 
 
@@ -159,7 +161,7 @@ def test_bytes_that_are_not_utf8_and_the_wrong_column(tmp_path, load, monkeypatc
     (tmp_path / "bad.txt").write_bytes(b"good O\nb\xe4d O\n")
     with pytest.raises(FinepruneError, match=r"bad.txt, line 2: byte 0xe4 is not UTF-8"):
         config(train=str(tmp_path / "bad.txt"), validation="x").load()
-    monkeypatch.setattr(task, "MOST_TAGS", 2)
+    monkeypatch.setattr(tags, "MOST_TAGS", 2)
     with pytest.raises(FinepruneError, match=r"line 1: by here more than 2 different tags, such as 'O', 'A'"):
         load("a O\nb A\nc B\n")
     assert load("a O\nb A\nc B\n", "a O\n", labels=["O", "A", "B"]).labels == ("O", "A", "B")
@@ -172,8 +174,11 @@ def test_bytes_that_are_not_utf8_and_the_wrong_column(tmp_path, load, monkeypatc
         ({"train": "a"}, "no `validation` file"),
         ({"train": "a", "validation": "b", "hub": "c"}, "not both"),
         ({"train": "a", "validation": "b", "subset": "c"}, "belongs to `hub`"),
-        ({"train": "a", "validation": "b", "metric": "f2"}, "unknown metric 'f2'; did you mean f1?"),
-        ({"train": "a", "validation": "b", "labels": ["O"]}, "labels is ('O',)"),
+        (
+            {"train": "a", "validation": "b", "metric": "f2"},
+            "task.metric='f2': did you mean f1? allowed are f1",
+        ),
+        ({"train": "a", "validation": "b", "labels": ["O"]}, "labels is ['O'], expected two or more"),
         ({"train": "a", "validation": "b", "labels": ["O", "O"]}, "labels has 'O' twice"),
         ({"train": "a", "validation": "b", "tags": True}, "tags is True"),
         ({"train": "a", "validation": "b", "tag": 1}, "unknown setting 'tag'; did you mean tags"),
@@ -221,100 +226,6 @@ def test_byte_level_tokenizers_see_the_space_before_a_word():
     symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "c", "Ġa"]
     roberta = RobertaTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[("Ġ", "a")])
     text, starts = join(["a", "bc", "a"])
-    columns, places = windows([text], [starts], roberta, 16)
+    columns, places = tokenize_words([text], [starts], roberta, 16)
     assert columns["input_ids"] == [[0, 6, 5, 7, 8, 9, 2]]  # a, Ġ, b, c, Ġa
     assert places == [(0, [None, 0, None, 1, None, 2, None])]
-
-
-# -- scores -----------------------------------------------------------------------------------
-
-LABELS = ("O", "B-PER", "I-PER", "B-LOC")
-
-
-def scores(guess: list[list[int]], truth: list[list[int]]) -> dict[str, float]:
-    return compute_metrics(LABELS)(
-        SimpleNamespace(predictions=np.eye(4)[np.array(guess)], label_ids=np.array(truth))
-    )
-
-
-def test_scores_by_hand():
-    # Truth: PER(0-1), LOC(3) | PER(0). Guess: PER(0-1) right, nothing for LOC | LOC(0) wrong.
-    found = scores([[1, 2, 0, 0], [3, 0, 0, 0]], [[1, 2, 0, 3], [1, -100, -100, -100]])
-    assert found == pytest.approx({"accuracy": 3 / 5, "precision": 1 / 2, "recall": 1 / 3, "f1": 0.4})
-
-
-def test_an_entity_may_begin_with_i_as_in_conlleval():
-    assert scores([[2, 2, 0]], [[1, 2, 0]])["f1"] == 1.0
-    assert scores([[1, 1, 0]], [[1, 2, 0]])["f1"] == 0.0
-
-
-def test_no_entities_and_nan():
-    assert scores([[0, 0]], [[0, 0]]) == {"accuracy": 1.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
-    broken = SimpleNamespace(predictions=np.full((1, 2, 4), np.nan), label_ids=np.zeros((1, 2)))
-    with pytest.raises(FinepruneError, match="training diverged"):
-        compute_metrics(LABELS)(broken)
-
-
-def test_plain_tags_have_accuracy_only():
-    evaluation = SimpleNamespace(predictions=np.eye(2)[[[0, 1]]], label_ids=np.array([[0, -100]]))
-    assert compute_metrics(("NN", "VB"))(evaluation) == {"accuracy": 1.0}
-
-
-# -- prediction -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tagger():
-    """`tagger(labels)`: a model whose answer for a token id is that of `ANSWERS`, with logit 2."""
-    import torch
-    from transformers import BertConfig, BertForTokenClassification
-
-    def make(labels: tuple[str, ...], answers: dict[int, int]):
-        model = BertForTokenClassification(
-            BertConfig(
-                vocab_size=11,
-                hidden_size=4,
-                num_hidden_layers=1,
-                num_attention_heads=1,
-                intermediate_size=4,
-                id2label=dict(enumerate(labels)),
-            )
-        )
-
-        def forward(input_ids, **_):
-            logits = torch.zeros(*input_ids.shape, len(labels))
-            for token, label in answers.items():
-                logits[input_ids == token] = 2.0 * torch.eye(len(labels))[label]
-            return SimpleNamespace(logits=logits)
-
-        model.forward = forward
-        return model
-
-    return make
-
-
-def test_entities_of_plain_text(tagger, tokenizer):
-    model = tagger(LABELS, {5: 1, 7: 2, 6: 3})  # good B-PER, film I-PER, bad B-LOC
-    first, none, second = predict_entities(model, tokenizer, ["very  good\tfilm , bad", " ", "film"])
-    share = float(np.exp(2) / (np.exp(2) + 3))
-    assert [(e.label, e.text, e.start, e.end) for e in first] == [
-        ("PER", "good\tfilm", 6, 15),
-        ("LOC", "bad", 18, 21),
-    ]
-    assert [entity.score for entity in first] == pytest.approx([share, share])
-    assert none == []
-    assert second == [Entity("PER", "film", 0, 4, pytest.approx(share))]
-    assert predict_entities(model, tokenizer, []) == []
-
-
-def test_a_long_text_is_read_whole(tagger, tokenizer):
-    text = "very very good film very bad"
-    found = predict_entities(tagger(LABELS, {5: 1, 7: 2, 6: 3}), tokenizer, [text], max_length=5)
-    assert [entity.text for entity in found[0]] == ["good film", "bad"]
-
-
-def test_plain_tags_are_given_for_each_word(tagger, tokenizer):
-    found = predict_entities(tagger(("NN", "JJ"), {5: 1}), tokenizer, ["good film"])
-    assert [(entity.label, entity.text) for entity in found[0]] == [("JJ", "good"), ("NN", "film")]
-    with pytest.raises(FinepruneError, match="one string"):
-        predict_entities(tagger(LABELS, {}), tokenizer, "good film")

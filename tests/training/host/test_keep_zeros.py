@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from fineprune import FinepruneError, PruningConfig, finalize, save_compact, summary
+from fineprune.checkpoint.loading import open_model
 from fineprune.pruning.targets import find_targets
 from fineprune.study.grid import Study
 from fineprune.study.rows import collect
 from fineprune.study.study_folder import read_folder
 from fineprune.study.tables import as_text, tables
-from fineprune.training.run.train import load_run_model, run_recipe
+from fineprune.training.run.train import run_recipe
 
 KEEP_ZEROS = PruningConfig("keep_zeros")
 
@@ -102,7 +103,7 @@ def test_a_trainer_of_lora_saves_resumes_and_merges(make_trainer, sparse, histor
 
 @pytest.fixture
 def compact(finished, tmp_path):
-    model, tokenizer = load_run_model(finished)
+    model, tokenizer, _ = open_model(finished)
     save_compact(model, tmp_path / "small", tokenizer)
     return tmp_path / "small"
 
@@ -110,13 +111,13 @@ def compact(finished, tmp_path):
 @pytest.mark.parametrize("form", ["run", "compact"])
 def test_another_task_on_a_finished_run(files, finished, compact, tmp_path, form):
     start = {"run": finished, "compact": compact}[form]
-    trained = load_run_model(finished)[0]
+    trained = open_model(finished).model
     recipe = files.recipe(
         model=str(start), pruning=None, training={"learning_rate": 1e-2, "weight_decay": 0.1}
     )
     recipe = type(recipe).from_dict(recipe.to_dict() | {"pruning": {"method": "keep_zeros"}})
     results = run_recipe(recipe, tmp_path / "next", progress=False)
-    model, _ = load_run_model(tmp_path / "next")
+    model = open_model(tmp_path / "next").model
     assert same(zeros(model), zeros(trained))
     assert results["density"] == summary(trained).density == pytest.approx(0.25, abs=0.02)
     assert not any(

@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, BertForSequenceClassification, ViTConfig
 
 from fineprune import FinepruneError, PruningConfig, load, save_compact, summary
 from fineprune.checkpoint import packing
+from fineprune.checkpoint.loading import open_model
 from fineprune.checkpoint.packing import Packing
 from fineprune.pruning.targets import find_targets
-from fineprune.training.run.convert import compact_folder, dense_folder, export_folder, open_folder
-from fineprune.training.run.train import evaluate_run, load_run_model
+from fineprune.training.run.convert import compact_folder, dense_folder, export_folder
+from fineprune.training.run.train import evaluate_run
 
 COMPACT = {
     "README.md",
@@ -85,7 +86,7 @@ def test_compact(finished, tmp_path, files_in, names, same_weights):
     assert done.density == 0.25
     assert done.difference == 0
     assert done.bytes == (done.folder / "model.safetensors").stat().st_size
-    (model, words), (small, theirs) = load_run_model(finished), load_run_model(done.folder)
+    (model, words), (small, theirs) = open_model(finished)[:2], open_model(done.folder)[:2]
     assert same_weights(model, small)
     assert torch.equal(logits(model, words), logits(small, theirs))
     assert evaluate_run(finished, model_folder=done.folder) == evaluate_run(finished)
@@ -103,7 +104,7 @@ def test_compact(finished, tmp_path, files_in, names, same_weights):
 def test_types_and_a_vocabulary(finished, tmp_path):
     (tmp_path / "texts.txt").write_text("good film\r\n\n  \nbad film\n", encoding="utf-8")
     done = compact_folder(finished, tmp_path / "small", Packing("int8", "int8"), texts=tmp_path / "texts.txt")
-    (model, words), (small, fewer) = load_run_model(finished), load_run_model(done.folder)
+    (model, words), (small, fewer) = open_model(finished)[:2], open_model(done.folder)[:2]
     # 5 special tokens, the three of the texts, and "a" and "b" as single characters; "very" is gone
     assert set(words.get_vocab()) - set(fewer.get_vocab()) == {"very"}
     assert small.config.vocab_size == len(fewer) == len(words) - 1 == 10
@@ -117,7 +118,7 @@ def test_types_and_a_vocabulary(finished, tmp_path):
 
 
 def test_a_model_folder_and_one_that_is_compact_already(finished, tmp_path, same_weights):
-    model, _ = load_run_model(finished)
+    model = open_model(finished).model
     one = compact_folder(finished / "model", tmp_path / "one")
     assert about(one.folder)["scores"] is None
     two = compact_folder(one.folder, tmp_path / "two")
@@ -134,7 +135,7 @@ def test_a_run_that_was_not_pruned(copied, tmp_path):
 
 def test_into_the_place_of_the_model(copied, monkeypatch, files_in, names, same_weights):
     """All or nothing: a crash on the way leaves the run whole."""
-    before, (model, words) = files_in(copied), load_run_model(copied)
+    before, (model, words) = files_in(copied), open_model(copied)[:2]
     with monkeypatch.context() as patch:
         for ship in (compact_folder, dense_folder):
             patch.setattr(BertForSequenceClassification, "from_pretrained", second_load(stop))
@@ -145,11 +146,11 @@ def test_into_the_place_of_the_model(copied, monkeypatch, files_in, names, same_
     compact_folder(copied, copied / "model")
     assert names(copied / "model") == COMPACT
     assert names(copied) == {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
-    again, theirs = load_run_model(copied)
+    again, theirs, _ = open_model(copied)
     assert torch.equal(logits(model, words), logits(again, theirs))
     dense_folder(copied, copied / "model")
     assert names(copied / "model") == PLAIN
-    assert same_weights(model, load_run_model(copied)[0])
+    assert same_weights(model, open_model(copied).model)
 
 
 def stop(_):
@@ -175,7 +176,7 @@ def test_a_delta(finished, pretrained, tmp_path, names, same_weights):
     assert names(done.folder) == PLAIN - {"model.safetensors"} | {"delta.safetensors", "fineprune.json"}
     stored = load_file(done.folder / "delta.safetensors")
     assert "bert.embeddings.word_embeddings.weight" not in stored  # frozen
-    (model, words), (again, theirs) = load_run_model(finished), load_run_model(done.folder)
+    (model, words), (again, theirs) = open_model(finished)[:2], open_model(done.folder)[:2]
     assert same_weights(model, again)
     assert torch.equal(logits(model, words), logits(again, theirs))
     assert evaluate_run(finished, model_folder=done.folder) == evaluate_run(finished)
@@ -197,7 +198,7 @@ def test_a_delta_over_its_base(finished, pretrained, tmp_path, files_in):
 
 
 def test_dense_loads_without_fineprune(finished, tmp_path, same_weights, names):
-    model, words = load_run_model(finished)
+    model, words, _ = open_model(finished)
     small = compact_folder(finished, tmp_path / "small").folder
     for name, folder in (("of the run", finished), ("of the compact one", small)):
         done = dense_folder(folder, tmp_path / name)
@@ -247,7 +248,7 @@ def test_images_keep_their_processor(pictures, tmp_path, same_weights):
     ]
     for folder in made:
         assert (folder / "preprocessor_config.json").read_bytes() == settings
-        assert open_folder(folder)[1] is None
+        assert open_model(folder).tokenizer is None
         assert type(load(folder)) is ViTForImageClassification
     assert same_weights(load(pictures), load(tmp_path / "delta"))
     (tmp_path / "texts.txt").write_text("a\n")
@@ -279,13 +280,13 @@ def test_a_masked_bert(make_model, tokenizer, tmp_path, files_in, names, same_we
     with torch.no_grad():
         for module in find_targets(model).values():
             module.weight[len(module.weight) // 4 :] = 0
-    small, words = load_run_model(done.folder)
+    small, words, _ = open_model(done.folder)
     assert summary(small).density == done.density == 0.25
     assert same_weights(model, small)
     assert torch.equal(logits(model, tokenizer), logits(small, words))
     assert about(done.folder)["command"].endswith("--embeddings keep --threshold 0.25")
     dense = dense_folder(folder, tmp_path / "plain", threshold=0.25).folder
-    assert same_weights(model, load_run_model(dense)[0])
+    assert same_weights(model, open_model(dense).model)
     assert files_in(folder) == before
     for given, message in (
         ({}, "threshold is None; pass threshold="),
@@ -337,14 +338,13 @@ def test_settings_left_beside_a_compiled_model(left, finished, copied, tmp_path,
 
 def test_loading_says_nothing(finished, tmp_path, capfd):
     compact_folder(finished, tmp_path / "small")
-    open_folder(tmp_path / "small")
-    load_run_model(tmp_path / "small")
+    open_model(tmp_path / "small")
     assert capfd.readouterr() == ("", "")
 
 
 def test_packed_and_saved_by_hand(finished, tmp_path):
     """What `compact` writes is what `save_compact` writes."""
-    model, words = load_run_model(finished)
+    model, words, _ = open_model(finished)
     by_hand = save_compact(model, tmp_path / "hand", words).folder
     ours = compact_folder(finished, tmp_path / "ours").folder
     one, two = (load_file(folder / "model.safetensors") for folder in (by_hand, ours))

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fineprune import FinepruneError, save_compact, summary
+from fineprune.checkpoint.loading import open_model
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.text.prediction import predict
 from fineprune.training.run.mask_snapshot import Record, matrices_of
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, load_run_model, run_recipe
+from fineprune.training.run.train import evaluate_run, run_recipe
 
 DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
 
@@ -65,7 +66,7 @@ def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
 def test_the_record_is_of_the_model(files, tmp_path):
     results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
     taken = Record.load(tmp_path / "run")
-    model, _ = load_run_model(tmp_path / "run")
+    model = open_model(tmp_path / "run").model
     for one, other in zip(taken.matrices, matrices_of(model), strict=True):
         assert (one.name, one.shape) == (other.name, other.shape)
         assert np.array_equal(one.picture, other.picture)
@@ -79,7 +80,7 @@ def test_the_record_is_of_the_model(files, tmp_path):
 
 def test_the_score_is_that_of_the_saved_model(files, tmp_path):
     results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    model, tokenizer = load_run_model(tmp_path / "run")
+    model, tokenizer, _ = open_model(tmp_path / "run")
     rows = [json.loads(line) for line in files.validation.read_text().splitlines()]
     answers = predict(model, tokenizer, [row["text"] for row in rows], max_length=16)
     right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
@@ -146,7 +147,7 @@ def test_regression(files, tmp_path):
     results = run_recipe(recipe, tmp_path / "run", progress=False)
     assert results["metric"] == "pearson"
     assert set(results["scores"]) == {"loss", "pearson", "spearman"}
-    model, _ = load_run_model(tmp_path / "run")
+    model = open_model(tmp_path / "run").model
     assert model.config.num_labels == 1
     scores = evaluate_run(tmp_path / "run")
     assert scores["pearson"] == pytest.approx(results["score"])
@@ -184,7 +185,7 @@ def test_evaluate_run_on_another_file(files, tmp_path):
     files.train.unlink()  # not needed
     files.validation.unlink()
     other = files.folder / "other.csv"
-    model, tokenizer = load_run_model(tmp_path / "run")
+    model, tokenizer, _ = open_model(tmp_path / "run")
     texts = ["good film", "bad film", "very a good", "bad"]
     labels = [answer.label for answer in predict(model, tokenizer, texts)]
     rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
@@ -209,7 +210,7 @@ def test_a_folder_without_a_model_is_one_line(files, tmp_path, there, part):
     for name in there:
         (tmp_path / name).write_text(files.recipe().to_yaml())
     with pytest.raises(FinepruneError, match=part):
-        load_run_model(tmp_path)
+        open_model(tmp_path)
 
 
 def test_a_broken_model_is_one_line(files, tmp_path):
@@ -217,12 +218,12 @@ def test_a_broken_model_is_one_line(files, tmp_path):
     path = tmp_path / "run" / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FinepruneError, match="cannot load the model") as error:
-        load_run_model(tmp_path / "run")
+        open_model(tmp_path / "run")
     assert "\n" not in str(error.value)
 
 
 def test_a_model_folder_loads_too(files, tmp_path):
     run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    model, tokenizer = load_run_model(tmp_path / "run" / "model")
+    model, tokenizer, _ = open_model(tmp_path / "run" / "model")
     assert model.num_labels == 2
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
