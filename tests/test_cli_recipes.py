@@ -68,7 +68,10 @@ def test_recipes_are_listed_and_printed(capsys):
         (["recipes", "small-sst"], "did you mean small-sst2"),
         (["recipes", "nowhere.yaml"], "not the name of a recipe"),
         (["run", "small-sst"], "did you mean small-sst2"),
-        (["run", "small-sst2", "task.data_dir=nowhere"], "'nowhere', which is no folder"),
+        (
+            ["run", "small-sst2", "task.data_dir=nowhere"],
+            "data_dir is 'nowhere', which is not a folder; it should hold",
+        ),
         (["run", "small-sst2", "task=sst3"], "did you mean sst2"),
     ],
 )

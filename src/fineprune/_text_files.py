@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 
@@ -30,7 +29,7 @@ def read_text(path: str | Path) -> str:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise FinepruneError(f"{path}: cannot be read: {one_line(error)}") from error
+        raise FinepruneError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
 import fineprune
 from fineprune import FinepruneError
-from fineprune.checkpoint.loading import load, to_dense
+from fineprune.checkpoint import loading
+from fineprune.checkpoint.loading import load, open_model, to_dense
 from fineprune.checkpoint.packing import PackedLinear
 from fineprune.pruning.probe import outputs, probe_inputs
 
@@ -125,3 +126,84 @@ def test_compact_weights_that_are_damaged(compact, change_json):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(FinepruneError, match="cut off or damaged"):
         load(compact)
+
+
+# -- open_model -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(tokenizer):
+    """`words(folder)`: put the tokenizer of the tests in a model folder."""
+    return lambda folder: (tokenizer.save_pretrained(folder), folder)[1]
+
+
+def test_every_form_of_a_model_is_opened(compact, base, make_pruned, words, same_weights, tmp_path, capfd):
+    model = make_pruned()
+    model.save_pretrained(tmp_path / "plain")
+    model.save_pretrained(tmp_path / "run" / "model")
+    fineprune.save_delta(model, tmp_path / "delta", base)
+    capfd.readouterr()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for folder in (tmp_path / "plain", compact, tmp_path / "delta", tmp_path / "run"):
+        place = folder / "model" if folder.name == "run" else folder
+        assert open_model(folder).tokenizer is None
+        words(place)
+        opened = open_model(str(folder), need_tokenizer=True)
+        assert same_weights(opened.model, model)
+        assert type(opened.model) is BertForSequenceClassification
+        assert not opened.model.training
+        assert opened.tokenizer("good film")["input_ids"] == [2, 5, 7, 3]
+        assert opened.place == place
+    assert torch.equal(torch.get_rng_state(), before)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_of_the_original_scripts_is_recognized(foreign, folder):
+    query = "bert.encoder.layer.0.attention.self.query"
+    scores = torch.linspace(-1, 1, 256).view(16, 16)
+    foreign.masked(folder, {query: scores}, "sigmoied_threshold")
+    opened = open_model(folder, threshold=0.5)
+    assert torch.equal(opened.model.get_submodule(query).weight != 0, scores.sigmoid() > 0.5)
+    with pytest.raises(FinepruneError, match="threshold"):
+        open_model(folder)
+
+
+def test_a_name_on_the_hub_is_refused_unless_it_is_asked_for(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", never)
+    for name in ("bert-base-uncased", "nobody/nothing", "minilm"):
+        with pytest.raises(FinepruneError, match=f"{name}: no model in it; name a run or a model folder"):
+            open_model(name)
+    with pytest.raises(FinepruneError) as error:
+        open_model("nobody/nothing", hub=True)
+    assert str(error.value).startswith(
+        "nobody/nothing: cannot load the model (no such folder, so from the hub): "
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_the_hub_takes_the_class_of_its_config_or_the_one_given(
+    monkeypatch, base, make_dense, words
+):
+    """The hub is a folder here."""
+    words(base)
+    monkeypatch.setattr(loading, "find_model", lambda source: str(base))
+    opened = open_model("a/model", hub=True)
+    assert type(opened.model) is BertForSequenceClassification
+    assert opened.tokenizer("good")["input_ids"] == [2, 5, 3]
+    assert opened.place == str(base)
+    given = open_model("a/model", hub=True, hub_class=BertForTokenClassification)
+    assert type(given.model) is BertForTokenClassification
+
+
+def test_a_tokenizer_that_is_missing_or_broken(base, words):
+    with pytest.raises(FinepruneError, match="no tokenizer in it; save the model's tokenizer there, too"):
+        open_model(base, need_tokenizer=True)
+    for path in words(base).glob("tokenizer*"):
+        path.write_text("{")
+    with pytest.raises(FinepruneError, match="cannot load the tokenizer") as error:
+        open_model(base)
+    assert "\n" not in str(error.value)

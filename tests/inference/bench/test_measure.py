@@ -127,7 +127,10 @@ def test_against(folder, few, make, tmp_path):
         ({"rounds": 0}, "rounds is 0"),
         ({"threads": 0}, "threads is 0"),
         ({"length": 41}, "length is 41, and the model has positions for 40 tokens"),
-        ({"against": "no/where", "length": 4}, "--against no/where: no such folder"),
+        (
+            {"against": "no/where", "length": 4},
+            r"--against no/where: cannot load the model \(no such folder, so from the hub\): ",
+        ),
     ],
 )
 def test_refused(settings, said, folder):

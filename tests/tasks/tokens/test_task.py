@@ -171,15 +171,11 @@ def test_bytes_that_are_not_utf8_and_the_wrong_column(tmp_path, load, monkeypatc
     ("values", "part"),
     [
         ({}, "no data"),
-        ({"train": "a"}, "no `validation` file"),
-        ({"train": "a", "validation": "b", "hub": "c"}, "not both"),
-        ({"train": "a", "validation": "b", "subset": "c"}, "belongs to `hub`"),
         (
             {"train": "a", "validation": "b", "metric": "f2"},
             "task.metric='f2': did you mean f1? allowed are f1",
         ),
         ({"train": "a", "validation": "b", "labels": ["O"]}, "labels is ['O'], expected two or more"),
-        ({"train": "a", "validation": "b", "labels": ["O", "O"]}, "labels has 'O' twice"),
         ({"train": "a", "validation": "b", "tags": True}, "tags is True"),
         ({"train": "a", "validation": "b", "tag": 1}, "unknown setting 'tag'; did you mean tags"),
     ],
