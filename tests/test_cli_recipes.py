@@ -70,7 +70,7 @@ def test_recipes_are_listed_and_printed(capsys):
         (["run", "small-sst"], "did you mean small-sst2"),
         (
             ["run", "small-sst2", "task.data_dir=nowhere"],
-            "data_dir is 'nowhere', which is not a folder; it should hold",
+            "data_dir is 'nowhere', which is not a folder; it",
         ),
         (["run", "small-sst2", "task=sst3"], "did you mean sst2"),
     ],

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_bert
+from support import call, tiny_bert
 from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, accelerate, finalize, prepare
 from fineprune import config as config_module
+from fineprune.checkpoint.loading import open_model
 from fineprune.config import METHODS
 from fineprune.study.grid import Study
+from fineprune.tasks import kinds
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.train import evaluate_run, run_recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 
@@ -106,6 +110,25 @@ def test_a_host_is_any_trainer(written, tmp_path):
     trainer = made(model=model, args=arguments, train_dataset=rows, pruning=PruningConfig(density=0.25))
     trainer.train()
     assert trainer.pruner.density == pytest.approx(0.25, abs=1e-3)
+
+
+def test_a_kind_of_task_is_a_module_and_an_entry(written, monkeypatch, save_body, tmp_path, capsys):
+    file, entry = examples("A kind of task")
+    made = eval(entry, vars(kinds) | {"next_sentence": written(file)})
+    monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, made))
+    lines = ["good film\tvery good\tfollows", "good film\tbad\trandom"] * 4
+    (tmp_path / "a.tsv").write_text("\n".join(["first\tsecond\tlabel", *lines]) + "\n")
+    task = {"kind": "next_sentence"} | dict.fromkeys(("train", "validation"), str(tmp_path / "a.tsv"))
+    training = {"steps": 16, "batch_size": 8, "learning_rate": 1e-2, "max_length": 16}
+    recipe = {"model": save_body(), "task": task, "training": training, "pruning": {"density": 0.25}}
+    results = run_recipe(Recipe.from_dict(recipe), tmp_path / "run", progress=False)
+    assert (results["metric"], results["score"], results["density"]) == ("accuracy", 1.0, 0.25)
+    assert evaluate_run(tmp_path / "run") == pytest.approx(results["scores"])
+    assert type(open_model(tmp_path / "run").model).__name__ == "BertForNextSentencePrediction"
+    capsys.readouterr()
+    assert call("predict", tmp_path / "run", "good film", "--pair", "bad") == 0
+    label, _, *texts = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert (label, texts) == ("random", ["good film", "bad"])
 
 
 def test_an_architecture_of_the_engine_is_a_line(monkeypatch):

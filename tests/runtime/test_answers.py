@@ -177,9 +177,9 @@ def test_logits_that_do_not_fit_are_our_bug():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"n_best": 0}, "n_best is 0, allowed: 1 or more"),
-        ({"n_best": True}, "n_best is True, allowed: 1 or more"),
-        ({"max_answer_length": 1.5}, "max_answer_length is 1.5, allowed: 1 or more"),
+        ({"n_best": 0}, "n_best is 0, expected a whole number, 1 or more"),
+        ({"n_best": True}, "n_best is True, expected a whole number, 1 or more"),
+        ({"max_answer_length": 1.5}, "max_answer_length is 1.5, expected a whole number, 1 or more"),
         ({"stride": -1}, "stride is -1, expected a number of tokens, 0 or more"),
         ({"stride": 1.5}, "stride is 1.5, expected"),
         ({"stride": True}, "stride is True, expected"),

@@ -246,8 +246,13 @@ def test_nothing_asked(task, models):
             {"max_length": 41},
             "max_length is 41; this model takes 4 to 40 tokens",
         ),
-        ("questions", (["a"], ["b"]), {"n_best": 0}, "n_best is 0, allowed: 1 or more"),
-        ("questions", (["a"], ["b"]), {"max_answer_length": 0}, "max_answer_length is 0, allowed"),
+        ("questions", (["a"], ["b"]), {"n_best": 0}, "n_best is 0, expected a whole number, 1 or more"),
+        (
+            "questions",
+            (["a"], ["b"]),
+            {"max_answer_length": 0},
+            "max_answer_length is 0, expected a whole number, 1 or more",
+        ),
         ("questions", (["a"], ["b"]), {"stride": 40}, "stride=40: too long for windows of max_length=40"),
     ],
 )

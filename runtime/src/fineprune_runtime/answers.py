@@ -49,7 +49,7 @@ class AnswerRules:
         for name in ("n_best", "max_answer_length"):
             value = getattr(self, name)
             if not _is_whole(value, 1):
-                raise EngineError(f"{name} is {value!r}, allowed: 1 or more")
+                raise EngineError(f"{name} is {value!r}, expected a whole number, 1 or more")
 
 
 _DEFAULT = AnswerRules()

@@ -98,9 +98,9 @@ def test_settings_and_defaults():
         ),
         ({"validation": "b", "metric": "accuracy"}, "task.metric='accuracy': .*allowed are f1, exact_match"),
         ({"validation": "b", "metric": ["f1"]}, r"task.metric=\['f1'\]: "),
-        ({"validation": "b", "stride": -1}, "stride is -1, expected a whole number, at least 0"),
-        ({"validation": "b", "n_best": True}, "n_best is True, expected a whole number, at least 1"),
-        ({"validation": "b", "max_answer_length": 0}, "max_answer_length is 0"),
+        ({"validation": "b", "stride": -1}, "task: stride is -1, expected a number of tokens, 0 or more"),
+        ({"validation": "b", "n_best": True}, "task: n_best is True, expected a whole number, 1 or more"),
+        ({"validation": "b", "max_answer_length": 0}, "max_answer_length is 0, expected a whole number"),
     ],
 )
 def test_settings_that_cannot_work(settings, message):
