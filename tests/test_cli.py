@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_predict_reads_as_many_tokens_as_the_recipe_says(finished, capsys):
     assert call("predict", finished / "model", *texts, "--json") == 0  # as many as the model takes
     one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert one["score"] != two["score"]
+
+
+def test_predict_needs_a_head_and_a_tokenizer(save_body, tmp_path, capsys):
+    body = save_body()
+    capsys.readouterr()
+    assert call("predict", body, "good") == 2
+    assert capsys.readouterr().err == (
+        f"fineprune: predict: {body} holds a BertModel, which has no head of a task; name a run\n"
+    )
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(body) / name, tmp_path / name)
+    assert call("predict", tmp_path, "good") == 2
+    assert capsys.readouterr().err == (
+        f"fineprune: {tmp_path}: no tokenizer in it; save the model's tokenizer there, too\n"
+    )
 
 
 def test_inspect(finished, capsys):

@@ -15,27 +15,6 @@ def trained(request, pretrained):
     return build_model(pretrained, ClassificationData(None, Examples([]), request.param, "accuracy"))
 
 
-def test_encoding_by_hand(tokenizer):
-    data = encode(Examples(["good film", "very"], None, [1, 0]), tokenizer, max_length=8)
-    assert data["input_ids"][:] == [[2, 5, 7, 3], [2, 8, 3]]  # [CLS] good film [SEP], not padded
-    assert data["attention_mask"][:] == [[1, 1, 1, 1], [1, 1, 1]]
-    assert data["token_type_ids"][:] == [[0, 0, 0, 0], [0, 0, 0]]
-    assert data["labels"][:] == [1, 0]
-    assert data.cache_files == []
-
-
-def test_of_a_pair_the_longer_text_is_cut_first(tokenizer):
-    data = encode(Examples(["good", "a b"], ["bad bad bad bad", "very"]), tokenizer, max_length=6)
-    assert data["input_ids"][:] == [[2, 5, 3, 6, 6, 3], [2, 9, 10, 3, 8, 3]]
-    assert data["token_type_ids"][:] == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]
-    assert "labels" not in data.column_names
-
-
-def test_a_long_text_is_cut_and_an_empty_one_is_allowed(tokenizer):
-    data = encode(Examples(["very " * 50, ""]), tokenizer, max_length=4)
-    assert data["input_ids"][:] == [[2, 8, 8, 3], [2, 3]]
-
-
 def test_a_batch_of_the_encoded_trains_the_model(trained):
     from transformers import DataCollatorWithPadding
 

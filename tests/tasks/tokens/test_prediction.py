@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fineprune.errors import FinepruneError
-from fineprune.tasks.tokens.prediction import Entity, predict_entities
+from fineprune.tasks.batches import Asked
+from fineprune.tasks.tokens.prediction import Entity, predict_entities, predict_rows, text_lines
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC")
 
@@ -66,3 +67,15 @@ def test_plain_tags_are_given_for_each_word(tagger, tokenizer):
     assert [(entity.label, entity.text) for entity in found[0]] == [("JJ", "good"), ("NN", "film")]
     with pytest.raises(FinepruneError, match="one string"):
         predict_entities(tagger(LABELS, {}), tokenizer, "good film")
+
+
+def test_rows_and_lines(tagger, tokenizer):
+    model = tagger(LABELS, {5: 1, 6: 3})
+    rows = predict_rows(model, tokenizer, Asked(["good film", "bad"], []))
+    share = float(np.exp(2) / (np.exp(2) + 3))
+    entity = {"label": "PER", "text": "good", "score": pytest.approx(share), "start": 0, "end": 4}
+    assert rows[0] == {"text": "good film", "entities": [entity]}
+    score = f"{share:.4f}"
+    assert list(text_lines(rows)) == [f"PER\t{score}\t0-4\tgood", "", f"LOC\t{score}\t0-3\tbad"]
+    with pytest.raises(FinepruneError, match="finds entities, in single texts; leave the second texts out"):
+        predict_rows(model, tokenizer, Asked(["good"], ["bad"]))

@@ -9,7 +9,6 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.tokens import tags
 from fineprune.tasks.tokens.task import TokenClassificationConfig
-from fineprune.tasks.tokens.word_windows import join, tokenize_words
 
 CONLL = "-DOCSTART- -X- O\n\ngood NN B-PER\nfilm NN I-PER\nvery RB O\n\nbad JJ B-LOC\n"
 DEV = "film NN B-PER\n"
@@ -214,14 +213,3 @@ def test_a_long_sentence_becomes_rows_and_no_word_is_lost(load, tokenizer):
     rows = data.train_rows(tokenizer, 4)  # two words a row beside [CLS] and [SEP]
     assert rows["input_ids"] == [[2, 5, 1, 3], [2, 7, 8, 3], [2, 6, 3]]
     assert rows["labels"] == [[-100, 0, -100, -100], [-100, -100, 2, -100], [-100, 1, -100]]
-
-
-def test_byte_level_tokenizers_see_the_space_before_a_word():
-    from transformers import RobertaTokenizer
-
-    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "c", "Ġa"]
-    roberta = RobertaTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[("Ġ", "a")])
-    text, starts = join(["a", "bc", "a"])
-    columns, places = tokenize_words([text], [starts], roberta, 16)
-    assert columns["input_ids"] == [[0, 6, 5, 7, 8, 9, 2]]  # a, Ġ, b, c, Ġa
-    assert places == [(0, [None, 0, None, 1, None, 2, None])]

@@ -377,7 +377,7 @@ def test_wrong_training(training, part):
     [
         ("pruning", {"density": 0}, "density=0"),
         ("pruning", {"density": 2}, "density=2"),
-        ("pruning", {"method": "movment"}, "'movement'"),
+        ("pruning", {"method": "movment"}, "method='movment': did you mean movement?"),
         ("pruning", {"warmup": 0.5, "cooldown": 0.5}, "less than 1"),
         ("task", {"metric": "acuracy"}, "accuracy"),
         ("task", {"validation": None}, "validation"),
