@@ -25,6 +25,7 @@ from fineprune.tasks.questions.prediction import answer
 from fineprune.tasks.text.prediction import predict
 from fineprune.tasks.tokens.prediction import predict_entities
 from fineprune_runtime import EngineError, dtypes
+from fineprune_runtime.answers import AnswerRules
 from fineprune_runtime.predictor import AnswerPredictor, EntityPredictor, TextPredictor, load
 from fineprune_runtime.results import Prediction
 
@@ -98,18 +99,18 @@ def test_entities_are_those_of_fineprune(case, length, models):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[1] == "questions"])
 @pytest.mark.parametrize(
-    "settings",
+    ("length", "rules"),
     [
-        {},
-        {"max_length": 20, "unanswerable": True},
-        {"max_length": 38, "stride": 2, "max_answer_length": 3, "n_best": 3},
+        ({}, {}),
+        ({"max_length": 20}, {"unanswerable": True}),
+        ({"max_length": 38}, {"stride": 2, "max_answer_length": 3, "n_best": 3}),
     ],
 )
-def test_answers_are_those_of_fineprune(case, settings, models):
+def test_answers_are_those_of_fineprune(case, length, rules, models):
     predictor, model, tokenizer = models(*case)
     assert isinstance(predictor, AnswerPredictor)
-    expected = answer(model, tokenizer, QUESTIONS, CONTEXTS, **settings)
-    close(predictor.predict(QUESTIONS, CONTEXTS, batch_size=3, **settings), expected)
+    expected = answer(model, tokenizer, QUESTIONS, CONTEXTS, AnswerRules(**rules), **length)
+    close(predictor.predict(QUESTIONS, CONTEXTS, batch_size=3, **length, **rules), expected)
 
 
 def test_a_config_says_that_there_may_be_no_answer(tmp_path):
