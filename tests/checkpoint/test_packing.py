@@ -229,12 +229,12 @@ def test_shards_say_the_same(state_file):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"b": torch.ones(4)}, "b is not what was saved"),
-        ({"b": torch.ones(3, dtype=torch.float16)}, "b is not what was saved"),
-        ({"b": torch.ones(1, 3)}, "b is not what was saved"),
-        ({"b": torch.tensor([1.0, 1.0, 1.0000001])}, "b is not what was saved"),
-        ({"a": blob(sparse(seed=1))}, "a is not what was saved"),
-        ({"new": torch.ones(1)}, "new is not what was saved"),
+        ({"b": torch.ones(4)}, "b does not match its checksum"),
+        ({"b": torch.ones(3, dtype=torch.float16)}, "b does not match its checksum"),
+        ({"b": torch.ones(1, 3)}, "b does not match its checksum"),
+        ({"b": torch.tensor([1.0, 1.0, 1.0000001])}, "b does not match its checksum"),
+        ({"a": blob(sparse(seed=1))}, "a does not match its checksum"),
+        ({"new": torch.ones(1)}, "new does not match its checksum"),
     ],
 )
 def test_other_tensors_than_the_manifest_names(changed, message, state_file):
@@ -304,7 +304,7 @@ def test_every_flipped_byte_is_found(state_file):
     start = 8 + int.from_bytes(content[:8], "little")
     for at in range(start, len(content)):
         file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(FinepruneError, match="is not what was saved"):
+        with pytest.raises(FinepruneError, match="does not match its checksum"):
             verify([file])
 
 

@@ -200,7 +200,7 @@ def shard(folder):
 
 DAMAGE = {
     "cut": (lambda file: file.write_bytes(file.read_bytes()[:-20]), "it is cut off or damaged"),
-    "flipped": (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\x5a"), "is not what was saved"),
+    "flipped": (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\x5a"), "not match its checksum"),
     "rewritten": (lambda file: save_file(load_file(file), file, {"format": "pt"}), "no fineprune manifest"),
     "other": (lambda file: shutil.copy(file.with_name("other"), file), "belongs to another checkpoint"),
 }  # fmt: skip

@@ -70,10 +70,10 @@ def test_a_sum_by_hand():
 
 def test_positions_of_roberta_by_hand():
     # The padding token is 1: tokens count from 2, and padding has position 1.
-    positions = made(padding=1)._places(np.array([[0, 2, 1, 2, 1], [5, 5, 5, 5, 5]]))
+    positions = made(padding=1)._position_rows(np.array([[0, 2, 1, 2, 1], [5, 5, 5, 5, 5]]))
     assert positions.tolist() == [[2, 3, 1, 4, 1], [2, 3, 4, 5, 6]]
     assert made(padding=1).limit == 1
-    assert made()._places(np.array([[1, 1]])).tolist() == [[0, 1]]
+    assert made()._position_rows(np.array([[1, 1]])).tolist() == [[0, 1]]
 
 
 def test_a_norm_by_hand():
@@ -104,7 +104,7 @@ def test_no_tokens_at_all():
 @pytest.mark.parametrize(("change", "message"), [
     ({"pad_token_id": "1"}, "pad_token_id in config.json is '1', expected a whole number"),
     ({"pad_token_id": -1}, "pad_token_id in config.json is -1"),
-    ({"pad_token_id": 39}, "with pad_token_id 39 none of 40 positions is left"),
+    ({"pad_token_id": 39}, "with pad_token_id 39 none of 40 positions remains"),
     ({"vocab_size": None}, "vocab_size in config.json is None"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(change, message, tmp_path):

@@ -174,7 +174,7 @@ def test_a_changed_byte_is_found(packed):
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[-5] ^= 1
     (folder / "model.safetensors").write_bytes(raw)
-    with pytest.raises(EngineError, match=r"is not what was saved: save or fetch the file again"):
+    with pytest.raises(EngineError, match=r"does not match its checksum: save or fetch the file again"):
         Folder(folder)
 
 

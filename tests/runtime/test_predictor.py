@@ -151,7 +151,7 @@ def test_a_model_that_was_never_pruned_runs_and_says_so(task, tmp_path, caplog):
     make_tokenizer("electra").save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING, "fineprune_runtime"):
         predictor = load(tmp_path)
-    assert "was never pruned, 100 % is left: it runs dense" in caplog.text
+    assert "was never pruned, 100 % of weights remain: it runs dense" in caplog.text
     model, tokenizer = load_torch(tmp_path, "electra", task)
     found = predictor.logits(TEXTS[:2])
     for text, logits in zip(TEXTS, found, strict=False):

@@ -1,12 +1,12 @@
-"""From start and end logits to answers, over all windows of a question, and their scores.
+"""Turn start and end logits into answers and their scores, over all windows of a question.
 
-The rules are those of Hugging Face's run_qa: in each window the `n_best` highest starts and ends are
-paired; a pair counts if both tokens are of the context, the end is not before the start, and it is not
-too long; its score is the sum of its logits. Of all windows of a question the `n_best` highest pairs
-are kept. "No answer" (SQuAD v2) scores the least that any window gives to [CLS]. Two rules are
-ours: a pair without text does not count, and a question without any pair gets "", not "empty".
+The rules are those of Hugging Face's run_qa. In each window the `n_best` highest starts and ends are paired.
+A pair counts if both tokens belong to the context, the end is not before the start, and it is not too long.
+Its score is the sum of its logits. The `n_best` highest pairs from all windows of a question are its
+candidates. "No answer" (SQuAD v2) gets the lowest score that any window gives to [CLS]. Two rules are ours: a
+pair without text does not count, and a question without any pair gets "", not "empty".
 
-numpy is imported where it is used: fineprune's command line imports this module at every start.
+numpy is imported inside functions because fineprune's command line imports this module at every start.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.results import Answer
 
-_ROWS = 1024  # windows whose pairs are in memory at a time
+_ROWS = 1024  # windows whose pairs are in memory at the same time
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -24,7 +24,7 @@ def _is_whole(value: Any, least: int) -> bool:
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """How contexts are read in windows, and which of their spans may be the answer.
+    """The rules by which contexts are divided into windows, and spans may be the answer.
 
     Raises:
         EngineError: a value that is not allowed.
@@ -35,11 +35,11 @@ class AnswerRules:
     stride: int | None = None
     """Tokens by which neighboring windows overlap; None: 128, or a third of a window where that is less."""
     n_best: int = 20
-    """Candidates kept of each window and of each question."""
+    """Candidates of each window, and of each question."""
     max_answer_length: int = 30
     """Tokens of the longest answer."""
     threshold: float = 0.0
-    """Having no answer wins if its score exceeds the best candidate's by more than this."""
+    """The result is "no answer" if its score exceeds that of the best candidate by more than this."""
 
     def __post_init__(self) -> None:
         if self.unanswerable not in (None, True, False):
@@ -56,32 +56,34 @@ _DEFAULT = AnswerRules()
 
 
 class AnswerWindows(Protocol):
-    """What a model reads of contexts at a time: all windows, those of a question together."""
+    """The windows of all questions; those of one question follow each other."""
 
     def lengths(self) -> Any:
-        """Tokens of each window, (windows,)."""
+        """Return the number of tokens of each window, (windows,)."""
 
     def column(self, name: str) -> Any:
-        """A number for each window: `question`, its row, or `cls`, the token that stands for no answer."""
+        """Return a column, (windows,): `question`, its index, or `cls`, the token that means "no answer"."""
 
     def tokens(self, name: str) -> Any:
-        """A number for each token, all windows one after the other: `starts` or `ends`, its characters
-        in the context, -1 for a token that is not of the context.
+        """Return a column, (tokens,), one window after the other: `starts` or `ends` (exclusive).
+
+        These are the characters of each token in the context; -1 for a token outside the context.
         """
 
 
 class Spans(NamedTuple):
-    """Candidates of all questions as arrays, question by question, the best first.
-
-    `question` (its row), `start` and `end` (characters; twice 0: no answer), `score` (sum of logits),
-    `share` (softmax of the scores over the candidates of a question).
-    """
+    """The candidates of all questions as arrays of (candidates,), question by question, the best first."""
 
     question: Any
+    """The index of the question."""
     start: Any
+    """The first character; for "no answer" both `start` and `end` are 0."""
     end: Any
+    """The last character (exclusive)."""
     score: Any
+    """The sum of the two logits."""
     share: Any
+    """The softmax of the scores over the candidates of a question."""
 
 
 def best_spans(windows: AnswerWindows, starts: Any, ends: Any, rules: AnswerRules = _DEFAULT) -> Spans:
@@ -89,13 +91,13 @@ def best_spans(windows: AnswerWindows, starts: Any, ends: Any, rules: AnswerRule
 
     Args:
         windows: the windows of all questions.
-        starts: logits of answers' first tokens, (windows, at least the longest window's tokens). Values
-            behind the end of a window are ignored.
-        ends: logits of answers' last tokens, of the same shape.
-        rules: `stride` does not matter here, and `unanswerable=None` is False.
+        starts: the logits of first tokens, (windows, at least the tokens of the longest window). Values after
+            the end of a window are ignored.
+        ends: the logits of last tokens, of the same shape.
+        rules: the rules. `stride` does not matter here, and `unanswerable=None` means False.
 
     Raises:
-        EngineError: a logit is NaN or infinite: the model diverged.
+        EngineError: a logit is NaN or infinite, because the model diverged.
     """
     import numpy as np
 
@@ -111,7 +113,7 @@ def best_spans(windows: AnswerWindows, starts: Any, ends: Any, rules: AnswerRule
     question = windows.column("question")
     owner = question[window]
     order = np.lexsort((-score, owner))
-    order = order[_place(owner[order]) < rules.n_best]
+    order = order[_rank(owner[order]) < rules.n_best]
     owner, first, last, score = (values[order] for values in (owner, first, last, score))
     if rules.unanswerable:
         anchor = windows.column("cls")
@@ -129,7 +131,7 @@ def best_spans(windows: AnswerWindows, starts: Any, ends: Any, rules: AnswerRule
 
 
 def best_answers(spans: Spans, contexts: list[str]) -> list[list[Answer]]:
-    """The candidates of each question with their texts, the best first; at least one each."""
+    """Return the candidates of each question with their texts, the best first, at least one per question."""
     answers: list[list[Answer]] = [[] for _ in contexts]
     columns = (spans.question, spans.share, spans.start, spans.end)
     for row, share, start, end in zip(*(column.tolist() for column in columns), strict=True):
@@ -138,11 +140,11 @@ def best_answers(spans: Spans, contexts: list[str]) -> list[list[Answer]]:
 
 
 def best_texts(spans: Spans, contexts: list[str]) -> list[str]:
-    """The text of the best candidate of each question; "" where there is none."""
+    """Return the text of the best candidate of each question; "" for a question without candidates."""
     import numpy as np
 
     texts = [""] * len(contexts)
-    heads = np.flatnonzero(_place(spans.question) == 0)
+    heads = np.flatnonzero(_rank(spans.question) == 0)
     columns = (spans.question[heads], spans.start[heads], spans.end[heads])
     for row, start, end in zip(*(column.tolist() for column in columns), strict=True):
         texts[row] = contexts[row][start:end]
@@ -150,7 +152,7 @@ def best_texts(spans: Spans, contexts: list[str]) -> list[str]:
 
 
 def _framed(logits: Any, lengths: Any) -> Any:
-    """Logits whose every window is finite, and minus infinity behind its end."""
+    """Return the logits with minus infinity after the end of each window; raise if another is not finite."""
     import numpy as np
 
     if logits.shape[0] != len(lengths) or logits.shape[1] < lengths.max():
@@ -164,34 +166,34 @@ def _framed(logits: Any, lengths: Any) -> Any:
 def _pairs(
     starts: Any, ends: Any, firsts: Any, lasts: Any, begins: Any, rows: Any, rules: AnswerRules
 ) -> tuple[Any, Any, Any, Any]:
-    """The best pairs of some windows: window, first and last character, and score of each."""
+    """Return window, first character, last character and score of the best pairs of some windows."""
     import numpy as np
 
-    one, two = _highest(starts, rules.n_best), _highest(ends, rules.n_best)
-    behind = len(firsts) - 1
-    first = firsts[np.minimum(begins[:, None] + one, behind)]  # of a token behind the end: anything
-    last = lasts[np.minimum(begins[:, None] + two, behind)]
-    score = np.take_along_axis(starts, one, 1)[:, :, None] + np.take_along_axis(ends, two, 1)[:, None, :]
-    tokens = two[:, None, :] - one[:, :, None] + 1
+    start, end = _highest(starts, rules.n_best), _highest(ends, rules.n_best)
+    last_token = len(firsts) - 1
+    first = firsts[np.minimum(begins[:, None] + start, last_token)]  # after the end of a window: any token
+    last = lasts[np.minimum(begins[:, None] + end, last_token)]
+    score = np.take_along_axis(starts, start, 1)[:, :, None] + np.take_along_axis(ends, end, 1)[:, None, :]
+    tokens = end[:, None, :] - start[:, :, None] + 1
     valid = (tokens >= 1) & (tokens <= rules.max_answer_length) & np.isfinite(score)
     valid &= (first >= 0)[:, :, None] & (last[:, None, :] > first[:, :, None])
     score = np.where(valid, score, -np.inf).reshape(len(rows), -1)
     best = _highest(score, rules.n_best)
     window, at = np.nonzero(np.isfinite(np.take_along_axis(score, best, 1)))
     pair = best[window, at]
-    width = two.shape[1]
+    width = end.shape[1]
     return rows[window], first[window, pair // width], last[window, pair % width], score[window, pair]
 
 
 def _highest(values: Any, count: int) -> Any:
-    """Where the highest values of each row are, the highest first; of equal ones the first first."""
+    """Return the indices of the highest values of each row, highest first; equal values keep their order."""
     import numpy as np
 
     return np.argsort(-values, axis=1, kind="stable")[:, :count]
 
 
-def _place(owner: Any) -> Any:
-    """0, 1, 2, … within each run of equal values."""
+def _rank(owner: Any) -> Any:
+    """Return 0, 1, 2, … within each run of equal values."""
     import numpy as np
 
     heads = np.flatnonzero(np.diff(owner, prepend=-1))
@@ -199,7 +201,7 @@ def _place(owner: Any) -> Any:
 
 
 def _shares(owner: Any, score: Any) -> Any:
-    """Softmax within each run of equal owners."""
+    """Return the softmax within each run of equal owners."""
     import numpy as np
 
     heads = np.flatnonzero(np.diff(owner, prepend=-1))

@@ -1,10 +1,10 @@
-"""Dense array <-> packed values and positions, exactly; docs/format.md describes the bytes.
+"""Pack dense arrays into values and positions, and unpack them; docs/format.md describes the bytes.
 
-A blob is one array packed into bytes: a header, then scales, values and positions. It carries its
-own checksum, and nothing in it is believed before it was checked: the shape comes from the
-caller, so a blob from a stranger can name no size that makes us allocate.
+A blob is one array packed into bytes: a header, then scales, values and positions. It carries its own
+checksum, and every field is validated before it is used: the caller gives the shape, so an untrusted blob
+cannot make us allocate memory for a size of its choice.
 
-Needs numpy alone.
+Needs only numpy.
 """
 
 import math
@@ -23,40 +23,40 @@ VERSION = 1
 MAGIC = b"\x93FPK"
 _FIXED = struct.Struct("<4sBBBBIBBHQ")  # then one uint64 for each dimension
 _MAX_DIMENSIONS = 8
-_VALUES: tuple[Values, ...] = get_args(Values)  # a type's code is its place here
+_VALUES: tuple[Values, ...] = get_args(Values)  # the code of a type is its index here
 _ITEM_BITS = {"mask": 0, "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _LEVELS = {"int8": 127, "int4": 7}
 _DENSE, _BITMASK, _GAPS = range(3)
 DENSE_FROM = 0.94
-"""From this density on a matrix counts as dense: leaving out its zeros saves no room."""
+"""A matrix of this density or more counts as dense: leaving out its zeros saves no space."""
 
 
 class CodecError(ValueError):
-    """Bytes that are no whole, valid blob, or an array that the asked type cannot hold."""
+    """The bytes are not a complete, valid blob, or the requested type cannot hold the array."""
 
 
 class Header(NamedTuple):
-    """What a blob says of itself."""
+    """The header of a blob."""
 
     values: Values
     shape: tuple[int, ...]
     kept: int
     """Stored elements; the others are zero."""
     positions: int
-    """0: every element is stored; 1: a bit an element; 2: Rice-coded gaps."""
+    """0: every element is stored; 1: one bit per element; 2: Rice-coded gaps."""
     rice: int
-    """Bits of a gap's remainder."""
+    """Bits of the remainder of a gap."""
     checksum: int
     size: int
-    """Bytes before scales."""
+    """Bytes before the scales."""
 
 
 class Packed(NamedTuple):
-    """A blob taken apart, still sparse."""
+    """An unpacked blob, still sparse."""
 
     header: Header
     positions: NDArray[np.int64]
-    """(kept,), flat, ascending."""
+    """(kept,), flat indices in ascending order."""
     values: NDArray[Any]
     """(kept,): float32, or int8 for int8 and int4; empty for a mask."""
     scales: NDArray[np.float32]
@@ -66,12 +66,12 @@ class Packed(NamedTuple):
 def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
     """Pack a float32 array of any shape into bytes, 1-d uint8.
 
-    Elements whose bits are all zero are left out, unless they are so few that storing them costs
-    less than positions do; -0.0 is kept. "float32" is exact, and so are "float16"
-    and "bfloat16" for values that were of that type; else they round to nearest. "int8" and "int4"
-    are symmetric with a scale for each row (first dimension). "mask" keeps positions alone.
-    Positions are stored in whichever form is smallest. Raises `CodecError` for values that the
-    type cannot hold: float16 beyond 65,504, int8 and int4 beyond 2^127 or not finite.
+    Elements whose bits are all zero are omitted, unless they are so few that storing them takes less space
+    than positions; -0.0 is stored. "float32" is exact, and so are "float16" and "bfloat16" for values that
+    were of that type; other values round to nearest. "int8" and "int4" are symmetric with a scale for each
+    row (first dimension). "mask" stores only positions. Positions take whichever form is smallest. Raises
+    `CodecError` for values that the type cannot hold: float16 beyond 65,504, int8 and int4 beyond 2^127 or
+    not finite.
     """
     array = np.asarray(array, dtype=np.float32, order="C")  # ascontiguousarray makes a scalar 1-d
     if array.ndim > _MAX_DIMENSIONS:
@@ -97,10 +97,9 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
 
 
 def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
-    """The array of `shape` that `encode` packed; for a mask, ones where it keeps.
+    """Return the array that `encode` packed; of a mask, ones at the stored positions.
 
-    `shape` is the one the caller expects. Raises `CodecError` for anything else than a whole
-    blob of exactly that shape, before it allocates.
+    Raises `CodecError`, before it allocates memory, unless `blob` is complete and has exactly `shape`.
     """
     packed = take_apart(blob, shape)
     header = packed.header
@@ -113,7 +112,7 @@ def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
-    """Check a blob and take it apart without filling the zeros in. Errors as `decode`."""
+    """Check and unpack a blob without filling in the zeros. Raises as `decode`."""
     packed = take_apart(blob, shape)
     if packed.header.positions != _DENSE:
         return packed
@@ -121,7 +120,7 @@ def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
 
 
 def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
-    """As `unpack`, but with no positions where every element is stored: they would take more than it."""
+    """Unpack a blob without positions if every element is stored: they would be larger than the values."""
     header = read_header(blob)
     if header.shape != tuple(shape):
         raise CodecError(f"holds an array of shape {header.shape}, expected {tuple(shape)}")
@@ -133,7 +132,7 @@ def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
     middle = begin + 4 * rows
     end = middle + -(-kept * _ITEM_BITS[header.values] // 8)
     if end > len(blob):
-        raise CodecError(f"cut off: {len(blob)} bytes, and its values alone end at {end}")
+        raise CodecError(f"cut off: {len(blob)} bytes, but its values end at {end}")
     if _checksum(blob) != header.checksum:
         raise CodecError("checksum does not match: the bytes were changed")
     scales = np.frombuffer(blob[begin:middle].tobytes(), np.float32)
@@ -145,7 +144,7 @@ def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
 
 
 def dequantized(packed: Packed) -> NDArray[np.float32]:
-    """The stored values as float32, (kept,)."""
+    """Return the stored values as float32, (kept,)."""
     if packed.header.values not in _LEVELS:
         return packed.values
     if packed.header.positions == _DENSE and packed.header.kept:
@@ -157,9 +156,9 @@ def dequantized(packed: Packed) -> NDArray[np.float32]:
 
 
 def read_header(blob: Bytes) -> Header:
-    """The header alone; `blob` may end after it. Nothing but the header's own form is checked."""
+    """Return the header of a blob, which may end after it; only the structure of the header is checked."""
     if len(blob) < _FIXED.size:
-        raise CodecError(f"cut off: {len(blob)} bytes, a header alone takes {_FIXED.size}")
+        raise CodecError(f"cut off: {len(blob)} bytes, but a header takes {_FIXED.size}")
     fixed = _FIXED.unpack(blob[: _FIXED.size].tobytes())
     magic, version, form, values, dimensions, checksum, rice, pad, pad2, kept = fixed
     if magic != MAGIC:
@@ -176,13 +175,13 @@ def read_header(blob: Bytes) -> Header:
         or pad2
         or len(blob) < size
     ):
-        raise CodecError("its header makes no sense")
+        raise CodecError("invalid header")
     shape = struct.unpack(f"<{dimensions}Q", blob[_FIXED.size : size].tobytes())
     return Header(_VALUES[values], shape, kept, form, rice, checksum, size)
 
 
 def is_blob(array: NDArray[Any]) -> bool:
-    """Whether an array looks like a blob: 1-d bytes that begin like one."""
+    """Return whether an array looks like a blob: 1-d bytes that begin with `MAGIC`."""
     return array.dtype == np.uint8 and array.ndim == 1 and array[:4].tobytes() == MAGIC
 
 
@@ -199,7 +198,7 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 
 def _row_counts(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Stored elements of each row; a search for its first one is cheaper than a division for each."""
+    """Return the stored elements of each row; a search per row is cheaper than a division per element."""
     rows = _rows(shape)
     width = math.prod(shape) // max(1, rows)
     return np.diff(np.searchsorted(positions, np.arange(rows + 1) * width))
@@ -209,7 +208,7 @@ def _row_counts(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray
 
 
 def _encode_positions(nonzero: NDArray[np.bool_], where: NDArray[np.int64]) -> tuple[int, int, Bytes]:
-    """Form, Rice parameter and bytes of the smallest form."""
+    """Return the smallest form, its Rice parameter and its bytes."""
     empty = np.empty(0, np.uint8)
     kept, count = len(where), len(nonzero)
     if kept == count:
@@ -228,10 +227,10 @@ def _encode_positions(nonzero: NDArray[np.bool_], where: NDArray[np.int64]) -> t
 
 
 def _best_rice(gaps: NDArray[np.int64]) -> tuple[int, int]:
-    """The remainder's bits that take the fewest bytes, and those bytes.
+    """Return the number of remainder bits that takes the fewest bytes, and that number of bytes.
 
     Geometric gaps of mean g are coded best with about log2(g ln 2) bits (Rice 1979, Golomb 1966);
-    clustered ones with fewer, so the neighbors are tried.
+    clustered gaps need fewer bits, so neighboring numbers are tried.
     """
     guess = round(math.log2(max(1.0, (float(gaps.mean()) + 1) * math.log(2))))
     sizes = {}
@@ -270,7 +269,7 @@ def _decode_gaps(stream: Bytes, rice: int, kept: int, count: int) -> NDArray[np.
         raise CodecError(f"says that {kept} elements are stored, and gives {len(ends)} gaps")
     if ends[-1] // 8 != len(stream) - rice * plane - 1:
         raise CodecError("bytes follow its last gap")
-    # Before shifting, which could overflow. Remainders cannot: it takes 2^32 of them, gigabytes.
+    # Checked before the shift, which could overflow. Remainders cannot: that takes 2^32 of them, gigabytes.
     if (int(ends[-1]) + 1 - kept) << rice > count - kept:
         raise CodecError(f"its gaps lead past the last of {count} elements")
     gaps = (np.diff(ends, prepend=-1) - 1) << rice
@@ -280,7 +279,7 @@ def _decode_gaps(stream: Bytes, rice: int, kept: int, count: int) -> NDArray[np.
 
 
 def _bits(stream: Bytes) -> NDArray[np.bool_]:
-    return np.unpackbits(stream, bitorder="little").view(np.bool_)  # whose nonzero is the fastest
+    return np.unpackbits(stream, bitorder="little").view(np.bool_)  # flatnonzero is fastest on bool
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -289,7 +288,7 @@ def _bits(stream: Bytes) -> NDArray[np.bool_]:
 def _encode_values(
     stored: NDArray[np.float32], where: NDArray[np.int64], shape: tuple[int, ...], values: Values
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Values in their type, and the rows' scales."""
+    """Return the values in their type, and the scales of the rows."""
     none = np.empty(0, np.float32)
     if values == "mask":
         return none, none
@@ -306,7 +305,7 @@ def _encode_values(
         return _to_bfloat16(stored), none
     if values not in _LEVELS:
         raise CodecError(f"values={values!r}: allowed are {', '.join(_VALUES)}")
-    if not (np.abs(stored) <= np.float32(2.0**127)).all():  # nearer to float32's end a scale rounds beyond it
+    if not (np.abs(stored) <= np.float32(2.0**127)).all():  # beyond it a scale may exceed its limit
         raise CodecError(f"a value is not finite or beyond 2^127, and {values} cannot hold it")
     counts = _row_counts(where, shape)
     scales = _row_scales(stored, counts, values)
@@ -315,7 +314,7 @@ def _encode_values(
 
 
 def _decode_values(stream: Bytes, header: Header) -> NDArray[Any]:
-    raw = stream.copy()  # aligned, which a slice of a blob need not be, and writable
+    raw = stream.copy()  # aligned (a slice of a blob may not be) and writable
     if header.values == "float16":
         return raw.view(np.float16).astype(np.float32)
     if header.values == "bfloat16":
@@ -328,7 +327,7 @@ def _decode_values(stream: Bytes, header: Header) -> NDArray[Any]:
 
 
 def _to_bfloat16(stored: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper half of each float32, rounded to nearest, ties to even; a NaN stays one."""
+    """Return the upper half of each float32, rounded to nearest, ties to even; NaN stays NaN."""
     bits = stored.view(np.uint32)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     return np.where(np.isnan(stored), (bits >> 16) | 0x40, rounded).astype(np.uint16)
@@ -337,10 +336,10 @@ def _to_bfloat16(stored: NDArray[np.float32]) -> NDArray[np.uint16]:
 def _row_scales(
     stored: NDArray[np.float32], counts: NDArray[np.int64], values: Values
 ) -> NDArray[np.float32]:
-    """A scale for each row; 0 for a row without values.
+    """Return a scale for each row; 0 for a row without values.
 
-    int8: the largest magnitude lands on 127. int4 has so few levels that cutting the largest
-    values off can pay: of a few clipping ratios each row takes the one of least squared error.
+    int8: the largest magnitude becomes 127. int4 has so few levels that clipping the largest values can
+    reduce the error: each row takes the clipping ratio, out of five, with the least squared error.
     """
     peak = _by_row(np.maximum, np.abs(stored), counts)
     scales = _coarse(peak / np.float32(_LEVELS[values]))
@@ -353,7 +352,7 @@ def _row_scales(
         error = _levels(stored, spread, values)
         error *= spread
         error -= stored
-        with np.errstate(over="ignore"):  # of two errors beyond float32 neither is the better
+        with np.errstate(over="ignore"):  # two errors beyond float32 count as equal
             total = _by_row(np.add, np.square(error, out=error), counts)
         better = total < best
         best[better], scales[better] = total[better], tried[better]
@@ -361,24 +360,25 @@ def _row_scales(
 
 
 def _by_row(reduce: np.ufunc, stored: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """`reduce` over each row's stored values; 0 where a row has none."""
+    """Return `reduce` over the stored values of each row; 0 for a row without any."""
     result = np.zeros(len(counts), np.float32)
-    filled = counts > 0  # reduceat would give an empty row the next one's first value
+    filled = counts > 0  # reduceat would give an empty row the first value of the next row
     if filled.any():
         result[filled] = reduce.reduceat(stored, (np.cumsum(counts) - counts)[filled])
     return result
 
 
 def _coarse(scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales rounded up to 16 bits of mantissa: level x scale is then exact in float32, so packing
-    what was unpacked gives the same values. Those below the normal numbers have fewer bits, and are raised.
+    """Return scales rounded up to 16 bits of mantissa: level x scale is then exact in float32.
+
+    So packing unpacked values gives the same values. Subnormal scales have fewer bits, and are raised.
     """
     coarse = ((scales.view(np.uint32) + 0xFF) & 0xFFFFFF00).astype(np.uint32).view(np.float32)
     return np.where(scales > 0, np.maximum(coarse, np.finfo(np.float32).tiny), np.float32(0))
 
 
 def _levels(stored: NDArray[np.float32], scales: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
-    """The level of each value, still as float32."""
+    """Return the level of each value, still as float32."""
     level = np.divide(stored, scales, out=np.zeros_like(stored), where=scales > 0)
     np.rint(level, out=level)
     return np.clip(level, -_LEVELS[values], _LEVELS[values], out=level)

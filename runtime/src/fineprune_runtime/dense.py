@@ -1,25 +1,25 @@
-"""The few linear layers outside the encoder."""
+"""Run the linear layers outside the encoder."""
 
 from fineprune_runtime.engine import SparseLinear
 from fineprune_runtime.layers import Floats, Linear, Matrix
 
 
 class Dense:
-    """One linear layer, of a head or behind the embeddings.
+    """A linear layer of a head, or after the embeddings.
 
-    Run by the engine: the threads of numpy's matrix library are not ours to set, and spin on the cores
-    that the encoder needs (25 ms for what takes 0.1).
+    The engine runs it, because we cannot set the threads of numpy's matrix library, which spin on the cores
+    that the encoder needs (25 ms for a task of 0.1 ms).
     """
 
     def __init__(self, weight: Floats, bias: Floats) -> None:
-        """`weight` (outputs, inputs), `bias` (outputs,)."""
+        """Pack `weight`, (outputs, inputs), and `bias`, (outputs,), for the engine."""
         self._run = SparseLinear(Linear(Matrix.from_dense(weight), bias))
 
     def __call__(self, x: Floats) -> Floats:
-        """(..., inputs) to (..., outputs)."""
+        """Return the outputs, (..., outputs), for `x`, (..., inputs)."""
         return self._run(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory, in bytes."""
         return self._run.nbytes

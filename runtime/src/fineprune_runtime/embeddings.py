@@ -1,4 +1,4 @@
-"""From token ids to what the encoder reads: the sum of a word's, a position's and a type's row, normed."""
+"""Turn token ids into the input of the encoder: the normed sum of word, position and type embeddings."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ Ids = NDArray[np.int64]
 
 
 class Embeddings(NamedTuple):
-    """The tables and the norm behind them (Devlin et al., 2019, figure 2)."""
+    """The embedding tables and the norm of their sum (Devlin et al., 2019, figure 2)."""
 
     words: Table
     positions: Table
@@ -24,27 +24,31 @@ class Embeddings(NamedTuple):
     norm: Norm
     epsilon: float
     projection: Dense | None
-    """ELECTRA's layer from the embeddings' size to the encoder's, where the two differ."""
+    """ELECTRA's layer from the embedding size to the encoder's size; None where the two are equal."""
     padding: int | None
-    """RoBERTa's padding id: positions count from the next one, and padding has this one. Else None."""
+    """RoBERTa's padding id: padding has the position of that number, tokens the next ones; else None."""
 
     @property
     def limit(self) -> int:
-        """The most tokens that there are positions for."""
+        """The largest number of tokens that there are positions for."""
         return len(self.positions.rows) - (0 if self.padding is None else self.padding + 1)
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory, in bytes."""
         tables = (self.words, self.positions, self.types)
         parts = (*tables, *self.norm, self.projection)
         return sum(int(part.nbytes) for part in parts if part is not None)
 
     def __call__(self, ids: Ids, types: Ids | None = None) -> Floats:
-        """What the encoder reads, (batch, length, hidden), of token ids and token types, (batch, length).
+        """Return the input of the encoder, (batch, length, hidden).
 
-        Without `types` all are of type 0. Raises `EngineError` for ids and types that the tables lack,
-        and for more tokens than there are positions.
+        Args:
+            ids: token ids, (batch, length).
+            types: token types, (batch, length); None: all are 0.
+
+        Raises:
+            EngineError: the tables lack an id or a type, or there are more tokens than positions.
         """
         if ids.shape[1] > self.limit:
             raise EngineError(
@@ -57,23 +61,27 @@ class Embeddings(NamedTuple):
             types = np.zeros_like(ids) if types is None else types
             _inside("token type", types, self.types)
             total += self.types(types)
-        total += self.positions(self._places(ids))
+        total += self.positions(self._position_rows(ids))
         total = layer_norm(total, self.norm, self.epsilon)
         if self.projection is None:
             return total
         return self.projection(total)
 
-    def _places(self, ids: Ids) -> Ids:
-        """The row of each token in the table of positions."""
+    def _position_rows(self, ids: Ids) -> Ids:
+        """Return the row of each token in the position table."""
         if self.padding is None:
             return np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         real = ids != self.padding
-        places: Ids = np.cumsum(real, axis=1) * real + self.padding
-        return places
+        rows: Ids = np.cumsum(real, axis=1) * real + self.padding
+        return rows
 
 
 def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
-    """The embeddings of a model whose base's weights begin with `prefix`. Raises `EngineError`."""
+    """Return the embeddings of a model; the names of the weights of its base begin with `prefix`.
+
+    Raises:
+        EngineError: a weight is missing or has the wrong shape, or config.json has an invalid value.
+    """
     config = folder.config
     known = architecture(config)
     hidden = whole(config, "hidden_size")
@@ -92,7 +100,7 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
         padding = config.get("pad_token_id", known.padding)
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise EngineError(f"pad_token_id in config.json is {padding!r}, expected a whole number")
-    made = Embeddings(
+    embeddings = Embeddings(
         words=table("word_embeddings", whole(config, "vocab_size")),
         positions=table("position_embeddings", whole(config, "max_position_embeddings", 512)),
         types=table("token_type_embeddings", whole(config, "type_vocab_size", 2)) if known.types else None,
@@ -101,15 +109,16 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
         projection=projection,
         padding=padding,
     )
-    if made.limit < 1:
+    if embeddings.limit < 1:
         raise EngineError(
-            f"config.json: with pad_token_id {padding} none of {len(made.positions.rows)} positions is left"
+            f"config.json: with pad_token_id {padding} none of {len(embeddings.positions.rows)} positions "
+            "remains"
         )
-    return made
+    return embeddings
 
 
 def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
-    """Layer norm over the last dimension (Ba et al., 2016); float32 like `x`."""
+    """Return the layer norm of `x` over its last dimension (Ba et al., 2016), as float32 like `x`."""
     centered = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centered).mean(axis=-1, keepdims=True)
     result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias

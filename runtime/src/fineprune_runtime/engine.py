@@ -1,4 +1,4 @@
-"""The sparse engine for Python: runs whole encoders, and single linear layers."""
+"""The Python interface of the sparse engine: run whole encoders, or single linear layers."""
 
 import ctypes
 import math
@@ -15,11 +15,11 @@ from fineprune_runtime.shrink import shrunk
 
 
 class Encoder:
-    """Runs encoder layers one after another on the tokens that a mask keeps.
+    """Encoder layers that run one after another, on the tokens that a mask keeps.
 
-    The layers are packed for the processor's instructions, and are not needed afterwards. Heads and
-    inner neurons that nothing reads, or that nothing reaches, are left out. Safe to call from several
-    threads; calls of one encoder wait for each other, those of two do not.
+    The layers are packed for the processor's instructions, and are not needed afterwards. Heads and inner
+    neurons that nothing reads, or that read nothing, are omitted. An encoder may be called from several
+    threads: calls of the same encoder wait for each other, calls of different encoders do not.
     """
 
     def __init__(
@@ -33,12 +33,19 @@ class Encoder:
         threads: int = 1,
         level: str | None = None,
     ) -> None:
-        """`activation` is "gelu", "gelu_tanh" or "relu"; `epsilon` is that of the layer norms.
+        """Pack the layers.
 
-        `dtype`: "float32"; "bfloat16" or "int8" for weights and activations, where sums and norms stay
-        float32. `level` is the instruction level, None for the best that offers `dtype`. Raises
-        `EngineError` for values that are not allowed, dimensions that do not fit each other, and numbers
-        that are not finite.
+        Args:
+            layers: the layers, first to last.
+            head_dim: the size of a head.
+            activation: "gelu", "gelu_tanh" or "relu".
+            epsilon: of the layer norms.
+            dtype: "float32", "bfloat16" or "int8", of weights and activations; sums and norms are float32.
+            threads: the number of threads.
+            level: the instruction level; None: the best that offers `dtype`.
+
+        Raises:
+            EngineError: a value is not allowed, dimensions do not fit each other, or a number is not finite.
         """
         if activation not in native.ACTIVATIONS:
             raise EngineError(
@@ -59,9 +66,10 @@ class Encoder:
                 self.hidden = layer.attention_output.weight.shape[0]
                 number = native.ACTIVATIONS.index(activation)
                 self._handle = self._new(head_dim, epsilon, number)
-            kept = shrunk(layer, head_dim, activation)
-            held: list[Any] = []  # alive until the call has read them
-            native.call(self._library, "fp_encoder_add", self._handle, ctypes.byref(_c_layer(kept, held)))
+            smaller = shrunk(layer, head_dim, activation)
+            arrays: list[Any] = []  # alive until the call has read them
+            c_layer = _c_layer(smaller, arrays)
+            native.call(self._library, "fp_encoder_add", self._handle, ctypes.byref(c_layer))
         if self._handle is None:
             raise EngineError("an encoder has at least one layer")
 
@@ -74,10 +82,14 @@ class Encoder:
         return handle
 
     def __call__(self, hidden: Floats, mask: ArrayLike | None = None) -> Floats:
-        """The last layer's output, (batch, length, hidden) float32, zeros where the mask is 0.
+        """Return the output of the last layer, (batch, length, hidden) float32, zero where the mask is 0.
 
-        `hidden` is (batch, length, hidden); `mask` is (batch, length), nonzero where a token is, None
-        for tokens everywhere. Raises `EngineError` for other shapes.
+        Args:
+            hidden: the input, (batch, length, hidden).
+            mask: (batch, length), nonzero at tokens; None: tokens everywhere.
+
+        Raises:
+            EngineError: a shape is another.
         """
         hidden = np.ascontiguousarray(hidden, dtype=np.float32)
         if hidden.ndim != 3 or hidden.shape[2] != self.hidden:
@@ -86,10 +98,10 @@ class Encoder:
             )
         flags = None
         if mask is not None:
-            kept = np.asarray(mask)
-            if kept.shape != hidden.shape[:2]:
-                raise EngineError(f"a mask of shape {kept.shape}; expected {hidden.shape[:2]}")
-            flags = np.ascontiguousarray(kept != 0).view(np.uint8)
+            mask = np.asarray(mask)
+            if mask.shape != hidden.shape[:2]:
+                raise EngineError(f"a mask of shape {mask.shape}; expected {hidden.shape[:2]}")
+            flags = np.ascontiguousarray(mask != 0).view(np.uint8)
         out = np.empty_like(hidden)
         native.call(
             self._library,
@@ -104,7 +116,7 @@ class Encoder:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the packed weights take."""
+        """Size of the packed weights in memory, in bytes."""
         return int(self._library.fp_encoder_bytes(self._handle))
 
     def __del__(self) -> None:
@@ -117,20 +129,20 @@ class Encoder:
 
 
 class SparseLinear:
-    """Runs one linear layer; for models whose encoder cannot be run as a whole."""
+    """A single linear layer, for models whose encoder cannot be run as a whole."""
 
     def __init__(
         self, linear: Linear, *, dtype: str = "float32", threads: int = 1, level: str | None = None
     ) -> None:
-        """As `Encoder`."""
+        """Pack the layer. Arguments and errors are those of `Encoder`."""
         _check_threads(threads)
         self.dtype, self.threads = dtype, threads
         self.level = _level(dtype, level)
         self.shape = linear.weight.shape
         self._library = native.library(self.level)
         self._handle: ctypes.c_void_p | None = None
-        handle, held = ctypes.c_void_p(), list[Any]()
-        matrix = _c_matrix(linear.weight, linear.bias, held)
+        handle, arrays = ctypes.c_void_p(), list[Any]()
+        matrix = _c_matrix(linear.weight, linear.bias, arrays)
         number = native.DTYPES.index(dtype)
         native.call(
             self._library, "fp_linear_new", ctypes.byref(matrix), number, threads, ctypes.byref(handle)
@@ -138,7 +150,7 @@ class SparseLinear:
         self._handle = handle
 
     def __call__(self, x: Floats) -> Floats:
-        """(tokens, outputs) float32 of `x`, (tokens, inputs)."""
+        """Return the outputs, (tokens, outputs) float32, for `x`, (tokens, inputs)."""
         x = np.ascontiguousarray(x, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise EngineError(f"inputs of shape {x.shape}; expected (tokens, {self.shape[1]})")
@@ -147,18 +159,19 @@ class SparseLinear:
         return out
 
     def time_kernel(self, repeats: int) -> tuple[float, int]:
-        """For benchmarks: seconds of the kernel alone for so many tokens, and how many those are.
+        """Return the seconds that the kernel alone takes, and the number of tokens in them; for benchmarks.
 
-        `repeats` tiles one after another on one thread, without the way into a tile and out of it.
+        It runs `repeats` tiles one after another on one thread, without moving tokens into a tile
+        and out of it.
         """
         seconds, tokens = ctypes.c_double(), ctypes.c_int64()
-        found = (ctypes.byref(seconds), ctypes.byref(tokens))
-        native.call(self._library, "fp_linear_time", self._handle, repeats, *found)
+        results = (ctypes.byref(seconds), ctypes.byref(tokens))
+        native.call(self._library, "fp_linear_time", self._handle, repeats, *results)
         return seconds.value, repeats * tokens.value
 
     @property
     def nbytes(self) -> int:
-        """Memory that the packed weights take."""
+        """Size of the packed weights in memory, in bytes."""
         return int(self._library.fp_linear_bytes(self._handle))
 
     def __del__(self) -> None:
@@ -185,63 +198,63 @@ def _level(dtype: str, level: str | None) -> str:
     return level
 
 
-def _c_layer(layer: Layer, held: list[Any]) -> native.CLayer:
+def _c_layer(layer: Layer, arrays: list[Any]) -> native.CLayer:
     qkv = _below(layer.query, layer.key, layer.value)
     parts = (qkv, layer.attention_output, layer.ffn_in, layer.ffn_out)
     hidden = layer.attention_output.weight.shape[0]
     norms = (*layer.attention_norm, *layer.output_norm)
     return native.CLayer(
-        *(_c_matrix(part.weight, part.bias, held) for part in parts),
-        *(_pointer(norm, np.float32, (hidden,), held) for norm in norms),
+        *(_c_matrix(part.weight, part.bias, arrays) for part in parts),
+        *(_pointer(norm, np.float32, (hidden,), arrays) for norm in norms),
     )
 
 
 def _below(*parts: Linear) -> Linear:
-    """Linear layers of the same input as one, their outputs one after another."""
+    """Return linear layers of the same input as one layer, with their outputs one after another."""
     columns = parts[0].weight.shape[1]
     if any(part.weight.shape[1] != columns for part in parts):
         raise EngineError(f"query, key and value have {[part.weight.shape[1] for part in parts]} inputs")
     positions, begin = [], 0
     for part in parts:
         rows, _ = part.weight.shape
-        own = part.weight.positions
-        positions.append((np.arange(rows * columns) if own is None else own) + begin)
+        stored = part.weight.positions
+        positions.append((np.arange(rows * columns) if stored is None else stored) + begin)
         begin += rows * columns
-    whole = all(part.weight.positions is None for part in parts)
+    is_dense = all(part.weight.positions is None for part in parts)
     scales = [part.weight.scales for part in parts]
-    known = [scale for scale in scales if scale is not None]
+    row_scales = [scale for scale in scales if scale is not None]
     biases = [
         np.zeros(part.weight.shape[0], np.float32) if part.bias is None else part.bias for part in parts
     ]
     matrix = Matrix(
         (begin // columns if columns else sum(part.weight.shape[0] for part in parts), columns),
-        None if whole else np.concatenate(positions),
+        None if is_dense else np.concatenate(positions),
         np.concatenate([part.weight.values for part in parts]),
-        np.concatenate(known) if len(known) == len(scales) else None,
+        np.concatenate(row_scales) if len(row_scales) == len(scales) else None,
     )
     return Linear(matrix, np.concatenate(biases))
 
 
-def _c_matrix(weight: Matrix, bias: Floats | None, held: list[Any]) -> native.CMatrix:
+def _c_matrix(weight: Matrix, bias: Floats | None, arrays: list[Any]) -> native.CMatrix:
     rows, columns = weight.shape
-    kept = len(weight.values)
+    stored = len(weight.values)
     return native.CMatrix(
         rows,
         columns,
-        kept,
-        None if weight.positions is None else _pointer(weight.positions, np.int64, (kept,), held),
-        _pointer(weight.values, np.float32, (kept,), held),
-        None if bias is None else _pointer(bias, np.float32, (rows,), held),
-        None if weight.scales is None else _pointer(weight.scales, np.float32, (rows,), held),
+        stored,
+        None if weight.positions is None else _pointer(weight.positions, np.int64, (stored,), arrays),
+        _pointer(weight.values, np.float32, (stored,), arrays),
+        None if bias is None else _pointer(bias, np.float32, (rows,), arrays),
+        None if weight.scales is None else _pointer(weight.scales, np.float32, (rows,), arrays),
     )
 
 
-def _pointer(array: Any, dtype: type, shape: tuple[int, ...], held: list[Any]) -> int:
-    """The address of an array's elements; `held` keeps them alive."""
+def _pointer(array: Any, dtype: type, shape: tuple[int, ...], arrays: list[Any]) -> int:
+    """Return the address of the elements of an array, which is added to `arrays` to keep it alive."""
     array = np.ascontiguousarray(array, dtype=dtype)
     if array.shape != shape:
         raise EngineError(f"an array of shape {array.shape}, expected {shape}")
-    held.append(array)
+    arrays.append(array)
     return int(array.ctypes.data)
 
 

@@ -1,4 +1,4 @@
-"""From the tags of words to entities: the rules of conlleval, as seqeval reads them."""
+"""Turn the tags of words into entities by the rules of conlleval, as seqeval reads them."""
 
 import re
 from bisect import bisect_right
@@ -10,12 +10,12 @@ _PREFIXES = ("B-", "I-", "E-", "S-")
 
 
 def are_entities(tags: Sequence[str]) -> bool:
-    """Whether the tags mark entities: O, or B-, I-, E-, S- with a type."""
+    """Return whether all tags mark entities: each is O, or B-, I-, E- or S- with a type."""
     return all(tag == "O" or tag.startswith(_PREFIXES) for tag in tags)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """First and last character (exclusive) of each word; words are what stands between white space."""
+    """Return the characters [start, end) of each word; words are separated by white space."""
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 
@@ -25,14 +25,20 @@ def begun_words(
     sources: Sequence[int],
     offsets: Sequence[Sequence[tuple[int, int]]],
 ) -> list[tuple[int, list[int | None]]]:
-    """Where words begin in rows of tokens: for each row, the number of its text and, token by token, the
-    number of the word that the token begins; None where it begins none.
+    """Find the tokens at which words begin.
 
-    `starts` are the characters at which the words of each text begin. `sources` names the text
-    of each row, rows of one text one after the other, and `offsets` the characters of its tokens.
+    Args:
+        texts: the texts.
+        starts: for each text, the characters at which its words begin.
+        sources: for each row of tokens, the index of its text; rows of one text follow each other.
+        offsets: for each row, the characters [start, end) of each token.
+
+    Returns:
+        For each row, the index of its text and, for each token, the index of the word that it begins; None
+        for a token that begins no word.
     """
-    places: list[tuple[int, list[int | None]]] = []
-    last, begun = -1, -1
+    rows: list[tuple[int, list[int | None]]] = []
+    last, begun = -1, -1  # text of the previous row; last word that has begun in it
     for source, spans in zip(sources, offsets, strict=True):
         if source != last:
             last, begun = source, -1
@@ -43,42 +49,46 @@ def begun_words(
             word = bisect_right(starts[source], start) - 1 if start < end else -1
             row.append(word if word > begun else None)
             begun = max(begun, word)
-        places.append((source, row))
-    return places
+        rows.append((source, row))
+    return rows
 
 
 def entities(
     text: str, spans: Sequence[tuple[int, int]], tags: Mapping[int, tuple[str, float]], plain: bool
 ) -> Iterator[Entity]:
-    """The entities of one text. `tags`: of each word of `spans`, its tag and probability.
+    """Yield the entities of one text.
 
-    `plain`: the tags are not of entities (parts of speech), so each word is one. A word that no token
-    stands for (a lone zero-width space) is outside.
+    Args:
+        text: the text.
+        spans: the characters [start, end) of each word.
+        tags: the tag and its probability, by index of the word. A word without tokens (a lone zero-width
+            space) has none, and counts as O.
+        plain: the tags do not mark entities (parts of speech, for one), so each word is an entity.
     """
     if plain:
-        found = [(tag, word, word) for word, (tag, _) in sorted(tags.items())]
+        parts = [(tag, word, word) for word, (tag, _) in sorted(tags.items())]
     else:
-        found = chunks([tags.get(word, ("O", 0.0))[0] for word in range(len(spans))])
-    for label, first, last in found:
+        parts = chunks([tags.get(word, ("O", 0.0))[0] for word in range(len(spans))])
+    for label, first, last in parts:
         start, end = spans[first][0], spans[last][1]
         scores = [tags[word][1] for word in range(first, last + 1)]
         yield Entity(label, text[start:end], start, end, sum(scores) / len(scores))
 
 
 def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Type, first and last word of each entity in the tags of a text.
+    """Return the type, first word and last word of each entity in the tags of a text.
 
-    B and S begin one, E and S end one; an I or E that nothing of its type runs up to begins one too,
-    as in conlleval.
+    B and S begin an entity, E and S end one. An I or E that does not continue an entity of its type begins
+    one too, as in conlleval.
     """
-    found = []
-    kind, first, before = "", -1, "O"  # first -1: outside
+    chunks_found = []
+    kind, first, before = "", -1, "O"  # first is -1 outside of entities
     for word, tag in enumerate([*tags, "O"]):
         mark, of = tag[0], tag[2:] or "_"
         if first >= 0 and (mark in "BSO" or before in "ES" or of != kind):
-            found.append((kind, first, word - 1))
+            chunks_found.append((kind, first, word - 1))
             first = -1
         if first < 0 and mark != "O":
             kind, first = of, word
         before = mark
-    return found
+    return chunks_found

@@ -1,7 +1,7 @@
-"""A model folder, read without torch: config.json and the weights of its safetensors files.
+"""Read a model folder without torch: config.json and the weights in its safetensors files.
 
-Sparse matrices stay sparse, tables of embeddings stay in the type they are stored in; all else becomes
-float32. A folder that fineprune packed is checked by its manifest, every byte, when it is opened.
+Sparse matrices stay sparse, and embedding tables stay in the type they are stored in; everything else becomes
+float32. When a folder that fineprune packed is opened, every byte is checked against its manifest.
 """
 
 import json
@@ -24,28 +24,29 @@ _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 class Table(NamedTuple):
-    """A table of embeddings, as small in memory as it is stored; of int4 each level takes a byte."""
+    """An embedding table, as small in memory as in the file, except that an int4 level takes a whole byte."""
 
     rows: NDArray[Any]
-    """(rows, width): float32, float16, or the levels as int8."""
+    """(rows, width): float32, float16, or int8 levels."""
     scales: Vector | None = None
-    """(rows,), what the levels are to be multiplied by."""
+    """(rows,), the factors of the levels; None where the rows are not levels."""
 
     def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The rows of `ids`, whatever the shape of that: (..., width), float32."""
-        found: NDArray[np.float32] = self.rows[ids].astype(np.float32)
-        return found if self.scales is None else found * self.scales[ids][..., None]
+        """Return the rows of `ids`, an array of any shape, as float32 (..., width)."""
+        rows: NDArray[np.float32] = self.rows[ids].astype(np.float32)
+        return rows if self.scales is None else rows * self.scales[ids][..., None]
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory, in bytes."""
         return self.rows.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
 
 class Folder:
-    """An opened model folder: `path`, `config`, and its weights by name.
+    """An opened model folder: its `path`, its `config`, and its weights by name.
 
-    Raises `EngineError` for a folder that is none, lacks a file, or holds a damaged one.
+    Raises:
+        EngineError: there is no such folder, or one of its files is missing or damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,7 +64,7 @@ class Folder:
         self._tensors = {tensor.name: (file, tensor) for file in files for tensor in manifest.read(file)[1]}
 
     def json(self, name: str, needed: bool = True) -> dict[str, Any]:
-        """What a JSON file of the folder holds; nothing where it may be absent and is."""
+        """Return the object in a JSON file of the folder; {} if the file is absent and not `needed`."""
         file = self.path / name
         if not needed and not file.exists():
             return {}
@@ -78,11 +79,11 @@ class Folder:
         return content
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a weight of that name."""
+        """Return whether the folder has a weight of that name."""
         return name in self._tensors
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """A weight of `shape` (outputs, inputs), of which only what is not zero is stored."""
+        """Return a weight of `shape` (outputs, inputs) by its non-zero elements."""
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return Matrix.from_dense(self._floats(file, tensor, shape))
@@ -92,7 +93,7 @@ class Folder:
             raise EngineError(f"{file}: {name}: {error}") from error
 
     def dense(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """A weight of `shape`, zeros and all."""
+        """Return a weight of `shape` as a dense float32 array."""
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return self._floats(file, tensor, shape).astype(np.float32, copy=False)
@@ -102,23 +103,23 @@ class Folder:
             raise EngineError(f"{file}: {name}: {error}") from error
 
     def vector(self, name: str) -> Vector:
-        """A bias, or a norm's weight or bias, 1-d, of whatever size it has."""
+        """Return a bias, or the weight or bias of a norm: 1-d, of the size that it has in the file."""
         _, tensor = self._tensor(name)
-        size = tensor.shape[:1]  # one of more dimensions is then of another shape than expected
+        size = tensor.shape[:1]  # any further dimension is then refused as a misfit
         return self.dense(name, size)
 
     def table(self, name: str, shape: tuple[int, int]) -> Table:
-        """A table of embeddings of `shape` (rows, width)."""
+        """Return an embedding table of `shape` (rows, width)."""
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return Table(self._floats(file, tensor, shape))
         try:
-            # Not codec.unpack, which names the positions of a table in which all is stored: 8 bytes for each.
+            # Not codec.unpack: it lists positions even where every element is stored, 8 bytes for each.
             packed = codec.take_apart(tensor.data, shape)
         except codec.CodecError as error:
             raise EngineError(f"{file}: {name}: {error}") from error
         values = packed.values
-        if packed.header.values == "float16":  # which is exact: they were unpacked from it
+        if packed.header.values == "float16":  # exact, because the values were unpacked from float16
             values = values.astype(np.float16)
         rows = values
         if packed.header.kept < shape[0] * shape[1]:
@@ -134,19 +135,19 @@ class Folder:
         return self._tensors[name]
 
     def _floats(self, file: Path, tensor: manifest.Stored, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A dense tensor in memory of its own: float16 as it is, bfloat16 as float32."""
+        """Return a copy of a dense tensor: float16 unchanged, bfloat16 as float32."""
         if tensor.dtype not in _FLOATS:
             raise EngineError(f"{file}: {tensor.name} is {tensor.dtype}, allowed are {', '.join(_FLOATS)}")
         if tensor.shape != shape:
             raise misfit(tensor.name, tensor.shape, shape)
-        # Copied, as bytes first: in the file they need not be aligned, and the file must not stay mapped.
+        # Copy the bytes first: in the file they may be unaligned, and the file must not stay mapped.
         values = tensor.data.copy().view(_FLOATS[tensor.dtype]).reshape(shape)
         if tensor.dtype == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values
 
     def _files(self) -> list[Path]:
-        """The weight files: one, or what the index names."""
+        """Return the weight files: the single file, or those that the index names."""
         if (self.path / _FILE).is_file():
             return [self.path / _FILE]
         if not (self.path / _INDEX).is_file():

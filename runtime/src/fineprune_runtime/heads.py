@@ -1,4 +1,4 @@
-"""What stands on the encoder: from its output to a logit for each class, or for each class and token."""
+"""Turn the output of the encoder into a logit for each class, or for each class and token."""
 
 import math
 from collections.abc import Mapping
@@ -14,19 +14,24 @@ from fineprune_runtime.folder import Folder
 
 Floats = NDArray[np.float32]
 
-_erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has none; a row for each text is little
+_erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has no erf; there is one row for each text
 
 
 class Head(NamedTuple):
-    """A linear layer over each token; of a classifier of texts another one before it, on the first token."""
+    """A linear layer on every token; in a text classifier it follows a pooler, a layer on the first token."""
 
     out: Dense
     pooler: Dense | None = None
     activation: str = ""
 
     def __call__(self, hidden: Floats) -> Floats:
-        """Logits of the encoder's output, (batch, length, hidden): (batch, classes) with a pooler, else
-        (batch, length, classes).
+        """Return the logits for the output of the encoder.
+
+        Args:
+            hidden: that output, (batch, length, hidden).
+
+        Returns:
+            (batch, classes) with a pooler, else (batch, length, classes).
         """
         if self.pooler is None:
             return self.out(hidden)
@@ -34,12 +39,16 @@ class Head(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory, in bytes."""
         return sum(layer.nbytes for layer in (self.out, self.pooler) if layer)
 
 
 def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes by id; LABEL_0, LABEL_1 where config.json names none. Raises `EngineError`."""
+    """Return the names of the classes in the order of their ids; LABEL_0, LABEL_1, … if config.json has none.
+
+    Raises:
+        EngineError: id2label does not name the ids 0, 1, 2, …
+    """
     named = config.get("id2label")
     if named is None:
         return tuple(f"LABEL_{index}" for index in range(whole(config, "num_labels", 2)))
@@ -49,7 +58,11 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_head(folder: Folder) -> Head:
-    """The head for the task of a folder's model. Raises `EngineError`."""
+    """Return the head of the model in a folder.
+
+    Raises:
+        EngineError: config.json or the weights do not fit a task that can run here.
+    """
     config = folder.config
     hidden, classes = whole(config, "hidden_size"), len(labels(config))
 
@@ -69,7 +82,7 @@ def read_head(folder: Folder) -> Head:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Probabilities over the last dimension."""
+    """Return the probabilities of logits over the last dimension."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return result

@@ -1,4 +1,4 @@
-"""What an encoder is made of: matrices by their stored elements, linear layers, norms, layers."""
+"""The parts of an encoder: sparse matrices, linear layers, norms and encoder layers."""
 
 from typing import NamedTuple, Self
 
@@ -12,19 +12,20 @@ Floats = NDArray[np.float32]
 
 
 class Matrix(NamedTuple):
-    """A weight matrix by its stored elements; y = W x has `shape` (outputs, inputs)."""
+    """A weight matrix W of y = W x, by its stored elements."""
 
     shape: tuple[int, int]
+    """(outputs, inputs)."""
     positions: NDArray[np.int64] | None
-    """(kept,), flat in row-major order, strictly ascending; None: every element is stored."""
+    """(stored,): flat, in row-major order, strictly ascending; None: every element is stored."""
     values: Floats
-    """(kept,)."""
+    """(stored,)."""
     scales: Floats | None = None
-    """(outputs,): `values` are int8 levels times these; None where that is not so."""
+    """(outputs,): `values` are int8 levels times the scales of their rows; None: they are not quantized."""
 
     @classmethod
     def from_dense(cls, array: ArrayLike) -> Self:
-        """Of the elements of `array`, (outputs, inputs), that are not zero."""
+        """Return a matrix of the non-zero elements of `array`, (outputs, inputs)."""
         dense = np.asarray(array, dtype=np.float32)
         if dense.ndim != 2:
             raise EngineError(f"a matrix has 2 dimensions, and this array {dense.ndim}: shape {dense.shape}")
@@ -35,7 +36,11 @@ class Matrix(NamedTuple):
 
     @classmethod
     def from_blob(cls, blob: codec.Bytes, shape: tuple[int, int]) -> Self:
-        """Of a packed matrix of a compact checkpoint, never made dense; raises `codec.CodecError`."""
+        """Return a packed matrix of a compact checkpoint, without making it dense.
+
+        Raises:
+            CodecError: as `codec.decode`.
+        """
         packed = codec.take_apart(blob, shape)
         values = np.asarray(codec.dequantized(packed), dtype=np.float32)
         positions = None if len(values) == shape[0] * shape[1] else packed.positions
@@ -43,34 +48,34 @@ class Matrix(NamedTuple):
 
     @property
     def density(self) -> float:
-        """The share of elements that are stored, 0 to 1."""
+        """The share of stored elements, 0 to 1."""
         size = self.shape[0] * self.shape[1]
         return len(self.values) / size if size else 0.0
 
     def to_dense(self) -> Floats:
-        """As an array of `shape`."""
+        """Return the matrix as a dense array of `shape`."""
         dense = np.zeros(self.shape[0] * self.shape[1], np.float32)
         dense[slice(None) if self.positions is None else self.positions] = self.values
         return dense.reshape(self.shape)
 
 
 class Linear(NamedTuple):
-    """y = W x + b."""
+    """A linear layer, y = W x + b."""
 
     weight: Matrix
     bias: Floats | None
-    """(outputs,); None: zeros."""
+    """(outputs,); None: all are 0."""
 
 
 class Norm(NamedTuple):
-    """A layer norm's weight and bias, (hidden,) each."""
+    """The weight and the bias of a layer norm, (hidden,) each."""
 
     weight: Floats
     bias: Floats
 
 
 class Layer(NamedTuple):
-    """An encoder layer with its norms behind the sums, as in BERT (Vaswani et al. 2017)."""
+    """An encoder layer with its norms after the sums (post-norm), as in BERT (Vaswani et al. 2017)."""
 
     query: Linear
     key: Linear

@@ -1,8 +1,9 @@
-"""What the manifest of a compact checkpoint says, and whether every byte is as it was saved.
+"""Read the manifest of a compact checkpoint and check every byte of the checkpoint against it.
 
-The manifest lies in the metadata of each safetensors file: a checksum for every tensor of the
-model, and what is kept; docs/format.md describes it. fineprune writes it and checks it by these
-functions too. Tensors are looked at as bytes, since numpy lacks some of their types (bfloat16).
+The manifest is part of the metadata of each safetensors file. It has a checksum for every tensor of the
+model, the names of the pruned matrices and the number of weights that they keep; docs/format.md describes it.
+fineprune itself writes and checks manifests with these functions too. Tensors are read as bytes, because
+numpy lacks some of their types (bfloat16).
 """
 
 import json
@@ -21,7 +22,7 @@ from fineprune_runtime.errors import EngineError
 
 KEY = "fineprune"  # in a file's metadata
 
-# safetensors' word for a type: torch's, by which the checksums go, and the bytes of an element.
+# A type by its name in safetensors: its name in torch, which enters the checksums, and bytes of an element.
 _TYPES = {
     "BOOL": ("torch.bool", 1),
     "U8": ("torch.uint8", 1),
@@ -46,31 +47,33 @@ _TYPES = {
 
 
 class Stored(NamedTuple):
-    """A tensor as a safetensors file has it."""
+    """A tensor as stored in a safetensors file."""
 
     name: str
     dtype: str
-    """safetensors' word: "F32", "BF16", "U8" and so on."""
+    """The type by its name in safetensors: "F32", "BF16", "U8" and so on."""
     shape: tuple[int, ...]
     data: Bytes
-    """Its bytes, 1-d and read-only: the file itself, mapped into memory."""
+    """Its bytes, 1-d and read-only, mapped from the file into memory."""
 
     @property
     def is_blob(self) -> bool:
-        """Whether it is a packed matrix."""
+        """Whether the tensor is a packed matrix."""
         return self.dtype == "U8" and len(self.shape) == 1 and codec.is_blob(self.data)
 
     @property
     def checksum(self) -> int:
-        """What the manifest should say of it."""
+        """The checksum that the manifest should have for the tensor."""
         return checksum(self.name, _TYPES[self.dtype][0], self.shape, self.data)
 
 
 def read(file: str | Path) -> tuple[str | None, list[Stored]]:
-    """The manifest's text, None without one, and the tensors of a safetensors file.
+    """Return the text of the manifest of a safetensors file (None if it has none), and its tensors.
 
-    Nothing but the file's own form is checked. Raises `EngineError` for a file that is cut off, and
-    for a tensor of a type or a shape that no model has.
+    Only the structure of the file is checked.
+
+    Raises:
+        EngineError: the file is cut off, or a tensor has a type or a shape that no model has.
     """
     tensors = []
     try:
@@ -97,46 +100,51 @@ def verify(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     unpack: Callable[[str, Bytes, tuple[int, ...]], Any] | None = None,
 ) -> dict[str, Any]:
-    """Check every byte of a compact checkpoint before anything is made of it; returns the manifest.
+    """Check every byte of a compact checkpoint before it is used, and return its manifest.
 
-    `shapes`, where given, are the model's, by name: a blob of another shape is an error. For such a
-    blob `unpack(name, blob, shape)` may stand in for `codec.unpack`, to keep what it holds; it
-    raises `CodecError` as that does. Raises `EngineError` for a file that is cut off or changed, a
-    tensor that is missing, added or damaged, and a checkpoint that does not hold what it says.
+    Args:
+        files: the weight files of the checkpoint.
+        shapes: the shapes of the model's tensors by name. A blob that is named here must have its shape.
+        unpack: called with (name, blob, shape) in place of `codec.unpack`, for blobs named in `shapes`, so
+            that the caller can keep the unpacked values. It raises `CodecError` as `codec.unpack` does.
+
+    Raises:
+        EngineError: a file is cut off or changed, a tensor is missing, added or damaged, or the checkpoint
+            does not keep the number of weights that its manifest says.
     """
-    said: dict[str, Any] | None = None
+    expected: dict[str, Any] | None = None
     seen: set[str] = set()
     kept = total = 0
     for file in files:
         text, tensors = read(file)
-        said = _parsed(file, text, said)
-        pruned = set(said["pruned"])
+        expected = _parsed(file, text, expected)
+        pruned = set(expected["pruned"])
         for tensor in tensors:
             name = tensor.name
             seen.add(name)
-            if tensor.checksum != said["tensors"].get(name):
-                raise EngineError(f"{file}: {name} is not what was saved: save or fetch the file again")
+            if tensor.checksum != expected["tensors"].get(name):
+                raise EngineError(f"{file}: {name} does not match its checksum: save or fetch the file again")
             if tensor.is_blob:
                 header = _checked(file, tensor, (shapes or {}).get(name), unpack)
                 if name in pruned:
                     kept += header.kept
                     total += math.prod(header.shape)
-    if said is None:
+    if expected is None:
         raise EngineError("no weights: a compact checkpoint has one .safetensors file or more")
-    if missing := sorted(set(said["tensors"]) - seen):
+    if missing := sorted(set(expected["tensors"]) - seen):
         raise EngineError(
             f"{missing[0]} is missing ({len(missing)} tensors in all): a file of the checkpoint is not there"
         )
-    if (kept, total) != (said["kept"], said["total"]):
+    if (kept, total) != (expected["kept"], expected["total"]):
         raise EngineError(
-            f"the checkpoint says that it keeps {said['kept']:,} of {said['total']:,} weights, "
+            f"the checkpoint says that it keeps {expected['kept']:,} of {expected['total']:,} weights, "
             f"and holds {kept:,} of {total:,}"
         )
-    return said
+    return expected
 
 
 def checksum(name: str, dtype: str, shape: tuple[int, ...], data: Bytes) -> int:
-    """Of a tensor's name, type (torch's word), shape and bytes."""
+    """Return the CRC-32 of the name of a tensor, its type (by its name in torch), its shape and its bytes."""
     return zlib.crc32(data.data, zlib.crc32(f"{name}{dtype}{shape}".encode()))
 
 
@@ -146,11 +154,11 @@ def _parsed(file: Any, text: str | None, before: dict[str, Any] | None) -> dict[
             f"{file}: has no fineprune manifest; it is no compact checkpoint, or one that was rewritten"
         )
     try:
-        said = json.loads(text)
-        version, tensors, pruned = said["version"], said["tensors"], said["pruned"]
-        whole = all(isinstance(number, int) for number in (version, said["kept"], said["total"]))
+        content = json.loads(text)
+        version, tensors, pruned = content["version"], content["tensors"], content["pruned"]
+        integers = all(isinstance(number, int) for number in (version, content["kept"], content["total"]))
         named = isinstance(pruned, list) and all(isinstance(name, str) for name in pruned)
-        if not (whole and named and isinstance(tensors, dict)):
+        if not (integers and named and isinstance(tensors, dict)):
             raise TypeError("wrong types in it")
     except (ValueError, RecursionError, KeyError, TypeError) as error:  # a number too long: ValueError
         raise EngineError(f"{file}: its fineprune manifest cannot be read ({error})") from error
@@ -158,9 +166,9 @@ def _parsed(file: Any, text: str | None, before: dict[str, Any] | None) -> dict[
         raise EngineError(
             f"{file}: format version {version}; this fineprune reads version {codec.VERSION}: upgrade it"
         )
-    if before is not None and said != before:
+    if before is not None and content != before:
         raise EngineError(f"{file}: belongs to another checkpoint than the files before it")
-    return said  # type: ignore[no-any-return]
+    return content  # type: ignore[no-any-return]
 
 
 def _checked(
@@ -171,7 +179,7 @@ def _checked(
 ) -> codec.Header:
     try:
         header = codec.read_header(tensor.data)
-        if shape is None:  # nothing then bounds what the blob says of itself
+        if shape is None:  # then nothing limits the sizes that the blob claims
             return header
         if unpack is None:
             codec.unpack(tensor.data, shape)

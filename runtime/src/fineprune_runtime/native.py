@@ -1,6 +1,6 @@
-"""The compiled engine, through ctypes: one library for each instruction level (native/engine.h).
+"""Call the compiled engine through ctypes: one library for each instruction level (native/engine.h).
 
-ctypes releases the GIL for the length of a call. A library is loaded when it is first asked for.
+ctypes releases the GIL during a call. A library is loaded when it is first used.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _MESSAGE = 512
 
 
 class CMatrix(ctypes.Structure):
-    """fp_matrix."""
+    """The structure fp_matrix."""
 
     _fields_ = (
         ("rows", c_int64),
@@ -36,7 +36,7 @@ class CMatrix(ctypes.Structure):
 
 
 class CLayer(ctypes.Structure):
-    """fp_layer."""
+    """The structure fp_layer."""
 
     _fields_ = (
         ("qkv", CMatrix),
@@ -51,7 +51,7 @@ class CLayer(ctypes.Structure):
 
 
 class CSettings(ctypes.Structure):
-    """fp_settings."""
+    """The structure fp_settings."""
 
     _fields_ = (
         ("hidden", c_int64),
@@ -65,7 +65,7 @@ class CSettings(ctypes.Structure):
 
 _STRUCTURES = {"fp_matrix": CMatrix, "fp_layer": CLayer, "fp_settings": CSettings}
 _FLOATS = POINTER(c_float)
-_FAILS = {  # these end in (message, size), and return 0 when they succeed
+_FAILS = {  # the last two parameters are (message, size); they return 0 on success
     "fp_encoder_new": (POINTER(CSettings), POINTER(c_void_p)),
     "fp_encoder_add": (c_void_p, POINTER(CLayer)),
     "fp_encoder_run": (c_void_p, _FLOATS, POINTER(c_uint8), c_int64, c_int64, _FLOATS),
@@ -76,7 +76,7 @@ _FAILS = {  # these end in (message, size), and return 0 when they succeed
 
 
 def levels() -> tuple[str, ...]:
-    """The instruction levels that were built and run here, best first; () where nothing was built."""
+    """Return the instruction levels that were built and run here, best first; () if no library was built."""
     if not _path("portable").is_file():
         return ()
     runs = library("portable").fp_runs
@@ -84,23 +84,31 @@ def levels() -> tuple[str, ...]:
 
 
 def dtypes(level: str | None = None) -> tuple[str, ...]:
-    """The dtypes that a level offers; without one, those that any level of this processor offers."""
-    asked = levels() if level is None else (checked_level(level),)
+    """Return the dtypes that a level offers, or without a level those that any level here offers."""
+    names = levels() if level is None else (checked_level(level),)
     offered = {
-        dtype for name in asked for number, dtype in enumerate(DTYPES) if library(name).fp_offers(number)
+        dtype for name in names for number, dtype in enumerate(DTYPES) if library(name).fp_offers(number)
     }
     return tuple(dtype for dtype in DTYPES if dtype in offered)
 
 
 def checked_level(level: str) -> str:
-    """`level`, if it can be used here; raises `EngineError` naming what can."""
+    """Return `level` if it can be used here.
+
+    Raises:
+        EngineError: it cannot; the message names the levels that can.
+    """
     if level not in levels():
         raise EngineError(f"level {level!r} does not run here; {_here()}")
     return level
 
 
 def best_level(dtype: str) -> str:
-    """The best level of this processor that offers a dtype; raises `EngineError` naming what there is."""
+    """Return the best level of this processor that offers a dtype.
+
+    Raises:
+        EngineError: no level offers it; the message names the dtypes that can be used.
+    """
     if dtype not in DTYPES:
         raise EngineError(f"dtype {dtype!r} is not known; allowed are {', '.join(DTYPES)}")
     if not levels():
@@ -115,7 +123,7 @@ def best_level(dtype: str) -> str:
 
 
 def call(library: Any, name: str, *arguments: Any) -> None:
-    """Call a function that can fail; raises `EngineError` with its message."""
+    """Call a function of a library, and raise `EngineError` with its message if it fails."""
     message = ctypes.create_string_buffer(_MESSAGE)
     if getattr(library, name)(*arguments, message, _MESSAGE):
         raise EngineError(message.value.decode(errors="replace"))
@@ -125,7 +133,8 @@ def call(library: Any, name: str, *arguments: Any) -> None:
 def library(level: str) -> Any:
     """Return the library of a level with its functions declared.
 
-    Raises `EngineError` if it cannot be loaded or was compiled with other declarations than those here.
+    Raises:
+        EngineError: it cannot be loaded, or was compiled with other declarations than those here.
     """
     try:
         loaded = ctypes.CDLL(str(_path(level)))
@@ -161,7 +170,7 @@ def _check_declarations(loaded: Any, path: Path) -> None:
 
 
 def _declarations() -> dict[str, int]:
-    """Return what `fp_constant` has to answer: sizes and offsets of structures, limits, members of enums."""
+    """Return what `fp_constant` must return: sizes and offsets of structures, limits, members of enums."""
     numbers = {
         "FP_MOST_ROWS": MOST_ROWS,
         "FP_MOST_COLUMNS": MOST_COLUMNS,
@@ -177,14 +186,14 @@ def _declarations() -> dict[str, int]:
 
 
 def _path(level: str) -> Path:
-    # Elsewhere for tests of libraries that were built in another way, with a sanitizer for one.
+    # For tests of libraries that were built in another way, such as with a sanitizer.
     folder = os.environ.get("FINEPRUNE_RUNTIME_LIBRARIES")
     if folder:
         return Path(folder) / f"libfineprune_{level}.so"
-    # An editable install keeps the libraries beside its own metadata: look wherever the package's path leads.
+    # An editable install keeps the libraries beside its own metadata: search the whole path of the package.
     folders = sys.modules["fineprune_runtime"].__path__
-    places = [Path(place) / "_native" / f"libfineprune_{level}.so" for place in folders]
-    return next((place for place in places if place.is_file()), places[0])
+    files = [Path(folder) / "_native" / f"libfineprune_{level}.so" for folder in folders]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _here() -> str:

@@ -1,4 +1,4 @@
-"""From a model folder to answers, without torch: `load(DIR).predict(texts)`."""
+"""Load a model folder and predict without torch: `load(DIR).predict(texts)`."""
 
 import logging
 import os
@@ -28,25 +28,32 @@ from fineprune_runtime.tokens import Tokens
 
 Floats = NDArray[np.float32]
 
-USUAL_LENGTH = 128  # tokens of a text; fineprune's own predict and its recipes have it too
-USUAL_WINDOW = 384  # tokens of a question and a stretch of its context
+USUAL_LENGTH = 128  # tokens of a text; also the default of fineprune's own predict and of its recipes
+USUAL_WINDOW = 384  # tokens of a question and a part of its context
 
 _log = logging.getLogger("fineprune_runtime")
 
 
 class Network(NamedTuple):
-    """A whole model: from token ids to logits."""
+    """A complete model, from token ids to logits."""
 
     embeddings: Embeddings
     encoder: Encoder
     head: Head
 
     def __call__(self, ids: Any, mask: Any = None, types: Any = None) -> Floats:
-        """Logits of token ids (batch, length): (batch, classes), or (batch, length, classes) where the
-        model answers token by token.
+        """Return the logits of a batch.
 
-        `mask` is nonzero where a token is, all of them without it; `types` are token types. Raises
-        `EngineError` for ids and types that the model's tables lack, and for too many tokens.
+        Args:
+            ids: token ids, (batch, length).
+            mask: (batch, length), nonzero at tokens; None: tokens everywhere.
+            types: token types, (batch, length); None: all are 0.
+
+        Returns:
+            (batch, classes), or (batch, length, classes) from a model that classifies tokens.
+
+        Raises:
+            EngineError: the tables of the model lack an id or a type, or there are too many tokens.
         """
         ids = np.asarray(ids, dtype=np.int64)
         types = None if types is None else np.asarray(types, dtype=np.int64)
@@ -54,10 +61,10 @@ class Network(NamedTuple):
 
 
 class Predictor(ABC):
-    """A model with its tokenizer; `load` makes one of the kinds below.
+    """A model with its tokenizer; `load` returns one of the kinds below.
 
-    `network` takes arrays, `labels` are the classes by id, `max_length` is the most tokens that the
-    model takes.
+    `network` runs on arrays, `labels` are the names of the classes by id, and `max_length` is the largest
+    number of tokens that the model takes.
     """
 
     usual = USUAL_LENGTH
@@ -70,17 +77,17 @@ class Predictor(ABC):
 
     @property
     def encoder(self) -> Encoder:
-        """The engine's part of the model."""
+        """The part of the model that the engine runs."""
         return self.network.encoder
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text, or of a pair, that the model takes at once."""
+        """The largest number of tokens, of a text or of a pair, that the model takes at once."""
         return self._tokens.limit
 
     @property
     def nbytes(self) -> int:
-        """What the weights take in memory."""
+        """Size of the weights in memory, in bytes."""
         parts = self.network
         return int(parts.embeddings.nbytes + parts.encoder.nbytes + parts.head.nbytes)
 
@@ -93,7 +100,7 @@ class Predictor(ABC):
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> list[Any]:
-        """An answer to each text, in the order given; each kind says which."""
+        """Return a result for each text, in the order given; the subclasses say which."""
 
     def logits(
         self,
@@ -103,8 +110,9 @@ class Predictor(ABC):
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> list[Floats]:
-        """What the model says of each text, or pair, cut to `max_length` tokens: (classes,), or
-        (tokens, classes) where it answers token by token.
+        """Return the logits of each text, or pair, cut to `max_length` tokens.
+
+        Their shape is (classes,), or (tokens, classes) from a model that classifies tokens.
         """
         check_texts(texts, pairs, batch_size)
         if not texts:
@@ -113,13 +121,13 @@ class Predictor(ABC):
         return self._run(self._tokens.encode(texts, pairs, length), batch_size)
 
     def _run(self, rows: Sequence[Encoding], batch_size: int) -> list[Floats]:
-        """The logits of each row without padding, rows of similar length in one batch."""
+        """Return the logits of each row without padding. Rows of similar length share a batch."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
-        found: dict[int, Floats] = {}
+        logits: dict[int, Floats] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             shape = (len(batch), max(1, len(rows[batch[0]])))
-            # The id of padding is not looked at, but RoBERTa's positions are counted by it.
+            # The mask hides padding, but its id must be right: RoBERTa counts positions by it.
             ids = np.full(shape, self.network.embeddings.padding or 0, dtype=np.int64)
             mask, types = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.int64)
             for place, index in enumerate(batch):
@@ -129,12 +137,12 @@ class Predictor(ABC):
                 if self._tokens.typed:
                     types[place, :length] = rows[index].type_ids
             for index, values in zip(batch, self.network(ids, mask, types), strict=True):
-                found[index] = values[: len(rows[index])] if values.ndim == 2 else values
-        return [found[index] for index in range(len(rows))]
+                logits[index] = values[: len(rows[index])] if values.ndim == 2 else values
+        return [logits[index] for index in range(len(rows))]
 
 
 class TextPredictor(Predictor):
-    """Answers texts, or pairs of them, with a class or, as a regression, with a number."""
+    """A predictor of a class or, in a regression, a number, for texts or pairs of texts."""
 
     def predict(
         self,
@@ -144,11 +152,17 @@ class TextPredictor(Predictor):
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> list[Prediction]:
-        """Answer each text, or each pair of a text and its `pairs` text, in the order given.
+        """Return the prediction for each text, or pair of texts, in the order given.
 
-        Texts are cut to `max_length` tokens; None: 128, or what the model takes if that is less. Raises
-        `EngineError` for a single string, a text that is not a string, `pairs` of another length,
-        and a `max_length` or `batch_size` that cannot be.
+        Args:
+            texts: the texts, or the first texts of the pairs.
+            pairs: the second texts.
+            batch_size: texts in one batch.
+            max_length: tokens to which texts are cut; None: 128, or the model's limit if that is less.
+
+        Raises:
+            EngineError: a single string, a text that is not a string, `pairs` of another length, or an
+                invalid `max_length` or `batch_size`.
         """
         values = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
         if self.regression:
@@ -159,7 +173,7 @@ class TextPredictor(Predictor):
 
 
 class EntityPredictor(Predictor):
-    """Finds the entities of texts, or the tag of each word where tags are not of entities."""
+    """A predictor of the entities in texts, or of the tag of each word if tags do not mark entities."""
 
     def predict(
         self,
@@ -169,11 +183,19 @@ class EntityPredictor(Predictor):
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> list[list[Entity]]:
-        """The entities of each text, in the order given; words are what stands between white space.
+        """Return the entities of each text, in the order given.
 
-        A word's tag is that of its first token. Long texts are read in pieces of `max_length` tokens;
-        None: 128, or what the model takes if that is less. Raises `EngineError` as
-        `TextPredictor.predict`, and for `pairs`.
+        Words are separated by white space. The tag of a word is that of its first token.
+
+        Args:
+            texts: the texts.
+            pairs: must be None.
+            batch_size: pieces of texts in one batch.
+            max_length: tokens of a piece, in which long texts are read; None: 128, or the model's limit if
+                that is less.
+
+        Raises:
+            EngineError: as `TextPredictor.predict`, and for `pairs`.
         """
         check_texts(texts, None, batch_size)
         if pairs is not None:
@@ -189,22 +211,22 @@ class EntityPredictor(Predictor):
         words = [word_spans(text) for text in texts]
         starts = [[start for start, _ in spans] for spans in words]
         places = begun_words(texts, starts, sources, [row.offsets for row in rows])
-        found: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # a word's tag and probability
+        tags: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # tag and probability of each word
         for (source, begun), values in zip(places, self._run(rows, batch_size), strict=True):
             shares = softmax(values)
             best = shares.argmax(axis=-1)
             for at, word in enumerate(begun):
                 if word is not None:
-                    found[source][word] = (self.labels[best[at]], float(shares[at, best[at]]))
+                    tags[source][word] = (self.labels[best[at]], float(shares[at, best[at]]))
         plain = not are_entities(self.labels)
         return [
-            list(entities(text, spans, tags, plain))
-            for text, spans, tags in zip(texts, words, found, strict=True)
+            list(entities(text, spans, word_tags, plain))
+            for text, spans, word_tags in zip(texts, words, tags, strict=True)
         ]
 
 
 class AnswerPredictor(Predictor):
-    """Finds the answers to questions in contexts."""
+    """A predictor of the answers to questions, as parts of their contexts."""
 
     usual = USUAL_WINDOW
     unanswerable = False
@@ -219,18 +241,17 @@ class AnswerPredictor(Predictor):
         max_length: int | None = None,
         **rules: Any,
     ) -> list[Answer]:
-        """Return the best answer to each question of `texts` in the context of `pairs` at the same place.
+        """Return the best answer to each question in its context.
 
         Args:
             texts: the questions.
-            pairs: their contexts. One longer than `max_length` is read in windows that overlap.
+            pairs: the context of each question. Long contexts are read in windows that overlap.
             batch_size: windows in one batch.
-            max_length: tokens of a window; None: 384, or what the model takes if that is less.
-            **rules: the fields of `AnswerRules`. `unanswerable=None` is what the model's configuration says.
+            max_length: tokens of a window; None: 384, or the model's limit if that is less.
+            **rules: the fields of `AnswerRules`. `unanswerable=None` means the setting of the model's config.
 
         Returns:
-            Answer("", …) for "no answer"; Answer("", 0.0, 0, 0) for a context in which nothing can be the
-            answer.
+            Answer("", …) for "no answer"; Answer("", 0.0, 0, 0) if no part of the context can be the answer.
 
         Raises:
             EngineError: as `TextPredictor.predict`, and for a rule that is not allowed.
@@ -249,7 +270,7 @@ class AnswerPredictor(Predictor):
         for index, row in enumerate(self._run(windows.encodings, batch_size)):
             values[:, index, : len(row)] = row.T
         spans = best_spans(windows, values[0], values[1], chosen)
-        return [known[0] for known in best_answers(spans, list(pairs))]
+        return [candidates[0] for candidates in best_answers(spans, list(pairs))]
 
 
 _KINDS: dict[str, type[Predictor]] = {
@@ -260,12 +281,17 @@ _KINDS: dict[str, type[Predictor]] = {
 
 
 def load(folder: str | Path, dtype: str = "float32", threads: int | None = None) -> Predictor:
-    """The model of a folder, ready to answer: of one that fineprune packed, or of safetensors as they are.
+    """Return a predictor for the model in a folder.
 
-    `dtype` is what the encoder calculates with, "float32", "bfloat16" or "int8"; `threads`: None is
-    one for each core. The model is a classifier of texts, of tokens, or answers questions, and a BERT,
-    RoBERTa, XLM-RoBERTa, ELECTRA or DistilBERT. Raises `EngineError` for a folder that is no whole model,
-    an architecture that the engine cannot run, and a dtype that this processor does not have.
+    Args:
+        folder: packed by fineprune, or with ordinary safetensors. The model classifies texts or tokens, or
+            answers questions, and is a BERT, RoBERTa, XLM-RoBERTa, ELECTRA or DistilBERT.
+        dtype: "float32", "bfloat16" or "int8", the type of the calculations in the encoder.
+        threads: the number of threads; None: one per core.
+
+    Raises:
+        EngineError: the folder does not have a complete model, the engine cannot run its architecture, or
+            this processor does not have the dtype.
     """
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -279,27 +305,28 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
     tokens = Tokens(opened, embeddings.limit)
     encoder = _encoder(opened, prefix, dtype, threads)
     regression = config.get("problem_type") == "regression" or len(names) == 1
-    made = _KINDS[kind](Network(embeddings, encoder, head), tokens, names, regression)
-    if isinstance(made, AnswerPredictor):
-        made.unanswerable = config.get("unanswerable_questions") is True
-    return made
+    predictor = _KINDS[kind](Network(embeddings, encoder, head), tokens, names, regression)
+    if isinstance(predictor, AnswerPredictor):
+        predictor.unanswerable = config.get("unanswerable_questions") is True
+    return predictor
 
 
 def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
-    """The encoder of a folder's model; says so where nothing of it was pruned."""
+    """Return the encoder of the model in a folder; log a warning if it was never pruned."""
     shapes = matrix_shapes(folder.config)
     start = f"{prefix}{architecture(folder.config).layer}."
-    kept = total = 0
+    stored = total = 0
 
     def matrix(name: str) -> Matrix:
-        nonlocal kept, total
-        made = folder.matrix(name, shapes[name.removeprefix(start).partition(".")[2]])
-        kept, total = kept + len(made.values), total + made.shape[0] * made.shape[1]
-        return made
+        nonlocal stored, total
+        weight = folder.matrix(name, shapes[name.removeprefix(start).partition(".")[2]])
+        stored, total = stored + len(weight.values), total + weight.shape[0] * weight.shape[1]
+        return weight
 
-    # One layer at a time: its matrices take more memory than what the encoder makes of them.
+    # Read one layer at a time: its matrices take more memory than the packed layer.
     layers = each_layer(folder.config, matrix, folder.vector, prefix)
     encoder = Encoder(layers, **settings(folder.config), dtype=dtype, threads=threads)
-    if kept > DENSE_FROM * total:
-        _log.warning("%s: was never pruned, %.0f %% is left: it runs dense", folder.path, 100 * kept / total)
+    if stored > DENSE_FROM * total:
+        share = 100 * stored / total
+        _log.warning("%s: was never pruned, %.0f %% of weights remain: it runs dense", folder.path, share)
     return encoder

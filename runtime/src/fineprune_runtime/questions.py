@@ -1,7 +1,7 @@
-"""From questions to windows: what a model reads of a context at a time.
+"""Tokenize questions and their contexts into the windows that a model reads.
 
 A context that is too long for the model is read in windows that overlap by the document stride
-(Devlin et al., 2019, for SQuAD): each is the question with a stretch of the context.
+(Devlin et al., 2019, for SQuAD). Each window has the question and a part of the context.
 """
 
 import logging
@@ -21,24 +21,24 @@ _log = logging.getLogger("fineprune_runtime")
 
 
 class QuestionWindows(NamedTuple):
-    """The windows of all questions, those of a question together and in the order of its context."""
+    """The windows of all questions; those of one question follow each other in the order of its context."""
 
     encodings: list[Encoding]
     columns: dict[str, NDArray[Any]]
-    """For each window `question`, its row, and `cls`, the position of [CLS]; for each token `starts` and
-    `ends`, its characters in the context, -1 for a token that is not of the context.
+    """For each window: `question`, the index of its question, and `cls`, the position of [CLS]. For each
+    token: `starts` and `ends` (exclusive), its characters in the context, -1 for a token outside the context.
     """
 
     def lengths(self) -> Any:
-        """Tokens of each window."""
+        """Return the number of tokens of each window, (windows,)."""
         return np.array([len(encoding) for encoding in self.encodings])
 
     def column(self, name: str) -> Any:
-        """A number for each window."""
+        """Return the column `question` or `cls`, (windows,)."""
         return self.columns[name]
 
     def tokens(self, name: str) -> Any:
-        """A number for each token, all windows one after the other."""
+        """Return the column `starts` or `ends`, (tokens,), one window after the other."""
         return self.columns[name]
 
 
@@ -47,15 +47,25 @@ def read_windows(
 ) -> QuestionWindows:
     """Tokenize questions with their contexts into windows of at most `max_length` tokens.
 
-    `stride`: tokens by which neighboring windows overlap; None: 128, or a third of `max_length`
-    where that is less. Only the context is spread over windows; a question that would leave it too
-    little room is cut. Raises `EngineError` where `max_length` is too short for `stride`.
+    Only the context is divided; every window has the question. A question that would leave the context too
+    little room is cut.
+
+    Args:
+        questions: the questions.
+        contexts: the context of each question.
+        tokens: the tokenizer.
+        max_length: tokens of a window.
+        stride: tokens by which neighboring windows overlap; None: 128, or a third of `max_length` where that
+            is less.
+
+    Raises:
+        EngineError: `max_length` is too short for `stride`.
     """
-    limit, stride, most = question_limit(max_length - tokens.special(pairs=True), max_length, stride)
+    limit, stride, longest = question_limit(max_length - tokens.special(pairs=True), max_length, stride)
     if not limit:
         raise EngineError(
             f"stride={stride}: too long for windows of max_length={max_length} tokens; "
-            f"allowed: 0 to {most}, or a greater max_length"
+            f"allowed: 0 to {longest}, or a greater max_length"
         )
     asked, cut = shortened(questions, tokens.offsets, limit)
     if cut:

@@ -1,4 +1,4 @@
-"""What models answer, and what they can be asked."""
+"""The results that models return, and the check of the texts that they are given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from fineprune_runtime.errors import EngineError
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: the class name and its probability (0 to 1); for regression None and the value."""
+    """A class and its probability (0 to 1); in a regression, `label` is None and `score` is the value."""
 
     label: str | None
     score: float
@@ -16,7 +16,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Entity:
-    """A part of a text: its type, the characters `text[start:end]`, and the mean probability of its tags."""
+    """A part of a text: its type, its characters from start to end, and the mean probability of its tags."""
 
     label: str
     text: str
@@ -27,7 +27,10 @@ class Entity:
 
 @dataclass(frozen=True)
 class Answer:
-    """`context[start:end]` is `text`; "" and twice 0: no answer. `score`: its share among the n best."""
+    """An answer: `text` is `context[start:end]`, and `score` its share among the n best.
+
+    "No answer" has the text "", and start and end are 0.
+    """
 
     text: str
     score: float
@@ -36,7 +39,7 @@ class Answer:
 
 
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    """Raise `EngineError` for what no model can answer: texts that are none, too few pairs, empty batches."""
+    """Raise `EngineError` for values that are not text, a wrong number of pairs, or a batch size below 1."""
     for name, values in (("texts", texts), ("pairs", pairs or [])):
         if isinstance(values, str):
             raise EngineError(f"predict: {name} is one string {values[:40]!r}; give a list of them")

@@ -1,4 +1,4 @@
-"""From texts to tokens, by the tokenizer.json of a model folder and what tokenizer_config.json says."""
+"""Tokenize texts with the tokenizer.json of a model folder and the settings of its tokenizer_config.json."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,22 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 
 _FILE = "tokenizer.json"
-# The classes of transformers that give token types to a model without being told to; and whose models
-# are given them where no class is named.
+# The tokenizer classes of transformers that give token types to a model by default, and the model types that
+# get token types where tokenizer_config.json names no class.
 _TYPED = ("BertTokenizer", "ElectraTokenizer")
 _TYPED_MODELS = ("bert", "electra")
 
 
 class Tokens:
-    """A folder's tokenizer. `positions`: the most tokens that the model has positions for."""
+    """The tokenizer of a model folder.
+
+    Args:
+        folder: the folder, which must hold a tokenizer.json.
+        positions: the largest number of tokens that the model has positions for.
+
+    Raises:
+        EngineError: tokenizer.json is missing or damaged.
+    """
 
     def __init__(self, folder: Folder, positions: int) -> None:
         file = folder.path / _FILE
@@ -35,7 +43,7 @@ class Tokens:
         most = config.get("model_max_length")  # a float without limit: 1e30
         self.limit = int(min(positions, most)) if isinstance(most, int | float) and most >= 1 else positions
         self.context_first: bool = config.get("padding_side") == "left"
-        """Whether the context goes before the question, as for models that are padded on the left."""
+        """Whether the context precedes the question, as for models that are padded on the left."""
         names = config.get("model_input_names")
         cls = config.get("tokenizer_class")
         typed = folder.config.get("model_type") in _TYPED_MODELS
@@ -44,19 +52,19 @@ class Tokens:
         elif isinstance(cls, str):
             typed = cls.removesuffix("Fast") in _TYPED
         self.typed = typed
-        """Whether the model is given token types, else all are 0."""
+        """Whether the model gets the token types of the tokenizer; otherwise all are 0."""
         self.anchors: list[int] = self._anchors(config)
-        """The ids of the tokens that begin a text; the last counts most."""
+        """The ids of the tokens that begin a text; a later id takes precedence."""
 
     def special(self, pairs: bool) -> int:
-        """How many tokens are put around a text, or a pair of them."""
+        """Return the number of special tokens added to a text, or to a pair of texts."""
         return int(self._backend.num_special_tokens_to_add(pairs))
 
     def length(self, asked: int | None, usual: int, pairs: bool) -> int:
-        """The most tokens of a row: what was asked for, else what is usual and the model takes.
+        """Return the maximum number of tokens in a row: `asked`, or by default `usual` within `limit`.
 
-        Raises `EngineError` where the model has no positions for as many, and where there is no room
-        for a text.
+        Raises:
+            EngineError: the model has fewer positions than `asked`, or no token of a text would fit.
         """
         least = self.special(pairs) + 1
         if asked is None:
@@ -75,14 +83,16 @@ class Tokens:
         strategy: str = "longest_first",
         stride: int = 0,
     ) -> list[Encoding]:
-        """The tokens of each text, or pair of texts, cut to `max_length`; what was cut off is in the
-        `overflowing` of each. `strategy` is "longest_first", "only_first" or "only_second".
+        """Return the tokens of each text, or pair of texts, cut to `max_length`.
+
+        The `overflowing` of each encoding has the rest of its text, in pieces that overlap by `stride`
+        tokens. `strategy` says which text of a pair is cut: "longest_first", "only_first" or "only_second".
         """
         self._backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self._side)
         return self._encoded(texts, pairs, True)
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """First and last character (exclusive) of each token of whole texts, without special tokens."""
+        """Return the characters [start, end) of each token of the uncut texts, without special tokens."""
         self._backend.no_truncation()
         return [encoding.offsets for encoding in self._encoded(texts, None, False)]
 
@@ -90,7 +100,7 @@ class Tokens:
         rows: list[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         try:
             return list(self._backend.encode_batch(rows, add_special_tokens=special))
-        except (TypeError, UnicodeError) as error:  # half of a surrogate pair is in a str, and is not text
+        except (TypeError, UnicodeError) as error:  # of half a surrogate pair, which a str may hold
             for value in (*texts, *(pairs or ())):
                 try:
                     value.encode()
@@ -100,11 +110,11 @@ class Tokens:
             raise
 
     def _anchors(self, config: dict[str, Any]) -> list[int]:
-        found = []
+        ids = []
         for name in ("bos_token", "cls_token"):
             token = config.get(name)
             token = token.get("content") if isinstance(token, dict) else token
             number = self._backend.token_to_id(token) if isinstance(token, str) else None
             if number is not None:
-                found.append(number)
-        return found
+                ids.append(number)
+        return ids

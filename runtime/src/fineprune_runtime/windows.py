@@ -1,6 +1,6 @@
-"""How a question and its context share a window, and where in it no answer is: for any tokenizer.
+"""Divide windows between question and context, and find the token for "no answer", for any tokenizer.
 
-numpy is imported where it is used: fineprune's command line imports this module at every start.
+numpy is imported inside functions because fineprune's command line imports this module at every start.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,19 @@ _STRIDE = 128
 
 
 def question_limit(room: int, max_length: int, stride: int | None) -> tuple[int, int, int]:
-    """The tokens that a question may have, the stride, and the longest stride that would do.
+    """Return the maximum length of a question, the stride, and the longest possible stride, in tokens.
 
-    `room`: what special tokens leave of `max_length`. A question takes half a window at most, and leaves
-    to the context the stride and half of it again, so that windows advance by that. It may have 0: the
-    stride is too long.
+    A question takes at most half a window. It leaves the context at least 1.5 strides, so that each window
+    advances by at least half a stride.
+
+    Args:
+        room: `max_length` without the special tokens.
+        max_length: tokens of a window.
+        stride: tokens by which neighboring windows overlap; None: 128, or a third of `max_length` where that
+            is less.
+
+    Returns:
+        The maximum is 0 if the stride is too long.
     """
     chosen = min(_STRIDE, max_length // 3) if stride is None else stride
     limit = min(room // 2, room - chosen - chosen // 2)
@@ -25,13 +33,19 @@ def question_limit(room: int, max_length: int, stride: int | None) -> tuple[int,
 def shortened(
     texts: Sequence[str], offsets: Callable[[list[str]], list[list[tuple[int, int]]]], limit: int
 ) -> tuple[list[str], int]:
-    """The texts cut to `limit` tokens, and how many were; `offsets` has the characters of their tokens."""
+    """Return the texts cut to `limit` tokens, and the number of texts that were cut.
+
+    Args:
+        texts: the texts.
+        offsets: returns the characters [start, end) of each token of the given texts.
+        limit: tokens.
+    """
     short = list(texts)
     cut = 0
     for index, spans in enumerate(offsets(short)):
         cut += len(spans) > limit
         keep = limit
-        while len(spans) > limit:  # the end of a word that was cut may take more tokens than before
+        while len(spans) > limit:  # a word that was cut may take more tokens than before
             short[index] = short[index][: spans[keep - 1][1]] if keep else ""
             (spans,) = offsets([short[index]])
             keep -= 1
@@ -39,16 +53,20 @@ def shortened(
 
 
 def anchors(ids: Any, special: Any, ends: Any, tokens: Sequence[int]) -> Any:
-    """The position in its window of [CLS], else of the token that begins a text, else 0: (windows,).
+    """Return the position of [CLS] in each window, else of the token that begins a text, else 0: (windows,).
 
-    `ids` are the tokens of all windows, which end at `ends`; `special` says which were put around texts.
-    `tokens` are the ids to look for; the last one found counts.
+    Args:
+        ids: the token ids of all windows, one window after the other.
+        special: whether each of them is a special token.
+        ends: the index in `ids` at which each window ends (exclusive).
+        tokens: the ids to look for; the last one that a window has counts.
     """
     import numpy as np
 
-    found = np.zeros(len(ends), dtype=np.int64)
+    positions = np.zeros(len(ends), dtype=np.int64)
     for token in tokens:
         places = np.flatnonzero(special & (ids == token))[::-1]
         window = np.searchsorted(ends, places, side="right")
-        found[window] = places - (ends - np.diff(ends, prepend=0))[window]  # the first is written last
-    return found
+        # `places` run backward, so the first one of a window is written last, and counts.
+        positions[window] = places - (ends - np.diff(ends, prepend=0))[window]
+    return positions
