@@ -245,7 +245,7 @@ def test_one_nan_is_an_error_too():
 
 @pytest.mark.parametrize("keep", [0, -1, 5])
 def test_keep_out_of_range(keep):
-    with pytest.raises(FinepruneError, match=f"keep={keep}: must lie between 1 and .* 4"):
+    with pytest.raises(FinepruneError, match=f"keep={keep}: must be between 1 and .* 4"):
         find_threshold([torch.zeros(4)], keep)
 
 

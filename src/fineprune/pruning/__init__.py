@@ -1,1 +1,1 @@
-"""The method: needs torch alone."""
+"""The pruning methods; they need only torch."""

@@ -1,9 +1,9 @@
-"""LoRA on a model with zeros: W' = (W + s B A) ⊙ M, so that what is merged keeps the zeros.
+"""Train LoRA on a model with zeros: W' = (W + s B A) ⊙ M, so that the merged model keeps the zeros.
 
-A layer of peft adds s B A x to the output of its base layer W, which fills every zero when it is merged.
-`hold_zeros` puts the mask on s B A itself, in the forward pass as in the merge. M is read from W, whose
-zeros do not move while adapters train: nothing is stored. An adapter's file stays an ordinary one, which
-answers otherwise where it is loaded without `hold_zeros`: merge it before it is given away.
+A layer of peft adds s B A x to the output of its base layer W, and merging this fills every zero.
+`hold_zeros` puts the mask on s B A itself, in the forward pass and in the merge. M is read from W, whose
+zeros do not change while adapters train, so nothing is stored. The file of an adapter stays an ordinary one;
+loaded without `hold_zeros` it gives other outputs, so merge it before you share it.
 """
 
 import sys
@@ -21,10 +21,14 @@ from fineprune.errors import FinepruneError
 def hold_zeros(model: nn.Module) -> int:
     """Let the LoRA adapters of a peft model change only weights that are not zero, in place.
 
-    Returns how many layers that concerns: those without a zero stay as they are. `prepare` with
-    `method="keep_zeros"` calls it; call it yourself for an adapter that was loaded later. A masked update
-    costs its layer a matrix of W's size in each forward pass. Raises `FinepruneError` for adapters that it
-    cannot mask.
+    `prepare` with `method="keep_zeros"` calls it; call it yourself for an adapter that was loaded later. A
+    masked update costs its layer a matrix of W's size in each forward pass.
+
+    Returns:
+        The number of layers whose adapters are masked; layers without a zero stay as they are.
+
+    Raises:
+        FinepruneError: an adapter is of a kind that cannot be masked.
     """
     layers = {name: layer for name, layer in adapted_layers(model) if _has_zeros(_base(layer))}
     for name, layer in layers.items():
@@ -32,7 +36,7 @@ def hold_zeros(model: nn.Module) -> int:
             not isinstance(variant, _MaskedUpdate) for variant in layer.lora_variant.values()
         ):
             raise FinepruneError(
-                f"{name}: the zeros of a model are held under plain LoRA on linear layers, not under "
+                f"{name}: zeros can only be kept under plain LoRA on linear layers, not under "
                 f"{type(layer).__name__} or a variant such as DoRA; leave it out of target_modules"
             )
     for layer in layers.values():
@@ -41,15 +45,15 @@ def hold_zeros(model: nn.Module) -> int:
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers of peft that stand around one with a weight in a model; no other module is looked at."""
-    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")  # who has such a model has imported it
+    """Yield name and module of each layer of peft that wraps a layer with a weight, except embeddings."""
+    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")  # a process with such a model has imported it
     for name, module in model.named_modules() if tuners else ():
         if isinstance(module, tuners.BaseTunerLayer) and not isinstance(_base(module), nn.Embedding):
             yield name, module
 
 
 def own_parts(model: nn.Module) -> set[nn.Module]:
-    """What adapters added to a model: all modules inside their layers but the base layers."""
+    """Return the modules that adapters added to a model: all inside their layers except the base layers."""
     return {
         part
         for _, layer in adapted_layers(model)
@@ -72,7 +76,7 @@ def _lora() -> Any:
 
 
 class _MaskedUpdate:
-    """What peft calls a variant of LoRA: it has the methods of `peft.tuners.lora.layer.LoraVariant`."""
+    """A variant of LoRA for peft, with the methods of `peft.tuners.lora.layer.LoraVariant`."""
 
     def supports_lora_conversion(self) -> bool:
         return False
@@ -105,6 +109,6 @@ class _MaskedUpdate:
 
 
 def _update(module: Any, adapter: str) -> Tensor:
-    """S B A ⊙ M, in the shape of the base layer's weight."""
+    """Return s B A ⊙ M in the shape of the weight of the base layer."""
     update: Tensor = module.get_delta_weight(adapter) * (module.get_base_layer().weight.detach() != 0)
     return update

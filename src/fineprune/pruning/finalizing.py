@@ -1,4 +1,4 @@
-"""The prepared layers of a model, and their end: masks folded into the weights."""
+"""Find the prepared layers of a model, and fold their masks into the weights."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import MaskedWeight
 
-DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for what DDP does not broadcast
-MODULES = "_fineprune_modules"  # what a method trains beside the model
+DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
+MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
 FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:
-    """The prepared layers of a model: dotted name, module and mask, shared modules once."""
+    """Yield dotted name, module and mask of each prepared layer of a model; shared modules once."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             first = module.parametrizations["weight"][0]
@@ -26,12 +26,14 @@ def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWei
 
 @torch.no_grad()
 def finalize(model: nn.Module) -> nn.Module:
-    """Fold the masks into the weights, in place: an ordinary model again, zeros in place.
+    """Fold the masks into the weights, in place, and return the model: an ordinary one with zeros.
 
-    Same class, same keys as before `prepare`; scores and masks are gone, and what `prepare`
-    froze can be trained again. Returns the model. One that `fully_shard` spread over processes is
-    folded where its rows are, by a call of all, and is then to be gathered (`gather_state_dict`), not to be
-    run. Raises `FinepruneError` for a model that is not prepared.
+    It has the class and the keys from before `prepare`; scores and masks are removed, and parameters that
+    `prepare` froze are trainable again. If `fully_shard` spread the model over processes, all of them must
+    call this. Each folds its own rows, and the model must then be gathered (`gather_state_dict`), not run.
+
+    Raises:
+        FinepruneError: the model is not prepared.
     """
     prepared = list(masked_modules(model))
     if not prepared:
@@ -46,16 +48,16 @@ def finalize(model: nn.Module) -> nn.Module:
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
             ranks.local(original).copy_(masked.fold(original))
-        # Deep copies share the class that torch made for this module, and it is about to lose its
-        # property: give this module a class of its own first.
+        # Deep copies share the class that torch made for this module, and that class will lose its property:
+        # first give this module a class that no copy shares.
         shared = type(module)
-        own = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-        module.__class__ = type(shared.__name__, shared.__bases__, own)
+        attributes = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, attributes)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     if hasattr(model, MODULES):
         delattr(model, MODULES)
     ignored = [name for name in vars(model).pop(DDP_IGNORES, ()) if name not in ours]
-    if ignored:  # the user's
+    if ignored:  # these were set by the user
         setattr(model, DDP_IGNORES, ignored)
     for module in model.modules():
         for parameter in getattr(module, FROZEN, ()):
@@ -66,7 +68,7 @@ def finalize(model: nn.Module) -> nn.Module:
 
 
 def mask_buffers(model: nn.Module) -> list[str]:
-    """The dotted names of masks, and of what else belongs to them."""
+    """Return the dotted names of the masks and of the other buffers of `MaskedWeight`."""
     return [
         f"{name}.parametrizations.weight.0.{key}".lstrip(".")
         for name, _, masked in masked_modules(model)

@@ -1,4 +1,4 @@
-"""What a training loop of one's own can forget, and what shows only once it runs."""
+"""Warn about common mistakes in hand-written training loops."""
 
 import logging
 import weakref
@@ -9,17 +9,18 @@ from torch.nn.utils import parametrize
 from fineprune.pruning.target import Target
 
 UPDATES = 20
-"""Optimizer steps after which what is missing is told: a loss scaler skips some of the first."""
+"""Optimizer steps before a warning: a loss scaler skips some of the first steps."""
 
 _log = logging.getLogger("fineprune")
 
 
 class LoopWatch:
-    """Warns, once each, if the optimizer steps and `Pruner.step` is not called, or the scores do not move.
+    """Warn, once each, if the optimizer steps without calls of `Pruner.step`, or the scores do not change.
 
-    It looks on from the gradient of one weight: in-place changes between two backward passes are an
-    optimizer step, however many passes that takes. Optimizers that write past autograd, and parameters
-    which FSDP puts in place of ours, are not seen, and then nothing is said.
+    It observes one weight through a hook on its gradient: a weight that has changed in place between two
+    backward passes means an optimizer step, however many passes there are per step. Optimizers that write
+    past autograd, and parameters that FSDP puts in place of ours, cannot be observed; then there is no
+    warning.
     """
 
     def __init__(self, targets: list[Target], moved_each_step: bool = True) -> None:
@@ -31,7 +32,7 @@ class LoopWatch:
         scores = watched.masked.scores if moved_each_step else None
         self._weight = watched.weight._version
         self._scores = None if scores is None else scores._version
-        module = weakref.ref(watched.module)  # not the module itself: its weight holds this
+        module = weakref.ref(watched.module)  # weak, because the weight of the module refers to this
         self._hook = watched.weight.register_post_accumulate_grad_hook(
             lambda weight: self._look(weight, scores, module())
         )
@@ -55,7 +56,7 @@ class LoopWatch:
         if scores is not None and scores.requires_grad and scores._version == self._scores:
             _log.warning(
                 "%d optimizer steps, and the scores have not changed: the optimizer does not have them, "
-                "as one that was built before prepare; build it afterwards, by pruner.optimizer(kind, lr) or "
+                "as if it was built before prepare; build it afterwards, by pruner.optimizer(kind, lr) or "
                 "from pruner.parameter_groups(lr)",
                 UPDATES,
             )

@@ -1,4 +1,4 @@
-"""A small batch for any model, and how far two models' answers to it lie apart."""
+"""Make a small batch for any model, and compare the outputs of two models for it."""
 
 import contextlib
 import math
@@ -12,10 +12,12 @@ from fineprune.errors import FinepruneError
 
 
 def probe_inputs(model: Any) -> dict[str, Tensor]:
-    """Inputs that a transformers model takes, always the same ones: two of them, the first padded.
+    """Return inputs for a transformers model, the same ones at each call: two rows, the first padded.
 
-    Made from the config: token ids, pixels or audio samples by the model's main input. Raises
-    `FinepruneError` for a model of another kind.
+    They are made from the config: token ids, pixels or audio samples, by the main input of the model.
+
+    Raises:
+        FinepruneError: the main input of the model is of another kind.
     """
     generator = torch.Generator().manual_seed(0)
     config = model.config
@@ -24,8 +26,8 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     if main == "input_ids":
         limit = getattr(text, "max_position_embeddings", None) or 0
-        length = min(16, limit) if limit > 0 else 16  # XLNet has no limit, which it calls -1
-        # A decoder's classifier takes no second row where there is no token to pad with.
+        length = min(16, limit) if limit > 0 else 16  # XLNet has no limit, and says -1
+        # The classifier of a decoder takes only one row if there is no token to pad with.
         rows = 1 if getattr(text, "pad_token_id", None) is None else 2
         inputs["input_ids"] = torch.randint(0, text.vocab_size, (rows, length), generator=generator)
         inputs["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
@@ -43,7 +45,7 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
         shape = inputs["input_ids"].shape if main == "input_ids" else (2, 4)
         inputs["decoder_input_ids"] = torch.randint(0, text.vocab_size, shape, generator=generator)
         if main == "input_ids" and isinstance(eos := getattr(text, "eos_token_id", None), int):
-            # A classifier answers at the one end of each text, and asks for as many ends in all of them.
+            # A classifier reads the end token of each text, and requires equally many in all texts.
             ids = inputs["input_ids"]
             ids[ids == eos] = (eos + 1) % text.vocab_size
             ids[:, -1] = eos
@@ -53,7 +55,7 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode; afterwards give each module the mode that it had."""
+    """Put a model into evaluation mode; afterwards restore the mode of each module."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -65,13 +67,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """All floating-point outputs in evaluation mode, in order; the model's mode is left as it was."""
+    """Return all floating-point outputs in evaluation mode, in order, as float32; restore the mode."""
     with evaluating(model):
         return [tensor.float() for tensor in _tensors(model(**inputs)) if tensor.is_floating_point()]
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Largest |a - b| over all outputs, relative to the largest |a| of that output."""
+    """Return the largest |a - b| over all outputs, relative to the largest |a| of that output."""
     if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         return float("nan")
     worst = [

@@ -1,4 +1,4 @@
-"""The life of a pruning: `prepare`, then `Pruner.step` once an optimizer step, then `finalize`."""
+"""Prune a model: `prepare`, then `Pruner.step` once per optimizer step, then `finalize`."""
 
 import zlib
 from typing import Any
@@ -25,31 +25,41 @@ from fineprune.pruning.targets import find_targets, refuse_quantized
 def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Pruner":
     """Put scores and masks on the target matrices of `model`, in place.
 
-    `total_steps` counts optimizer steps. The weights become parameters of a new name
-    (`X.parametrizations.weight.original`), so build the optimizer afterwards, from
-    `Pruner.parameter_groups`. Raises `FinepruneError` where the schedule cannot finish within
-    `total_steps`, a pattern matches nothing, or the model is prepared or quantized already.
+    The weights become parameters of a new name (`X.parametrizations.weight.original`), so build the optimizer
+    afterwards, from `Pruner.parameter_groups`.
+
+    Args:
+        model: The model.
+        config: The method and its settings.
+        total_steps: The number of optimizer steps.
+
+    Returns:
+        The pruner, whose `step` the training loop calls.
+
+    Raises:
+        FinepruneError: The schedule cannot finish within `total_steps`, a pattern matches nothing, or the
+            model is prepared or quantized already.
     """
     facts = {"total_steps": total_steps}
     if isinstance(config, PruningConfig):
         facts |= config.to_dict()
     agreement.agree(facts, "prepare")
     with agreement.together("prepare"):
-        method, found = _checked(model, config, total_steps)
+        method, matrices = _checked(model, config, total_steps)
     targets: list[Target] = []
     by_weight: dict[int, MaskedWeight] = {}
-    for name, module in found.items():
+    for name, module in matrices.items():
         weight = module.get_parameter("weight")
         tied = by_weight.get(id(weight))
         masked = tied or method.masked_weight(name, weight)
         masked.train(module.training)
         parametrize.register_parametrization(module, "weight", masked, unsafe=True)
-        if tied is None:  # layers that share one weight share its mask, and it is counted once
+        if tied is None:  # layers that share one weight share its mask, which counts once
             by_weight[id(weight)] = masked
             targets.append(Target(name, module, masked))
     if config.freeze_embeddings:
         _freeze_embeddings(model)
-    # Every process sets its own masks; DDP would send those of rank 0 around before each forward pass.
+    # Every process sets its own masks; DDP would broadcast those of rank 0 before each forward pass.
     setattr(model, DDP_IGNORES, [*getattr(model, DDP_IGNORES, ()), *mask_buffers(model)])
     modules = method.bundle.modules(model)
     if modules:
@@ -60,43 +70,43 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
 def _checked(
     model: nn.Module, config: PruningConfig, total_steps: int
 ) -> tuple[Method, dict[str, nn.Module]]:
-    """Return the method and the matrices; all that `prepare` refuses is refused here."""
+    """Return the method and the modules of the matrices, after all checks of `prepare`."""
     if not isinstance(model, nn.Module):
         raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
     if any(True for _ in masked_modules(model)):
-        raise FinepruneError("this model is prepared already: finalize it first, or load it anew")
+        raise FinepruneError("this model is prepared already: finalize it first, or load it again")
     refuse_quantized(model)
     method: Method = method_class(config.method)(config, total_steps)
-    found = find_targets(model, config.targets, config.exclude)
-    for name, module in found.items():  # all checks first: an error leaves the model as it was
+    matrices = find_targets(model, config.targets, config.exclude)
+    for name, module in matrices.items():  # all checks first: an error leaves the model unchanged
         if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
             raise FinepruneError(f"{name}: spread over processes already; call prepare before fully_shard")
         # Quantized weights may call themselves floats, in a class of their own; DTensor is torch's.
-        own = type(module.weight).__module__.partition(".")[0] == "torch"
-        if not isinstance(module.weight, nn.Parameter) or not module.weight.is_floating_point() or not own:
+        ordinary = type(module.weight).__module__.partition(".")[0] == "torch"
+        if not (ordinary and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()):
             raise FinepruneError(
                 f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
-    weights = {name: module.get_parameter("weight") for name, module in found.items()}
+    weights = {name: module.get_parameter("weight") for name, module in matrices.items()}
     for name, weight in weights.items():
-        method.bundle.units(name, weight)  # which may not fit the matrix
+        method.bundle.units(name, weight)  # raises if units do not fit the matrix
     method.bundle.check(weights)
     if config.traits.holds_zeros:
         hold_zeros(model)
-        return method, found
+        return method, matrices
     adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
-    for name, module in found.items():
+    for name, module in matrices.items():
         if id(module) in adapted:
             raise FinepruneError(
                 f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
                 "layer out with exclude, or prune without adapters, then train these with method='keep_zeros'"
             )
-    return method, found
+    return method, matrices
 
 
 class Pruner:
-    """Masks, scores and penalty of a prepared model. Made by `prepare`."""
+    """The masks, scores and penalty of a prepared model; `prepare` returns it."""
 
     def __init__(self, model: nn.Module, method: Method, targets: list[Target]) -> None:
         self.model = model
@@ -119,8 +129,8 @@ class Pruner:
         The scores have their own rate (`score_lr`) and no decay. Frozen parameters are left out.
 
         Raises:
-            FinepruneError: The optimizer of these groups would not be enough: scores have an optimizer of
-                their own, or the method reads gradients before each step. Use `optimizer` or `attach`.
+            FinepruneError: Scores have an optimizer of their own, or the method reads gradients before each
+                step, so an optimizer of these groups would not suffice. Use `optimizer` or `attach`.
         """
         instead = (
             "make it by pruner.optimizer(torch.optim.AdamW, lr=...), or give one to pruner.attach(optimizer)"
@@ -149,15 +159,15 @@ class Pruner:
             weight_decay: The decay of the matrices; biases, norms and scores have none.
             settings: Further arguments of `kind`.
         """
-        made = kind(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[call-arg]
-        self.attach(made)
-        return made
+        optimizer = kind(self._groups(lr, weight_decay), lr=lr, **settings)  # type: ignore[call-arg]
+        self.attach(optimizer)
+        return optimizer
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let an optimizer that somebody else made move the scores as the config says, in place.
+        """Make an existing optimizer update the scores as the config says, in place.
 
-        The scores are taken out of its groups and get one of their own, at `score_lr` without decay. A method
-        that reads gradients is shown them before each step.
+        The scores move from its groups to a group of their own, at `score_lr` without decay. A method that
+        reads gradients gets them before each step.
 
         Raises:
             FinepruneError: The optimizer has stepped already.
@@ -165,7 +175,7 @@ class Pruner:
         self._hold_zeros()
         take_scores_out(optimizer, self.targets, score_group(self.targets, self.config, self.score_lr))
         if self._rule is not None:
-            optimizer.register_step_pre_hook(lambda own, *_: self._observe(own))
+            optimizer.register_step_pre_hook(lambda attached, *_: self._observe(attached))
 
     @torch.no_grad()
     def _observe(self, optimizer: torch.optim.Optimizer) -> None:
@@ -173,11 +183,11 @@ class Pruner:
         self._observed = True
         self._rule.observe(self.targets, self.steps_done + 1, rates(optimizer))
         for target in self.targets:
-            target.scores.grad = None  # read; no optimizer has these scores, to clear it
+            target.scores.grad = None  # cleared here, because no optimizer has these scores
 
     @property
     def _rule(self) -> Observed | None:
-        """The score rule that reads gradients, of a method that has one."""
+        """The score rule that reads gradients; None if the method has none."""
         rule = self._method.bundle.rule
         return rule if isinstance(rule, Observed) else None
 
@@ -197,17 +207,20 @@ class Pruner:
         return self.config.score_lr or self.config.traits.score_lr
 
     def penalty(self) -> Tensor:
-        """What to add to the loss: lambda * R(S), a scalar; 0 for methods without a penalty."""
+        """Return the scalar to add to the loss: lambda * R(S); 0 for methods without a penalty."""
         value = None
         if self._control.lambda_ > 0:
             value = self._method.penalty(self.targets, self._control.lambda_)
         return torch.zeros((), device=self.targets[0].weight.device) if value is None else value
 
     def step(self) -> None:
-        """Count one optimizer step and set the masks of the next forward pass. With several processes, all
-        of them call it, as all call `prepare`.
+        """Count one optimizer step and set the masks of the next forward pass.
 
-        Raises `FinepruneError` where the model was cast to another type since `prepare`.
+        With several processes, all of them must call it, as all call `prepare`.
+
+        Raises:
+            FinepruneError: The model was cast to another type since `prepare`, its method did not get the
+                gradients that it needs, or the processes differ in what they must share.
         """
         ranks.reshard(self.model)
         self._refuse_cast()
@@ -237,7 +250,7 @@ class Pruner:
                 )
 
     def _agree(self) -> None:
-        """Before the first step: what the processes must share, and how the matrices lie."""
+        """Check before the first step that the processes agree and the layout of matrices is supported."""
         self._agreed = True
         matrices = [(target.name, tuple(target.weight.shape)) for target in self.targets]
         facts = {"matrices": matrices, "total_steps": self.schedule.total, "steps_done": self.steps_done}
@@ -253,14 +266,15 @@ class Pruner:
                     f"{target.name}: a {target.masked.grid.kind} cannot be spread over processes by "
                     "fully_shard; use DDP"
                 )
-        self.check_masks()  # those of `keep_zeros` are read off weights, which each process loads by itself
+        self.check_masks()  # those of `keep_zeros` come from the weights, which each process loads by itself
 
     @torch.no_grad()
     def check_masks(self) -> None:
-        """Raise `FinepruneError`, on all processes, where their masks, threshold or lambda differ.
+        """Raise `FinepruneError`, on all processes, if their masks, threshold or lambda differ.
 
-        A call of all processes, in its own loop each so many steps; `PruningTrainer(check_masks=N)` makes it.
-        It reads the masks once and compares a number a matrix. With one process, nothing.
+        All processes must call it. Call it every N steps in your own loop; `PruningTrainer(check_masks=N)`
+        does so by itself. It reads the masks once and compares one number per matrix. With one process it
+        does nothing.
         """
         if not agreement.several():
             return
@@ -281,34 +295,32 @@ class Pruner:
         masks = [target.masked.mask for target in self.targets]
         before = [mask.clone() for mask in masks]
         self._control = self._method.refresh(self.targets, self.steps_done)
-        device = masks[0].device  # a sum there, and no number here: the next step need not wait for it
+        device = masks[0].device  # the sum stays on the device, so that the next step need not wait for it
         flipped = [torch.count_nonzero(old ^ new).to(device) for old, new in zip(before, masks, strict=True)]
         self._changed = torch.stack(flipped).sum()
 
     @property
     def changed(self) -> float:
-        """The share of the target weights whose mask the last refresh turned over."""
+        """The share of the target weights whose mask the last refresh changed."""
         if isinstance(self._changed, Tensor):  # a count
             self._changed = int(self._changed) / sum(target.masked.mask.numel() for target in self.targets)
         return self._changed
 
     @property
     def density(self) -> float:
-        """The share of the target weights that the masks of this moment keep."""
+        """The share of the target weights that the current masks keep."""
         ranks.reshard(self.model)
         kept = sum(int(torch.count_nonzero(target.masked.kept())) for target in self.targets)
         return kept / sum(target.weight.numel() for target in self.targets)
 
     @property
     def at_final_density(self) -> bool:
-        """Whether the schedule has arrived, so that a state may be compared and kept."""
+        """Whether the schedule has reached its final density, so that states may be compared and kept."""
         return self.schedule.at_final(self.steps_done)
 
     @property
     def threshold(self) -> float | None:
-        """The score at which the last refresh cut (local scope: the mean over matrices); None
-        where nothing is cut yet.
-        """
+        """The score at which the last refresh cut (local scope: the mean over matrices); None before any."""
         return self._control.threshold
 
     @property
@@ -317,7 +329,7 @@ class Pruner:
         return self._control.lambda_
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs beside the model's own state, as plain values."""
+        """Return what `load_state_dict` needs in addition to the state of the model, as plain values."""
         return {
             "config": self.config.to_dict(),
             "total_steps": self.schedule.total,
@@ -328,7 +340,7 @@ class Pruner:
         } | ({} if self._method.bundle.state is None else {"method": self._method.bundle.state.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; the model's state, with scores and masks, is loaded apart.
+        """Continue from a saved state; load the state of the model, with scores and masks, separately.
 
         Raises:
             FinepruneError: The state is of another config or length.
@@ -342,7 +354,7 @@ class Pruner:
             self._method.bundle.state.load_state_dict(saved.method)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that `finalize` drops or hides, for a checkpoint beside the folded weights.
+        """Return the tensors that `finalize` drops or hides, for a checkpoint with folded weights.
 
         These are, by target: scores, masks, gates, statistics, and the weights under the mask; on the CPU.
         """
@@ -350,7 +362,7 @@ class Pruner:
         return pruning_state.tensors(self.targets, getattr(self.model, MODULES, None))
 
     def load_tensors(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `tensors` returned; the folded weights have to be loaded before.
+        """Load the result of `tensors`; load the folded weights first.
 
         Raises:
             FinepruneError: Names, shapes or types are not those of this run.
@@ -360,7 +372,7 @@ class Pruner:
 
 
 def _freeze_embeddings(model: nn.Module) -> None:
-    """Stop the training of every embedding table; `finalize` lets it go on."""
+    """Freeze every embedding table; `finalize` makes them trainable again."""
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             module.weight.requires_grad_(False)

@@ -1,6 +1,6 @@
-"""Eq. 5: the cubic schedule, as pure functions of the step.
+"""The cubic schedule of the density (Eq. 5), as pure functions of the step.
 
-Nothing here is stored, so nothing can drift when a run resumes.
+It has no state, so nothing can drift when a run resumes.
 """
 
 import math
@@ -18,7 +18,11 @@ class Schedule(NamedTuple):
 
     @classmethod
     def plan(cls, total: int, warmup: float | int, cooldown: float | int) -> "Schedule":
-        """Resolve shares (floats) to steps. Raises where no step is left to prune in."""
+        """Return the schedule with shares (floats) resolved to steps.
+
+        Raises:
+            FinepruneError: `total` is not a number of steps, or leaves no step to prune in.
+        """
         if isinstance(total, bool) or not isinstance(total, int) or total < 1:
             raise FinepruneError(f"total_steps={total!r}: must be the number of optimizer steps, at least 1")
         steps = cls(total, _steps(warmup, total), _steps(cooldown, total))
@@ -31,7 +35,7 @@ class Schedule(NamedTuple):
         return steps
 
     def ramp(self, step: int) -> float:
-        """Progress of the pruning, 0 until t_i, 1 from T - t_f: 1 - (1 - x)^3 in between."""
+        """Return the progress of the pruning: 0 until t_i, 1 from T - t_f, and 1 - (1 - x)^3 in between."""
         if step < self.warmup:
             return 0.0
         if step >= self.total - self.cooldown:
@@ -40,11 +44,11 @@ class Schedule(NamedTuple):
         return 1.0 - (1.0 - x) ** 3
 
     def density(self, step: int, final: float, initial: float = 1.0) -> float:
-        """v(t) of Eq. 5 at `step` optimizer steps done."""
+        """Return the density v(t) of Eq. 5 after `step` optimizer steps."""
         return final + (initial - final) * (1.0 - self.ramp(step))
 
     def at_final(self, step: int) -> bool:
-        """Whether v(t) has reached its final value."""
+        """Return whether v(t) has reached its final value."""
         return step >= self.total - self.cooldown
 
 
@@ -53,7 +57,7 @@ def _steps(duration: float | int, total: int) -> int:
 
 
 def _least_total(warmup: float | int, cooldown: float | int) -> int:
-    """The fewest steps with which `plan` succeeds."""
+    """Return the smallest number of steps with which `plan` succeeds."""
     fixed = sum(value for value in (warmup, cooldown) if isinstance(value, int))
     share = sum(value for value in (warmup, cooldown) if isinstance(value, float))
     total = max(1, math.floor(fixed / (1 - share)) - 2)  # rounding moves it by a step or two

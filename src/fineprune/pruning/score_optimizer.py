@@ -1,13 +1,13 @@
-"""What moves the scores: the optimizer of the weights, or one that keeps a half or a quarter as much.
+"""Optimizers of scores with a half or a quarter of Adam's state, inside the optimizer of the weights.
 
-Adam keeps two float32 numbers a score. `adam_bf16` keeps the same two in bfloat16, 4 bytes for 8. `sgd`
-keeps one, the momentum, 2 bytes; its step is divided by the root mean square of the matrix's gradient,
-a single running number, so that its rate has Adam's scale whatever the model and the loss.
+Adam keeps two float32 numbers per score. `adam_bf16` keeps the same two in bfloat16, 4 bytes in place of 8.
+`sgd` keeps one, the momentum, 2 bytes; its step is divided by the root mean square of the gradient of the
+matrix, a single running number, so that its rate has the scale of Adam's for any model and loss.
 
-A bfloat16 has 8 bits. Adam's second moment changes by a thousandth a step, which rounding to the
-nearest would undo each time: it would stand still for ever. So a number is rounded up or down by an
-offset that runs through all of its 65,536 values as the steps go by: over time the roundings average
-out, and no random numbers are drawn that a resumed run would have to find again.
+A bfloat16 has 8 bits of precision. Adam's second moment changes by a thousandth per step, which rounding to
+nearest would undo each time: it would never change. So numbers are rounded up or down by an offset that takes
+each of its 65,536 values in turn, step by step. Over time the rounding errors average out, and no random
+numbers are drawn that a resumed run would have to reproduce.
 """
 
 import functools
@@ -21,21 +21,21 @@ from torch import Tensor
 from fineprune.pruning.distributed.ranks import Shards, local
 
 MARK = "score_optimizer"
-"""The key of a parameter group of scores that one of `RULES` moves, with its name."""
+"""The key in a parameter group of scores with the name of the rule in `RULES` that updates them."""
 
 _BETAS = (0.9, 0.999)
 _STEPS = "score_steps"
 
 
 def adopt(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer move its marked groups as the group says, and all others as ever, in place.
+    """Make an optimizer update its marked groups by their rules and all others as before, in place.
 
-    It stays one optimizer with one state, so schedulers, clipping and checkpoints need not know.
+    It remains one optimizer with one state, so schedulers, clipping and checkpoints need no change.
     """
     kind: Any = type(optimizer)
     optimizer.__class__ = _with_scores(kind)
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # see WithScores
-    optimizer._patch_step_function()  # step hooks, as torch sets them up for each class
+    optimizer._patch_step_function()  # torch sets up step hooks for each class
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def _with_scores(kind: Any) -> Any:
     class WithScores(kind):  # type: ignore[misc]
         param_groups: list[dict[str, Any]]
 
-        # A fused Adam would unscale its own gradients alone, hence no `_step_supports_amp_scaling`.
+        # A fused Adam would unscale only its own gradients, hence no `_step_supports_amp_scaling`.
 
         @torch.no_grad()
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -53,64 +53,64 @@ def _with_scores(kind: Any) -> Any:
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            every, weights = self.param_groups, kind.step
-            if getattr(weights, "hooked", False):  # torch calls hooks around our step already
+            groups, weights = self.param_groups, kind.step
+            if getattr(weights, "hooked", False):  # torch already calls hooks around our step
                 weights = weights.__wrapped__
-            self.param_groups = [group for group in every if MARK not in group]
+            self.param_groups = [group for group in groups if MARK not in group]
             try:
                 weights(self)
             finally:
-                self.param_groups = every
-            for group in every:
+                self.param_groups = groups
+            for group in groups:
                 if MARK in group:
                     group[_STEPS] = group.get(_STEPS, 0) + 1
                     RULES[group[MARK]](group, self.state)
             return loss
 
         def __setstate__(self, state: dict[str, Any]) -> None:
-            every = state["param_groups"]  # what it mends in states of older versions is not in ours
-            super().__setstate__(state | {"param_groups": [group for group in every if MARK not in group]})
-            self.param_groups = every
+            groups = state["param_groups"]  # super() repairs states of old versions; ours need none
+            super().__setstate__(state | {"param_groups": [group for group in groups if MARK not in group]})
+            self.param_groups = groups
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             super().load_state_dict(state_dict)
             for group in self.param_groups:
                 for score in group["params"] if MARK in group else ():
-                    own = self.state.get(score, {})  # torch made float32 of it, as scores are
-                    own |= {name: own[name].bfloat16() for name in ("average", "spread") if name in own}
+                    state = self.state.get(score, {})  # torch cast it to float32, the type of scores
+                    state |= {name: state[name].bfloat16() for name in ("average", "spread") if name in state}
 
     WithScores.__name__ = WithScores.__qualname__ = kind.__name__
     return WithScores
 
 
 def _adam_bf16(group: dict[str, Any], states: Any) -> None:
-    """Adam (Kingma and Ba 2015) without weight decay."""
+    """Update scores by Adam (Kingma and Ba 2015) without weight decay."""
     (fast, slow), step = group.get("betas", _BETAS), group[_STEPS]
-    for score, gradient, own in _moved(group, states, "average", "spread"):
-        average = local(own["average"]).float().lerp_(gradient, 1 - fast)
-        spread = local(own["spread"]).float().mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-        _store(own["average"], average, step)
-        _store(own["spread"], spread, step)
+    for score, gradient, state in _moved(group, states, "average", "spread"):
+        average = local(state["average"]).float().lerp_(gradient, 1 - fast)
+        spread = local(state["spread"]).float().mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+        _store(state["average"], average, step)
+        _store(state["spread"], spread, step)
         size = spread.sqrt_().div_(math.sqrt(1 - slow**step)).add_(group.get("eps", 1e-8))
         score.addcdiv_(average, size, value=-group["lr"] / (1 - fast**step))
 
 
 def _sgd(group: dict[str, Any], states: Any) -> None:
-    """SGD with momentum, over the root mean square that the gradient of each matrix has had."""
+    """Update scores by SGD with momentum, over the running root mean square of each matrix's gradient."""
     (fast, slow), step = group.get("betas", _BETAS), group[_STEPS]
-    moved = _moved(group, states, "average")
-    if not moved:
+    entries = _moved(group, states, "average")
+    if not entries:
         return
-    squares = torch.stack([gradient.square().sum().to(moved[0][1].device) for _, gradient, _ in moved])
-    shards = Shards.of([own["average"] for *_, own in moved])
+    squares = torch.stack([gradient.square().sum().to(entries[0][1].device) for _, gradient, _ in entries])
+    shards = Shards.of([state["average"] for *_, state in entries])
     if shards is not None:
         squares = shards.sum(squares)
-    for (score, gradient, own), square in zip(moved, squares, strict=True):
-        average = local(own["average"]).float().lerp_(gradient, 1 - fast)
-        _store(own["average"], average, step)
-        mean = square.to(score.device) / own["average"].numel()
-        own["square"] = mean * (1 - slow) if "square" not in own else own["square"].lerp(mean, 1 - slow)
-        size = (own["square"] / (1 - slow**step)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    for (score, gradient, state), square in zip(entries, squares, strict=True):
+        average = local(state["average"]).float().lerp_(gradient, 1 - fast)
+        _store(state["average"], average, step)
+        mean = square.to(score.device) / state["average"].numel()
+        state["square"] = mean * (1 - slow) if "square" not in state else state["square"].lerp(mean, 1 - slow)
+        size = (state["square"] / (1 - slow**step)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         score.sub_(average.mul_(group["lr"] / (1 - fast**step)).div_(size))
 
 
@@ -118,20 +118,23 @@ RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {"sgd": _sgd, "adam_bf
 
 
 def _moved(group: dict[str, Any], states: Any, *names: str) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
-    """Scores that have a gradient, both as this process holds them, and their state, made where it is new."""
-    found = []
+    """Return score, gradient and state of each score with a gradient, creating new states.
+
+    Scores and gradients are the rows that this process has.
+    """
+    entries = []
     for score in group["params"]:
         if score.grad is not None:
-            own = states[score]
+            state = states[score]
             for name in names:
-                if name not in own:
-                    own[name] = torch.zeros_like(score, dtype=torch.bfloat16)
-            found.append((local(score), local(score.grad), own))
-    return found
+                if name not in state:
+                    state[name] = torch.zeros_like(score, dtype=torch.bfloat16)
+            entries.append((local(score), local(score.grad), state))
+    return entries
 
 
 def _store(place: Tensor, value: Tensor, step: int) -> None:
-    """Write float32 as bfloat16, rounded by the offset of the step."""
+    """Write float32 values as bfloat16, rounded by the offset of the step."""
     offset = step * 40503 % 65536  # the golden ratio of 2^16: odd, so every offset comes once in 65,536
     bits = value.view(torch.int32).add(offset).bitwise_and_(-65536)
     local(place).copy_(bits.view(torch.float32))

@@ -1,9 +1,9 @@
-"""Eq. 1: exact Top_v over one matrix or over many, without sorting and without a copy.
+"""Select the exact Top_v (Eq. 1) over one matrix or many, without sorting and without a copy.
 
-The threshold is the k-th highest score. A sample brackets it; one pass over the scores counts
-what lies above the bracket and gathers the few scores inside; the k-th is found among those.
-The result is exact whatever the sample was: a bracket that missed is widened and counted
-again. Counts add up, so scores may be spread over any number of tensors and devices.
+The threshold is the k-th highest score. A sample brackets it; one pass over the scores counts those above the
+bracket and gathers the few inside; the k-th is found among those. The result is exact for any sample: a
+bracket that missed is widened and counted again. Counts add up, so scores may be spread over any number of
+tensors and devices.
 """
 
 import math
@@ -15,27 +15,27 @@ from torch import Tensor
 
 from fineprune.errors import FinepruneError
 
-_DIRECT = 1 << 14  # this many scores are simply ranked
-_SAMPLE = 1 << 18  # scores sampled at most to place the bracket; of fewer scores, one in sixteen
-_CHUNK = 1 << 20  # scores looked at together: their flags stay in the cache
-_MOST_SORTED = 1 << 20  # units of different cost, which are sorted
+_DIRECT = 1 << 14  # up to this number, scores are simply ranked
+_SAMPLE = 1 << 18  # most scores sampled to place the bracket; of fewer scores, one in sixteen
+_CHUNK = 1 << 20  # scores per piece: their flags stay in the cache
+_MOST_SORTED = 1 << 20  # most units of different cost, which are sorted
 _MARGIN = 3.0  # half width of the bracket, in standard errors of the sample's rank
 
 
 class Threshold(NamedTuple):
-    """Where Top_v cuts: scores above `value` stay, and the first `ties` of those equal to it."""
+    """The cut of Top_v: scores above `value` stay, and the first `ties` of those equal to it."""
 
     value: float
     ties: int
     equal: int
-    """How many scores equal `value`; with `ties == equal` the mask is simply score >= value."""
+    """The number of scores equal to `value`; with `ties == equal` the mask is simply score >= value."""
 
 
 Key = Callable[[Tensor], Tensor]
 
 
 def keep_count(density: float, total: int) -> int:
-    """How many of `total` units stay: round(v * n), at least 1."""
+    """Return the number of the `total` units that stay: round(v * n), at least 1."""
     return min(total, max(1, round(density * total)))
 
 
@@ -48,11 +48,23 @@ def top_v(
 ) -> Threshold:
     """Write into `masks` (bool, shaped as `scores`) the Top_v of all `scores` ranked together.
 
-    Exactly `keep_count` entries become True. Among equal scores the lower flat index wins, and
-    the earlier tensor. `key` (for example `torch.abs`) is applied to pieces of the scores, so
-    that a derived score needs no copy. With a `floor` each tensor keeps at least that share of
-    itself, and the others give up as many. Raises `FinepruneError` where the scores are NaN, as
-    after a divergence; a lone NaN that the sample misses ranks lowest.
+    Exactly `keep_count` entries become True. Among equal scores the lower flat index wins, and the earlier
+    tensor.
+
+    Args:
+        scores: the scores, one tensor per matrix.
+        density: the share of all scores that stays.
+        masks: the tensors to write.
+        key: a function such as `torch.abs`. It is applied to pieces of the scores, so that a derived score
+            needs no copy.
+        floor: the share of itself that each tensor keeps at least; the others give up as many.
+
+    Returns:
+        The threshold; with a `floor`, that of the tensors which are above their floor.
+
+    Raises:
+        FinepruneError: the scores are NaN, as after a divergence. A single NaN that the sample misses ranks
+            lowest.
     """
 
     def select(rankings: Sequence[Sequence[int]], keeps: Sequence[int]) -> list[Threshold]:
@@ -77,26 +89,34 @@ def select_together(
     select: Callable[[Sequence[Sequence[int]], Sequence[int]], list[Threshold]],
     kept: Callable[[Sequence[Tensor]], list[int]],
 ) -> Threshold:
-    """The loop of `top_v` over what is given its floor, also where each process has a part of every matrix.
+    """Select for `top_v`, again without the tensors that were given their floor until none falls below it.
 
-    `select` ranks the matrices of each list of indices together and writes their masks, so many entries of
-    each list; `kept` counts the entries of masks. `sizes` are of whole matrices.
+    This also serves `Shards`, where each process has a part of every matrix.
+
+    Args:
+        masks: the masks, or the parts of them in this process.
+        sizes: the entries of each complete matrix.
+        density: as in `top_v`.
+        floor: as in `top_v`.
+        select: ranks the matrices of each list of indices together, and writes their masks with the number of
+            True entries that is given for the list.
+        kept: counts the True entries of each mask.
     """
     keep, floors = keep_count(density, sum(sizes)), [int(min(floor, density) * size) for size in sizes]
-    rest = list(range(len(sizes)))
+    ranked = list(range(len(sizes)))
     while True:
-        (threshold,) = select([rest], [keep])
+        (threshold,) = select([ranked], [keep])
         if not any(floors):
             return threshold
-        counts = kept([masks[i] for i in rest])
-        low = [i for i, count in zip(rest, counts, strict=True) if count < floors[i]]
+        counts = kept([masks[i] for i in ranked])
+        low = [i for i, count in zip(ranked, counts, strict=True) if count < floors[i]]
         select([[i] for i in low], [floors[i] for i in low])
         keep -= sum(floors[i] for i in low)
-        rest = [i for i in rest if i not in low]
-        if not low or not rest:
+        ranked = [i for i in ranked if i not in low]
+        if not low or not ranked:
             return threshold
         if keep == 0:
-            for i in rest:
+            for i in ranked:
                 masks[i].fill_(False)
             return threshold
 
@@ -109,15 +129,15 @@ def top_v_by_cost(
     masks: Sequence[Tensor],
     key: Key | None = None,
 ) -> Threshold:
-    """Write into `masks` the units of highest score whose costs make up the share `density` of all.
+    """Write into `masks` the units of highest score whose costs add up to the share `density` of all costs.
 
     Units are taken in the order of `top_v`. The next one, of cost k, is kept while at least k / 2 of the
-    budget is left; the first that is not ends the selection, so that what is kept is a threshold. At least
+    budget remains; the first that is not ends the selection, so that a threshold divides the units. At least
     one unit stays.
 
     Args:
-        scores: A tensor a matrix.
-        costs: What a unit of each matrix costs.
+        scores: One tensor per matrix.
+        costs: The cost of a unit of each matrix.
         density: The share of the cost of all units that stays.
         masks: Bool, shaped as the scores.
         key: As in `top_v`.
@@ -140,13 +160,13 @@ def top_v_by_cost(
         torch.tensor(sizes, device=device)
     )
     order = ranked.argsort(descending=True, stable=True)
-    taken = cost[order].cumsum(0)
-    budget = density * float(taken[-1])
-    affordable = budget - (taken - cost[order]) >= cost[order] / 2
+    spent = cost[order].cumsum(0)
+    budget = density * float(spent[-1])
+    affordable = budget - (spent - cost[order]) >= cost[order] / 2
     count = max(1, int(affordable.long().cumprod(0).sum()))
-    kept = torch.zeros(len(ranked), dtype=torch.bool, device=device)
-    kept[order[:count]] = True
-    for mask, part in zip(masks, kept.split(sizes), strict=True):
+    flags = torch.zeros(len(ranked), dtype=torch.bool, device=device)
+    flags[order[:count]] = True
+    for mask, part in zip(masks, flags.split(sizes), strict=True):
         mask.copy_(part.view(mask.shape))
     value = float(ranked[order[count - 1]])
     equal = int(torch.count_nonzero(ranked == value))
@@ -155,10 +175,10 @@ def top_v_by_cost(
 
 @torch.no_grad()
 def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) -> Threshold:
-    """The threshold that keeps exactly the `keep` highest of all `scores`, 1 <= keep <= total."""
+    """Return the threshold that keeps exactly the `keep` highest of all `scores`, 1 <= keep <= total."""
     total = sum(entry.numel() for entry in scores)
     if not 1 <= keep <= total:
-        raise FinepruneError(f"keep={keep}: must lie between 1 and the number of scores, {total}")
+        raise FinepruneError(f"keep={keep}: must be between 1 and the number of scores, {total}")
     if total <= _DIRECT:
         return _kth(torch.cat([piece.to(scores[0].device) for piece in pieces(scores, key)]), keep)
     sample = _sample(scores, total, key)
@@ -170,7 +190,7 @@ def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) 
         at_least_high, inside = _scan(scores, low, high, key)
         if at_least_high < keep <= at_least_high + len(inside):
             return _kth(inside, keep - at_least_high)
-        # The bracket missed, or its end is itself the answer (many equal scores).
+        # The bracket missed, or one of its ends is the threshold (many equal scores).
         end = high if keep <= at_least_high else low
         above, equal = _count(scores, end, key)
         if above < keep <= above + equal:
@@ -184,7 +204,7 @@ def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) 
 def fill_masks(
     masks: Sequence[Tensor], scores: Sequence[Tensor], threshold: Threshold, key: Key | None = None
 ) -> None:
-    """Write the masks (bool, in place) that `threshold` stands for."""
+    """Write the masks (bool, in place) of `threshold`."""
     compare = torch.ge if threshold.ties == threshold.equal else torch.gt
     ties = 0 if threshold.ties == threshold.equal else threshold.ties
     for mask, score in zip(masks, scores, strict=True):
@@ -202,14 +222,14 @@ def fill_masks(
 
 
 def pieces(scores: Sequence[Tensor], key: Key | None) -> Iterator[Tensor]:
-    """The scores, or what `key` makes of them, a chunk at a time."""
+    """Yield the scores, or `key` of them, a chunk at a time."""
     for score in scores:
         for piece in score.detach().reshape(-1).split(_CHUNK):
             yield piece if key is None else key(piece)
 
 
 def _sample(scores: Sequence[Tensor], total: int, key: Key | None) -> Tensor:
-    """Scores at an odd stride, which no power-of-two layout repeats in."""
+    """Return scores at an odd stride, because the layout of matrices often repeats at powers of two."""
     stride = max(16, total // _SAMPLE) | 1
     device = scores[0].device
     sample = torch.cat([score.detach().reshape(-1)[::stride].to(device) for score in scores])
@@ -217,7 +237,7 @@ def _sample(scores: Sequence[Tensor], total: int, key: Key | None) -> Tensor:
 
 
 def _bracket(sample: Tensor, density: float, margin: float) -> tuple[float, float]:
-    """Two scores between which the threshold very likely lies, from ranks in the sample."""
+    """Return two scores with the threshold very likely between them, from ranks in the sample."""
     size = len(sample)
     rank = density * size
     slack = margin * math.sqrt(size * density * (1 - density)) + margin
@@ -233,7 +253,7 @@ def _bracket(sample: Tensor, density: float, margin: float) -> tuple[float, floa
 
 
 def _scan(scores: Sequence[Tensor], low: float, high: float, key: Key | None) -> tuple[int, Tensor]:
-    """How many scores are >= high, and those strictly between low and high."""
+    """Return the number of scores >= high, and the scores strictly between low and high."""
     device = scores[0].device
     at_least_high = 0
     inside = [torch.empty(0, dtype=scores[0].dtype, device=device)]
@@ -246,19 +266,19 @@ def _scan(scores: Sequence[Tensor], low: float, high: float, key: Key | None) ->
 
 
 def _between(piece: Tensor, upper: Tensor, low: float, high: float) -> Tensor:
-    """The few scores strictly between low and high, where `upper` is `piece >= high`.
+    """Return the few scores strictly between low and high, where `upper` is `piece >= high`.
 
-    Groups of eight flags are compared as one word each: where those of the two ends differ, a
-    score lies between.
+    Groups of eight flags are compared as one word: if the words for low and high differ, a score of the group
+    is between them.
     """
-    whole = piece.numel() // 8 * 8
-    words = (piece[:whole] > low).view(torch.int64) != upper[:whole].view(torch.int64)
-    near = torch.cat([piece[:whole].view(-1, 8)[words.nonzero().squeeze(1)].view(-1), piece[whole:]])
+    grouped = piece.numel() // 8 * 8
+    words = (piece[:grouped] > low).view(torch.int64) != upper[:grouped].view(torch.int64)
+    near = torch.cat([piece[:grouped].view(-1, 8)[words.nonzero().squeeze(1)].view(-1), piece[grouped:]])
     return near[(near > low) & (near < high)]
 
 
 def _count(scores: Sequence[Tensor], value: float, key: Key | None) -> tuple[int, int]:
-    """How many scores are above `value`, and how many equal it."""
+    """Return the number of scores above `value`, and the number equal to it."""
     above = equal = 0
     for piece in pieces(scores, key):
         above += int(torch.count_nonzero(piece > value))
@@ -267,7 +287,7 @@ def _count(scores: Sequence[Tensor], value: float, key: Key | None) -> tuple[int
 
 
 def _kth(candidates: Tensor, rank: int) -> Threshold:
-    """The threshold at the `rank`-th highest of `candidates`."""
+    """Return the threshold at the `rank`-th highest of `candidates`."""
     value = float(torch.kthvalue(candidates, len(candidates) - rank + 1).values)
     if math.isnan(value) or bool(candidates.isnan().any()):
         raise not_a_number(_count_nan([candidates]))
@@ -276,7 +296,7 @@ def _kth(candidates: Tensor, rank: int) -> Threshold:
 
 
 def not_a_number(count: int) -> FinepruneError:
-    """The error of so many scores that are NaN."""
+    """Return the error to raise for `count` scores that are NaN."""
     return FinepruneError(
         f"{count} importance scores are NaN: the training diverged; lower the learning rates "
         "(lr, score_lr) or clip the gradient, and start from the last good checkpoint"

@@ -1,4 +1,4 @@
-"""What is left, and where: of a prepared model by its masks, of any other by its zeros."""
+"""Count the remaining weights of each matrix: in a prepared model by its masks, in any other by its zeros."""
 
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +13,7 @@ from fineprune.pruning.targets import find_targets
 
 
 class MatrixSummary(NamedTuple):
-    """One matrix: dotted name, shape, and how many of its weights remain."""
+    """One matrix: its dotted name, its shape, and its remaining and total weights."""
 
     name: str
     shape: tuple[int, ...]
@@ -22,31 +22,31 @@ class MatrixSummary(NamedTuple):
 
     @property
     def density(self) -> float:
-        """Kept / total."""
+        """The share of weights that remain, 0 to 1."""
         return self.kept / self.total
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is left of the target matrices; printed, a table with a line for each matrix."""
+    """The remaining weights of the target matrices; prints as a table with a line for each matrix."""
 
     layers: tuple[MatrixSummary, ...]
     parameters: int
-    """All parameters of the model, embeddings and heads included (scores are none of them)."""
+    """All parameters of the model, including embeddings and heads, without scores."""
 
     @property
     def kept(self) -> int:
-        """Weights that remain in the target matrices."""
+        """The remaining weights of the target matrices."""
         return sum(layer.kept for layer in self.layers)
 
     @property
     def total(self) -> int:
-        """Weights of the target matrices."""
+        """All weights of the target matrices."""
         return sum(layer.total for layer in self.layers)
 
     @property
     def density(self) -> float:
-        """Kept / total."""
+        """The share of weights that remain, 0 to 1."""
         return self.kept / self.total
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The same table for a notebook."""
+        """Return the same table as HTML, for a notebook."""
         rows = [
             (escape(name), " × ".join(map(str, shape)), f"{kept:,}", f"{total:,}", f"{kept / total:.2%}")
             for name, shape, kept, total in self.layers
@@ -80,10 +80,10 @@ class Summary:
 
 @torch.no_grad()
 def summary(model: nn.Module) -> Summary:
-    """Count what remains of each target matrix.
+    """Return the remaining weights of each target matrix.
 
-    A prepared model is counted by the masks of this moment; any other by the weights that are
-    not zero in the layers that `prepare` would prune by default.
+    In a prepared model they are those that the current masks keep; in any other the non-zero weights of the
+    layers that `prepare` would prune by default.
     """
     layers = []
     counted = set()

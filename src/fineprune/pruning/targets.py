@@ -1,4 +1,4 @@
-"""Which matrices of a model are pruned, read off its module tree and from no list of models."""
+"""Find the matrices of a model to prune by its module tree, without a list of models."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,51 +14,56 @@ from fineprune.pruning.adapters import own_parts
 def find_targets(
     model: nn.Module, targets: Iterable[str] | None = None, exclude: Iterable[str] | None = None
 ) -> dict[str, nn.Module]:
-    """The linear layers to prune, by dotted name, in the model's order.
+    """Return the linear layers to prune, by dotted name, in the model's order.
 
-    Without patterns: every linear layer inside the repeated transformer blocks, that is inside
-    the elements of a ModuleList or Sequential which hold at least two linear layers each. Embeddings,
-    poolers and heads lie outside. A module that several places share appears once. A pattern
-    matches a whole dotted name or any dotted end of it (`query` matches every query matrix,
-    `layer.0.*` the first block); transformers' Conv1D and convolutions of kernel size 1 count as linear.
+    transformers' Conv1D and convolutions of kernel size 1 count as linear. Layers that an adapter of peft
+    added are excluded. A module that several places share appears once.
 
-    What an adapter of peft added is left out.
+    Args:
+        model: the model.
+        targets: patterns. Each matches a complete dotted name or any dotted end of it (`query` matches every
+            query matrix, `layer.0.*` the first block). None: every linear layer inside the repeated
+            transformer blocks, that is, inside the elements of a ModuleList or Sequential that have at least
+            two linear layers each; embeddings, poolers and heads are outside of them.
+        exclude: patterns of layers to leave out.
 
-    Raises `FinepruneError` for a model without such layers or an accelerated one, and for a pattern without
-    match.
+    Raises:
+        FinepruneError: the model is accelerated or has no such layers, or a pattern has no match.
     """
     refuse_accelerated(model, "load it again, without accelerate")
     added = own_parts(model)
     linear = {n: module for n, module in model.named_modules() if is_linear(module) and module not in added}
     if targets is None:
-        found = {name: linear[name] for name in _inside_blocks(model, linear)}
-        if not found:
+        layers = {name: linear[name] for name in _inside_blocks(model, linear)}
+        if not layers:
             raise FinepruneError(
                 f"{type(model).__name__} has no linear layers inside repeated blocks; name the layers to "
                 f"prune with targets=[...] (its linear layers: {_some(linear) or 'none'})"
             )
     else:
-        found = _matching("targets", targets, linear)
+        layers = _matching("targets", targets, linear)
     if exclude is not None:
-        for name in _matching("exclude", exclude, found):
-            del found[name]
-        if not found:
+        for name in _matching("exclude", exclude, layers):
+            del layers[name]
+        if not layers:
             raise FinepruneError(f"exclude={list(exclude)!r} leaves nothing to prune; exclude fewer layers")
-    return found
+    return layers
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module multiplies by one matrix, position by position: nn.Linear, transformers' Conv1D, or a
-    convolution of kernel size 1, in groups or not.
+    """Return whether a module multiplies each position by one matrix.
+
+    Such are nn.Linear, transformers' Conv1D, and convolutions of kernel size 1, with groups or without.
     """
-    # Conv1D can only be in a model whose process has imported it; the core does not import it.
+    # A model can only have a Conv1D if this process has imported its module; the core does not import it.
     utils = sys.modules.get("transformers.pytorch_utils")
     return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear) or is_pointwise(module)
 
 
 def is_pointwise(module: nn.Module) -> bool:
-    """Whether a module is a convolution of kernel size 1; its weight is (out, in / groups, 1, ...). One that
-    only scales each channel is none.
+    """Return whether a module is a convolution of kernel size 1; its weight is (out, in / groups, 1, ...).
+
+    A convolution that only scales each channel does not count.
     """
     return (
         isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
@@ -68,15 +73,15 @@ def is_pointwise(module: nn.Module) -> bool:
 
 
 def refuse_accelerated(model: nn.Module, instead: str) -> None:
-    """Raise `FinepruneError` for a model whose weights `accelerate` has handed to an engine."""
+    """Raise `FinepruneError` if `accelerate` has handed the weights of the model to an engine."""
     if any(getattr(module, "is_accelerated", False) for module in model.modules()):
         raise FinepruneError(f"this model is accelerated, which takes its weights out of it: {instead}")
 
 
 def refuse_quantized(model: nn.Module) -> None:
-    """Raise `FinepruneError` for a model with matrices in another form than floating point.
+    """Raise `FinepruneError` if a matrix of the model is quantized or packed.
 
-    A linear layer whose weight is merely no float is left to the caller, who may not want to prune it.
+    Linear layers with other weights than floats are not refused: the caller may not want to prune them.
     """
     named = {"the model": model} if getattr(model, "is_quantized", False) else {}  # transformers says so
     named |= {name: module for name, module in model.named_modules() if _is_quantized(module)}
@@ -88,12 +93,12 @@ def refuse_quantized(model: nn.Module) -> None:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Whether a module holds a matrix as bits: quantized by torch, GPTQ or AWQ, or packed by us."""
-    held = {**module._buffers, **module._parameters}
-    weight = held.get("weight")
+    """Return whether a module has a matrix in bits: quantized by torch, GPTQ or AWQ, or packed by us."""
+    tensors = {**module._buffers, **module._parameters}
+    weight = tensors.get("weight")
     as_bits = weight is not None and not weight.is_floating_point() and not is_linear(module)
-    odd = as_bits or "qweight" in held or callable(getattr(type(module), "weight", None))
-    return odd and not getattr(module, "is_accelerated", False)  # which `refuse_accelerated` says better
+    odd = as_bits or "qweight" in tensors or callable(getattr(type(module), "weight", None))
+    return odd and not getattr(module, "is_accelerated", False)  # `refuse_accelerated` has the better message
 
 
 def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[str]:
@@ -107,8 +112,9 @@ def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[st
 
 
 def _repeats_blocks(container: nn.ModuleList | nn.Sequential) -> bool:
-    """Elements of one class with two or more linear layers each; a Sequential must repeat them,
-    since one of a single element is only a wrapper.
+    """Return whether all elements are of one class and have two or more linear layers each.
+
+    A Sequential must have several elements, because one with a single element is only a wrapper.
     """
     elements = list(container)
     return (

@@ -1,1 +1,1 @@
-"""Several processes that train one model: who holds which rows, agreement, gathering."""
+"""Prune on several processes that train one model: selection over all rows, agreement, gathering."""

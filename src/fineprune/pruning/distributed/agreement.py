@@ -1,4 +1,4 @@
-"""What the processes of one training must share, compared by checksums before a difference costs anything."""
+"""Compare the settings and masks of the processes of one training, before a difference costs anything."""
 
 import contextlib
 import json
@@ -12,19 +12,19 @@ from torch import Tensor, distributed
 
 from fineprune.errors import FinepruneError
 
-_CHUNK = 1 << 17  # words of a mask looked at together
-_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd: spreads the places of words over all numbers
+_CHUNK = 1 << 17  # words of a mask per piece
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd: spreads the positions of words over all numbers
 
 
 def several() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Return whether this is one of several processes that train together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def agree(facts: Mapping[str, Any], when: str) -> None:
     """Raise `FinepruneError`, on all processes, for the first of the `facts` that they do not share.
 
-    A call of all processes, with the same names; with one process, nothing.
+    All processes must call it, with the same names. With one process it does nothing.
     """
     if not several():
         return
@@ -41,7 +41,7 @@ def agree(facts: Mapping[str, Any], when: str) -> None:
 
 @contextlib.contextmanager
 def together(when: str) -> Iterator[None]:
-    """Checks that fail on all processes if they fail on one, so that none waits for another."""
+    """Make an exception of one process raise on all of them, so that none waits for another."""
     try:
         yield
     except Exception:
@@ -53,7 +53,7 @@ def together(when: str) -> Iterator[None]:
 
 
 def unlike(numbers: Sequence[int]) -> list[int]:
-    """The places at which the processes have different numbers; a call of all of them."""
+    """Return the indices at which the processes have different numbers; all processes must call it."""
     mine = torch.tensor(numbers, dtype=torch.int64)
     both = torch.stack([mine, ~mine]).to(_device())  # the greatest ~x belongs to the least x
     distributed.all_reduce(both, op=distributed.ReduceOp.MAX)
@@ -61,18 +61,18 @@ def unlike(numbers: Sequence[int]) -> list[int]:
 
 
 def fingerprint(mask: Tensor) -> int:
-    """A number of 64 bits that depends on every flag and its place, the same on any device."""
+    """Return a 64-bit number that depends on every flag and its position, the same on any device."""
     flags = mask.contiguous().view(-1).view(torch.uint8)
     words = torch.nn.functional.pad(flags, (0, -flags.numel() % 8)).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=mask.device)
     for start in range(0, words.numel(), _CHUNK):
         piece = words[start : start + _CHUNK]
-        place = torch.arange(start + 1, start + 1 + piece.numel(), device=mask.device) * _GOLDEN
-        total += (piece * ((place ^ (place >> 29)) | 1)).sum()
+        position = torch.arange(start + 1, start + 1 + piece.numel(), device=mask.device) * _GOLDEN
+        total += (piece * ((position ^ (position >> 29)) | 1)).sum()
     return int(total)
 
 
 def _device() -> torch.device:
-    """Where the backend of the processes takes tensors from."""
+    """Return the device of the tensors that the backend of the processes takes."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if device is None or distributed.get_backend() == "gloo" else device

@@ -1,4 +1,4 @@
-"""The ordinary model behind a training on several processes, as one state dict."""
+"""Gather the ordinary model from a training on several processes into one state dict."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from torch.nn.utils import parametrize
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import MaskedWeight
 
-_PLACE = "parametrizations.weight."
+_INFIX = "parametrizations.weight."
 
 
 @torch.no_grad()
 def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What `finalize` would leave, whole and on the CPU, on process 0; on the others an empty dict.
+    """Return the state dict of the finalized model, complete and on the CPU, on process 0; {} on the others.
 
-    For a model that `fully_shard` spread over processes, prepared or finalized: a call of all of them.
-    The model stays as it is. Masks are folded where the rows are; scores are not gathered. Load it into a
-    fresh model: `AutoModel….from_config(model.config).load_state_dict(state)`.
+    The model, which may be prepared or finalized, is one that `fully_shard` spread over processes; all of
+    them must call this. The model does not change. Each process folds the masks of its own rows; scores are
+    not gathered. Load the result into a new model:
+    `AutoModel….from_config(model.config).load_state_dict(state)`.
     """
     ranks.reshard(model)
     masked = {
@@ -29,9 +30,9 @@ def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
     first = not distributed.is_available() or not distributed.is_initialized() or not distributed.get_rank()
     state = {}
     for key, tensor in model.state_dict().items():
-        name, found, part = key.partition(_PLACE)
+        name, separator, part = key.partition(_INFIX)
         value: Any = tensor
-        mask = masked.get(name) if found else None
+        mask = masked.get(name) if separator else None
         if isinstance(mask, MaskedWeight):
             if part != "original":
                 continue
@@ -44,7 +45,7 @@ def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _like(rows: Tensor, tensor: Any) -> Tensor:
-    """The rows as what `tensor` is: of a sharded one, a shard."""
+    """Return the rows as a tensor of the kind of `tensor`: a shard if that is sharded."""
     if not ranks.is_sharded(tensor):
         return rows
     return type(tensor).from_local(  # type: ignore[no-any-return]

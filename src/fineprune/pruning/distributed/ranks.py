@@ -1,11 +1,10 @@
-"""Who holds which rows of the pruned matrices, and Eq. 1 over all of them, behind one interface.
+"""Select over pruned matrices whose rows may be spread over processes (Eq. 1), behind one interface.
 
-`of(tensors)` answers with `Alone` where this process has every matrix whole, and with `Shards` where each
-process holds some rows, as FSDP2's `fully_shard` lays them. Scores stay where they are: processes tell each
-other how many scores have which leading bits, and three rounds of that (a radix search) give the k-th highest
-exactly. Masks do travel, a
-byte a weight: in the forward pass a matrix is whole, so every process has the whole mask. The result is what
-    one process would have chosen, ties included.
+`of(tensors)` returns `Alone` if this process has every matrix complete, and `Shards` if each process has some
+rows, as FSDP2's `fully_shard` distributes them. Scores are not sent. The processes exchange how many scores
+have which leading bits, and three rounds of that (a radix search) give the k-th highest score exactly. Masks
+are sent, one byte per weight: the forward pass has the complete matrix, so every process has the complete
+mask. The result is the selection of a single process, including ties.
 """
 
 import sys
@@ -20,11 +19,11 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import selection
 from fineprune.pruning.selection import Key, Threshold, keep_count
 
-_DIGIT = 11  # bits of a score that a round tells apart
+_DIGIT = 11  # bits of a score that one round determines
 
 
 def of(tensors: Iterable[Tensor]) -> "Alone | Shards":
-    """Return who holds the rows of several matrices.
+    """Return the distribution of the rows of several matrices.
 
     Raises:
         FinepruneError: They are spread over processes in different ways.
@@ -33,34 +32,34 @@ def of(tensors: Iterable[Tensor]) -> "Alone | Shards":
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor. Those can only be where their module was imported."""
+    """Return whether a tensor is a DTensor. There can only be one if its module was imported."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The rows that this process holds; of an ordinary tensor, itself."""
+    """Return the rows that this process has; an ordinary tensor is returned itself."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def rows_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Those rows of `whole` that this process holds of `like`."""
+    """Return the rows of `whole` that this process has of `like`."""
     return Shards(like).rows(whole) if is_sharded(like) else whole
 
 
 def whole_like(flags: Tensor, like: Tensor) -> Tensor:
-    """All flags, of those for the rows of `like` that each process holds; a call of all processes."""
+    """Return all flags from those of each process for its rows of `like`; all processes must call it."""
     return Shards(like).whole(flags, like) if is_sharded(like) else flags
 
 
 def count_nonzero(tensor: Tensor) -> int:
-    """Over all processes, of a sharded one."""
+    """Return the number of non-zero elements; of a sharded tensor, over all processes."""
     count = torch.count_nonzero(local(tensor))
     return int(Shards(tensor).sum(count) if is_sharded(tensor) else count)
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of parameters that FSDP2 still holds whole after a forward pass: shards are what counts."""
+    """Free the complete parameters that FSDP2 keeps after a forward pass, since we work on shards."""
     module = sys.modules.get("torch.distributed.fsdp")
     if module is not None:
         for entry in model.modules():
@@ -69,23 +68,27 @@ def reshard(model: nn.Module) -> None:
 
 
 def mean_of_means(values: Sequence[Tensor], of: Sequence[Tensor]) -> Tensor:
-    """The mean over matrices of the mean in each; `values` are of the rows of `of` that are here.
+    """Return the mean over matrices of the mean of each matrix.
 
-    Where they are sharded, the sums of all processes count, and the gradient is that of the whole
-    mean for the rows that are here: FSDP2 adds it to its own as it is.
+    Sharded matrices are summed over all processes. The gradient is that of the complete mean, for the rows of
+    this process: FSDP2 adds it to its own unchanged.
+
+    Args:
+        values: the values for the rows that this process has of each matrix.
+        of: the matrices.
     """
     device = values[0].device
-    whole = [v.mean().to(device) for v, tensor in zip(values, of, strict=True) if not is_sharded(tensor)]
+    unsharded = [v.mean().to(device) for v, tensor in zip(values, of, strict=True) if not is_sharded(tensor)]
     shards = [tensor for tensor in of if is_sharded(tensor)]
     if not shards:
-        return torch.stack(whole).mean()
+        return torch.stack(unsharded).mean()
     sums = [v.sum() / t.numel() for v, t in zip(values, of, strict=True) if is_sharded(t)]
     total: Tensor = _SumOfProcesses.apply(torch.stack(sums), Shards.of(shards))  # type: ignore[no-untyped-call]
-    return torch.cat([total, *(mean.unsqueeze(0) for mean in whole)]).mean()
+    return torch.cat([total, *(mean.unsqueeze(0) for mean in unsharded)]).mean()
 
 
 class _SumOfProcesses(torch.autograd.Function):
-    """The sum over processes, whose gradient each of them gets as it is."""
+    """The sum over processes; each of them gets its gradient unchanged."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, shards: "Shards") -> Tensor:
@@ -97,7 +100,7 @@ class _SumOfProcesses(torch.autograd.Function):
 
 
 class Alone:
-    """Every matrix is whole in this process."""
+    """The selection in a process that has every matrix complete."""
 
     def top_v(
         self,
@@ -112,13 +115,13 @@ class Alone:
         """Write the Top_v of all scores ranked together, or of `each` matrix by itself, into `masks`.
 
         Args:
-            scores: What is ranked, a tensor a matrix.
-            density: The share that stays, of entries, or of costs where these differ.
+            scores: The scores, one tensor per matrix.
+            density: The share of entries that stays, or of costs if these differ.
             masks: Bool, shaped as the scores.
-            key: A function of the scores that is ranked in their place, piece by piece.
-            floor: The share of itself that a ranking of all leaves each matrix.
+            key: A function of the scores whose values are ranked in their place, piece by piece.
+            floor: The share of itself that each matrix keeps at least if all are ranked together.
             each: Rank matrix by matrix.
-            costs: What an entry of each matrix costs.
+            costs: The cost of an entry of each matrix.
 
         Returns:
             The threshold of each ranking.
@@ -140,7 +143,7 @@ class Alone:
 
 
 class Shards:
-    """How matrices lie over processes: each has consecutive rows, those of rank 0 first."""
+    """The selection over processes that each have consecutive rows of the matrices, those of rank 0 first."""
 
     def __init__(self, tensor: Any) -> None:
         from torch.distributed.tensor import Shard
@@ -158,27 +161,32 @@ class Shards:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> Self | None:
-        """How the sharded ones of several matrices lie; None where none is sharded."""
-        found: list[Any] = [tensor for tensor in tensors if is_sharded(tensor)]
-        if not found:
+        """Return the distribution of the sharded tensors among `tensors`; None if none is sharded.
+
+        Raises:
+            FinepruneError: They are spread over processes in different ways.
+        """
+        sharded: list[Any] = [tensor for tensor in tensors if is_sharded(tensor)]
+        if not sharded:
             return None
-        if any((t.device_mesh, t.placements) != (found[0].device_mesh, found[0].placements) for t in found):
+        first = sharded[0]
+        if any((t.device_mesh, t.placements) != (first.device_mesh, first.placements) for t in sharded):
             raise FinepruneError(
                 "the pruned matrices are spread over processes in different ways; give all calls of "
                 "fully_shard the same mesh"
             )
-        return cls(found[0])
+        return cls(first)
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """The rows of a matrix that are ours, detached. One that every process has whole is cut likewise."""
+        """Return the rows of this process, detached, also of a matrix that every process has complete."""
         if is_sharded(tensor):
             return local(tensor.detach())
-        many = -(-tensor.shape[0] // self.size)
-        start = min(self.rank * many, tensor.shape[0])
-        return tensor.detach()[start : start + many]
+        per_process = -(-tensor.shape[0] // self.size)
+        start = min(self.rank * per_process, tensor.shape[0])
+        return tensor.detach()[start : start + per_process]
 
     def whole(self, flags: Tensor, like: Tensor) -> Tensor:
-        """All flags of the matrix `like`, of those for the rows of each process."""
+        """Return all flags of the matrix `like` from those of each process for its rows."""
         from torch.distributed.tensor import DTensor
 
         stride = torch.empty(like.shape, device="meta").stride()
@@ -193,7 +201,7 @@ class Shards:
         return spread.full_tensor().view(torch.bool)
 
     def sum(self, counts: Tensor) -> Tensor:
-        """The sum over processes, in place."""
+        """Return the sum over processes, which replaces `counts`."""
         torch.distributed.all_reduce(counts, group=self.group)
         return counts
 
@@ -208,7 +216,7 @@ class Shards:
         each: bool = False,
         costs: Sequence[int] | None = None,
     ) -> list[Threshold]:
-        """Write whole masks, as `Alone.top_v` does."""
+        """Write complete masks, as `Alone.top_v`; return the threshold of each ranking."""
         if not each and costs is not None and len(set(costs)) > 1:
             raise FinepruneError(
                 "units of different cost cannot be ranked together while they are spread over processes; "
@@ -219,9 +227,9 @@ class Shards:
         flags = [torch.empty(piece.shape, dtype=torch.bool, device=piece.device) for piece in pieces]
         sizes = [score.numel() for score in scores]
         if each:
-            alone = [[index] for index in range(len(scores))]
+            singles = [[index] for index in range(len(scores))]
             thresholds = self._select(
-                pieces, flags, alone, [keep_count(density, size) for size in sizes], key
+                pieces, flags, singles, [keep_count(density, size) for size in sizes], key
             )
         else:
             select = partial(self._select, pieces, flags, key=key)
@@ -232,7 +240,7 @@ class Shards:
 
     @torch.no_grad()
     def above(self, scores: Sequence[Tensor], cut: float, masks: Sequence[Tensor], floor: float) -> None:
-        """Write whole masks, as `Alone.above` does."""
+        """Write complete masks, as `Alone.above`."""
         pieces = [self.rows(score) for score in scores]
         flags = [piece > cut for piece in pieces]
         least = [keep_count(floor, score.numel()) for score in scores]
@@ -249,7 +257,7 @@ class Shards:
         keeps: Sequence[int],
         key: Key | None = None,
     ) -> list[Threshold]:
-        """Rank the matrices of each ranking together, keep as many as asked, and write the flags."""
+        """Rank the matrices of each ranking together, and write flags that keep its number of `keeps`."""
         if not rankings:
             return []
         thresholds = self._thresholds([[pieces[i] for i in ranking] for ranking in rankings], keeps, key)
@@ -257,33 +265,35 @@ class Shards:
         for ranking, threshold in zip(rankings, thresholds, strict=True):
             for index in ranking:
                 ties, equal = shares[index]
-                own = Threshold(threshold.value, ties, equal)
-                selection.fill_masks([flags[index]], [pieces[index]], own, key)
+                cut = Threshold(threshold.value, ties, equal)
+                selection.fill_masks([flags[index]], [pieces[index]], cut, key)
         return thresholds
 
     def _thresholds(
         self, rankings: Sequence[Sequence[Tensor]], keeps: Sequence[int], key: Key | None
     ) -> list[Threshold]:
-        """Where each ranking cuts. From the highest digit down: how often each value of it occurs among the
-        scores that have the higher digits of the one sought, and so the next digit of that.
+        """Return the threshold of each ranking by a radix search, from the highest digit down.
+
+        Each round counts how often each value of the digit occurs among the scores whose higher digits are
+        those of the threshold; the counts give the next digit of the threshold.
         """
         wide = any(piece.dtype == torch.float64 for ranking in rankings for piece in ranking)
         bits, device = (64 if wide else 32), rankings[0][0].device
         nan = torch.zeros(1, dtype=torch.int64, device=device)
-        left: list[Iterable[Tensor]] = [_ordered(ranking, key, wide, nan) for ranking in rankings]
-        bases = [-(1 << (_DIGIT - 1))] * len(rankings)  # the lowest number that a digit may stand for
+        candidates: list[Iterable[Tensor]] = [_ordered(ranking, key, wide, nan) for ranking in rankings]
+        bases = [-(1 << (_DIGIT - 1))] * len(rankings)  # the lowest value of the digit
         needed = torch.tensor(keeps)
         while True:
             width = min(_DIGIT, bits)
             bits -= width
             counts = torch.zeros(len(rankings), 1 << width, dtype=torch.int64, device=device)
-            for row, numbers, base in zip(counts, left, bases, strict=True):
+            for row, numbers, base in zip(counts, candidates, bases, strict=True):
                 for entry in numbers:
                     row += torch.bincount((entry >> bits) - base, minlength=1 << width).to(device)
-            everyones = self.sum(torch.cat([counts.view(-1), nan])).cpu()
-            if int(everyones[-1]):
-                raise selection.not_a_number(int(everyones[-1]))
-            occur = everyones[:-1].view(len(rankings), -1)
+            totals = self.sum(torch.cat([counts.view(-1), nan])).cpu()
+            if int(totals[-1]):
+                raise selection.not_a_number(int(totals[-1]))
+            occur = totals[:-1].view(len(rankings), -1)
             reached = occur.flip(1).cumsum(1).flip(1)  # scores with this digit or a higher one
             digits = (reached >= needed[:, None]).sum(1, keepdim=True) - 1
             equal = occur.gather(1, digits).squeeze(1)
@@ -293,13 +303,13 @@ class Shards:
             ]
             if not bits:
                 values = _values(numbers_so_far, wide)
-                found = zip(values, needed.tolist(), equal.tolist(), strict=True)
-                return [Threshold(*entry) for entry in found]
-            if not isinstance(left[0], list):  # the first time, all are read once more
-                left = [_ordered(ranking, key, wide, nan) for ranking in rankings]
-            left = [
+                cuts = zip(values, needed.tolist(), equal.tolist(), strict=True)
+                return [Threshold(*entry) for entry in cuts]
+            if not isinstance(candidates[0], list):  # after the first round, read all scores once more
+                candidates = [_ordered(ranking, key, wide, nan) for ranking in rankings]
+            candidates = [
                 [entry[(entry >> bits) == number] for entry in numbers]
-                for numbers, number in zip(left, numbers_so_far, strict=True)
+                for numbers, number in zip(candidates, numbers_so_far, strict=True)
             ]
             bases = [number << min(_DIGIT, bits) for number in numbers_so_far]
 
@@ -310,25 +320,26 @@ class Shards:
         thresholds: Sequence[Threshold],
         key: Key | None,
     ) -> dict[int, tuple[int, int]]:
-        """Of each matrix: how many of this process's ties stay, and how many it has. The earlier matrix goes
-        first, then the lower rank, which has the lower rows.
+        """Return, by matrix, the number of this process's ties that stay, and the number that it has.
+
+        Ties stay in the order of the matrices, then of the ranks, since a lower rank has the lower rows.
         """
         members = [(index, t) for ranking, t in zip(rankings, thresholds, strict=True) for index in ranking]
         if all(threshold.ties == threshold.equal for threshold in thresholds):
-            return {index: (0, 0) for index, _ in members}  # all stay: score >= value
-        own = torch.tensor([_equal(pieces[index], t.value, key) for index, t in members])
+            return {index: (0, 0) for index, _ in members}  # all ties stay, so the mask is score >= value
+        counts = torch.tensor([_equal(pieces[index], t.value, key) for index, t in members])
         table = torch.zeros(self.size, len(members), dtype=torch.int64)
-        table[self.rank] = own
-        everyones = self.sum(table.to(pieces[0].device)).tolist()
-        columns = iter(zip(*everyones, strict=True))
+        table[self.rank] = counts
+        all_counts = self.sum(table.to(pieces[0].device)).tolist()
+        columns = iter(zip(*all_counts, strict=True))
         shares = {}
         for ranking, threshold in zip(rankings, thresholds, strict=True):
-            left = threshold.ties
+            remaining = threshold.ties
             for index in ranking:
                 column = next(columns)
-                before = min(left, sum(column[: self.rank]))
-                shares[index] = (min(left - before, column[self.rank]), column[self.rank])
-                left -= min(left, sum(column))
+                before = min(remaining, sum(column[: self.rank]))
+                shares[index] = (min(remaining - before, column[self.rank]), column[self.rank])
+                remaining -= min(remaining, sum(column))
         return shares
 
     def _kept(self, flags: Sequence[Tensor]) -> list[int]:
@@ -337,7 +348,7 @@ class Shards:
 
 
 def _ordered(scores: Sequence[Tensor], key: Key | None, wide: bool, nan: Tensor) -> Iterable[Tensor]:
-    """The scores, a piece at a time, as whole numbers in the same order; NaN are counted."""
+    """Yield the scores, a piece at a time, as integers of the same order; count NaN into `nan`."""
     kind, number = (torch.float64, torch.int64) if wide else (torch.float32, torch.int32)
     for piece in selection.pieces(scores, key):
         value = piece.to(kind) + 0.0  # no negative zero
@@ -346,7 +357,7 @@ def _ordered(scores: Sequence[Tensor], key: Key | None, wide: bool, nan: Tensor)
 
 
 def _flip(number: Tensor) -> Tensor:
-    """Bits of floats to numbers that rank as they do, and back: negative ones count downwards."""
+    """Map the bits of floats to integers of the same order, and back: those of negative floats descend."""
     info = torch.iinfo(number.dtype)
     return number ^ ((number >> (info.bits - 1)) & info.max)
 
