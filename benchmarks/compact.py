@@ -186,7 +186,7 @@ def score(runs: list[Path]) -> None:
     """Pack finished runs by each type, and score what was packed on the recipe's validation data."""
     from fineprune.checkpoint.packing import Packing
     from fineprune.training.run.convert import compact_folder
-    from fineprune.training.run.train import evaluate_run
+    from fineprune.training.run.evaluate import evaluate_run
 
     print("| run | dense file, MB | " + " | ".join(f"{v}, emb. {e}: MB, points" for v, e in TYPES) + " |")
     print("|---|---|" + "---|" * len(TYPES))

@@ -15,8 +15,9 @@ from fineprune.checkpoint.loading import open_model
 from fineprune.config import METHODS
 from fineprune.study.grid import Study
 from fineprune.tasks import kinds
+from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, run_recipe
+from fineprune.training.run.train import run_recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 

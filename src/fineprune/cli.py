@@ -81,7 +81,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the model of a run on its validation data, or on another file of the same columns."""
-    from fineprune.training.run.train import evaluate_run
+    from fineprune.training.run.evaluate import evaluate_run
 
     if not (folder / "recipe.yaml").is_file():
         raise FinepruneError(f"{folder}: no recipe.yaml in it; evaluate needs the folder of a run")

@@ -17,8 +17,9 @@ from fineprune.tasks.questions.spans import AnswerRules
 from fineprune.tasks.questions.squad import Questions, Span
 from fineprune.tasks.questions.task import QuestionAnsweringConfig
 from fineprune.training.run import train as run_module
+from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, run_recipe
+from fineprune.training.run.train import run_recipe
 
 WORDS = ["good", "bad", "film", "very", "a", "b"]
 
@@ -237,7 +238,7 @@ def test_a_run_that_was_stopped_is_resumed_as_if_nothing_had_been(recipe, tmp_pa
 
     whole = run_recipe(recipe(), tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(run_module._MetricsFile, "on_log", on_log)
+        patch.setattr(run_module.MetricsFile, "on_log", on_log)
         with pytest.raises(Stop):
             run_recipe(recipe(), tmp_path / "run", progress=False)
     results = run_recipe(recipe(), tmp_path / "run", resume=True, progress=False)

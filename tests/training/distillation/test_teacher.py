@@ -25,8 +25,9 @@ import fineprune
 from fineprune import Distillation, FinepruneError, PruningConfig
 from fineprune.training.distillation.teacher import check_fit, load_teacher
 from fineprune.training.run import train as run_module
+from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, run_recipe
+from fineprune.training.run.train import run_recipe
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MOVEMENT = PruningConfig("movement", density=0.2)

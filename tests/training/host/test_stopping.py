@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from fineprune import FinepruneError, PruningConfig
+from fineprune import FinepruneError, PruningConfig, PruningTrainer
 from fineprune.training.host import sealing, stopping
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
 from fineprune.training.run import train as run_module
@@ -247,9 +247,9 @@ def test_a_diverged_run_is_one_line(files, tmp_path, refused_run):
 
 
 def test_an_evaluation_loss_that_is_infinite_costs_no_run(files, tmp_path, monkeypatch, caplog):
-    evaluate = run_module.PruningTrainer.evaluate
+    evaluate = PruningTrainer.evaluate
     monkeypatch.setattr(
-        run_module.PruningTrainer,
+        PruningTrainer,
         "evaluate",
         lambda self, *args, **kwargs: evaluate(self, *args, **kwargs) | {"eval_loss": float("inf")},
     )
@@ -312,8 +312,8 @@ def test_other_errors_of_a_save_stay_what_they_are(make_trainer, monkeypatch):
 
 def test_a_disk_that_is_full_at_the_very_end(files, tmp_path, full_disk, refused_run, monkeypatch):
     recipe, out = files.recipe(), tmp_path / "run"
-    scores = run_module._scores
-    monkeypatch.setattr(run_module, "_scores", lambda *args: (scores(*args), full_disk())[0])
+    scores = run_module.scores
+    monkeypatch.setattr(run_module, "scores", lambda *args: (scores(*args), full_disk())[0])
     refused_run(recipe, out, f"{out}: cannot be written", "checkpoint-12", "make room")
     monkeypatch.undo()
     full_disk(False)

@@ -17,7 +17,7 @@ from fineprune.checkpoint.loading import open_model
 from fineprune.checkpoint.packing import Packing
 from fineprune.pruning.targets import find_targets
 from fineprune.training.run.convert import compact_folder, dense_folder, export_folder
-from fineprune.training.run.train import evaluate_run
+from fineprune.training.run.evaluate import evaluate_run
 
 COMPACT = {
     "README.md",

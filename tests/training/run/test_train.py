@@ -15,9 +15,10 @@ from fineprune import FinepruneError, save_compact, summary
 from fineprune.checkpoint.loading import open_model
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.text.prediction import predict
+from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.mask_snapshot import Record, matrices_of
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.train import evaluate_run, run_recipe
+from fineprune.training.run.train import run_recipe
 
 DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
 

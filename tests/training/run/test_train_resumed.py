@@ -35,12 +35,12 @@ def die_in(module, function, test):
     setattr(module, function, wrapped)
 
 if kind == "step":
-    own = train._MetricsFile.on_log
+    own = train.MetricsFile.on_log
     def on_log(self, args, state, control, **kwargs):
         own(self, args, state, control, **kwargs)
         if state.global_step == int(name):
             os._exit(9)
-    train._MetricsFile.on_log = on_log
+    train.MetricsFile.on_log = on_log
 elif kind == "seal":
     die_in(sealing, "seal", lambda folder, *others: folder.name == name)
 elif kind == "write":
@@ -91,7 +91,7 @@ def test_seconds_are_those_of_all_calls(files, tmp_path):
     checkpoint = out / "checkpoints" / "checkpoint-4"
     pruner, run = sealing.verify(checkpoint), sealing.run_of(checkpoint)
     state = json.loads((checkpoint / "trainer_state.json").read_text())
-    attributes = state["stateful_callbacks"]["_Clock"]["attributes"]
+    attributes = state["stateful_callbacks"]["Clock"]["attributes"]
     assert 0 < attributes["seconds"] < 1000
     attributes["seconds"] = 1000.0
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
@@ -132,7 +132,7 @@ def interrupted(files, tmp_path, monkeypatch):
 
         out = tmp_path / "interrupted"
         with monkeypatch.context() as patch:
-            patch.setattr(run_module._MetricsFile, "on_log", on_log)
+            patch.setattr(run_module.MetricsFile, "on_log", on_log)
             with pytest.raises(Interrupt):
                 run_recipe(recipe, out, progress=False)
         return out

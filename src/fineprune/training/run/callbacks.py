@@ -1,0 +1,58 @@
+"""What the trainer of a recipe reports while it runs: a bar, a line of metrics for each log, the seconds."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from fineprune._files import write_text
+from fineprune.training.host import sealing
+from fineprune.training.run.run_folder import CHECKPOINTS
+
+
+class ProgressBar(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's progress bar over steps, without a line for each log and bars for evaluations."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            shown = {key: f"{logs[key]:.3g}" for key in ("loss", "density") if key in logs}
+            self.training_bar.set_postfix(shown)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: evaluations are short."""
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """Every log as a line of JSON; on resume, the lines after the checkpoint are written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = self._path.with_name(CHECKPOINTS)
+        with sealing.writing(self._path, folder), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class Clock(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Seconds of training, with those before the checkpoint that a run continued from, which has them."""
+
+    def __init__(self) -> None:
+        self._begin, self._before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._begin
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step and type(self).__name__ in state.stateful_callbacks:
+            self._before = state.stateful_callbacks[type(self).__name__]["attributes"]["seconds"]
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"seconds": self.seconds}}

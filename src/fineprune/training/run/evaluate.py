@@ -1,0 +1,52 @@
+"""Score the model of a run on its validation data, or on other."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from fineprune._extras import require
+from fineprune._transformers_output import quiet
+from fineprune.checkpoint.loading import open_model
+from fineprune.tasks.kinds import data_for
+from fineprune.training.host.trainer import PruningTrainer
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe_trainer import Job, make_trainer
+
+_log = logging.getLogger("fineprune")
+_TIMING = (
+    "runtime",
+    "samples_per_second",
+    "steps_per_second",
+    "jit_compilation_time",
+    "model_preparation_time",
+)
+
+
+def evaluate_run(
+    folder: str | Path, validation: str | None = None, model_folder: str | Path | None = None
+) -> dict[str, float]:
+    """Score the model of a finished run, or another (its compact form), on the recipe's data or other."""
+    require("recipes", "evaluate")
+    folder = Path(folder)
+    recipe = Recipe.load(folder / "recipe.yaml")
+    place = folder if model_folder is None else Path(model_folder)
+    model, tokenizer, _ = open_model(place, need_tokenizer=True)
+    task = recipe.task if validation is None else recipe.task.with_validation(validation)
+    data = data_for(model, task)
+    with quiet():
+        job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+        return scores(make_trainer(job, model, folder, progress=False), job.evaluation.more)
+
+
+def scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of the validation data, as fractions, and the loss; then those of further sets."""
+    metrics = dict(trainer.evaluate())
+    for name, rows in more.items():
+        metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
+    names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
+    values = {name: float(metrics[key]) for key, name in names.items() if not name.endswith(_TIMING)}
+    not_finite = [name for name, value in values.items() if not math.isfinite(value)]
+    if not_finite:  # as a loss may be; JSON has no word for it
+        _log.warning("left out, since nan or infinite: %s", ", ".join(not_finite))
+    return {name: value for name, value in values.items() if name not in not_finite}

@@ -1,0 +1,107 @@
+"""The trainer of a recipe: its arguments, its teacher, its reports."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.data import Evaluation, TaskData
+from fineprune.training.host.processes import this_process
+from fineprune.training.host.trainer import PruningTrainer
+from fineprune.training.run.callbacks import ProgressBar
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.run_folder import TEACHER_LOGITS
+
+_LINES = 50  # of metrics.jsonl at least, for curves
+
+
+class Job(NamedTuple):
+    """A recipe with its data as rows for a model."""
+
+    recipe: Recipe
+    data: TaskData
+    evaluation: Evaluation
+    tokenizer: Any
+
+
+def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningTrainer:
+    """Return the trainer of a recipe.
+
+    Args:
+        job: The recipe with its data; without training data the trainer can only evaluate.
+        model: The model, not prepared.
+        folder: The folder of the checkpoints.
+        progress: Show a bar.
+    """
+    recipe, data, evaluation, tokenizer = job
+    train = data.train_rows(tokenizer, recipe.training.max_length)
+    trainer = PruningTrainer(
+        model=model,
+        args=_arguments(job, None if train is None else len(train), folder, progress),
+        pruning=recipe.pruning if train is not None else None,
+        **({} if train is None else _teaching(recipe, folder.parent)),
+        data_collator=data.collator(tokenizer),
+        train_dataset=train,
+        eval_dataset=evaluation.rows,
+        compute_metrics=evaluation.compute_metrics,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(ProgressBar)
+    return trainer
+
+
+def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> TrainingArguments:
+    """Return the arguments of transformers' Trainer; `rows` are those of the training data, None for none."""
+    training = job.recipe.training
+    count = this_process().num_processes
+    steps = training.steps
+    if steps is None:
+        per_step = training.batch_size * training.accumulation
+        steps = max(1, round((training.epochs or 0) * (rows or 0) / per_step))
+    in_steps = isinstance(training.warmup, int)
+    if in_steps and rows is not None and training.warmup >= steps:
+        raise FinepruneError(f"training.warmup={training.warmup}: the run has {steps} steps; give fewer")
+    every = training.evaluate_every or max(1, steps // 10)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size // count,
+        per_device_eval_batch_size=max(1, 64 // count),
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=training.warmup if in_steps else round(training.warmup * steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # or bf16 is refused
+        seed=training.seed,
+        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=training.keep_best,
+        metric_for_best_model=job.data.metric,
+        greater_is_better=True,
+        logging_steps=max(1, min(every // 5, steps // _LINES)),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=not progress,
+        dataloader_pin_memory=False,
+    )
+
+
+def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """What the trainer needs to know of the teacher."""
+    section = recipe.distillation
+    if section is None:
+        return {}
+    own = str(out / TEACHER_LOGITS) if section.cache else None
+    folder = section.cache if isinstance(section.cache, str) else own
+    return {"teacher": section.teacher, "distillation": section.loss, "teacher_logits": folder}
