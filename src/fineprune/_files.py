@@ -47,7 +47,7 @@ def exclusive(lock: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file `lock`, creating its folder; the system releases it when the process ends.
 
     Raises:
-        FinepruneError: `refusal` where another process holds it; another message where it cannot be created.
+        FinepruneError: `refusal` if another process holds it; another message if it cannot be created.
     """
     file_lock = FileLock(lock)
     try:
@@ -67,7 +67,7 @@ def exclusive(lock: Path, refusal: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a path beside `folder` to create a folder at; it replaces `folder` when the block ends well."""
+    """Yield a path beside `folder` to create a folder at; it replaces `folder` if no error ends the block."""
     place = folder.resolve()  # the target of a link
     staging = place.with_name(f".{place.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
@@ -79,7 +79,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Move the finished folder `new` to `place`, replacing whatever is there.
+    """Move the finished folder `new` to `place`, replacing any existing one.
 
     A kill leaves the old folder at `place` or the new one. Where the file system cannot exchange two
     folders in one step, the old one may remain beside it, as `.NAME.old`. A link stays a link: its

@@ -1,4 +1,4 @@
-"""A padding token for tokenizers and models that come without one."""
+"""Give a padding token to tokenizers and models without one."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def ensure_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Give both a padding token: the tokenizer's own, else its end-of-text token (in place).
 
-    Raises `FinepruneError` when the tokenizer has neither.
+    Raises:
+        FinepruneError: the tokenizer has neither.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

@@ -1,7 +1,7 @@
-"""Registers our quantizer the moment transformers can take it, without importing transformers.
+"""Register our quantizer as soon as transformers can take it, without importing transformers.
 
-`import fineprune` is to be fast, and yet `from_pretrained` is to open compact models whichever of
-the two was imported first. So where transformers' loading is not there yet, its module is watched for.
+`import fineprune` must be fast, and `from_pretrained` must open compact models whichever of the two was
+imported first. So if transformers' module for loading is not imported yet, we wait for its import.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_WATCHED = "transformers.modeling_utils"  # imported before any model is, and after all that the hook needs
+_WATCHED = "transformers.modeling_utils"  # imported before any model, and after all that the hook needs
 _HOOK = "fineprune.checkpoint.transformers_hook"
 
 
@@ -25,7 +25,7 @@ def hook() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the watched module as anyone would, once, and has the hook follow its execution."""
+    """An import finder that finds the watched module once, as usual, and runs the hook after it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,1 +1,1 @@
-"""Many runs: a grid of them, their tables, and what the paper claims of these."""
+"""Studies: a grid of runs, their tables, and the claims of the paper about them."""

@@ -1,4 +1,4 @@
-"""`fineprune study`. What takes seconds to import is imported in the call."""
+"""The command `fineprune study`; modules that take seconds to import are imported in the call."""
 
 import sys
 from pathlib import Path
@@ -64,7 +64,7 @@ def study(
 
 
 def _keep(source: Path, place: Path) -> None:
-    """Leave the study's file with its runs, as it was given: it makes them again."""
+    """Copy the study's file unchanged to its runs, so that they can be repeated."""
     from fineprune._files import write_text
     from fineprune.study.grid import FOLDER
     from fineprune.study.study_folder import SOURCE
@@ -88,13 +88,13 @@ def _tabulate(loaded: "Study", place: Path) -> None:
     from fineprune.study.rows import as_dicts, collect
 
     rows = collect(place, loaded.cells())
-    made, found = tables.tables(rows), as_lines(claims(rows))
+    study_tables, claim_lines = tables.tables(rows), as_lines(claims(rows))
     write_json(place / "rows.json", as_dicts(rows))
     write_text(place / "tables.csv", tables.as_csv(rows))
     heading = "### What the paper claims"
-    write_text(place / "tables.md", f"{tables.as_markdown(made)}\n{heading}\n\n{found}")
-    print(tables.as_text(made, color=sys.stdout.isatty()))
-    print(f"what the paper claims:\n{found}\ntables: {place / 'tables.md'}, tables.csv, rows.json")
+    write_text(place / "tables.md", f"{tables.as_markdown(study_tables)}\n{heading}\n\n{claim_lines}")
+    print(tables.as_text(study_tables, color=sys.stdout.isatty()))
+    print(f"what the paper claims:\n{claim_lines}\ntables: {place / 'tables.md'}, tables.csv, rows.json")
 
 
 def _print_plan(planned: "list[Planned]", place: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study: one YAML file that stands for many runs, a grid over what is compared.
+"""Read a study: one YAML file that describes many runs as a grid over the settings to compare.
 
     name: mine                                    # the runs go to runs/mine
     recipes:                                      # a label for each task, and its recipe, with
@@ -52,7 +52,7 @@ _SET_BY_AXES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run is of, in the terms of the study. Its name is that of the run's folder."""
+    """The settings of one run in terms of the study; its name is that of the run's folder."""
 
     task: str
     method: str
@@ -74,7 +74,7 @@ class Cell:
 
     @property
     def pruning(self) -> dict[str, Any]:
-        """The settings of `PruningConfig` that it stands for, of a run that is not dense."""
+        """The settings of `PruningConfig` of a run that is not dense."""
         values = {"method": self.method, "density": self.density, "scope": self.scope}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -88,7 +88,7 @@ class Cell:
 
 
 class Run(NamedTuple):
-    """A run of the grid: its recipe, and the run that must be finished before it."""
+    """A run of the grid with its recipe, and the run that must finish before it."""
 
     cell: Cell
     recipe: Recipe
@@ -167,7 +167,7 @@ class Study:
         )
 
     def cells(self) -> list[Cell]:
-        """The runs of the grid without their recipes: teachers first, those with a teacher last.
+        """Return the runs of the grid without their recipes: teachers first, those with a teacher last.
 
         Raises `FinepruneError` where two would have one folder, and for a `skip` that skips nothing.
         """
@@ -192,7 +192,10 @@ class Study:
         return ordered
 
     def runs(self, out: Path) -> list[Run]:
-        """The cells with their recipes, for the folder `out`. Reads recipes; of data only what they name."""
+        """Return the cells with their recipes, for the folder `out`.
+
+        This reads recipes; of the data, only what they name.
+        """
         return [self._run(cell, out) for cell in self.cells()]
 
     def _product(self) -> Iterator[Cell]:
@@ -213,8 +216,8 @@ class Study:
                                 yield cell
 
     def _run(self, cell: Cell, out: Path) -> Run:
-        source, *own = self.recipes[cell.task]
-        overrides = [*self.overrides, *own, f"training.seed={cell.seed}"]
+        source, *task_overrides = self.recipes[cell.task]
+        overrides = [*self.overrides, *task_overrides, f"training.seed={cell.seed}"]
         if cell.method == DENSE:
             overrides.append("pruning=null")
         else:
@@ -238,14 +241,14 @@ class Study:
 
 
 def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
-    """What a run is of, from its folder's name and resolved recipe; None where these do not agree."""
+    """Return the cell of a run by its folder's name and resolved recipe; None if these disagree."""
     cell = cell_of_recipe(recipe)
     task = name.removesuffix(cell.name)
     return replace(cell, task=task) if task and task != name else None
 
 
 def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
-    """What a resolved recipe is of; the task is left empty. Raises `KeyError` or `TypeError` for none."""
+    """Return the cell of a resolved recipe, without a task. Raises `KeyError` or `TypeError` for others."""
     pruning, seed = recipe["pruning"], recipe["training"]["seed"]
     distilled = recipe.get("distillation") is not None
     if pruning is None:
@@ -257,7 +260,7 @@ def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
 
 
 def from_here(path: Path) -> str:
-    """The path as seen from the working directory, however it was given."""
+    """Return the path relative to the working directory, however it was given."""
     whole = os.path.abspath(path)
     seen = os.path.relpath(whole)
     return whole if seen.startswith(os.pardir) else seen
@@ -275,7 +278,7 @@ def _scopes(method: str, scopes: tuple[Scope, ...]) -> list[Scope | None]:
 
 
 def _told(cell: Cell) -> str:
-    """A cell with its values in full."""
+    """Return a cell with its values in full."""
     values = ", ".join(f"{axis} {value}" for axis, value in asdict(cell).items() if value is not None)
     return f"{cell.name} ({values})"
 
@@ -288,7 +291,7 @@ def _check_label(where: str, label: Any) -> None:
 
 
 def _texts(where: str, value: Any) -> tuple[str, ...]:
-    """A text, or a list of texts."""
+    """Return a text, or a list of texts, as a tuple."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise FinepruneError(f"{where}={value!r}: expected texts such as training.steps=600")
@@ -309,7 +312,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _axis(name: str, axes: Mapping[str, Any], default: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values of an axis, each of its kind, none of them twice."""
+    """Return the values of an axis, each of its type, none of them twice."""
     if name not in axes:
         if name == "method":
             raise FinepruneError(f"axes: method is missing; known: {DENSE}, {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""Runs of a study on this machine, each in a process of joblib's loky where several go at once."""
+"""Run a study on this machine; several runs at the same time each have a process of joblib's loky."""
 
 import os
 import warnings

@@ -8,7 +8,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "mnli": ("accuracy", "mismatched_accuracy"),
     "qqp": ("accuracy", "f1"),
 }
-"""What the two numbers of each pair below are."""
+"""The metrics of the two numbers of each pair below."""
 
 EXAMPLES = {"squad": 88_000, "mnli": 393_000, "qqp": 364_000}
 """Training examples, of SQuAD its windows, for an estimate of steps."""
@@ -51,7 +51,7 @@ _NUMBERS = {distilled: _read(text) for distilled, text in _TABLES.items()}
 
 
 def numbers(cell: Cell) -> tuple[float, float] | None:
-    """The paper's pair of numbers for a cell, whatever its seed; None where the paper has none."""
+    """Return the paper's pair of numbers for a cell, with any seed; None if the paper has none."""
     if cell.method == DENSE:
         return None if cell.distillation else _DENSE.get(cell.task)
     if cell.scope is not None or cell.density is None:

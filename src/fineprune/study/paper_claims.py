@@ -1,4 +1,4 @@
-"""What the paper claims of its methods, checked on the rows of a study.
+"""Check the claims of the paper about its methods on the rows of a study.
 
 A method wins where its mean over its seeds is the highest of those measured on the same task, at the
 same density, with the same teacher or none; with a teacher against without, and global against local, the
@@ -19,7 +19,7 @@ Verdict = Literal["held", "not held", "not tested at this scale"]
 CLOSE = 1.0
 """Points up to which global and local selection count as close."""
 EVEN = 1.5
-"""Layers are evenly pruned if the fullest has up to so many times the density of the emptiest."""
+"""Layers are evenly pruned if the fullest has at most this many times the density of the emptiest."""
 
 FIRST_ORDER = tuple(name for name, traits in METHODS.items() if traits.order == 1 and traits.in_paper)
 
@@ -42,7 +42,7 @@ class _Case(NamedTuple):
 
 
 def claims(rows: Iterable[Row]) -> list[Claim]:
-    """The list at the end of the paper's page in the specification, in its order."""
+    """Return the claims listed at the end of the paper's page in the specification, in its order."""
     every = [group for group in groups(rows) if group.finished]
     pruned = [group for group in every if group.cell.method != DENSE]
     checks: list[tuple[str, list[_Case]]] = [
@@ -76,7 +76,7 @@ def claims(rows: Iterable[Row]) -> list[Claim]:
 
 
 def as_lines(found: Iterable[Claim]) -> str:
-    """The claims as a list in Markdown."""
+    """Return the claims as a list in Markdown."""
     parts = []
     for claim in found:
         parts.append(f"- {claim.text}: **{claim.verdict}**")
@@ -85,17 +85,17 @@ def as_lines(found: Iterable[Claim]) -> str:
 
 
 def _judged(text: str, cases: list[_Case]) -> Claim:
-    """A claim holds where it does in all cases that can be told; each says what it is of."""
+    """Return a claim, which holds if it does in every case that is not too close to tell."""
     if not cases:
         return Claim(text, "not tested at this scale", ())
-    told = [case for case in cases if case.held is not None]
-    held, close = sum(bool(case.held) for case in told), len(cases) - len(told)
-    verdict: Verdict = "held" if held == len(told) else "not held"
-    counts = f"{held} of {len(told)} cases" * bool(told), f"{close} too close to tell" * bool(close)
+    decided = [case for case in cases if case.held is not None]
+    held, close = sum(bool(case.held) for case in decided), len(cases) - len(decided)
+    verdict: Verdict = "held" if held == len(decided) else "not held"
+    counts = f"{held} of {len(decided)} cases" * bool(decided), f"{close} too close to tell" * bool(close)
     count = "; ".join(filter(None, counts))
     words = {True: "yes", False: "no", None: "close"}
     lines = (f"{words[case.held]}: {case.numbers}" for case in cases)
-    return Claim(text, verdict if told else "not tested at this scale", (count, *lines))
+    return Claim(text, verdict if decided else "not tested at this scale", (count, *lines))
 
 
 def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str, ...]) -> list[_Case]:
@@ -182,11 +182,11 @@ def _evenly(pruned: list[Group]) -> list[_Case]:
 
 
 def _layers(group: Group) -> list[float]:
-    """The density of each layer, the mean over seeds; empty where selection is local or none is known."""
-    found = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
-    if group.cell.selection != "global" or not found:
+    """Return the density of each layer, a mean over seeds; [] if selection is local or none is known."""
+    known = [row.layers for row in group.rows if len(row.layers) > 1 and row.results is not None]
+    if group.cell.selection != "global" or not known:
         return []
-    return [fmean(densities) for densities in zip(*found, strict=True)]
+    return [fmean(densities) for densities in zip(*known, strict=True)]
 
 
 def _told_layers(group: Group, layers: list[float]) -> str:
@@ -195,13 +195,13 @@ def _told_layers(group: Group, layers: list[float]) -> str:
 
 
 def _ahead(one: Group, other: Group) -> bool | None:
-    """Whether the first scores higher; None where they are too close to tell."""
+    """Return whether the first scores higher; None if they are too close to tell."""
     gap, error = _gap(one, other)
     return None if abs(gap) < error else gap > 0
 
 
 def _gap(one: Group, other: Group) -> tuple[float, float]:
-    """How far the first is ahead, and the standard error of that, in points.
+    """Return the lead of the first, and the standard error of that, in points.
 
     The standard error of a mean of n values in [0, 1] is at most sqrt(p (1 - p) / n), and that of the
     difference at most both together where, as here, both are of the same data and rise with each other.
@@ -219,11 +219,11 @@ def _standard_error(group: Group) -> float:
 
 def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, list[Group]]:
     """The groups by task, density and teacher, of the densities that fit."""
-    found: dict[str, list[Group]] = {}
+    by_place: dict[str, list[Group]] = {}
     for group in pruned:
         if group.cell.density is not None and fits(group.cell.density):
-            found.setdefault(_where(group), []).append(group)
-    return found
+            by_place.setdefault(_where(group), []).append(group)
+    return by_place
 
 
 def _paired(one: Group, other: Group) -> tuple[Group, Group] | None:
@@ -232,10 +232,10 @@ def _paired(one: Group, other: Group) -> tuple[Group, Group] | None:
     seeds = done[0] & done[1]
     if not seeds:
         return None
-    left, right = (
+    first, second = (
         Group(group.cell, [row for row in group.rows if row.cell.seed in seeds]) for group in (one, other)
     )
-    return left, right
+    return first, second
 
 
 def _where(group: Group, teacher: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""Runs of a study on a Ray cluster, each a task; all machines need one shared file system."""
+"""Run a study on a Ray cluster, each run as a task; all machines need one shared file system."""
 
 import importlib
 import logging

@@ -1,6 +1,6 @@
-"""What the runs of a study measured, from their folders alone.
+"""Collect the results of the runs of a study from only their folders.
 
-In a notebook, the rows of a folder show themselves as the study's tables:
+A notebook shows the rows of a folder as the tables of the study:
 
     from fineprune.study.rows import collect
     collect("runs/small")
@@ -33,12 +33,14 @@ class Rows(list[Row]):
 
 
 def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
-    """The runs that are in a folder, and of those `planned` the ones that are not.
+    """Return the runs in a folder, and the `planned` ones that it does not have.
 
-    Folders whose name does not say what their recipe is are left out, with a warning. Raises
-    `FinepruneError` for results that cannot be read, and for seeds that differ by more than the seed.
+    Folders whose name does not agree with their recipe are omitted, with a warning.
+
+    Raises:
+        FinepruneError: results cannot be read, or seeds of one cell differ by more than the seed.
     """
-    out, found = Path(out), {cell: Row(cell, None) for cell in planned}
+    out, by_cell = Path(out), {cell: Row(cell, None) for cell in planned}
     for path in sorted(out.glob("*/results.json")):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
@@ -50,17 +52,17 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
         if cell is None:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
-        found[cell] = Row(cell, results, by_layer(_record(path.parent)))
-    rows = Rows(sorted(found.values(), key=lambda row: place(row.cell)))
+        by_cell[cell] = Row(cell, results, by_layer(_record(path.parent)))
+    rows = Rows(sorted(by_cell.values(), key=lambda row: place(row.cell)))
     for group in groups(rows):
         _check_alike(group, out)
     return rows
 
 
 def by_layer(record: Record | None) -> tuple[float, ...]:
-    """The densities of a model's layers, in their order; of several stacks (encoder, decoder) the first.
+    """Return the densities of a model's layers in order; of several stacks (encoder, decoder) the first.
 
-    Empty where the run left no record, or the names of its matrices have no number of a layer.
+    They are empty if the run has no record, or the names of its matrices have no number of a layer.
     """
     counts = counts_by(record.matrices if record else (), lambda name: place_of(name)[:2])
     layers = {place: kept / total for place, (kept, total) in counts.items() if place[1] is not None}
@@ -69,12 +71,12 @@ def by_layer(record: Record | None) -> tuple[float, ...]:
 
 
 def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The finished runs as plain values, for JSON."""
-    taken = ("metric", "score", "scores", "density", "kept", "total", "steps", "seconds", "examples")
+    """Return the finished runs as plain values, for JSON."""
+    names = ("metric", "score", "scores", "density", "kept", "total", "steps", "seconds", "examples")
     return [
         {"run": row.cell.name}
         | asdict(row.cell)
-        | {"measured": {name: row.results.get(name) for name in taken}}
+        | {"measured": {name: row.results.get(name) for name in names}}
         | {"environment": row.results.get("environment")}
         for row in rows
         if row.results is not None
@@ -90,7 +92,7 @@ def _record(folder: Path) -> Record | None:
 
 
 def _check_alike(group: Group, out: Path) -> None:
-    """The same recipe but for the seed, and for which of the dense runs teaches."""
+    """Raise `FinepruneError` if recipes differ by more than the seed and the choice of a dense teacher."""
     first: tuple[Cell, dict[str, Any]] | None = None
     for row in group.rows:
         if row.results is None:
@@ -99,7 +101,7 @@ def _check_alike(group: Group, out: Path) -> None:
         alike = recipe | {"training": recipe["training"] | {"seed": None}}
         if recipe["distillation"] is not None:
             alike["distillation"] = recipe["distillation"] | {"teacher": None}
-        if recipe["pruning"] is not None:  # a field that is younger than a run had its default there
+        if recipe["pruning"] is not None:  # a field that is newer than the run had its default
             alike["pruning"] = PruningConfig().to_dict() | recipe["pruning"]
         if first is not None and alike != first[1]:
             names = ", ".join(section for section in alike if alike[section] != first[1].get(section))

@@ -30,22 +30,22 @@ _LOCKS = ".study"
 
 
 class Failure(NamedTuple):
-    """A run that did not come to its end."""
+    """A run that failed before its end."""
 
     run: str
     error: str
     """One line."""
 
     trace: str
-    """The traceback; empty where the line says all."""
+    """The traceback; empty if the line is enough."""
 
 
 Ended = tuple[str, str | Failure]
-"""The name of a run, and its score in a line or its failure."""
+"""The name of a run, and its score as a line or its failure."""
 
 
 class Planned(NamedTuple):
-    """A run, how long it is, and how far it has come."""
+    """A run with its length and its state."""
 
     run: Run
     length: str
@@ -54,12 +54,12 @@ class Planned(NamedTuple):
 
 
 def plan(runs: Iterable[Run], out: Path) -> list[Planned]:
-    """The runs in their order. Reads the run folders, and no data."""
+    """Return the runs in their order with length and state. Reads the run folders, but no data."""
     return [Planned(run, length(run), state(run, out)) for run in runs]
 
 
 def state(run: Run, out: Path) -> str:
-    """What the run's folder says, in a word of `Planned.state`."""
+    """Return the state of a run by its folder, in a word of `Planned.state`."""
     folder = out / run.name
     if not (folder / "recipe.yaml").is_file():
         return "to do"

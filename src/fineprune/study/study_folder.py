@@ -25,7 +25,7 @@ FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
 
 SOURCE = "study.yaml"
-"""The study that was run last, in the folder of its runs."""
+"""The file, in the folder of the runs, with the study that was run last."""
 
 
 PAGE = "report.html"
@@ -63,7 +63,7 @@ class RunFolder:
 
     @cached_property
     def timings(self) -> list[Timing]:
-        """The right answers of `bench.json`; none where it is of other weights than those that are there."""
+        """The timings in `bench.json` with right answers; [] if it is of other weights than the folder's."""
         try:
             return timings_of(self.bench, weight_bytes(self.path / "model"))[0]
         except OSError:
@@ -85,7 +85,7 @@ class RunFolder:
 
 
 def read_folder(folder: str | Path) -> list[RunFolder]:
-    """The run that a folder is, or the runs that are in it, by name; empty where there are none.
+    """Return the run that a folder is, or the runs in it, by name; [] if there are none.
 
     Raises `FinepruneError` only where there is no such folder.
     """
@@ -100,7 +100,7 @@ def read_folder(folder: str | Path) -> list[RunFolder]:
 
 
 def failures(folder: str | Path) -> dict[str, str]:
-    """The runs of a study that failed, by name, and why."""
+    """Return the reason of each failed run of a study, by name."""
     path, said = Path(folder) / FAILURES, dict[str, str]()
     if path.is_file():
         for line in _lines(path, []):
@@ -117,7 +117,7 @@ def _read(path: Path) -> RunFolder:
     notes: list[str] = []
     recipe = _mapping(path / "recipe.yaml", yaml.safe_load, notes) or {}
     results = _mapping(path / "results.json", json.loads, notes)
-    if results is not None and not _whole(results):
+    if results is not None and not _is_complete(results):
         notes.append("results.json: is not the results of a run")
         results = None
     elif not (path / "results.json").exists():
@@ -131,7 +131,7 @@ def _read(path: Path) -> RunFolder:
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any] | None:
-    """The mapping that a file holds; None where it is missing, or broken, which is noted."""
+    """Return the mapping in a file; None if it is missing, or broken, which is noted."""
     try:
         value = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The lines of a file of JSON; a run that was killed may leave half a line, which is noted."""
+    """Return the lines of a file of JSON; half a line, of a run that was killed, is noted."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -167,8 +167,8 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _whole(results: dict[str, Any]) -> bool:
-    """Whether it has what every reader of it takes for granted."""
+def _is_complete(results: dict[str, Any]) -> bool:
+    """Return whether results have all that every reader expects."""
     numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
     return (
         all(_number(results.get(name)) for name in numbers)

@@ -27,7 +27,7 @@ _SHOWN = paper.METRICS | {"mrpc": ("accuracy", "f1"), "stsb": ("pearson", "spear
 
 
 class Table(NamedTuple):
-    """Cells of text, and which of them (line, column) are the best of their column."""
+    """Cells of text, and the positions (line, column) of those that are the best of their column."""
 
     title: str
     columns: tuple[str, ...]
@@ -35,7 +35,7 @@ class Table(NamedTuple):
     best: frozenset[tuple[int, int]]
 
     def _repr_html_(self) -> str:
-        """The table for a notebook; the best of a column is bold."""
+        """Return the table for a notebook; the best of a column is bold."""
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
         body = "\n".join(
             f"<tr>{''.join(self._cell(line, column) for column in range(len(texts)))}</tr>"
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """One for each task without and with teacher, with the dense runs in both."""
+    """Return a table for each task without and with teacher, with the dense runs in both."""
     every = groups(rows)
     kinds = dict.fromkeys((group.cell.task, group.cell.distillation) for group in every)
     made = []
@@ -67,7 +67,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def metrics_of(task: str, members: Iterable[Group]) -> tuple[str, ...]:
-    """The metrics that the tables of a task show: the usual ones that its runs have."""
+    """Return the metrics in the tables of a task: those of the usual ones that its runs have."""
     members = list(members)
     finished = [group for group in members if group.finished]
     if not finished:
@@ -77,7 +77,7 @@ def metrics_of(task: str, members: Iterable[Group]) -> tuple[str, ...]:
 
 
 def as_markdown(made: Iterable[Table]) -> str:
-    """Tables with a heading each; the best of a column is bold."""
+    """Return the tables as Markdown with a heading each; the best of a column is bold."""
     parts = []
     for table in made:
         rule = ["---" if column in ("density", "method") else "---:" for column in table.columns]
@@ -91,7 +91,7 @@ def as_markdown(made: Iterable[Table]) -> str:
 
 
 def as_text(made: Iterable[Table], width: int | None = None, color: bool = False) -> str:
-    """Tables for a terminal; the best of a column is bold where there is color, and has a star."""
+    """Return the tables for a terminal; the best of a column has a star, and is bold if there is color."""
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=color or None, highlight=False)
     for table in made:
@@ -112,7 +112,7 @@ def as_text(made: Iterable[Table], width: int | None = None, color: bool = False
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """A line for each cell and metric, with numbers in full; what there is not is empty."""
+    """Return a line for each cell and metric, with all digits; unknown values are empty."""
     every = groups(rows)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

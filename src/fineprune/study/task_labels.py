@@ -1,4 +1,4 @@
-"""What runs of one folder are told apart by: their data, and the model that they began with."""
+"""Label the runs of one folder by the data and the initial model, where these differ."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ class Named(NamedTuple):
 
 
 def labels(runs: Sequence[Named], folder: str) -> list[str]:
-    """The task of each run of the folder of that name, such that one label is of one task and one model.
+    """Return the task of each run of the folder of that name; one label means one task and one model.
 
-    Where the runs of a task differ in the data, or on the same data in the model, its label says so; where
-    that does not tell them apart, it names the first run of its kind.
+    If the runs of a task differ in the data, or on the same data in the model, the label says so; if that is
+    still ambiguous, the label has the name of the first run of its kind.
     """
     recipes = {run.name: run.recipe for run in runs}
     models = {run.name: model_of(run.recipe, recipes, folder) for run in runs}
@@ -28,7 +28,7 @@ def labels(runs: Sequence[Named], folder: str) -> list[str]:
         if run.recipe  # one that cannot be read says nothing
     }
     first = {keys[run.name]: run for run in reversed(runs) if run.name in keys}
-    made = {}
+    labels_by_key = {}
     for key, run in first.items():
         same = [other for other in first if other[0] == run.task]
         parts = [run.task]
@@ -36,18 +36,18 @@ def labels(runs: Sequence[Named], folder: str) -> list[str]:
             parts.append(_data(run.recipe.get("task")))
         if len({model for _, data, model in same if data == key[1]}) > 1:
             parts.append(_model(models[run.name]))
-        made[key] = ", ".join(filter(None, parts))
-    counts = Counter(made.values())
-    for key, label in made.items():
+        labels_by_key[key] = ", ".join(filter(None, parts))
+    counts = Counter(labels_by_key.values())
+    for key, label in labels_by_key.items():
         if counts[label] > 1:
-            made[key] = f"{label}, {first[key].name}"
-    return [made[keys[run.name]] if run.name in keys else run.task for run in runs]
+            labels_by_key[key] = f"{label}, {first[key].name}"
+    return [labels_by_key[keys[run.name]] if run.name in keys else run.task for run in runs]
 
 
 def model_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], folder: str) -> Any:
-    """The `model` section, without what is not said; `others` are the recipes of that folder's runs.
+    """Return the `model` section, with entries of the run that it continues, if that is in `others`.
 
-    A model that lies in the folder of one of these runs counts as the one that this run began with.
+    A model in the folder of one of these runs counts as the one that this run began with.
     """
     section, seen = recipe.get("model"), set[str]()
     while isinstance(section, dict) and (run := _run_of(section.get("name"), folder)) in others:
@@ -62,14 +62,14 @@ def model_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]],
 
 
 def plain(section: Any) -> str:
-    """A section as a text; what it does not say is as if it were not there, as in older recipes."""
+    """Return a section as a text, without empty entries, which older recipes do not have."""
     if isinstance(section, dict):
         section = sorted((str(key), repr(value)) for key, value in section.items() if value is not None)
     return repr(section)
 
 
 def _run_of(model: Any, folder: str) -> str | None:
-    """The run whose folder a path leads into, if that may be one of the folder of that name."""
+    """Return the run whose folder a path leads into, if that may be one of the folder of that name."""
     path = PurePath(str(model))
     run = path.parent if path.name == "model" else path
     inside = run.parent.name == folder or (run.parent == PurePath(".") and run != path)
@@ -77,7 +77,7 @@ def _run_of(model: Any, folder: str) -> str | None:
 
 
 def _data(section: Any) -> str:
-    """The name of the data: of the hub's set, or of the folder of the files; empty where it has none."""
+    """Return the name of the data: of the hub's set, or of the folder of the files; empty without one."""
     said = section if isinstance(section, dict) else {}
     if said.get("hub"):
         return str(said.get("subset") or PurePath(str(said["hub"])).name)

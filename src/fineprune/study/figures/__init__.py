@@ -1,6 +1,6 @@
-"""Figures of runs, from their folders alone: the paper's, and some beyond it.
+"""Draw figures of runs from only their folders: those of the paper, and more.
 
-Each function of these modules takes runs and returns a `Figure`, or says in a line why there is none.
+Each function of these modules takes runs and returns a `Figure`, or a line that says why there is none.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,6 +34,6 @@ _OF_A_RUN: dict[str, _Maker] = {
 
 
 def drawings(runs: Sequence[RunFolder]) -> list[tuple[str, Callable[[], Figure | str]]]:
-    """What can be drawn of runs, and what makes it; of a single run, that which does not compare."""
+    """Return the name and function of each figure of `runs`; for a single run, without comparisons."""
     makers = _OF_A_RUN if len(runs) == 1 else _OF_A_STUDY | _OF_A_RUN
     return [(what, partial(make, runs)) for what, make in makers.items()]

@@ -1,4 +1,4 @@
-"""Which runs a figure is of: their settings, seeds of one setting together, one run for each method."""
+"""Choose the runs of a figure: all finished ones grouped by setting, or one run for each method."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -92,12 +92,12 @@ def one_each(
 
 
 def has_record(run: RunFolder) -> bool:
-    """Whether a finished run left `weights.npz`; reads it only where the file is there."""
+    """Return whether a finished run has `weights.npz`, which is read only if it exists."""
     return run.results is not None and (run.path / RECORD).is_file() and run.record is not None
 
 
 def without_record(runs: Iterable[RunFolder]) -> str:
-    """Why there is nothing to draw from records."""
+    """Return the reason why nothing can be drawn from records."""
     pruned = [run for run in runs if run.cell.method != DENSE]
     if not pruned:
         return "there is no pruned run"

@@ -1,4 +1,4 @@
-"""A panel of scores against densities: its lines, the published ones beside them, and how it is drawn."""
+"""Draw a panel of scores against densities, with its own lines and the published ones."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ _PAPER_DASH: dict[bool, Any] = {False: (0, (1, 2)), True: (0, (4, 1.5, 1, 1.5))}
 
 
 class Point(NamedTuple):
-    """The runs of one setting, and where they are drawn."""
+    """The runs of one setting, and their point in the panel."""
 
     group: Group
     density: float
-    """The mean that was reached."""
+    """The mean of the densities that were reached."""
     mean: float
     deviation: float | None
 
@@ -40,7 +40,7 @@ class Panel(NamedTuple):
     """A task, without or with a teacher."""
 
     task: str
-    """As the runs call it; the first word of `title`."""
+    """The name that the runs have for it; the first word of `title`."""
     title: str
     distilled: bool
     metric: str
@@ -49,7 +49,7 @@ class Panel(NamedTuple):
 
 
 def beside(panel: Panel) -> list[tuple[Line, list[tuple[float, float]]]]:
-    """The published points beside the lines, at about the same densities."""
+    """Return, for each line, the published points at about the same densities."""
     reached = [point.density for line in panel.lines for point in line.points]
     low, high = min(reached) / 1.25, max(reached) * 1.25
     found = []
@@ -64,7 +64,7 @@ def beside(panel: Panel) -> list[tuple[Line, list[tuple[float, float]]]]:
 
 
 def draw_panel(axis: "Axes", panel: Panel, dashed_global: bool) -> None:
-    """The published points below, then the lines, then the dense level and 95 % of it."""
+    """Draw the published points, then the lines above them, then the dense level and 95 % of it."""
     color = ink()
     for line, points in beside(panel):
         look = style(line.method)
@@ -106,7 +106,7 @@ def draw_panel(axis: "Axes", panel: Panel, dashed_global: bool) -> None:
 
 
 def _freer_right(axis: "Axes", panel: Panel, level: float) -> bool:
-    """Whether the points of the right half stay farther from this level than those of the left."""
+    """Return whether the points of the right half are farther from this level than those of the left half."""
     middle = math.sqrt(math.prod(axis.get_xlim()))
     points = [(point.density, point.mean) for line in panel.lines for point in line.points]
     points += [point for _, found in beside(panel) for point in found]
@@ -144,7 +144,7 @@ def _draw_line(axis: "Axes", line: Line, dashed: bool) -> None:
 
 
 def legend_entries(made: Sequence[Panel], by_scope: bool, paper: bool) -> list[tuple[Any, str]]:
-    """The lines of all panels, each once, and what the thin and the dotted ones are."""
+    """Return the legend entries: the lines of all panels, each once, and the thin and the dotted ones."""
     lines = {line.label: line for panel in made for line in panel.lines if line.main}
     order = list(METHODS)
     entries = []

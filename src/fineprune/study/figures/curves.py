@@ -1,4 +1,4 @@
-"""Score against density: the methods, without and with a teacher, and local against global selection."""
+"""Draw score against density: methods without and with a teacher, and local against global selection."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -29,17 +29,17 @@ _TAUGHT = ", with a teacher"
 
 
 def score_by_density(runs: Sequence[RunFolder]) -> Figure | str:
-    """The methods without a teacher."""
+    """Return the figure of the methods without a teacher."""
     return _methods(runs, False)
 
 
 def score_by_density_distilled(runs: Sequence[RunFolder]) -> Figure | str:
-    """The methods with a teacher, and thin what they do without one."""
+    """Return the figure of the methods with a teacher, and with thin lines without one."""
     return _methods(runs, True)
 
 
 def scopes(runs: Sequence[RunFolder]) -> Figure | str:
-    """Local against global selection, of the methods that were run with both."""
+    """Return the figure of local against global selection, of the methods that were run with both."""
     found = chosen_runs.measured(runs)
     made = []
     for (task, distilled), members in _by_panel(found.groups).items():
@@ -100,7 +100,7 @@ def _methods(runs: Sequence[RunFolder], distilled: bool) -> Figure | str:
 
 
 def _by_panel(groups: Iterable[Group]) -> dict[tuple[str, bool], list[Group]]:
-    """The pruned ones by task and teacher."""
+    """Return the pruned groups by task and teacher."""
     panels: dict[tuple[str, bool], list[Group]] = {}
     for group in groups:
         if group.cell.method != DENSE:
@@ -109,10 +109,12 @@ def _by_panel(groups: Iterable[Group]) -> dict[tuple[str, bool], list[Group]]:
 
 
 def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """Each method with its own scope; where only the other one was run, with that, and so labeled."""
-    own = {group.cell.method for group in groups if group.cell.scope is None}
+    """Return groups with labels: each method with its own scope, or with the other if only that was run."""
+    default = {group.cell.method for group in groups if group.cell.scope is None}
     return [
-        (group, group.label) for group in groups if group.cell.scope is None or group.cell.method not in own
+        (group, group.label)
+        for group in groups
+        if group.cell.scope is None or group.cell.method not in default
     ]
 
 
@@ -192,24 +194,24 @@ def _rows(panel: Panel) -> list[tuple[object, ...]]:
 
 
 def _seeds(made: Sequence[Panel]) -> str:
-    """How many seeds there are, and which lines have no band for want of them."""
+    """Return a sentence on the number of seeds, and on lines that have too few of them for a band."""
     counts, few = [], []
     for panel in made:
         for line in panel.lines:
             if line.main:
-                own = [(point, len(point.group.values(panel.metric))) for point in line.points]
-                counts += [count for _, count in own]
+                seeds = [(point, len(point.group.values(panel.metric))) for point in line.points]
+                counts += [count for _, count in seeds]
                 single = [
-                    percent(point.group.cell.density or point.density) for point, count in own if count < 2
+                    percent(point.group.cell.density or point.density) for point, count in seeds if count < 2
                 ]
                 if single:
-                    where = "" if len(single) == len(own) else f" at {' and '.join(single)}"
+                    where = "" if len(single) == len(seeds) else f" at {' and '.join(single)}"
                     few.append(f"{panel.title}: {line.label}{where}")
     if max(counts) < 2:
         return "One seed each: no band."
     numbers = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
-    told = f"Mean over {numbers} seeds, with a band of one standard deviation to each side."
-    return f"{told} One seed only, hence no band: {listed(few, between='; ')}." if few else told
+    sentence = f"Mean over {numbers} seeds, with a band of one standard deviation to each side."
+    return f"{sentence} One seed only, hence no band: {listed(few, between='; ')}." if few else sentence
 
 
 def _unfinished(runs: Sequence[RunFolder]) -> str:

@@ -1,4 +1,4 @@
-"""Where the remaining weights are: by layer, by kind of matrix, and which heads and neurons are empty."""
+"""Draw the density by layer and by kind of matrix, and the shares of empty heads and neurons."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ _GAP = 0.8  # between stacks, in layers
 
 
 def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
-    """Density of each layer, and of each kind of matrix."""
+    """Return the figure of the density of each layer, and of each kind of matrix."""
     chosen = chosen_runs.one_each(runs, chosen_runs.has_record, prefer_global=True)
     if chosen is None:
         return chosen_runs.without_record(runs)
@@ -67,7 +67,7 @@ def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def empty(runs: Sequence[RunFolder]) -> Figure | str:
-    """Heads and neurons of each layer that nothing is left of."""
+    """Return the figure of the heads and neurons of each layer without any remaining weight."""
     chosen = chosen_runs.one_each(runs, chosen_runs.has_record, prefer_global=True)
     if chosen is None:
         return chosen_runs.without_record(runs)
@@ -147,7 +147,7 @@ def _positions(places: Sequence[_Layer]) -> dict[_Layer, float]:
 
 
 def _by_layer(axis: "Axes", places: Sequence[_Layer], values: dict[_Layer, float], method: str) -> None:
-    """A line for each stack."""
+    """Draw a line for each stack."""
     where = _positions(places)
     color, marker, dash = style(method)
     for stack in dict.fromkeys(stack for stack, _ in places):
@@ -181,7 +181,7 @@ def _layer_axis(axis: "Axes", places: Sequence[_Layer]) -> None:
 
 
 def _told_apart(stacks: Sequence[str]) -> list[str]:
-    """The parts of the stacks' names that differ: encoder and decoder of encoder.block and decoder.block."""
+    """Return the differing parts of stacks' names: encoder, decoder for encoder.block, decoder.block."""
     parts = [stack.split(".") for stack in stacks]
     while len({tuple(part[:1]) for part in parts}) == 1 and all(len(part) > 1 for part in parts):
         parts = [part[1:] for part in parts]
@@ -193,7 +193,7 @@ def _told_apart(stacks: Sequence[str]) -> list[str]:
 def _by_kind(
     axis: "Axes", present: Sequence[str], found: dict[Any, float], method: str, offset: float
 ) -> None:
-    """A dot on a stem for each kind of matrix."""
+    """Draw a dot on a stem for each kind of matrix."""
     color, marker, _ = style(method)
     points = [
         (index + 0.6 * offset, 100 * found[kind]) for index, kind in enumerate(present) if kind in found

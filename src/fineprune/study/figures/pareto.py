@@ -1,4 +1,4 @@
-"""What a score costs: against the size of the file and the measured latency, with the Pareto front."""
+"""Draw scores against the size of the file and the measured latency, with the Pareto front."""
 
 import math
 import statistics
@@ -45,7 +45,7 @@ class _Panel(NamedTuple):
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Those (cost, score) that no other one beats: none is as cheap or cheaper and scores as much or more.
+    """Return those (cost, score) that no other one beats with a cost as low and a score as high, or better.
 
     By cost; of equal ones the first.
     """
@@ -59,7 +59,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def pareto(runs: Sequence[RunFolder]) -> Figure | str:
-    """Score against size and against latency, a row of panels for each task."""
+    """Return the figure of score against size and against latency, a row of panels for each task."""
     measured = chosen_runs.measured(runs)
     sizes = {run.path: _size(run) for run in runs}
     latencies, timed = _benches(runs)
@@ -140,13 +140,13 @@ def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
     if not found:
         return {}, "No run was timed (fineprune bench)."
     (how, count), *others = Counter(time.where for time in found.values()).most_common()
-    told = f"Latency of the sparse engine in float32, and of torch for the dense model: {short(how, 120)}."
+    about = f"Latency of the sparse engine in float32, and of torch for the dense model: {short(how, 120)}."
     if others:
-        told += f" {len(found) - count} runs were timed otherwise, and are not shown there."
+        about += f" {len(found) - count} runs were timed otherwise, and are not shown there."
     untimed = sum(run.results is not None and run.path not in found for run in runs)
     if untimed:
-        told += f" Not timed: {untimed} runs."
-    return {path: time.milliseconds for path, time in found.items() if time.where == how}, told
+        about += f" Not timed: {untimed} runs."
+    return {path: time.milliseconds for path, time in found.items() if time.where == how}, about
 
 
 def _rows(panel: _Panel) -> list[tuple[object, ...]]:

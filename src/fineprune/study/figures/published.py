@@ -103,7 +103,7 @@ _POINTS = {place: _read(text) for place, text in _RUNS.items()}
 def points(
     task: str, distilled: bool, method: str, scope: str | None, metric: str
 ) -> list[tuple[float, float]]:
-    """Density and score of the authors' runs, from sparse to dense; none where they published none."""
+    """Return density and score of the authors' runs, from sparse to dense; [] if they published none."""
     names = paper.METRICS.get(task, ())
     if metric not in names:
         return []

@@ -1,4 +1,4 @@
-"""What the log of a run tells over its steps: density, threshold, lambda, loss, and when the mask settles."""
+"""Draw the log of a run over its steps: density, threshold, lambda and loss, and the changes of the mask."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _Series = list[tuple[int, float]]
 
 
 def steps(runs: Sequence[RunFolder]) -> Figure | str:
-    """Density, threshold, lambda and loss, a panel each."""
+    """Return the figure of density, threshold, lambda and loss, a panel each."""
     chosen = chosen_runs.one_each(runs, lambda run: bool(_series(run, "density")))
     if chosen is None:
         dense = [run for run in runs if run.cell.method == DENSE and _series(run, "loss")]
@@ -63,7 +63,7 @@ def steps(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
-    """The share of the mask that each refresh turned over."""
+    """Return the figure of the share of the mask that each refresh changed."""
     chosen = chosen_runs.one_each(runs, lambda run: bool(_series(run, _CHANGED)))
     if chosen is None:
         return "no run's metrics.jsonl says how much of the mask changed, which older versions did not write"

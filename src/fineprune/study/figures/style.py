@@ -1,4 +1,4 @@
-"""What a figure is, how it is written, and how it looks: colors, markers, ticks, legends.
+"""The figure as an object, the formats that it is written in, and its style: colors, markers, ticks, legends.
 
 matplotlib is imported when something is drawn, and used by its objects alone: no pyplot, no backend.
 """
@@ -68,25 +68,27 @@ _FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its numbers."""
+    """A picture with its data."""
 
     name: str
     """File name without ending."""
 
     title: str
     caption: str
-    """What is seen, of which runs, and what is missing."""
+    """What it shows, of which runs, and what is missing."""
 
     header: tuple[str, ...]
     data: list[tuple[object, ...]]
     """Every number that is drawn."""
 
     draw: "Callable[[], Canvas]"
-    """Makes it anew."""
+    """Draws the figure again."""
 
     def svg(self) -> str:
-        """One `<svg>` element for a page: its ink is the page's color of text, its background the page's,
-        it has no size of its own, and its ids start with the figure's name.
+        """Return one `<svg>` element for a page.
+
+        Its ink is the page's color of text, its background the page's, it has no size of its own, and its ids
+        start with the figure's name.
         """
         text = _recolored(self._svg, {_INK: "currentColor", _PAPER: "none"})
         size, rest = text.split(">", 1)
@@ -94,7 +96,7 @@ class Figure:
         return f'{size} role="img" aria-label="{escape(self.title)}">{rest}'
 
     def csv(self) -> str:
-        """The data, with numbers in full."""
+        """Return the data, with all digits of the numbers."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(self.header)
@@ -110,7 +112,7 @@ class Figure:
             beside.write_bytes(self.png())
 
     def png(self) -> bytes:
-        """As a picture of 200 dots an inch, on white."""
+        """Return a picture of 200 dots per inch, on white."""
         light = {name: _LIGHT.get(value, value) for name, value in _RC.items() if isinstance(value, str)}
         return self._rendered("png", light, dpi=200)
 
@@ -142,7 +144,7 @@ class Figure:
 
 
 class Style(NamedTuple):
-    """How a method is drawn, the same in every figure."""
+    """The style of a method, the same in every figure."""
 
     color: str
     marker: str
@@ -150,7 +152,7 @@ class Style(NamedTuple):
 
 
 def style(method: str) -> Style:
-    """The color, marker and line of a method, by its place in the table of methods."""
+    """Return the color, marker and line of a method, by its position in the table of methods."""
     known = list(METHODS)
     index = known.index(method) if method in known else len(known)
     if method == "dense":
@@ -160,7 +162,7 @@ def style(method: str) -> Style:
 
 
 def ink() -> str:
-    """The color of text, at this moment of drawing."""
+    """Return the current color of text."""
     from matplotlib import rcParams
 
     return str(rcParams["text.color"])
@@ -169,7 +171,7 @@ def ink() -> str:
 def panels(
     count: int, across: int = 2, width: float = 6.8, height: float = 2.6
 ) -> "tuple[Canvas, list[Axes]]":
-    """A figure of so many panels, `across` in a row, each row as high as told (inches)."""
+    """Return a figure of `count` panels, `across` in a row, each row `height` inches high."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(count, across)
@@ -184,7 +186,7 @@ def panels(
 
 
 def legend(canvas: "Canvas", entries: Iterable[tuple[Any, str]]) -> None:
-    """One legend for all panels, above them and outside."""
+    """Draw one legend for all panels, above them and outside."""
     entries = list(entries)
     if entries:
         handles, labels = zip(*entries, strict=True)
@@ -202,7 +204,7 @@ def legend(canvas: "Canvas", entries: Iterable[tuple[Any, str]]) -> None:
 
 
 def handle(method: str, **changes: Any) -> Any:
-    """A line of a method for a legend."""
+    """Return the line of a method for a legend."""
     from matplotlib.lines import Line2D
 
     color, marker, dash = style(method)
@@ -210,7 +212,7 @@ def handle(method: str, **changes: Any) -> Any:
 
 
 def densities_axis(axis: "Axes", values: Sequence[float]) -> None:
-    """A logarithmic axis of densities, with ticks such as 3 %."""
+    """Make an axis logarithmic in density, with ticks such as 3 %."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(values) / 1.25, min(max(values) * 1.25, 1.08)
@@ -229,18 +231,18 @@ def densities_axis(axis: "Axes", values: Sequence[float]) -> None:
 
 
 def percent(share: float) -> str:
-    """A share as `3 %`, with two significant digits at least."""
+    """Return a share as `3 %`, with at least two significant digits."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.3g} %"
 
 
 def short(text: str, most: int = 40) -> str:
-    """A label that fits: on one line, cut where it is long."""
+    """Return a label on one line, cut to `most` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def listed(names: Iterable[str], most: int = 6, between: str = ", ") -> str:
-    """Names in a sentence, the first few of them."""
+    """Return names for a sentence, the first few of them."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + rest

@@ -1,4 +1,4 @@
-"""Single weights: what each became of what it was, how large those are that remain, and their scores."""
+"""Draw single weights: after against before training, the sizes of those that remain, and their scores."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 
 
 def weights(runs: Sequence[RunFolder]) -> Figure | str:
-    """Fine-tuned against pre-trained weight, a panel for each method."""
+    """Return the figure of fine-tuned against pre-trained weights, a panel for each method."""
     chosen = chosen_runs.one_each(runs, chosen_runs.has_record)
     if chosen is None:
         return chosen_runs.without_record(runs)
@@ -63,7 +63,7 @@ def weights(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def remaining_weights(runs: Sequence[RunFolder]) -> Figure | str:
-    """The histogram of what remains, and weight against score."""
+    """Return the figure of the histogram of remaining weights, and of weight against score."""
     chosen = chosen_runs.one_each(runs, chosen_runs.has_record)
     if chosen is None:
         return chosen_runs.without_record(runs)
@@ -111,7 +111,7 @@ def _records(runs: Sequence[RunFolder]) -> list[tuple[RunFolder, Record]]:
 
 
 def _points(axis: "Axes", x: Array, y: Array, kept: NDArray[np.bool_], method: str) -> None:
-    """Pruned ones below, kept ones above; dots as pixels, also in an SVG."""
+    """Draw pruned weights below kept ones; dots are pixels, also in an SVG."""
     for mask, color, size, order in ((~kept, GRAY, 1.2, 2), (kept, style(method).color, 2.6, 3)):
         axis.plot(
             x[mask],

@@ -1,4 +1,4 @@
-"""One HTML page about a run or a study: what was kept, what was lost, and where the weights sit."""
+"""Write one HTML page about a run or a study: remaining weights, lost score, and the map of the weights."""
 
 import sys
 from collections.abc import Callable
@@ -10,29 +10,30 @@ from fineprune.errors import FinepruneError
 
 
 class Report(NamedTuple):
-    """A page that was written."""
+    """The page that was written."""
 
     path: Path
     figures: int
     """Pictures on it; each is in a folder beside it, with its data."""
 
     missing: int
-    """Lines on it that say what there is not."""
+    """The number of lines on it that say what is missing."""
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run, or of the runs in a folder, and its figures beside it; returns its path.
+    """Write the page of a run, or of the runs in a folder, and its figures beside it; return its path.
 
     The page is `folder`/report.html, or `out`. Its figures are in `folder`/figures; those of a page
-    that lies elsewhere, as NAME.html, in NAME-figures beside it. What is missing or broken in a run is
-    said on the page.
-    Raises `FinepruneError` where there is no such folder, and for a place that cannot be written.
+    elsewhere, NAME.html, are in NAME-figures beside it. The page lists missing or broken data of a run.
+
+    Raises:
+        FinepruneError: there is no such folder, or a place cannot be written.
     """
     return make_report(folder, out).path
 
 
 def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
-    """As `write_report`, with what is on the page."""
+    """Write the page as `write_report`, and return what is on it."""
     from fineprune._extras import require
     from fineprune._files import write_text
 

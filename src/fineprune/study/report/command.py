@@ -1,4 +1,4 @@
-"""`fineprune report`. What takes seconds to import is imported in the call."""
+"""The command `fineprune report`; modules that take seconds to import are imported in the call."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What single files of a run say: how far it came, and its dense counterpart."""
+"""Read from single files of a run how far it came, and find its dense counterpart."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from fineprune.study.task_labels import model_of, plain
 
 
 class Dense(NamedTuple):
-    """The dense run that a run is held against."""
+    """The dense run that a run is compared with."""
 
     path: Path
     score: float
@@ -19,7 +19,7 @@ class Dense(NamedTuple):
 
 
 def dense_beside(run: RunFolder) -> Dense | None:
-    """The dense run of the same data and model in the folder above; of several that of the same seed."""
+    """Return the dense run of the same data and model in the folder above, if possible of the same seed."""
     above = run.path.resolve().parent
     every = {}
     for path in sorted(above.glob("*/results.json")):
@@ -46,7 +46,7 @@ def dense_beside(run: RunFolder) -> Dense | None:
 
 
 def progress(run: RunFolder) -> str:
-    """How far an unfinished run came."""
+    """Return how far an unfinished run came, as a text."""
     steps = [line["step"] for line in run.lines if number_of(line.get("step")) is not None]
     if not steps:
         return "no step is logged"
@@ -56,7 +56,7 @@ def progress(run: RunFolder) -> str:
 
 
 def _kind(recipe: dict[str, Any], recipes: dict[str, dict[str, Any]], folder: str) -> tuple[str, str]:
-    """The data and the model of a run."""
+    """Return the data and the model of a run."""
     return plain(recipe.get("task")), plain(model_of(recipe, recipes, folder))
 
 

@@ -1,4 +1,4 @@
-"""Numbers as the page writes them, and the cells of its tables."""
+"""Format the numbers of the page, and the cells of its tables."""
 
 import json
 import math
@@ -14,7 +14,7 @@ class Entry(NamedTuple):
 
     text: str
     value: str | None = None
-    """The number in full, as JSON; None: a text, or a number that there is not."""
+    """The number in full, as JSON; None: a text, or an unknown number."""
 
     number: bool = False
     """Aligned to the right."""
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 
 def trimmed(grid: Grid) -> tuple[Grid, list[str]]:
-    """The table without the columns of numbers in which no line has one, and what these are called."""
+    """Return the table without columns of numbers that no line has, and the names of these."""
     empty = [
         column
         for column, heading in enumerate(grid.columns)
@@ -46,18 +46,18 @@ def trimmed(grid: Grid) -> tuple[Grid, list[str]]:
 
 
 def exact(value: Any) -> str | None:
-    """A number in full, for what reads the page back."""
+    """Return a number in full, for programs that read the page."""
     return None if number_of(value) is None else json.dumps(value)
 
 
 def number_of(value: Any) -> float | None:
-    """The value, if it is a finite number."""
+    """Return the value if it is a finite number, else None."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if known and math.isfinite(value) else None
 
 
 def numeric(value: Any, text: str | None = None) -> Entry:
-    """A cell of a number; `text` is how it is shown."""
+    """Return the cell of a number that is shown as `text`."""
     number = number_of(value)
     if number is None:
         return Entry(NONE, number=True)
@@ -65,31 +65,31 @@ def numeric(value: Any, text: str | None = None) -> Entry:
 
 
 def percent(share: Any, digits: int = 1) -> str:
-    """A share as "78.0 %"."""
+    """Return a share as "78.0 %"."""
     number = number_of(share)
     return NONE if number is None else f"{signed(f'{100 * number:.{digits}f}')}{_SPACE}%"
 
 
 def points(difference: float) -> str:
-    """A difference of two shares as "−5.1 points"."""
+    """Return a difference of two shares as "−5.1 points"."""
     return signed(f"{100 * difference:+.1f}{_SPACE}points")
 
 
 def megabytes(size: float) -> str:
-    """Bytes as "7.1 MB"."""
+    """Return bytes as "7.1 MB"."""
     return f"{size / 1e6:.1f}{_SPACE}MB"
 
 
 def times(ratio: float) -> str:
-    """A ratio as "12.3×"."""
+    """Return a ratio as "12.3×"."""
     return f"{ratio:.1f}×" if ratio >= 1 else f"{ratio:.2f}×"
 
 
 def signed(text: str) -> str:
-    """A number with a minus that is as wide as a plus."""
+    """Return a number with a minus that is as wide as a plus."""
     return text.replace("-", _MINUS)
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things: "1 run", "2 runs"."""
+    """Return a number of things: "1 run", "2 runs"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

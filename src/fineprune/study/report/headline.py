@@ -1,4 +1,4 @@
-"""The top of the page: what was kept, what was lost, how small, how fast."""
+"""Make the top of the page: remaining weights, lost score, size and speed."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,10 +24,10 @@ ONE_SEED = "One seed each: small differences may be noise."
 
 
 class Tile(NamedTuple):
-    """One number of a run, large, and what must be said with it."""
+    """One number of a run in large type, with the notes that it needs."""
 
     name: str
-    """As the files call it."""
+    """The name in the files."""
 
     label: str
     text: str
@@ -36,32 +36,32 @@ class Tile(NamedTuple):
 
 
 def label_of(cell: Cell) -> str:
-    """A method with what it differs by from its plain form."""
+    """Return a method with the settings in which it differs from its plain form."""
     scope = f", {cell.scope}" if cell.scope else ""
     return f"{cell.method}{scope}{', with a teacher' if cell.distillation else ''}"
 
 
 def title_of(cell: Cell) -> str:
-    """What a run is of."""
+    """Return the title of a run."""
     density = "" if cell.density is None else f" at {100 * cell.density:g}\N{NO-BREAK SPACE}%"
     return f"{cell.task}: {label_of(cell)}{density}, seed {cell.seed}"
 
 
 def states(runs: Sequence[RunFolder], failed: dict[str, str]) -> dict[str, str]:
-    """Of each run by name, and of those that failed without a folder: finished, failed or not finished."""
-    found = {run.name: "finished" for run in runs if run.results is not None}
+    """Return "finished", "failed" or "not finished" by run, also for runs that failed without a folder."""
+    by_name = {run.name: "finished" for run in runs if run.results is not None}
     for run in runs:
-        found.setdefault(run.name, "failed" if run.name in failed else "not finished")
-    return found | {name: "failed" for name in failed if name not in found}
+        by_name.setdefault(run.name, "failed" if run.name in failed else "not finished")
+    return by_name | {name: "failed" for name in failed if name not in by_name}
 
 
 def tiles(run: RunFolder, dense: Dense | None) -> list[Tile]:
-    """The four of a run."""
+    """Return the four tiles of a run."""
     return [_score(run, dense), _kept(run), _size(run), _speed(run)]
 
 
 def best(runs: Sequence[RunFolder]) -> Grid:
-    """A line for the dense runs of each task, and for the best ones at each density by their mean."""
+    """Return a table with the dense runs of each task, and the best ones at each density by their mean."""
     every = groups([Row(run.cell, run.results) for run in runs])
     finished = [group for group in every if group.finished]
     lines = []
@@ -81,13 +81,13 @@ def best(runs: Sequence[RunFolder]) -> Grid:
 
 
 def one_seed(rows: Iterable[Row]) -> bool:
-    """Whether there is but one finished seed of whatever was run."""
+    """Return whether every setting has only one finished seed."""
     counts = [len(group.finished) for group in groups(rows) if group.finished]
     return bool(counts) and max(counts) == 1
 
 
 def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
-    """What the columns of `best` are, of which some were left out; `single`: of one seed each."""
+    """Return the explanations of the columns of `best`, except those left out; `single`: one seed each."""
     lines = ["Means over seeds, in percent.", *([ONE_SEED] if single else [])]
     lines.append("Kept: of the pruned matrices; of all parameters: what remains of the whole model.")
     lines += [line for name, line in _MEASURED.items() if name not in left_out]
@@ -96,7 +96,7 @@ def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
 
 
 def of_group(group: Group, runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The finished runs behind a group."""
+    """Return the finished runs of a group."""
     return [
         run
         for run in runs
@@ -110,7 +110,7 @@ def _mean(group: Group) -> float:
 
 
 def _asked(cell: Cell) -> str:
-    """The density; a run that held the zeros of its model was asked for none."""
+    """Return the requested density; a run that kept the zeros of its model had none."""
     if cell.density is not None:
         return f"{100 * cell.density:g}\N{NO-BREAK SPACE}%"
     return "dense" if cell.method == DENSE else NONE
@@ -145,7 +145,7 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
 
 
 def _alike(times: list[Timing]) -> tuple[float | None, str]:
-    """The mean ratio of those timed with the most common type, input and machine, and how it is shown."""
+    """Return the mean ratio of those timed with the most common type, input and machine, and its text."""
     if not times:
         return None, ""
     (kind, count), *_ = Counter((time.peer, time.where) for time in times).most_common()
@@ -154,7 +154,7 @@ def _alike(times: list[Timing]) -> tuple[float | None, str]:
 
 
 def _left(results: dict[str, Any]) -> int:
-    """The parameters of the whole model that remain."""
+    """Return the remaining parameters of the complete model."""
     return int(results["parameters"] - results["total"] + results["kept"])
 
 
@@ -171,8 +171,8 @@ def _score(run: RunFolder, dense: Dense | None) -> Tile:
         formatting.points(score - dense.score),
         percent(score / dense.score) if dense.score else NONE,
     )
-    own = run.recipe["training"].get("seed")
-    beside = "dense" if dense.seed == own else f"dense, seed {dense.seed}"
+    seed = run.recipe["training"].get("seed")
+    beside = "dense" if dense.seed == seed else f"dense, seed {dense.seed}"
     return tile._replace(lines=[f"{beside}: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
 
 
@@ -194,17 +194,20 @@ def _size(run: RunFolder) -> Tile:
     size = size_of(run.results)
     if size is None:
         return Tile("packed_bytes", "Size", "not measured", None, ["runs of an older version did not say it"])
-    own = size.packed["float32"]
+    size_packed = size.packed["float32"]
     others = [
         f"{kind}: {formatting.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"
     ]
-    lines = [f"of {formatting.megabytes(size.dense)} dense: {percent(own / size.dense)}", ", ".join(others)]
+    lines = [
+        f"of {formatting.megabytes(size.dense)} dense: {percent(size_packed / size.dense)}",
+        ", ".join(others),
+    ]
     lines.append("what fineprune compact writes; model/ stores zeros in full")
     return Tile(
         "packed_bytes",
         "Size, packed",
-        formatting.megabytes(own),
-        formatting.exact(own),
+        formatting.megabytes(size_packed),
+        formatting.exact(size_packed),
         [*filter(None, lines)],
     )
 

@@ -1,4 +1,4 @@
-"""The map of a model: its matrices as cells of a table, and of each the mask as a picture."""
+"""Make the map of a model: its matrices as cells of a table, with the mask of each as a picture."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
     """One matrix in the map."""
 
     number: int
-    """Where its mask is in `Map.masks`."""
+    """The index of its mask in `Map.masks`."""
 
     name: str
     density: float
@@ -31,21 +31,21 @@ class Cell(NamedTuple):
     """The density in percent."""
 
     shade: float
-    """The density over the highest one of the map."""
+    """The density as a share of the highest one of the map."""
 
     deep: bool
 
 
 class Line(NamedTuple):
-    """A layer, or a matrix that is in none."""
+    """A layer, or a matrix outside of layers."""
 
     label: str
     cells: list[list[Cell]]
-    """Of each column; usually one, or none."""
+    """The cells of each column; usually one, or none."""
 
 
 class Stack(NamedTuple):
-    """An encoder, a decoder, or what stands alone."""
+    """An encoder, a decoder, or matrices outside of both."""
 
     title: str
     columns: list[str]
@@ -60,11 +60,11 @@ class Map(NamedTuple):
     """The highest density."""
 
     masks: list[dict[str, Any]]
-    """What the page's script shows of each matrix."""
+    """The values of each matrix for the page's script."""
 
 
 def map_of(matrices: Sequence[Matrix]) -> Map:
-    """The map, and the masks behind its cells."""
+    """Return the map, with the masks of its cells."""
     top = max((matrix.density for matrix in matrices), default=0.0)
     stacks: dict[str, dict[tuple[float, str], dict[str, list[Cell]]]] = {}
     for index, matrix in enumerate(matrices):
@@ -74,12 +74,12 @@ def map_of(matrices: Sequence[Matrix]) -> Map:
         cell = Cell(index, matrix.name, matrix.density, text, round(shade, 3), shade >= _DEEP)
         line, column = _spot(place, matrix.name)
         stacks.setdefault(place.stack, {}).setdefault(line, {}).setdefault(column, []).append(cell)
-    made = [_stack(name, lines) for name, lines in stacks.items()]
-    return Map(made, top, [mask_of(matrix) for matrix in matrices])
+    parts = [_stack(name, lines) for name, lines in stacks.items()]
+    return Map(parts, top, [mask_of(matrix) for matrix in matrices])
 
 
 def mask_of(matrix: Matrix) -> dict[str, Any]:
-    """One matrix as plain values: its numbers, its picture, the sums at its edges."""
+    """Return one matrix as plain values: its numbers, its picture, the sums at its edges."""
     full = _full(matrix.picture)
     height, width = matrix.picture.shape
     across, down = matrix.shape[1], matrix.shape[0]
@@ -102,7 +102,7 @@ def mask_of(matrix: Matrix) -> dict[str, Any]:
 
 
 def png(picture: NDArray[np.uint8], full: int) -> str:
-    """A picture as a data URI: one ink whose opacity is the density, opaque from `full` (of 255) on.
+    """Return a picture as a data URI: one ink whose opacity is the density, opaque from `full` (of 255) on.
 
     On its own it has no paper, so that it suits a light page and a dark one.
     """
@@ -117,10 +117,10 @@ def png(picture: NDArray[np.uint8], full: int) -> str:
 
 
 def strip(counts: NDArray[np.int32], bins: int, length: int) -> tuple[str, float]:
-    """Bars for kept weights by row, or by column: a path in a box of `bins` x 100, and the highest density.
+    """Return bars for kept weights by row or column, a path in a box of `bins` x 100, and the highest density.
 
-    `length` is how many weights a row has. The bars stand on the line y = 0, and are as wide as the picture's
-    blocks.
+    `length` is the number of weights in a row. The bars begin at the line y = 0, and are as wide as the blocks
+    of the picture.
     """
     starts = np.arange(bins) * len(counts) // bins
     sizes = np.diff([*starts, len(counts)]) * length
@@ -132,12 +132,12 @@ def strip(counts: NDArray[np.int32], bins: int, length: int) -> tuple[str, float
 
 
 def _full(picture: NDArray[np.uint8]) -> int:
-    """What counts as full ink: nearly the densest block, so that few blocks do not make the rest pale."""
+    """Return the value of full ink: almost the densest block, so that few blocks do not pale the rest."""
     return max(1, int(np.ceil(np.percentile(picture, 99.5))))
 
 
 def _spot(place: Place, name: str) -> tuple[tuple[float, str], str]:
-    """The line, as layer and label, and the column of a matrix.
+    """Return the line, as layer and label, and the column of a matrix.
 
     Of a kind that no pattern knows, the column is named after the end of the name.
     """

@@ -1,4 +1,4 @@
-"""What the page says, as plain values for the template."""
+"""Collect the content of the page as plain values for the template."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,14 +24,14 @@ Made = TypeVar("Made")
 
 
 class Note(NamedTuple):
-    """What is missing, and of which runs."""
+    """A note on missing data, and the runs concerned."""
 
     text: str
     where: str
 
 
 class _Attempts:
-    """Runs what reads strangers' files; what cannot be made is noted, and the rest of the page goes on."""
+    """A runner of functions on untrusted files; a failure becomes a note, and the page goes on."""
 
     def __init__(self) -> None:
         self.notes: list[Note] = []
@@ -45,7 +45,7 @@ class _Attempts:
 
 
 def page_of(folder: Path, out: Path) -> dict[str, Any]:
-    """All that the template shows of a folder, for a page at `out`; figures are saved beside it.
+    """Return the values that the template shows of a folder, for a page at `out`; save figures beside it.
 
     Raises `FinepruneError` where there is no such folder.
     """
@@ -99,24 +99,24 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
 def _figures(
     runs: Sequence[RunFolder], place: Path, attempt: _Attempts
 ) -> tuple[list[pictures.Drawn], list[str]]:
-    """The figures that there is data for, and a line for each of the others."""
+    """Return the figures that have data, and a line for each of the others."""
     if not runs:
         return [], []
     from fineprune.study.figures import drawings
 
     drawn, missing = [], []
     for what, make in drawings(runs):
-        made = attempt(f"figure {what}", make)
-        if isinstance(made, str):
-            missing.append(f"{what}: {made}")
-        elif made is not None:
-            one = attempt(f"figure {made.name}", partial(pictures.draw, made, place))
+        figure = attempt(f"figure {what}", make)
+        if isinstance(figure, str):
+            missing.append(f"{what}: {figure}")
+        elif figure is not None:
+            one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place))
             drawn += [] if one is None else [one]
     return drawn, missing
 
 
 def _no_maps(runs: Sequence[RunFolder]) -> str:
-    """Why there is no map."""
+    """Return the reason why there is no map."""
     if not runs:
         return "There are no runs."
     if all(run.cell.method == DENSE for run in runs):
@@ -131,7 +131,7 @@ def _trimmed(grid: Grid | None) -> tuple[Grid | None, list[str]]:
 def _shown_tables(
     runs: Sequence[RunFolder], rows: list[Row], single: bool, attempt: _Attempts, dense: Any
 ) -> list[Grid]:
-    """Of a run its scores, of a study its tables."""
+    """Return the scores of a run, or the tables of a study."""
     if single:
         return attempt("scores", lambda: _scores(runs[0], dense)) or []
     return attempt("tables", lambda: _tables(rows)) or []
@@ -150,7 +150,7 @@ def _scores(run: RunFolder, dense: Any) -> list[Grid]:
 
 
 def _tables(rows: list[Row]) -> list[Grid]:
-    made = []
+    grids = []
     for table in tables(rows):
         words_of = ("density", "method")
         columns = [Entry(column, number=column not in words_of) for column in table.columns]
@@ -161,8 +161,8 @@ def _tables(rows: list[Row]) -> list[Grid]:
             ]
             for line, texts in enumerate(table.lines)
         ]
-        made.append(Grid(table.title, columns, lines))
-    return made
+        grids.append(Grid(table.title, columns, lines))
+    return grids
 
 
 def _compared(rows: list[Row]) -> bool:
@@ -171,7 +171,7 @@ def _compared(rows: list[Row]) -> bool:
 
 
 def _state(found: dict[str, str]) -> str:
-    """How many runs are finished, and how many are not."""
+    """Return the numbers of finished and other runs as a text."""
     if not found:
         return "No runs are in this folder: a run is a folder with a recipe.yaml, or with results.json."
     counts = [(state, list(found.values()).count(state)) for state in ("finished", "not finished", "failed")]
@@ -180,15 +180,15 @@ def _state(found: dict[str, str]) -> str:
 
 
 def _notes(runs: Sequence[RunFolder]) -> list[Note]:
-    """What the runs say is missing; one line where several say the same."""
-    found: dict[str, list[str]] = {}
+    """Return the notes of the runs on missing data; runs with the same note share a line."""
+    runs_by_note: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
-            found.setdefault(note, []).append(run.name)
-    return [Note(text, _listed(names)) for text, names in found.items()]
+            runs_by_note.setdefault(note, []).append(run.name)
+    return [Note(text, _listed(names)) for text, names in runs_by_note.items()]
 
 
 def _listed(names: list[str]) -> str:
     named = ", ".join(names[:_NAMES])
-    left = len(names) - _NAMES
-    return f"{named} and {left} more" if left > 0 else named
+    more = len(names) - _NAMES
+    return f"{named} and {more} more" if more > 0 else named

@@ -1,4 +1,4 @@
-"""The pictures of the page: figures, and which runs have their map on it."""
+"""Draw the figures of the page, and choose the runs with a map on it."""
 
 import re
 from collections.abc import Sequence
@@ -35,56 +35,56 @@ class Drawn(NamedTuple):
     """In CSS pixels, as it was drawn."""
 
     data: str
-    """Where its numbers are, as seen from the page."""
+    """The path of its data, relative to the page."""
 
 
 def draw(figure: Figure, place: Path) -> Drawn:
-    """A figure as the page shows it, and as files in the folder `place`."""
+    """Return a figure as the page shows it, and save its files in the folder `place`."""
     figure.save(place)
     svg = figure.svg()
-    found = _WIDTH.search(svg)
-    width = round(float(found[1]) * 4 / 3) if found else 640  # from points
+    match = _WIDTH.search(svg)
+    width = round(float(match[1]) * 4 / 3) if match else 640  # from points
     return Drawn(figure.title, figure.caption, Markup(svg), width, f"{quote(place.name)}/{figure.name}.csv")
 
 
 def maps(runs: Sequence[RunFolder], single: bool) -> list[tuple[RunFolder, Map]]:
-    """The maps of the runs that have their masks, of a study those of a few."""
-    made: list[tuple[RunFolder, Map]] = []
+    """Return the maps of the runs with masks; of a study, those of a few."""
+    chosen: list[tuple[RunFolder, Map]] = []
     size = 0
     for run in runs if single else _in_turns(_best(runs)):
         if run.record is None:
             continue
         found = map_of(run.record.matrices)
         size += sum(len(mask[part]) for mask in found.masks for part in ("picture", "rows", "columns"))
-        if made and (len(made) == MAPS or size > ROOM):
+        if chosen and (len(chosen) == MAPS or size > ROOM):
             break
-        made.append((run, found))
-    return made
+        chosen.append((run, found))
+    return chosen
 
 
 def _best(runs: Sequence[RunFolder]) -> list[list[RunFolder]]:
-    """Of each task the best run of each method at the lowest density, the best method first."""
+    """Return, by task, the best run of each method at the lowest density, the best method first."""
     every = groups([Row(run.cell, run.results) for run in runs])
     by_task: dict[str, dict[float, list[RunFolder]]] = {}
     for group in every:
         cell = group.cell
         if cell.method == DENSE or cell.density is None:
             continue
-        there = [run for run in of_group(group, runs) if (run.path / RECORD).is_file()]
-        if there:
-            by_task.setdefault(cell.task, {}).setdefault(cell.density, []).extend(there)
-    found = []
+        with_masks = [run for run in of_group(group, runs) if (run.path / RECORD).is_file()]
+        if with_masks:
+            by_task.setdefault(cell.task, {}).setdefault(cell.density, []).extend(with_masks)
+    best_by_task = []
     for densities in by_task.values():
         ranked = sorted(densities[min(densities)], key=_score, reverse=True)
         best: dict[str, RunFolder] = {}
         for run in ranked:
             best.setdefault(run.cell.method, run)
-        found.append(list(best.values()))
-    return found
+        best_by_task.append(list(best.values()))
+    return best_by_task
 
 
 def _in_turns(tasks: list[list[RunFolder]]) -> list[RunFolder]:
-    """The best of each task, then the second of each, and so on."""
+    """Return the best run of each task, then the second of each, and so on."""
     longest = max(map(len, tasks), default=0)
     return [members[turn] for turn in range(longest) for members in tasks if turn < len(members)]
 

@@ -1,4 +1,4 @@
-"""The page's values into HTML: the template, with the style and the script inside."""
+"""Render the values of the page into HTML: the template, with the style and the script inside."""
 
 from importlib.resources import files
 from typing import Any
@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 
 def render(page: dict[str, Any]) -> str:
-    """One self-contained page. Every text is escaped, but for the drawings of figures."""
+    """Return one self-contained page. Every text is escaped, except the drawings of figures."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

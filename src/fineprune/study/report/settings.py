@@ -1,4 +1,4 @@
-"""How it was made: the settings, the runs one by one, the commands, the environment."""
+"""Show how results were made: the settings, the runs one by one, the commands, the environment."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from fineprune.training.run.results import fastest, size_of
 
 
 class Settings(NamedTuple):
-    """A recipe, or what several have in common."""
+    """A recipe, or the common part of several."""
 
     title: str
     yaml: str
@@ -26,21 +26,21 @@ class Settings(NamedTuple):
 
 
 def settings(runs: Sequence[RunFolder]) -> list[Settings]:
-    """The recipe of a run; of several, by task, what they share."""
-    found = []
+    """Return the recipe of a run; of several, the common part by task."""
+    sections = []
     for task in dict.fromkeys(run.cell.task for run in runs):
         recipes = [run.recipe for run in runs if run.cell.task == task and run.recipe]
         if not recipes:
-            found.append(Settings(task, "no recipe can be read", []))
+            sections.append(Settings(task, "no recipe can be read", []))
             continue
         shared, differ = common(recipes)
         text = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
-        found.append(Settings(task, text, differ))
-    return found
+        sections.append(Settings(task, text, differ))
+    return sections
 
 
 def common(recipes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """What all recipes say alike, and the dotted names of what they do not."""
+    """Return the settings that all recipes share, and the dotted names of the others."""
     shared, differ = dict[str, Any](), list[str]()
     for key in dict.fromkeys(key for recipe in recipes for key in recipe):
         values = [recipe.get(key) for recipe in recipes]
@@ -58,7 +58,7 @@ def common(recipes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]
 
 
 def commands(folder: Path, runs: Sequence[RunFolder], single: bool) -> list[str]:
-    """What makes the runs again, and goes on with the one that was cut."""
+    """Return the commands that repeat the runs, and that continue an interrupted run."""
     if not runs:
         return []
     place = str(folder).rstrip("/")
@@ -74,7 +74,7 @@ def commands(folder: Path, runs: Sequence[RunFolder], single: bool) -> list[str]
 
 
 def facts(run: RunFolder) -> list[Entry]:
-    """How long the run was."""
+    """Return cells with the steps, seconds and examples of a run; [] if it is not finished."""
     results = run.results
     if results is None:
         return []
@@ -88,7 +88,7 @@ def facts(run: RunFolder) -> list[Entry]:
 
 
 def each_run(runs: Sequence[RunFolder], found: dict[str, str], failed: dict[str, str], beside: Path) -> Grid:
-    """A line for each run, with a link to its own page where that is there."""
+    """Return a line for each run, with a link to its own page if that exists."""
     by_name = {run.name: run for run in runs}
     lines = [_line(name, by_name.get(name), state, failed, beside) for name, state in sorted(found.items())]
     numbers = ("score", "density", "kept", "of", "steps", "seconds", "packed, float32", "dense", "speed")
@@ -97,17 +97,17 @@ def each_run(runs: Sequence[RunFolder], found: dict[str, str], failed: dict[str,
 
 
 def environment(runs: Iterable[RunFolder]) -> list[tuple[str, str]]:
-    """What the runs ran on; several values of a name are all listed."""
-    found: dict[str, dict[str, None]] = {}
+    """Return the environment of the runs; several values of a name are all listed."""
+    values_by_name: dict[str, dict[str, None]] = {}
     for run in runs:
         entries = (run.results or {}).get("environment")
         for name, value in entries.items() if isinstance(entries, dict) else ():
-            found.setdefault(str(name), {})[str(value)] = None
-    return [(name, ", ".join(values)) for name, values in found.items()]
+            values_by_name.setdefault(str(name), {})[str(value)] = None
+    return [(name, ", ".join(values)) for name, values in values_by_name.items()]
 
 
 def linked(run: Path, beside: Path) -> Entry:
-    """A run's name, and the way to its page, if it has one, from a page in the folder `beside`."""
+    """Return a run's name with a link to its page, if it has one, from a page in the folder `beside`."""
     page = run.resolve() / PAGE
     if not page.is_file():
         return Entry(run.name)
@@ -121,8 +121,8 @@ def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], 
         return [Entry(name), Entry(said), *(Entry(NONE, number=True) for _ in range(9))]
     first = linked(run.path, beside)
     if run.results is None:
-        told = f"{said}: {progress(run)}" if state != "failed" else said
-        return [first, Entry(told), *(Entry(NONE, number=True) for _ in range(9))]
+        note = f"{said}: {progress(run)}" if state != "failed" else said
+        return [first, Entry(note), *(Entry(NONE, number=True) for _ in range(9))]
     results, size, speed = run.results, size_of(run.results), fastest(run.timings)
     counts = [numeric(results[name], f"{results[name]:,}") for name in ("kept", "total", "steps")]
     packed = size and size.packed["float32"]
