@@ -271,7 +271,7 @@ def _dense(cell: Cell) -> Cell:
 
 
 def _scopes(method: str, scopes: tuple[Scope, ...]) -> list[Scope | None]:
-    """Those of the axis that the method knows; its own is None."""
+    """Return the scopes of the axis that the method has; its default is None."""
     own, *_ = allowed = METHODS[method].scopes
     chosen: list[Scope | None] = [None if scope == own else scope for scope in scopes if scope in allowed]
     return chosen or [None]
@@ -362,6 +362,6 @@ def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
-    """Whether a cell is what a rule names; a scope that is the method's own has its name here, too."""
+    """Return whether a cell matches a rule, which may also name the default scope of the method."""
     values = asdict(cell) | {"scope": cell.selection}
     return all(values[axis] in _listed(wanted) for axis, wanted in rule.items())

@@ -99,7 +99,7 @@ def _judged(text: str, cases: list[_Case]) -> Claim:
 
 
 def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str, ...]) -> list[_Case]:
-    """Where one of `winners` and another method were measured, whether the best is of the former."""
+    """Return a case for each place with one of `winners` and another method: whether the best is a winner."""
     cases = []
     for place, members in _places(pruned, fits).items():
         inside = [group for group in members if group.cell.method in winners]
@@ -113,7 +113,7 @@ def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str
 
 
 def _lifts(pruned: list[Group]) -> list[_Case]:
-    """Each method with a teacher against itself without one."""
+    """Return a case for each method with a teacher against itself without one."""
     cases = []
     for group in pruned:
         cell = group.cell
@@ -146,7 +146,7 @@ def _keeps(pruned: list[Group], every: list[Group]) -> list[_Case]:
 def _scopes(
     pruned: list[Group], fits: Callable[[float], bool], judge: Callable[[float], bool]
 ) -> list[_Case]:
-    """Global against local selection of the methods that know both; the gap is in points."""
+    """Return cases of global against local selection by methods with both; the gap is in points."""
     cases = []
     for place, members in _places(pruned, fits).items():
         local = {group.cell.method: group for group in members if group.cell.scope is None}
@@ -161,7 +161,7 @@ def _scopes(
 
 
 def _low_layers(pruned: list[Group]) -> list[_Case]:
-    """The lower half of the layers against the upper half, of methods that select among all matrices."""
+    """Return cases of the lower half of layers against the upper, of methods with global selection."""
     cases = []
     for group in pruned:
         layers = _layers(group)
@@ -172,7 +172,7 @@ def _low_layers(pruned: list[Group]) -> list[_Case]:
 
 
 def _evenly(pruned: list[Group]) -> list[_Case]:
-    """The fullest layer against the emptiest, of magnitude among all matrices."""
+    """Return cases of the fullest layer against the emptiest, of magnitude among all matrices."""
     cases = []
     for group in pruned:
         layers = _layers(group)
@@ -210,7 +210,7 @@ def _gap(one: Group, other: Group) -> tuple[float, float]:
 
 
 def _standard_error(group: Group) -> float:
-    """In points; 0 where the number of examples is not known, or the metric is no mean of such values."""
+    """Return it in points; 0 if the number of examples is unknown, or the metric is not such a mean."""
     count, share = group.finished[0]["examples"].get("validation"), _mean(group) / 100
     if not count or not 0 <= share <= 1:
         return 0.0
@@ -218,7 +218,7 @@ def _standard_error(group: Group) -> float:
 
 
 def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, list[Group]]:
-    """The groups by task, density and teacher, of the densities that fit."""
+    """Return the groups by task, density and teacher, of the densities that fit."""
     by_place: dict[str, list[Group]] = {}
     for group in pruned:
         if group.cell.density is not None and fits(group.cell.density):
@@ -227,7 +227,7 @@ def _places(pruned: list[Group], fits: Callable[[float], bool]) -> dict[str, lis
 
 
 def _paired(one: Group, other: Group) -> tuple[Group, Group] | None:
-    """Both with the seeds that both have finished; None where there is none."""
+    """Return both with the seeds that both have finished; None without a common seed."""
     done = [{row.cell.seed for row in group.rows if row.results is not None} for group in (one, other)]
     seeds = done[0] & done[1]
     if not seeds:
@@ -245,7 +245,7 @@ def _where(group: Group, teacher: bool = True) -> str:
 
 
 def _mean(group: Group) -> float:
-    """In the main metric; the groups here are those with results."""
+    """Return the mean in the main metric; the groups here have results."""
     mean = group.mean(group.metric or "")
     assert mean is not None
     return mean

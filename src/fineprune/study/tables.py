@@ -152,7 +152,7 @@ def _table(task: str, distilled: bool, members: list[Group], every: list[Group])
 
 
 def _best(members: list[Group], metrics: tuple[str, ...]) -> frozenset[tuple[int, int]]:
-    """The highest mean of each metric among pruned runs of one density, where two or more are measured."""
+    """Return the cells of the highest mean of each metric at each density, among two or more pruned runs."""
     best = set()
     for density in {group.cell.density for group in members if group.cell.density is not None}:
         for column, metric in enumerate(metrics, 2):
@@ -174,7 +174,7 @@ def _number(group: Group, metric: str) -> str:
 
 
 def _percent(cell: Cell) -> str:
-    """The density asked for; of a run that held the zeros of its model, none was."""
+    """Return the requested density; a run that kept the zeros of its model had none."""
     if cell.density is not None:
         return f"{100 * cell.density:g} %"
     return "100 %" if cell.method == DENSE else _NONE

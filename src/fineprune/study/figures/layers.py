@@ -120,12 +120,12 @@ def _layer_of(name: str) -> _Layer | None:
 
 
 def _densities(matrices: Sequence[Matrix], key: Any) -> dict[Any, float]:
-    """Kept / all of the matrices of one key."""
+    """Return kept / all weights of the matrices of each key."""
     return {place: kept / total for place, (kept, total) in counts_by(matrices, key).items() if total}
 
 
 def _empty_shares(found: Sequence[LayerUnits], half: str) -> dict[_Layer, float]:
-    """Percent of empty heads or neurons, of the layers where they can be told."""
+    """Return the percentage of empty heads or neurons, of the layers where it is known."""
     shares = {}
     for layer in found:
         count, alive = getattr(layer, half), getattr(layer, f"{half}_left")
@@ -135,7 +135,7 @@ def _empty_shares(found: Sequence[LayerUnits], half: str) -> dict[_Layer, float]
 
 
 def _positions(places: Sequence[_Layer]) -> dict[_Layer, float]:
-    """Layers side by side, with a gap between stacks."""
+    """Return positions of layers side by side, with a gap between stacks."""
     stacks = list(dict.fromkeys(stack for stack, _ in places))
     found, start = {}, 0.0
     for stack in stacks:
@@ -157,7 +157,7 @@ def _by_layer(axis: "Axes", places: Sequence[_Layer], values: dict[_Layer, float
 
 
 def _layer_axis(axis: "Axes", places: Sequence[_Layer]) -> None:
-    """Numbers of layers from 0; the stacks are named where there are several."""
+    """Label layers with their numbers from 0, and the stacks if there are several."""
     where = _positions(places)
     step = max(1, -(-len(places) // 14))
     ticks = [(position, layer) for (_, layer), position in where.items() if layer % step == 0]

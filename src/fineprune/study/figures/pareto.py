@@ -120,7 +120,7 @@ def _panels(
 
 
 def _size(run: RunFolder) -> float | None:
-    """Of the packed file, and of a dense model as it is; in MB."""
+    """Return the size of the packed file, or of a dense model unpacked, in MB."""
     size = size_of(run.results)
     if size is None:
         return None
@@ -128,7 +128,7 @@ def _size(run: RunFolder) -> float | None:
 
 
 def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
-    """Milliseconds by run, of those that were timed alike, and a sentence about how."""
+    """Return milliseconds by run, of those that were timed alike, and a sentence about how."""
     found: dict[Path, Timing] = {}
     for run in runs:
         peer = _TORCH if run.cell.method == DENSE else _ENGINE
@@ -193,7 +193,7 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
 
 
 def _label(axis: "Axes", panel: _Panel) -> None:
-    """Densities beside the points of the front, then of the others; where there is no room, none."""
+    """Label points with densities, those of the front first; without room a point has no label."""
     every = [(point.cost, point.score) for point in panel.points]
     if not every:
         return

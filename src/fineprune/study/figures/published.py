@@ -1,6 +1,6 @@
 """The authors' own runs at many densities: BERT-base on the full data, one seed, dev sets, in percent.
 
-Published with the paper's follow-up work, and copied from `spec/reference-runs.md`. What remains is of the
+Published with the paper's follow-up work, and copied from `spec/reference-runs.md`. The density is of the
 encoder's weights with biases and layer norms, hence 10.1 for 10.
 """
 

@@ -94,7 +94,7 @@ def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
 
 
 def _series(run: RunFolder, key: str) -> _Series:
-    """Step and value of the lines that have both, by step; of a continued run the later line counts."""
+    """Return step and value of the lines with both, by step; in a continued run the later line counts."""
     found: dict[int, float] = {}
     for line in run.lines:
         step, value = line.get("step"), line.get(key)
@@ -148,7 +148,7 @@ def _low(axis: "Axes") -> float:
 
 
 def _change_axis(axis: "Axes", floor: float, top: float, zeros: bool) -> None:
-    """Logarithmic, with a place for zero below."""
+    """Make an axis logarithmic, with a place for zero below."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_xlabel("step")
@@ -169,7 +169,7 @@ def _change_axis(axis: "Axes", floor: float, top: float, zeros: bool) -> None:
 
 
 def _when_settled(run: RunFolder) -> str:
-    """The step from which on less than `_SETTLED` of the kept weights changes; empty if no line says both."""
+    """Return a sentence on the step after which less than `_SETTLED` of the kept weights changes; empty if no line has both."""
     kept = dict(_series(run, "density"))
     series = [(step, share / kept[step]) for step, share in _series(run, _CHANGED) if kept.get(step)]
     if not series:

@@ -118,14 +118,14 @@ class Figure:
 
     @cached_property
     def _svg(self) -> str:
-        """Drawn once, in the stand-in colors."""
+        """The SVG, drawn once in the stand-in colors."""
         text = self._rendered("svg", {}, metadata={"Date": None}).decode()
         text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
         text = text.replace("<svg ", '<svg style="stroke-linejoin: round; stroke-linecap: butt" ', 1)
         return _TAG.sub(self._own, text).rstrip()
 
     def _own(self, tag: re.Match[str]) -> str:
-        """A tag with ids of this figure alone, and fonts that there are where DejaVu is not."""
+        """Return a tag with ids of this figure only, and other fonts in case DejaVu is not installed."""
         text = tag[0]
         if text.startswith("<image"):  # its id is of its content, and two may be alike; nothing refers to it
             text = re.sub(r' id="[^"]*"', "", text)

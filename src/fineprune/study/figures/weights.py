@@ -165,12 +165,12 @@ def _pruned() -> Any:
 
 
 def _reach(*arrays: Array) -> float:
-    """How far from zero the points are, but for a few."""
+    """Return the distance from zero of all but a few points."""
     joined = np.abs(np.concatenate(arrays))
     joined = joined[np.isfinite(joined)]
     return 1.1 * float(np.quantile(joined, _INSIDE)) if len(joined) else 0.0
 
 
 def _plain(values: NDArray[Any]) -> list[float]:
-    """As numbers with the digits that float32 has."""
+    """Return numbers with the digits that float32 has."""
     return [float(f"{value:.7g}") for value in values.tolist()]

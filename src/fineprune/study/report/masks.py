@@ -117,10 +117,10 @@ def png(picture: NDArray[np.uint8], full: int) -> str:
 
 
 def strip(counts: NDArray[np.int32], bins: int, length: int) -> tuple[str, float]:
-    """Return bars for kept weights by row or column, a path in a box of `bins` x 100, and the highest density.
+    """Return bars for kept weights by row or column, a path in a box of `bins` x 100, and the top density.
 
-    `length` is the number of weights in a row. The bars begin at the line y = 0, and are as wide as the blocks
-    of the picture.
+    `length` is the number of weights in a row. The bars begin at the line y = 0, and are as wide as the
+    blocks of the picture.
     """
     starts = np.arange(bins) * len(counts) // bins
     sizes = np.diff([*starts, len(counts)]) * length
