@@ -35,7 +35,7 @@ from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe import Recipe, read_yaml
 
 FOLDER = Path(__file__).resolve().parent / "studies"
-"""Where the studies of the package are."""
+"""The folder of the studies in the package."""
 
 DENSE = "dense"
 AXES = ("task", "method", "density", "scope", "distillation", "seed")

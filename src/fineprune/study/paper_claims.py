@@ -210,7 +210,7 @@ def _gap(one: Group, other: Group) -> tuple[float, float]:
 
 
 def _standard_error(group: Group) -> float:
-    """Return it in points; 0 if the number of examples is unknown, or the metric is not such a mean."""
+    """Return it in points; 0 without a number of examples, or if the metric is no mean of such values."""
     count, share = group.finished[0]["examples"].get("validation"), _mean(group) / 100
     if not count or not 0 <= share <= 1:
         return 0.0

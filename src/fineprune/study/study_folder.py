@@ -34,13 +34,13 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run. What is missing or broken is None or empty, and `notes` says so."""
+    """One run. Missing or broken parts are None or empty, and `notes` says so."""
 
     path: Path
     cell: Cell
-    """What it is a run of. Where the folder's name does not say it, the task is named after the folder
-    above, and the rest is the recipe's. Runs that are read together have one task only where their
-    recipes have the same data and model.
+    """The settings of the run. If the folder's name does not say them, the task is named after the folder
+    above, and the rest is the recipe's. Runs that are read together have one task only if their recipes have
+    the same data and model.
     """
 
     recipe: dict[str, Any]

@@ -169,7 +169,10 @@ def _change_axis(axis: "Axes", floor: float, top: float, zeros: bool) -> None:
 
 
 def _when_settled(run: RunFolder) -> str:
-    """Return a sentence on the step after which less than `_SETTLED` of the kept weights changes; empty if no line has both."""
+    """Return a sentence on the step from which less than `_SETTLED` of the kept weights changes.
+
+    It is empty if no line has both.
+    """
     kept = dict(_series(run, "density"))
     series = [(step, share / kept[step]) for step, share in _series(run, _CHANGED) if kept.get(step)]
     if not series:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 GRAY = "#8c8c8c"
-"""Of what is pruned; seen on white and on near black."""
+"""The color of pruned weights; visible on white and on near black."""
 
 # Colors after Okabe and Ito, in an order in which neighbors differ for color-blind readers. All have a
 # contrast of 3 or more on white and on near black, hence neither their yellow nor their light blue.
@@ -75,7 +75,7 @@ class Figure:
 
     title: str
     caption: str
-    """What it shows, of which runs, and what is missing."""
+    """A text about the content, the runs that it is of, and missing data."""
 
     header: tuple[str, ...]
     data: list[tuple[object, ...]]
