@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fineprune.checkpoint import packing
-from fineprune.inference.weights import Place, dense_of, is_replaceable, linear_of, places, vector_of
+from fineprune.inference.weights import LinearPlace, dense_of, is_replaceable, linear_of, places, vector_of
 
 WEIGHT = torch.tensor([[0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 1.0, 0.0]])  # (out, in)
 BIAS = torch.tensor([1.0, 2.0, 3.0])
@@ -64,7 +64,7 @@ def test_places():
     model = nn.ModuleDict({"a": nn.Sequential(shared, nn.ReLU()), "b": nn.Sequential(shared, shared)})
     found = places(model)
     assert [place.dotted for place in found[shared]] == ["a.0", "b.0", "b.1"]
-    assert found[shared][1] == Place(model["b"], "0", "b.0")
+    assert found[shared][1] == LinearPlace(model["b"], "0", "b.0")
     assert [place.dotted for place in found[model["a"]]] == ["a"]
 
 

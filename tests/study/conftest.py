@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fineprune.training.run.mask_snapshot import Matrix, Record
+from fineprune.training.run.mask_snapshot import MatrixSnapshot, Record
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def tiny_record() -> Callable[..., Record]:
         mask = np.zeros((4, 4), np.int32)
         mask[2:] = 1
         rows, columns = mask.sum(1, dtype=np.int32), mask.sum(0, dtype=np.int32)
-        matrix = Matrix(names[0], (4, 4), rows, columns, (255 * mask).astype(np.uint8))
+        matrix = MatrixSnapshot(names[0], (4, 4), rows, columns, (255 * mask).astype(np.uint8))
         before = np.array([-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5], np.float32)
         kept = np.abs(before) > 0.25
         return Record(

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fineprune.training.run.mask_snapshot import SIDE, Matrix, Record
+from fineprune.training.run.mask_snapshot import SIDE, MatrixSnapshot, Record
 
 _KINDS = {
     "attention.self.query": (1, 1),
@@ -24,13 +24,13 @@ _KINDS = {
 }
 
 
-def make_matrix(name: str, mask: np.ndarray) -> Matrix:
+def make_matrix(name: str, mask: np.ndarray) -> MatrixSnapshot:
     """The record of a mask: pictures are blocks of equal size here."""
     rows, columns = mask.shape
     height, width = min(SIDE, rows), min(SIDE, columns)
     blocks = mask.reshape(height, rows // height, width, columns // width).mean((1, 3))
     sums = [mask.sum(axis, dtype=np.int32) for axis in (1, 0)]
-    return Matrix(name, mask.shape, *sums, np.ceil(255 * blocks).astype(np.uint8))
+    return MatrixSnapshot(name, mask.shape, *sums, np.ceil(255 * blocks).astype(np.uint8))
 
 
 def make_record(hidden: int, layers: int, density: float, seed: int = 0, sample: int = 200) -> Record:

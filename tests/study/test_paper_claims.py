@@ -7,7 +7,7 @@ import pytest
 
 from fineprune.study.paper_claims import as_lines, claims
 from fineprune.study.rows import collect
-from fineprune.training.run.mask_snapshot import Matrix
+from fineprune.training.run.mask_snapshot import MatrixSnapshot
 
 HIGH, LOW, BEST, LIFT, KEEP, CLOSE, AHEAD, LAYERS, EVENLY, SWAPS = range(10)
 
@@ -130,7 +130,9 @@ def test_low_layers(judge, write_results, tiny_record, tmp_path):
         folder = write_results(name, method, 0.1, {"accuracy": 0.5}, **more)
         masks = [np.arange(4) < np.array(rows)[:, None] for rows in kept]
         matrices = tuple(
-            Matrix(f"layer.{i}.attention.self.query", (4, 4), mask.sum(1), mask.sum(0), np.uint8(255 * mask))
+            MatrixSnapshot(
+                f"layer.{i}.attention.self.query", (4, 4), mask.sum(1), mask.sum(0), np.uint8(255 * mask)
+            )
             for i, mask in enumerate(masks)
         )
         replace(tiny_record(), matrices=matrices).save(folder)

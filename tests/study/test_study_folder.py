@@ -11,7 +11,7 @@ import yaml
 from fineprune import FinepruneError
 from fineprune.study.grid import Cell
 from fineprune.study.study_folder import failures, read_folder
-from fineprune.training.run.mask_snapshot import Matrix, Record
+from fineprune.training.run.mask_snapshot import MatrixSnapshot, Record
 
 SEEN = ("no weights.npz, which runs of an older version did not leave: no masks, no sample",)
 
@@ -28,7 +28,7 @@ def run(write_results) -> Path:
     (folder / "model" / "config.json").write_text('{"num_attention_heads": 2}')
     (folder / "bench.json").write_text('{"rows": []}')
     counts = np.array([1, 0], np.int32)
-    matrix = Matrix("layers.0.query", (2, 2), counts, counts, np.array([[255, 0], [0, 0]], np.uint8))
+    matrix = MatrixSnapshot("layers.0.query", (2, 2), counts, counts, np.array([[255, 0], [0, 0]], np.uint8))
     numbers = np.array([0.5, 1.5], np.float32)
     Record((matrix,), numbers, np.array([1]), numbers, numbers, numbers > 1, None).save(folder)
     return folder

@@ -14,7 +14,7 @@ from fineprune_runtime import codec
 from fineprune_runtime.layers import Linear, Matrix
 
 
-class Place(NamedTuple):
+class LinearPlace(NamedTuple):
     """Where a module hangs: `getattr(parent, name)` is it, and `dotted` its name in the model."""
 
     parent: nn.Module
@@ -51,7 +51,7 @@ def dense_of(module: PackedLinear) -> nn.Linear:
     return dense.eval()
 
 
-def is_replaceable(module: nn.Module, found: Iterable[Place]) -> bool:
+def is_replaceable(module: nn.Module, found: Iterable[LinearPlace]) -> bool:
     """Whether a linear layer can give way to another module that is called in its place.
 
     A subclass may do more than multiply, and the layers of torch's own blocks are not called at all:
@@ -66,13 +66,13 @@ def is_replaceable(module: nn.Module, found: Iterable[Place]) -> bool:
     )
 
 
-def places(model: nn.Module) -> dict[nn.Module, list[Place]]:
+def places(model: nn.Module) -> dict[nn.Module, list[LinearPlace]]:
     """Every module below `model` and all the places where it hangs, in the model's order."""
-    found: dict[nn.Module, list[Place]] = {}
+    found: dict[nn.Module, list[LinearPlace]] = {}
     for above, parent in model.named_modules():
         for name, child in parent._modules.items():  # named_children() leaves a second place out
             if child is not None:
-                found.setdefault(child, []).append(Place(parent, name, f"{above}.{name}".lstrip(".")))
+                found.setdefault(child, []).append(LinearPlace(parent, name, f"{above}.{name}".lstrip(".")))
     return found
 
 

@@ -19,7 +19,7 @@ from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.task_labels import Named, labels
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
-from fineprune.training.run.results import Timing, timings_of, weight_bytes
+from fineprune.training.run.results import PeerTiming, timings_of, weight_bytes
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
@@ -62,7 +62,7 @@ class RunFolder:
         return Path(os.path.abspath(self.path)).name
 
     @cached_property
-    def timings(self) -> list[Timing]:
+    def timings(self) -> list[PeerTiming]:
         """The timings in `bench.json` with right answers; [] if it is of other weights than the folder's."""
         try:
             return timings_of(self.bench, weight_bytes(self.path / "model"))[0]

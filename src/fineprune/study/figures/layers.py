@@ -8,7 +8,7 @@ from fineprune.pruning.dead_units import LayerUnits, remaining_units
 from fineprune.study.figures import chosen_runs
 from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
 from fineprune.study.study_folder import RunFolder
-from fineprune.training.run.mask_snapshot import Matrix, counts_by
+from fineprune.training.run.mask_snapshot import MatrixSnapshot, counts_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def _layer_of(name: str) -> _Layer | None:
     return None if layer is None else (stack, layer)
 
 
-def _densities(matrices: Sequence[Matrix], key: Any) -> dict[Any, float]:
+def _densities(matrices: Sequence[MatrixSnapshot], key: Any) -> dict[Any, float]:
     """Return kept / all weights of the matrices of each key."""
     return {place: kept / total for place, (kept, total) in counts_by(matrices, key).items() if total}
 

@@ -13,7 +13,7 @@ from fineprune.study.figures.style import Figure, handle, ink, legend, listed, p
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder
-from fineprune.training.run.results import Timing, size_of
+from fineprune.training.run.results import PeerTiming, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,7 @@ def _size(run: RunFolder) -> float | None:
 
 def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
     """Return milliseconds by run, of those that were timed alike, and a sentence about how."""
-    found: dict[Path, Timing] = {}
+    found: dict[Path, PeerTiming] = {}
     for run in runs:
         peer = _TORCH if run.cell.method == DENSE else _ENGINE
         time = next(

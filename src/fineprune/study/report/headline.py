@@ -12,7 +12,7 @@ from fineprune.study.report import formatting
 from fineprune.study.report.comparison import Dense, progress
 from fineprune.study.report.formatting import NONE, Entry, Grid, numeric, percent
 from fineprune.study.study_folder import RunFolder
-from fineprune.training.run.results import ENGINE, Timing, fastest, size_of
+from fineprune.training.run.results import ENGINE, PeerTiming, fastest, size_of
 
 _MEASURED = {
     "size": "Size: float32 values, packed as `fineprune compact` does, of the dense model's.",
@@ -144,7 +144,7 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
     ]
 
 
-def _alike(times: list[Timing]) -> tuple[float | None, str]:
+def _alike(times: list[PeerTiming]) -> tuple[float | None, str]:
     """Return the mean ratio of those timed with the most common type, input and machine, and its text."""
     if not times:
         return None, ""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fineprune.pruning.anatomy import KINDS, Place, place_of
-from fineprune.training.run.mask_snapshot import Matrix
+from fineprune.training.run.mask_snapshot import MatrixSnapshot
 
 LEVELS = 16
 """Shades of a mask's picture; the first is that of nothing kept."""
@@ -63,7 +63,7 @@ class Map(NamedTuple):
     """The values of each matrix for the page's script."""
 
 
-def map_of(matrices: Sequence[Matrix]) -> Map:
+def map_of(matrices: Sequence[MatrixSnapshot]) -> Map:
     """Return the map, with the masks of its cells."""
     top = max((matrix.density for matrix in matrices), default=0.0)
     stacks: dict[str, dict[tuple[float, str], dict[str, list[Cell]]]] = {}
@@ -78,7 +78,7 @@ def map_of(matrices: Sequence[Matrix]) -> Map:
     return Map(parts, top, [mask_of(matrix) for matrix in matrices])
 
 
-def mask_of(matrix: Matrix) -> dict[str, Any]:
+def mask_of(matrix: MatrixSnapshot) -> dict[str, Any]:
     """Return one matrix as plain values: its numbers, its picture, the sums at its edges."""
     full = _full(matrix.picture)
     height, width = matrix.picture.shape

@@ -13,7 +13,7 @@ from fineprune.training.run.results import fastest, packed_of, timings_of, weigh
 if TYPE_CHECKING:
     from fineprune.pruning.dead_units import LayerUnits
     from fineprune.pruning.summary import Summary
-    from fineprune.training.run.mask_snapshot import Matrix
+    from fineprune.training.run.mask_snapshot import MatrixSnapshot
 
 _TERMINAL = 80
 _WIDTH = 32  # of the longest bar, where the terminal has room for it
@@ -184,7 +184,9 @@ def _left(layer: LayerDensity, what: str) -> str:
     return "" if count is None else f"{remaining:,} of {count:,}"
 
 
-def _layers(matrices: "tuple[Matrix, ...]", structure: "list[LayerUnits]") -> tuple[LayerDensity, ...]:
+def _layers(
+    matrices: "tuple[MatrixSnapshot, ...]", structure: "list[LayerUnits]"
+) -> tuple[LayerDensity, ...]:
     """The matrices by layer, in the model's order; those without a number last."""
     from fineprune.pruning.anatomy import place_of
     from fineprune.training.run.mask_snapshot import counts_by

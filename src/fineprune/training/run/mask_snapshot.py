@@ -41,7 +41,7 @@ _KINDS = {  # of numpy, by the name of the array
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixSnapshot:
     """Where the kept weights of one matrix are."""
 
     name: str
@@ -72,7 +72,7 @@ class Matrix:
 class Record:
     """The content of `weights.npz`. The arrays of the sample have one entry a weight."""
 
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[MatrixSnapshot, ...]
     edges: NDArray[np.float32]
     """Borders of the histogram of what remains, `BINS` + 1. The outermost bins have also what lies beyond."""
 
@@ -139,7 +139,7 @@ class Record:
         columns = _split(arrays["columns"], [shape[1] for shape in shapes])
         pictures = _split(arrays["pictures"], [height * width for height, width in grids])
         matrices = [
-            Matrix(str(name), shape, row, column, picture.reshape(grid))
+            MatrixSnapshot(str(name), shape, row, column, picture.reshape(grid))
             for name, shape, row, column, picture, grid in zip(
                 arrays["names"], shapes, rows, columns, pictures, grids, strict=True
             )
@@ -204,7 +204,7 @@ class Recorder:
         return torch.cat(read).numpy()
 
 
-def counts_by(matrices: Iterable[Matrix], key: Callable[[str], _Key]) -> dict[_Key, tuple[int, int]]:
+def counts_by(matrices: Iterable[MatrixSnapshot], key: Callable[[str], _Key]) -> dict[_Key, tuple[int, int]]:
     """Kept and all weights of the matrices whose names have one key, in the order of the matrices."""
     counts: dict[_Key, tuple[int, int]] = {}
     for matrix in matrices:
@@ -214,7 +214,7 @@ def counts_by(matrices: Iterable[Matrix], key: Callable[[str], _Key]) -> dict[_K
 
 
 @torch.no_grad()
-def matrices_of(model: nn.Module) -> tuple[Matrix, ...]:
+def matrices_of(model: nn.Module) -> tuple[MatrixSnapshot, ...]:
     """Where the weights that are not zero are, in the matrices that `prepare` would prune by default."""
     weights = {name: module.get_parameter("weight") for name, module in find_targets(model).items()}
     first = {id(weight): name for name, weight in reversed(weights.items())}  # shared ones once
@@ -230,13 +230,13 @@ def _histogram(remaining: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArr
     return np.histogram(remaining.clip(low, high), BINS, (low, high))
 
 
-def _matrix(name: str, mask: Tensor) -> Matrix:
+def _matrix(name: str, mask: Tensor) -> MatrixSnapshot:
     kept = mask.reshape(mask.shape[0], -1).cpu().numpy()
     rows, columns = kept.shape
     down, across = _borders(rows), _borders(columns)
     blocks = np.add.reduceat(np.add.reduceat(kept, down, 0, dtype=np.int32), across, 1)
     sizes = np.outer(np.diff([*down, rows]), np.diff([*across, columns]))
-    return Matrix(
+    return MatrixSnapshot(
         name,
         (rows, columns),
         kept.sum(1, dtype=np.int32),

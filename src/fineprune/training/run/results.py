@@ -11,7 +11,7 @@ ENGINE = "engine "
 """What the names of the engine's peers begin with; the rest is the type it computes in."""
 
 
-class Timing(NamedTuple):
+class PeerTiming(NamedTuple):
     """One peer's time, with what it was measured on."""
 
     peer: str
@@ -44,7 +44,7 @@ class Size(NamedTuple):
     dense: int
 
 
-def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[Timing], str | None]:
+def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[PeerTiming], str | None]:
     """What a bench.json says of its folder's model: the right answers; and where there are none, why.
 
     It is stale where the weights now take other than the bytes that were timed; `file_bytes` None: they are
@@ -61,7 +61,7 @@ def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[Timing], str | 
             str(machine["processor"]),
         )
         rows = [
-            Timing(str(row["peer"]), *_numbers(row["timing"]), *about)
+            PeerTiming(str(row["peer"]), *_numbers(row["timing"]), *about)
             for row in bench["rows"]
             if row["model"] is None and not row["wrong"]
         ]
@@ -74,7 +74,7 @@ def _numbers(timing: Any) -> tuple[float, float, float, float]:
     return float(timing["milliseconds"]), float(timing["ratio"]), float(timing["low"]), float(timing["high"])
 
 
-def fastest(rows: Iterable[Timing]) -> Timing | None:
+def fastest(rows: Iterable[PeerTiming]) -> PeerTiming | None:
     """The engine's row with the lowest time."""
     engine = (row for row in rows if row.peer.startswith(ENGINE))
     return min(engine, key=lambda row: row.milliseconds, default=None)
