@@ -11,7 +11,7 @@ from fineprune_runtime.dead_units import Flags, living_heads, living_neurons
 
 
 class CountedMatrix(NamedMatrix, Protocol):
-    """A matrix with the kept weights of each row and of each column (`training.run.mask_snapshot.MatrixSnapshot`)."""
+    """A matrix with the kept weights of each row and of each column, such as a `MatrixSnapshot` of a run."""
 
     @property
     def rows(self) -> NDArray[np.int32]: ...

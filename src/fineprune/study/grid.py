@@ -14,7 +14,7 @@
     skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
     teacher: dense                                # optional, or "recipe": the recipe names a teacher
 
-A run of `frozen` has no density, since it keeps the zeros that the recipe's model has. A dense run has
+A run of `keep_zeros` has no density, since it keeps the zeros that the recipe's model has. A dense run has
 neither density nor scope nor teacher: there is one for each task and seed. It is the teacher of the runs
 with distillation, and is made for them where the axes do not list it.
 """
