@@ -4,210 +4,29 @@ import copy
 import pickle
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from training.host.kits import (
+    SOFT,
+    STEPS,
+    each,
+    lines,
+    other_model,
+    same_tensors,
+)
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BertForSequenceClassification,
-    BertModel,
-    DataCollatorWithPadding,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
     Trainer,
     TrainingArguments,
-    set_seed,
 )
 
 import fineprune
-from fineprune import Distillation, FinepruneError, PruningConfig, PruningTrainer, pruning_trainer, summary
-
-STEPS = 8
-HOSTS = ["transformers", "sentence", "cross", "sft"]
-TAUGHT = ["transformers", "cross", "sft"]
-MOVEMENT = PruningConfig("movement", density=0.25, warmup=1, cooldown=2)
-SOFT = PruningConfig("soft_movement", penalty=3.0, warmup=0, cooldown=2, density=0.5)
-SETTINGS = {
-    "max_steps": STEPS,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 1e-2,
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "seed": 3,
-    "report_to": [],
-    "disable_tqdm": True,
-    "dataloader_pin_memory": False,
-    "use_cpu": True,
-    "bf16": False,
-}
-TEXTS = ["good film", "bad film", "very good a", "very bad b", "a film", "b film very", "good", "bad"]
-QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+from fineprune import Distillation, FinepruneError, PruningTrainer, pruning_trainer, summary
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),
 ]
-
-
-class Kit(SimpleNamespace):
-    """A host: `base`, `arguments` (its class), `model(**settings)`, `given()` and `opened(folder)`."""
-
-    def trainer(self, folder: Path, pruning: Any = MOVEMENT, model: Any = None, **values: Any) -> Any:
-        own = {name: values.pop(name) for name in list(values) if name in OWN}
-        arguments = self.arguments(str(folder), **(SETTINGS | self.settings | values))
-        set_seed(arguments.seed)
-        given = self.given() | own
-        model = self.model() if model is None else model
-        trainer = pruning_trainer(self.base)(model=model, args=arguments, pruning=pruning, **given)
-        trainer.remove_callback(PrinterCallback)
-        return trainer
-
-
-OWN = {"train_dataset", "teacher", "distillation", "teacher_logits", "callbacks", "optimizers", "check_masks"}
-
-
-@pytest.fixture(scope="module")
-def kits(tmp_path_factory, tokenizer, bert_config):
-    """A kit for each host, by name, made when it is asked for."""
-    folder = tmp_path_factory.mktemp("hosts")
-    labels = [index % 2 for index in range(32)]
-    texts = [TEXTS[index % 8] for index in range(32)]
-    others = [TEXTS[(index * 3 + 1) % 8] for index in range(32)]
-
-    def transformers():
-        rows = Dataset.from_dict({**tokenizer(texts), "labels": labels})
-
-        def model(**settings):
-            torch.manual_seed(7)
-            return BertForSequenceClassification(bert_config(**(QUIET | settings)))
-
-        return Kit(
-            base=Trainer,
-            arguments=TrainingArguments,
-            settings={},
-            model=model,
-            opened=AutoModelForSequenceClassification.from_pretrained,
-            given=lambda: {
-                "train_dataset": rows,
-                "eval_dataset": rows.select(range(8)),
-                "data_collator": DataCollatorWithPadding(tokenizer),
-            },
-        )
-
-    def sentence():
-        from sentence_transformers import (
-            SentenceTransformer,
-            SentenceTransformerTrainer,
-            SentenceTransformerTrainingArguments,
-        )
-
-        torch.manual_seed(7)
-        BertModel(bert_config(**QUIET)).save_pretrained(folder / "body")
-        tokenizer.save_pretrained(folder / "body")
-        rows = Dataset.from_dict({"one": texts, "two": others, "score": [float(label) for label in labels]})
-        return Kit(
-            base=SentenceTransformerTrainer,
-            arguments=SentenceTransformerTrainingArguments,
-            settings={},
-            model=lambda: SentenceTransformer(str(folder / "body"), device="cpu"),
-            opened=lambda place: SentenceTransformer(str(place), device="cpu"),
-            given=lambda: {"train_dataset": rows, "eval_dataset": rows.select(range(8))},
-        )
-
-    def cross():
-        from sentence_transformers.cross_encoder import (
-            CrossEncoder,
-            CrossEncoderTrainer,
-            CrossEncoderTrainingArguments,
-        )
-
-        torch.manual_seed(7)
-        BertForSequenceClassification(bert_config(num_labels=1, **QUIET)).save_pretrained(folder / "head")
-        tokenizer.save_pretrained(folder / "head")
-        rows = Dataset.from_dict({"one": texts, "two": others, "label": [float(label) for label in labels]})
-        return Kit(
-            base=CrossEncoderTrainer,
-            arguments=CrossEncoderTrainingArguments,
-            settings={},
-            model=lambda: CrossEncoder(str(folder / "head"), device="cpu"),
-            opened=lambda place: CrossEncoder(str(place), device="cpu"),
-            given=lambda: {"train_dataset": rows, "eval_dataset": rows.select(range(8))},
-        )
-
-    def sft():
-        from trl import SFTConfig, SFTTrainer
-
-        words = PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer._tokenizer, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]"
-        )
-        # All rows have four tokens: then each micro-batch has the same number of them.
-        ids = [[5 + (index + step * (index % 3 + 1)) % 6 for step in range(4)] for index in range(32)]
-        rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
-
-        def model(**settings):
-            torch.manual_seed(7)
-            sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 11}
-            sizes |= {"intermediate_size": 16, "initializer_range": 0.5, "max_position_embeddings": 32}
-            return LlamaForCausalLM(LlamaConfig(**(sizes | {"tie_word_embeddings": False} | settings)))
-
-        return Kit(
-            base=SFTTrainer,
-            arguments=SFTConfig,
-            settings={"gradient_checkpointing": False, "dataset_kwargs": {"skip_prepare_dataset": True}},
-            model=model,
-            opened=AutoModelForCausalLM.from_pretrained,
-            given=lambda: {
-                "train_dataset": rows,
-                "eval_dataset": rows.select(range(8)),
-                "processing_class": words,
-            },
-        )
-
-    makers = {"transformers": transformers, "sentence": sentence, "cross": cross, "sft": sft}
-    made: dict[str, Kit] = {}
-
-    def kit(name: str) -> Kit:
-        if name not in made:
-            made[name] = makers[name]()
-        return made[name]
-
-    return kit
-
-
-@pytest.fixture
-def kit(kits, request):
-    """The kit of the host that the test names."""
-    return kits(request.param)
-
-
-def each(hosts=HOSTS):
-    return pytest.mark.parametrize("kit", hosts, indirect=True)
-
-
-def same_tensors(one: Any, other: Any) -> None:
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
-
-
-def lines(trainer: Any) -> list[dict[str, float]]:
-    """The log without times, and without the tokens that trl counts from each start of the program on."""
-    return [
-        {
-            name: value
-            for name, value in line.items()
-            if not name.endswith(("runtime", "per_second", "num_tokens"))
-        }
-        for line in trainer.state.log_history
-        if "train_runtime" not in line
-    ]
 
 
 # -- the class --------------------------------------------------------------------------------
@@ -384,104 +203,3 @@ def test_checkpoints_open_in_a_process_that_never_heard_of_pruning(kits, tmp_pat
         assert all(torch.equal(state[key], folded[key]) for key in state)
         assert any(value.eq(0).float().mean() > 0.7 for value in state.values() if value.ndim == 2)
         assert trainer.evaluate()["eval_loss"] > 0  # of a model that is finalized already
-
-
-# -- teachers ---------------------------------------------------------------------------------
-
-
-def other_model(kit):
-    """A model as the kit's, with other weights."""
-    model = kit.model()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-    return model
-
-
-@each(TAUGHT)
-def test_a_teacher_is_learned_from(kit, tmp_path):
-    """With alpha 1 a student like its teacher has no loss and does not change, and another comes nearer."""
-    settings = {
-        "distillation": Distillation(1.0),
-        "learning_rate": 3e-3,
-        "max_steps": 12,
-        "weight_decay": 0.0,
-    }
-    still = settings | {"max_steps": 2, "optim": "sgd"}
-    same = kit.trainer(tmp_path / "same", None, teacher=kit.model(), **still)
-    same.train()
-    assert [line["distillation"] for line in lines(same)] == pytest.approx([0.0, 0.0], abs=1e-5)
-    student = kit.trainer(tmp_path / "other", None, teacher=other_model(kit), **settings)
-    student.train()
-    distances = [line["distillation"] for line in lines(student)]
-    assert distances == pytest.approx([line["loss"] for line in lines(student)], rel=1e-4)
-    assert 0 < sum(distances[-3:]) < sum(distances[:3])
-
-
-def test_the_folder_of_a_cross_encoder_is_a_teacher(kits, tmp_path):
-    cross = kits("cross")
-    other_model(cross).save_pretrained(str(tmp_path / "teacher"))
-    losses = []
-    for teacher in (tmp_path / "teacher", other_model(cross)):
-        student = cross.trainer(tmp_path / "out", None, teacher=teacher, max_steps=2)
-        student.train()
-        losses.append([line["distillation"] for line in lines(student)])
-    assert losses[0] == losses[1]
-
-
-def test_next_tokens_are_compared_where_they_have_labels(kits, tmp_path):
-    kit = kits("sft")
-    model, teacher = kit.model(), other_model(kit)
-    trainer = kit.trainer(tmp_path, None, model, teacher=teacher, distillation=Distillation(1.0, 1.0))
-    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 5, 6]])
-    labels = torch.tensor([[-100, 6, -100, 8], [-100, -100, -100, 6]])
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    with torch.no_grad():
-        own, theirs = (one(ids).logits.log_softmax(-1) for one in (model.eval(), teacher))
-    each_token = (theirs.exp() * (theirs - own)).sum(-1)
-    expected = (each_token[0, 0] + each_token[0, 2] + each_token[1, 2]) / 3
-    loss = trainer.compute_loss(model.train(), batch)
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
-
-
-def refused(call, *parts: str) -> None:
-    with pytest.raises(FinepruneError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
-
-
-def test_what_cannot_be_taught(kits, tmp_path):
-    sentence, cross = kits("sentence"), kits("cross")
-    refused(
-        lambda: sentence.trainer(tmp_path, teacher=sentence.model()),
-        "a SentenceTransformer cannot be distilled",
-        "cross-encoders",
-    )
-    folder = {"teacher_logits": tmp_path / "logits"}
-    refused(
-        lambda: cross.trainer(tmp_path, teacher=other_model(cross), **folder),
-        "teacher_logits",
-        "CrossEncoder",
-    )
-    sft = kits("sft")
-    refused(
-        lambda: sft.trainer(tmp_path, teacher=other_model(sft), **folder),
-        "teacher_logits",
-        "LlamaForCausalLM",
-    )
-
-
-def test_a_loss_without_gradients_cannot_be_taught(kits, tmp_path):
-    cross = kits("cross")
-    trainer = cross.trainer(tmp_path, teacher=other_model(cross))
-    own = trainer.loss.forward
-
-    def cached(*args, **kwargs):
-        with torch.no_grad():
-            return own(*args, **kwargs)
-
-    trainer.loss.forward = cached
-    refused(trainer.train, "BertForSequenceClassification without gradients", "take another loss")
