@@ -70,34 +70,27 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def bert_config() -> Callable[..., Any]:
     """`bert_config(**settings)`: parameters spread wide, so that different texts get different answers."""
-    from transformers import BertConfig
+    from support import tiny_config
 
-    def make(**values: Any) -> Any:
-        settings = {
-            "vocab_size": len(WORDS),
-            "hidden_size": 8,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-            "max_position_embeddings": 32,
-            "initializer_range": 0.5,
-        }
-        return BertConfig(**(settings | values))
+    def make(**settings: Any) -> Any:
+        sizes = {"vocab_size": len(WORDS), "hidden_size": 8, "intermediate_size": 16}
+        wide = {"max_position_embeddings": 32, "initializer_range": 0.5}
+        return tiny_config(**(sizes | wide | settings))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def save_body(tmp_path_factory: pytest.TempPathFactory, tokenizer, bert_config) -> Callable[..., str]:
-    """`save_body(**settings)`: a new folder with a BERT without a head, and its tokenizer."""
+def save_body(tmp_path_factory: pytest.TempPathFactory, bert_config) -> Callable[..., str]:
+    """`save_body(words, **settings)`: a new folder with a BERT without a head, and its tokenizer."""
     import torch
-    from transformers import BertModel
+    from transformers import BertModel, BertTokenizer
 
-    def save(**settings: Any) -> str:
+    def save(words: list[str] = WORDS, **settings: Any) -> str:
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp("models") / "tiny"
-        BertModel(bert_config(**settings)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        BertModel(bert_config(**({"vocab_size": len(words)} | settings))).save_pretrained(folder)
+        BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
         return str(folder)
 
     return save

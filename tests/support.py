@@ -1,6 +1,7 @@
 """What tests of several folders share and a fixture would make clumsy."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ PRUNING = tuple(name for name, traits in METHODS.items() if traits.in_paper)
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def tiny_bert(head: str = "ForSequenceClassification", seed: int = 0, **settings):
-    """A BERT of two blocks and 16 hidden units; `settings` go before those written here."""
-    import transformers
+def tiny_config(**settings):
+    """The config of a BERT of two blocks and 16 hidden units; `settings` win over the sizes here."""
+    from transformers import BertConfig
 
     sizes = {
         "vocab_size": 30,
@@ -26,8 +27,29 @@ def tiny_bert(head: str = "ForSequenceClassification", seed: int = 0, **settings
         "intermediate_size": 32,
         "max_position_embeddings": 12,
     }
+    return BertConfig(**(sizes | settings))
+
+
+def tiny_bert(head: str = "ForSequenceClassification", seed: int = 0, **settings):
+    """A BERT with the `tiny_config` of `settings`, and always the same weights."""
+    import transformers
+
     torch.manual_seed(seed)
-    return getattr(transformers, f"Bert{head}")(transformers.BertConfig(**(sizes | settings)))
+    return getattr(transformers, f"Bert{head}")(tiny_config(**settings))
+
+
+def write_recipe(folder: Path, model: str | Path, rows: list[str], density: float) -> None:
+    """Write `train.tsv` of `rows`, a text, a tab and a label each, and `recipe.yaml` of a short run on it."""
+    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        f"""
+model: {model}
+task: {{kind: classification, train: {folder / "train.tsv"}, validation: {folder / "train.tsv"}}}
+training: {{steps: 10, batch_size: 4, learning_rate: 1e-3, max_length: 16}}
+pruning: {{method: movement, density: {density}}}
+""",
+        encoding="utf-8",
+    )
 
 
 def call(*arguments) -> int:

@@ -8,41 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from support import call
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
+from support import call, write_recipe
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with a tiny pre-trained model, data that can be learned, and a recipe."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("cli")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder / "tiny")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder / "tiny")
+def place(save_body) -> Path:
+    """A folder with `tiny`, a pre-trained model, data that can be learned, and a recipe."""
+    model = Path(save_body(initializer_range=0.02))
     rows = [f"{'very ' * (i % 4)}{('bad', 'good')[i % 2]} film\t{('no', 'yes')[i % 2]}" for i in range(40)]
-    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    (folder / "recipe.yaml").write_text(
-        f"""
-model: {folder / "tiny"}
-task: {{kind: classification, train: {folder / "train.tsv"}, validation: {folder / "train.tsv"}}}
-training: {{steps: 10, batch_size: 4, learning_rate: 1e-3, max_length: 16}}
-pruning: {{method: movement, density: 0.25}}
-""",
-        encoding="utf-8",
-    )
-    return folder
+    write_recipe(model.parent, model, rows, density=0.25)
+    return model.parent
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from support import call
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ann", "smith", "rome", "in", "is", "good", "bad"]
@@ -17,28 +16,15 @@ pruning: {{method: movement, density: 0.5}}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with a tiny pre-trained model, sentences with entities, and a folder of SST-2's shape."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("cli")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(folder / "tiny")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder / "tiny")
+def place(save_body) -> Path:
+    """A folder with `tiny`, a pre-trained model, sentences with entities, and a folder of SST-2's shape."""
+    model = Path(save_body(WORDS, hidden_size=16, num_hidden_layers=1))
+    folder = model.parent
     tags = {"ann": "B-PER", "smith": "I-PER", "rome": "B-LOC"}
     sentences = ["ann smith is in rome", "rome is good", "ann is bad", "bad is in rome"] * 8
     lines = ["".join(f"{word} {tags.get(word, 'O')}\n" for word in text.split()) for text in sentences]
     (folder / "train.conll").write_text("\n".join(lines), encoding="utf-8")
-    recipe = TASK.format(model=folder / "tiny", train=folder / "train.conll")
+    recipe = TASK.format(model=model, train=folder / "train.conll")
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "sst2").mkdir()
     rows = "".join(f"ann is {('bad', 'good')[i % 2]}\t{i % 2}\n" for i in range(32))

@@ -10,46 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from support import call
+from support import call, write_recipe
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very", "a", "b"]
 EXPORT = ("transformers.exporters", "onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(save_body) -> Path:
     """`tiny`, a pre-trained model wide enough that packing pays, `run`, a run of it, `small`, packed."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("cli")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder / "tiny")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder / "tiny")
+    model = Path(save_body(hidden_size=64, intermediate_size=128, initializer_range=0.02))
+    folder = model.parent
     rng = random.Random(0)
     rows = [
         f"{'very ' * rng.randint(0, 3)}{('bad', 'good')[i % 2]} film\t{('no', 'yes')[i % 2]}"
         for i in range(40)
     ]
-    (folder / "train.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    write_recipe(folder, model, rows, density=0.125)
     (folder / "texts.txt").write_text("good film\nbad film\n", encoding="utf-8")
-    (folder / "recipe.yaml").write_text(
-        f"""
-model: {folder / "tiny"}
-task: {{kind: classification, train: {folder / "train.tsv"}, validation: {folder / "train.tsv"}}}
-training: {{steps: 10, batch_size: 4, learning_rate: 1e-3, max_length: 16}}
-pruning: {{method: movement, density: 0.125}}
-""",
-        encoding="utf-8",
-    )
     assert call("run", folder / "recipe.yaml", "--out", folder / "run") == 0
     assert call("compact", folder / "run", folder / "small") == 0
     return folder
