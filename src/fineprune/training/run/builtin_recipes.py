@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fineprune._messages import near
+from fineprune._messages import suggestion
 from fineprune.errors import FinepruneError
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
@@ -29,8 +29,7 @@ def locate(recipe: str | Path, folder: Path = FOLDER, what: str = "recipe") -> P
     if within.is_file():
         return within
     names = list(packaged(folder))
-    close = near(path.name, names)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise FinepruneError(
-        f"{recipe}: no such file, and no {what} of that name; {hint}known: {', '.join(names)}"
+        f"{recipe}: no such file, and no {what} of that name; "
+        f"{suggestion(path.name, names, 3)}known: {', '.join(names)}"
     )

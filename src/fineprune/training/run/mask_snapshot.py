@@ -6,7 +6,6 @@ picture. The model alone could not tell the first, and would be slow to ask for 
 """
 
 import math
-import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fineprune._files import staged_file
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
@@ -105,12 +105,8 @@ class Record:
         }
         if self.score is not None:
             arrays["score"] = self.score
-        beside = folder / f".{NAME}.{os.getpid()}.tmp"
-        with beside.open("wb") as file:
+        with staged_file(folder / NAME) as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, folder / NAME)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

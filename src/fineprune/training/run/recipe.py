@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import yaml
 
+from fineprune._messages import one_line
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
@@ -212,7 +213,7 @@ def read_yaml(path: Path, what: str) -> Any:
         reason = getattr(error, "strerror", None) or error
         raise FinepruneError(f"{path}: the {what} cannot be read ({reason})") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise FinepruneError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        raise FinepruneError(f"{path}: not YAML ({one_line(error)})") from error
 
 
 class _Loader(yaml.SafeLoader):
