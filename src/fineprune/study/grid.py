@@ -32,7 +32,8 @@ from fineprune._validation import check_keys
 from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
 from fineprune.training.run.builtin_recipes import locate
-from fineprune.training.run.recipe import Recipe, read_yaml
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe_file import read_yaml
 
 FOLDER = Path(__file__).resolve().parent / "studies"
 """The folder of the studies in the package."""

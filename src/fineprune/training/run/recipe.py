@@ -1,22 +1,18 @@
 """A recipe: one YAML file that says what is trained, on what, how, and how it is pruned."""
 
-import copy
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from fineprune._messages import one_line
 from fineprune._validation import check_keys
-from fineprune.config import METHODS, Distillation, PruningConfig
+from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
+from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 
 
 @dataclass(frozen=True)
@@ -185,7 +181,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load` reads."""
-        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
@@ -202,86 +198,7 @@ class Recipe:
             raise FinepruneError(
                 f"{path}: a recipe has the sections model, task, training, pruning and distillation"
             )
-        return cls.from_dict(_overridden(values, list(overrides)))
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds; raises `FinepruneError`, which calls the file the `what`."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FinepruneError(f"{path}: the {what} cannot be read ({reason})") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise FinepruneError(f"{path}: not YAML ({one_line(error)})") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-4 is a number, as in YAML 1.2 and as everybody writes it, and no key stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                text = f"the key {key.value} is there twice"
-                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would read as numbers."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-        list("-+0123456789."),
-    )
-
-
-def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The values with those of the chosen method's own, then the overrides, and without `methods`."""
-    own = values.pop("methods", None) or {}
-    check_keys(own, (*METHODS, "dense"), "methods")
-    before = copy.deepcopy(values)
-    for override in overrides:
-        _override(values, override)
-    if not own:
-        return values
-    pruning = values.get("pruning")
-    chosen = str(pruning.get("method", PruningConfig.method)) if isinstance(pruning, dict) else "dense"
-    settings_of = own.get(chosen) or {}
-    if not isinstance(settings_of, Mapping):
-        raise FinepruneError(f"methods.{chosen}: expected a mapping of sections, got {settings_of!r}")
-    for section, settings in settings_of.items():
-        there = before.get(section)
-        merge = isinstance(there, dict) and isinstance(settings, dict)
-        before[section] = there | settings if merge else settings
-    for override in overrides:
-        _override(before, override)
-    return before
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts):
-        raise FinepruneError(f"{override!r}: overrides look like pruning.density=0.03")
-    for part in parts[:-1]:
-        inner = values.get(part)
-        if inner is None:
-            inner = values[part] = {}
-        elif isinstance(inner, str) and part in ("model", "task"):
-            inner = values[part] = {"name": inner}
-        if not isinstance(inner, dict):
-            raise FinepruneError(f"{override!r}: {part} is {inner!r}, which has no settings in it")
-        values = inner
-    try:
-        values[parts[-1]] = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise FinepruneError(f"{override!r}: the value is not YAML") from error
+        return cls.from_dict(override(values, list(overrides)))
 
 
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
