@@ -224,12 +224,12 @@ def inspect(
     from fineprune.training.run.inspection import bars, headline_of, inspect_folder
 
     found = inspect_folder(folder)
-    density = found.left.density
+    density = found.stats.density
     if as_json:
         print(json.dumps(found.to_dict() | {"engine_is_faster": faster(density)}))
         return
     if matrices:
-        print(found.left)
+        print(found.stats)
     for line in bars(found.layers, _can_print("▏█")):
         print(line)
     print(advice(density))

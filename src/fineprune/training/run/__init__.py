@@ -1,1 +1,1 @@
-"""One recipe, from a YAML file to a run folder, and what is made from that folder."""
+"""Run one recipe, from a YAML file to a run folder, and use the folder: inspect, evaluate, convert."""

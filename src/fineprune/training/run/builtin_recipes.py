@@ -1,4 +1,4 @@
-"""The recipes that come with the package: the paper's settings, and small runs for a laptop."""
+"""Find the recipes that come with the package: the paper's settings, and small runs for a laptop."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def packaged(folder: Path = FOLDER) -> dict[str, str]:
-    """The names of the recipes, each with what its first line says of it."""
+    """Return the names of the recipes, each with the description in its first line."""
     return {
         path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         for path in sorted(folder.glob("*.yaml"))
@@ -17,10 +17,15 @@ def packaged(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def locate(recipe: str | Path, folder: Path = FOLDER, what: str = "recipe") -> Path:
-    """The file of a recipe: itself, or the one of the package where a bare name is no file.
+    """Return the file of a recipe: the path itself, or the package's file if a bare name is not a file.
 
-    Raises `FinepruneError` for a bare name that is neither, naming near ones. `what` is said of the
-    files in another `folder` of the package.
+    Args:
+        recipe: A path or a bare name.
+        folder: The folder of the package to search.
+        what: The word for its files in the error message.
+
+    Raises:
+        FinepruneError: for a bare name that is neither; the message suggests similar names.
     """
     path = Path(recipe)
     if path.is_file() or path.suffix or path.name != str(recipe):

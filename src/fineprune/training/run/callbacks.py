@@ -1,4 +1,4 @@
-"""What the trainer of a recipe reports while it runs: a bar, a line of metrics for each log, the seconds."""
+"""Report on a run while it trains: a progress bar, a line of metrics for each log, the seconds."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from fineprune.training.run.run_folder import CHECKPOINTS
 
 
 class ProgressBar(ProgressCallback):  # type: ignore[misc]
-    """The Trainer's progress bar over steps, without a line for each log and bars for evaluations."""
+    """Show the Trainer's progress bar over steps, without a line per log and without bars for evaluations."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
@@ -22,11 +22,11 @@ class ProgressBar(ProgressCallback):  # type: ignore[misc]
             self.training_bar.set_postfix(shown)
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: evaluations are short."""
+        """Show no bar: evaluations are short."""
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
-    """Every log as a line of JSON; on resume, the lines after the checkpoint are written anew."""
+    """Write every log as a line of JSON; on resume, drop the lines logged after the checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
 
 
 class Clock(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Seconds of training, with those before the checkpoint that a run continued from, which has them."""
+    """Count the seconds of training, including those before a resume, which the checkpoint stores."""
 
     def __init__(self) -> None:
         self._begin, self._before = time.perf_counter(), 0.0

@@ -30,7 +30,7 @@ from fineprune.pruning.summary import summary
 
 
 class _Companions(NamedTuple):
-    """The files beside the weights of a model folder, to be written with them; acts as a tokenizer.
+    """Write the files that belong beside the weights of a model folder; acts as a tokenizer.
 
     The settings of an image or sound processor are copied: loading them takes packages that the model itself
     does not need.
@@ -56,17 +56,17 @@ def compact_folder(
     method: str | None = None,
     threshold: float | None = None,
 ) -> Compact:
-    """Pack the model of a run or model folder into `out`.
+    """Write a compact copy of a run, model folder or older checkpoint, storing only non-zero weights.
 
     Args:
         folder: A run, a model, or a checkpoint of the original scripts or of nn_pruning, recognized by
             its keys.
         out: The folder to write.
         packing: The types to pack with; None: exact.
-        base: Store only the difference from this model (`save_delta`).
+        base: Store only the difference from this model, as `save_delta` does.
         texts: A file with one text per line; the vocabulary that it never uses is dropped.
-        method: Of an older program's checkpoint (`import_checkpoint`), as is `threshold`.
-        threshold: Its final threshold.
+        method: The pruning method of an older program's checkpoint; see `import_checkpoint`.
+        threshold: The final threshold of such a checkpoint.
     """
     folder, out, packing = Path(folder), Path(out), packing or Packing()
     check_place(out)
@@ -123,7 +123,7 @@ def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = Fal
 
 
 def _provenance(folder: Path, command: str) -> Provenance:
-    """Return what the results of a run, or an earlier packing, say of the model, with a new command."""
+    """Return the provenance recorded in a run's results or an earlier compact model, with a new command."""
     path = folder / "results.json"
     packed = model_place(folder) / ABOUT
     if not path.is_file():

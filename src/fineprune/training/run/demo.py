@@ -1,12 +1,12 @@
-"""The main job on what is on this machine: an embedded model, and the docstrings around us.
+"""Demonstrate pruning without a network: an embedded model, and docstrings of the installed libraries.
 
-Does this sentence describe the function of this name? all-MiniLM-L6-v2 is fine-tuned densely; from
-there it is fine-pruned by magnitude and by movement to the same density, on the same data and
-for the same number of steps. No network, and nothing shipped but code.
+The task: does this sentence describe the function of this name? all-MiniLM-L6-v2 is fine-tuned
+densely; from there it is fine-pruned by magnitude and by movement to the same density, on the same
+data and for the same number of steps. Nothing is shipped but code.
 
-The budget of minutes sets the density. To match a name with a sentence takes all six layers, and
-in 250 steps this survives a cut to 25 %; movement to 10 % fell to chance in 400. Other tasks, and
-longer runs, go lower (README).
+The demo is to take minutes, which limits the density: matching a name with a sentence needs all six
+layers, and a run of 250 steps keeps its accuracy at 25 %; movement to 10 % fell to chance in 400 steps.
+Other tasks, and longer runs, go lower (README).
 """
 
 import sys
@@ -32,7 +32,7 @@ _LENGTH = 32
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One line of the demo's table. `score` is accuracy; `kept` its share of the dense score."""
+    """One row of the demo's table. `score` is accuracy; `kept` is its share of the dense score."""
 
     name: str
     density: float
@@ -43,7 +43,7 @@ class DemoRow:
 
 
 def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = print) -> list[DemoRow]:
-    """Make the data and the three runs in the folder `out`; runs that are there are continued."""
+    """Make the data and the three runs in the folder `out`, continuing runs that exist there."""
     require("demo", "the demo", EXTRAS["demo"] + EXTRAS["recipes"])
     from fineprune.training.run.train import run_recipe
 
@@ -68,7 +68,7 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
 
 
 def _data(out: Path, steps: int, settings: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Write train.jsonl and validation.jsonl, then the mark that they are whole."""
+    """Write train.jsonl and validation.jsonl, then demo.json, which marks them as complete."""
     if (out / "demo.json").is_file():
         say(f"continuing the demo in {out}")
         return
@@ -107,6 +107,6 @@ def _recipe(out: Path, name: str, steps: int) -> Recipe:
 
 
 def _pruning(method: str) -> PruningConfig:
-    """No warm-up, since the model is tuned already; scores at the paper's rate."""
+    """Return settings without warm-up, since the model is fine-tuned already, and the paper's score rate."""
     score_lr = 1e-2 if method == "movement" else None
     return PruningConfig(method=method, density=DENSITY, warmup=0, score_lr=score_lr)

@@ -1,4 +1,4 @@
-"""Score the model of a run on its validation data, or on other."""
+"""Score the model of a run on its validation data or on other data."""
 
 import logging
 import math
@@ -26,7 +26,16 @@ _TIMING = (
 def evaluate_run(
     folder: str | Path, validation: str | None = None, model_folder: str | Path | None = None
 ) -> dict[str, float]:
-    """Score the model of a finished run, or another (its compact form), on the recipe's data or other."""
+    """Score the model of a finished run, or another model, such as its compact form, on validation data.
+
+    Args:
+        folder: The run; its recipe sets the task.
+        validation: A file to score on; None: the recipe's validation data.
+        model_folder: The model to score; None: the run's.
+
+    Returns:
+        The metrics as fractions, and the loss.
+    """
     require("recipes", "evaluate")
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
@@ -47,6 +56,6 @@ def scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
     values = {name: float(metrics[key]) for key, name in names.items() if not name.endswith(_TIMING)}
     not_finite = [name for name, value in values.items() if not math.isfinite(value)]
-    if not_finite:  # as a loss may be; JSON has no word for it
+    if not_finite:  # a loss may be; JSON cannot express it
         _log.warning("left out, since nan or infinite: %s", ", ".join(not_finite))
     return {name: value for name, value in values.items() if name not in not_finite}

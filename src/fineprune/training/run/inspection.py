@@ -1,4 +1,4 @@
-"""What `fineprune inspect` says of a model: what is left of each layer, and what it weighs."""
+"""Describe a model for `fineprune inspect`: what remains of each layer, and its size."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ class LayerDensity:
     kept: int
     total: int
     heads: int | None
-    """None where they cannot be told."""
+    """None where they cannot be determined."""
 
     heads_left: int | None
     neurons: int | None
@@ -44,7 +44,7 @@ class LayerDensity:
 
 
 class Latency(NamedTuple):
-    """The engine's fastest answer that `fineprune bench` measured; another runtime's where it has none."""
+    """The engine's fastest time measured by `fineprune bench`; another runtime's if the engine has none."""
 
     milliseconds: float
     ratio: float
@@ -64,10 +64,10 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that is said of a folder."""
+    """Everything that `fineprune inspect` reports about a folder."""
 
     name: str
-    left: "Summary"
+    stats: "Summary"
     layers: tuple[LayerDensity, ...]
     bytes: int
     """Of the weights on disk."""
@@ -78,33 +78,33 @@ class Inspection:
 
     latency: Latency | None
     no_latency: str | None
-    """Why not, where there is a measurement that does not count."""
+    """The reason, where there is a measurement that does not count."""
 
     @property
     def packed_bytes(self) -> dict[str, int] | None:
-        """What the model would take packed, by the type of the values, where the results say so."""
+        """The size of the packed model by the type of the values; None if the results do not have it."""
         return packed_of(self.results or {}) or None
 
     @property
     def line(self) -> str:
-        """What people paste: what is kept, of what, the bytes, and the time of an answer."""
-        left = self.left
-        parameters = left.parameters - left.total + left.kept
-        weights = f"{left.kept:,} of {left.total:,} weights kept ({left.density:.2%})"
-        share = f"{parameters:,} of all {left.parameters:,} parameters ({parameters / left.parameters:.2%})"
+        """A one-line summary to paste: weights kept and in all, the bytes, and the time of an answer."""
+        stats = self.stats
+        parameters = stats.parameters - stats.total + stats.kept
+        weights = f"{stats.kept:,} of {stats.total:,} weights kept ({stats.density:.2%})"
+        share = f"{parameters:,} of all {stats.parameters:,} parameters ({parameters / stats.parameters:.2%})"
         time = "not measured" if self.latency is None else str(self.latency)
         if self.no_latency is not None:
             time += f" ({self.no_latency})"
         return f"{self.name}: {weights}, {share}; {self.bytes / 1e6:.1f} MB on disk; latency: {time}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        left = self.left
+        """Return the values that `--json` prints."""
+        stats = self.stats
         return {
-            "density": left.density,
-            "kept": left.kept,
-            "total": left.total,
-            "parameters": left.parameters,
+            "density": stats.density,
+            "kept": stats.kept,
+            "total": stats.total,
+            "parameters": stats.parameters,
             "bytes": self.bytes,
             "packed": self.packed,
             "packed_bytes": self.packed_bytes,
@@ -112,12 +112,16 @@ class Inspection:
             "scores": None if self.results is None else self.results["scores"],
             "line": self.line,
             "blocks": [asdict(layer) | {"density": layer.density} for layer in self.layers],
-            "layers": [layer._asdict() | {"density": layer.density} for layer in left.layers],
+            "layers": [layer._asdict() | {"density": layer.density} for layer in stats.layers],
         }
 
 
 def inspect_folder(folder: Path) -> Inspection:
-    """Read the model of a run or model folder. Raises `FinepruneError` where there is none."""
+    """Read the model of a run or model folder.
+
+    Raises:
+        FinepruneError: if the folder holds no model.
+    """
     from fineprune.checkpoint.loading import open_model
     from fineprune.pruning.dead_units import remaining_units
     from fineprune.pruning.summary import summary
@@ -131,7 +135,7 @@ def inspect_folder(folder: Path) -> Inspection:
     latency, why = _latency(folder / BENCH, size)
     return Inspection(
         name=folder.resolve().name,
-        left=summary(model),
+        stats=summary(model),
         layers=_layers(matrices, remaining_units(matrices, model.config.to_dict())),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
@@ -142,7 +146,7 @@ def inspect_folder(folder: Path) -> Inspection:
 
 
 def bars(layers: tuple[LayerDensity, ...], blocks: bool = True) -> list[str]:
-    """A line for each layer: its density as a bar, the densest being full, and what is left in it.
+    """Return a line for each layer: its density as a bar, full for the densest, and its remaining units.
 
     Without `blocks` the bars are made of #, for a terminal that cannot show others.
     """
@@ -151,9 +155,9 @@ def bars(layers: tuple[LayerDensity, ...], blocks: bool = True) -> list[str]:
     shares = ["density", *(f"{layer.density:.2%}" for layer in layers)]
     beside = []
     for what, title in (("heads", "heads left"), ("neurons", "FFN neurons left")):
-        told = [_left(layer, what) for layer in layers]
-        if any(told):
-            beside.append([title, *(text or "-" for text in told)])
+        remaining = [_remaining(layer, what) for layer in layers]
+        if any(remaining):
+            beside.append([title, *(text or "-" for text in remaining)])
     names, shares, *beside = (
         [text.rjust(max(map(len, column))) for text in column] for column in (names, shares, *beside)
     )
@@ -166,7 +170,7 @@ def bars(layers: tuple[LayerDensity, ...], blocks: bool = True) -> list[str]:
 
 
 def _bar(share: float, width: int, blocks: bool) -> str:
-    """A bar of that share of the width; anything above nothing is seen."""
+    """Return a bar of that share of the width; any share above 0 is visible."""
     if not blocks:
         return "#" * (max(1, round(share * width)) if share else 0)
     eighths = max(1, round(share * width * 8)) if share else 0
@@ -178,8 +182,8 @@ def _name(layer: LayerDensity, several: bool) -> str:
     return f"{layer.stack} {number}".strip() if several else number
 
 
-def _left(layer: LayerDensity, what: str) -> str:
-    """As "11 of 12"; empty where it is not known."""
+def _remaining(layer: LayerDensity, what: str) -> str:
+    """Return text such as "11 of 12"; empty where the number is unknown."""
     count, remaining = getattr(layer, what), getattr(layer, f"{what}_left")
     return "" if count is None else f"{remaining:,} of {count:,}"
 
@@ -187,7 +191,7 @@ def _left(layer: LayerDensity, what: str) -> str:
 def _layers(
     matrices: "tuple[MatrixSnapshot, ...]", structure: "list[LayerUnits]"
 ) -> tuple[LayerDensity, ...]:
-    """The matrices by layer, in the model's order; those without a number last."""
+    """Return the matrices by layer, in the model's order; those without a number last."""
     from fineprune.pruning.anatomy import place_of
     from fineprune.training.run.mask_snapshot import counts_by
 
@@ -195,20 +199,20 @@ def _layers(
         stack, layer, _ = place_of(name)
         return ("", None) if layer is None else (stack, layer)
 
-    told = {(entry.stack, entry.layer): entry for entry in structure}
+    units = {(entry.stack, entry.layer): entry for entry in structure}
     layers = []
-    for (stack, layer), (own, total) in counts_by(matrices, layer_of).items():
+    for (stack, layer), (kept, total) in counts_by(matrices, layer_of).items():
         parts: dict[str, int | None] = dict.fromkeys(("heads", "heads_left", "neurons", "neurons_left"))
-        entry = told.get((stack, layer)) if layer is not None else None
+        entry = units.get((stack, layer)) if layer is not None else None
         for what in ("heads", "neurons"):
             if entry is not None and getattr(entry, what):
                 parts |= {name: getattr(entry, name) for name in (what, f"{what}_left")}
-        layers.append(LayerDensity(stack, layer, own, total, **parts))
+        layers.append(LayerDensity(stack, layer, kept, total, **parts))
     return tuple(sorted(layers, key=lambda entry: entry.layer is None))
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    """What a run measured."""
+    """Return the checked content of results.json; None if the file does not exist."""
     if not path.is_file():
         return None
     try:
@@ -221,7 +225,7 @@ def _results(path: Path) -> dict[str, Any] | None:
 
 
 def headline_of(results: dict[str, Any]) -> str:
-    """One line about a finished run: the score, and what it was reached with."""
+    """Return one line about a finished run: the score, the density, the steps and the seconds."""
     kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
     return (
         f"{results['metric']} {results['score']:.2%} with {kept}, "
@@ -230,7 +234,7 @@ def headline_of(results: dict[str, Any]) -> str:
 
 
 def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
-    """That of a bench that was of these weights, and gave right answers; or why there is none."""
+    """Return the time from a bench of these weights with right answers, or the reason why there is none."""
     if not path.is_file():
         return None, None
     try:

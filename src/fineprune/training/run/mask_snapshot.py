@@ -1,8 +1,8 @@
-"""What a pruning run leaves for pictures: `weights.npz`, small and taken before the masks are folded.
+"""Record the masks of a pruning run for figures: `weights.npz`, small, taken before the masks are folded.
 
-A sample of single weights (what each was before training, what it became, its score, whether it is
-kept) and, of every matrix, how the kept ones are spread: by row, by column, and as a coarse
-picture. The model alone could not tell the first, and would be slow to ask for the second.
+It holds a sample of single weights (the value before training and after it, the score, whether it is
+kept) and, for every matrix, how the kept weights are spread: by row, by column, and as a coarse
+picture. The saved model lacks the first, and reading the second from it would be slow.
 """
 
 import math
@@ -26,7 +26,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 NAME = "weights.npz"
 SAMPLE = 20_000
-"""How many weights are drawn, over all pruned matrices; of smaller models all."""
+"""Number of weights drawn, over all pruned matrices; all weights of a smaller model."""
 
 SIDE = 128
 """Rows and columns of a matrix's picture, at most."""
@@ -42,7 +42,7 @@ _KINDS = {  # of numpy, by the name of the array
 
 @dataclass(frozen=True)
 class MatrixSnapshot:
-    """Where the kept weights of one matrix are."""
+    """The positions of the kept weights in one matrix, summarized."""
 
     name: str
     shape: tuple[int, int]
@@ -70,11 +70,11 @@ class MatrixSnapshot:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of `weights.npz`. The arrays of the sample have one entry a weight."""
+    """The content of `weights.npz`. The arrays of the sample have one entry per weight."""
 
     matrices: tuple[MatrixSnapshot, ...]
     edges: NDArray[np.float32]
-    """Borders of the histogram of what remains, `BINS` + 1. The outermost bins have also what lies beyond."""
+    """Borders of the histogram of remaining weights, `BINS` + 1; the outer bins count values beyond, too."""
 
     counts: NDArray[np.int64]
     """Remaining weights in each bin."""
@@ -90,7 +90,7 @@ class Record:
     """Its learned score; None where the method learns none."""
 
     def save(self, folder: Path) -> None:
-        """Write the file into the folder of a run, whole or not at all."""
+        """Write the file into the folder of a run, atomically."""
         arrays = {
             "names": np.array([matrix.name for matrix in self.matrices]),
             "shapes": np.array([matrix.shape for matrix in self.matrices], np.int64),
@@ -110,8 +110,10 @@ class Record:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read the file of a run's folder; None where there is none. Raises `FinepruneError` for a broken
-        one.
+        """Return the record in a run's folder; None if there is none.
+
+        Raises:
+            FinepruneError: if the file is damaged.
         """
         path = folder / NAME
         if not path.is_file():
@@ -119,7 +121,7 @@ class Record:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls._of({name: stored[name] for name in stored.files})
-        except Exception as error:  # zipfile's, zlib's and numpy's own, by the place that is broken
+        except Exception as error:  # from zipfile, zlib or numpy, depending on the damage
             raise FinepruneError(f"{path}: cannot be read ({one_line(error)}); delete it") from error
 
     @classmethod
@@ -151,7 +153,7 @@ class Record:
 
 
 class Recorder:
-    """Draws the sample before training, and takes the record after it."""
+    """Draw the sample before training, and take the record after it."""
 
     def __init__(self, pruner: Pruner) -> None:
         sizes = [target.weight.numel() for target in pruner.targets]
@@ -169,7 +171,7 @@ class Recorder:
 
     @torch.no_grad()
     def take(self) -> Record:
-        """The record of this moment; call it before `finalize`."""
+        """Return the record of the current state; call it before `finalize`."""
         targets = self._pruner.targets
         kept = [target.masked.kept() for target in targets]
         remaining = torch.cat(
@@ -201,7 +203,7 @@ class Recorder:
 
 
 def counts_by(matrices: Iterable[MatrixSnapshot], key: Callable[[str], _Key]) -> dict[_Key, tuple[int, int]]:
-    """Kept and all weights of the matrices whose names have one key, in the order of the matrices."""
+    """Return (kept, all) weights summed over the matrices of each key, in the order of the matrices."""
     counts: dict[_Key, tuple[int, int]] = {}
     for matrix in matrices:
         kept, total = counts.get(key(matrix.name), (0, 0))
@@ -211,14 +213,14 @@ def counts_by(matrices: Iterable[MatrixSnapshot], key: Callable[[str], _Key]) ->
 
 @torch.no_grad()
 def matrices_of(model: nn.Module) -> tuple[MatrixSnapshot, ...]:
-    """Where the weights that are not zero are, in the matrices that `prepare` would prune by default."""
+    """Return snapshots of the non-zero weights in the matrices that `prepare` would prune by default."""
     weights = {name: module.get_parameter("weight") for name, module in find_targets(model).items()}
     first = {id(weight): name for name, weight in reversed(weights.items())}  # shared ones once
     return tuple(_matrix(name, weights[name] != 0) for name in weights if first[id(weights[name])] == name)
 
 
 def _histogram(remaining: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    remaining = remaining[np.isfinite(remaining)]  # a run that diverged ends, too
+    remaining = remaining[np.isfinite(remaining)]  # a run that diverged has nan here
     low, high = 0.0, 1.0
     if len(remaining):
         low = np.quantile(remaining, _OUTSIDE, method="lower")
@@ -242,7 +244,7 @@ def _matrix(name: str, mask: Tensor) -> MatrixSnapshot:
 
 
 def _borders(length: int) -> NDArray[np.int64]:
-    """Where the blocks of one dimension start."""
+    """Return the start of each block of one dimension."""
     count = min(SIDE, length)
     return np.arange(count) * length // count
 

@@ -1,4 +1,4 @@
-"""A recipe: one YAML file that says what is trained, on what, how, and how it is pruned."""
+"""Define a recipe: one YAML file with the model, the data, the training and the pruning of a run."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ class ModelConfig:
     """A local folder, a name on the hub, or "minilm": all-MiniLM-L6-v2 from the extra `demo`."""
 
     layers: int | None = None
-    """Keep only the first so many transformer layers. None: all."""
+    """Keep only the first N transformer layers. None: all."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -45,8 +45,8 @@ class TrainingConfig:
 
     learning_rate: float = 3e-5
     warmup: float | int = 0.1
-    """Over so many steps the learning rates rise; they then fall linearly to 0. A float is a share of
-    all steps, an int is steps."""
+    """Steps over which the learning rates rise; they then fall linearly to 0. A float is a share of all
+    steps, an int is steps."""
 
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -61,7 +61,7 @@ class TrainingConfig:
 
     seed: int = 0
     evaluate_every: int | None = None
-    """Evaluate and save a checkpoint every so many steps. None: ten times in a run."""
+    """Evaluate and save a checkpoint every N steps. None: ten times in a run."""
 
     keep_best: bool = False
     """Keep the best evaluated state at the final density instead of the last state."""
@@ -99,7 +99,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """The `distillation` section: who teaches, and how much it counts."""
+    """The `distillation` section: the teacher, and the weight of its loss."""
 
     teacher: str
     """A model fine-tuned on the task: a run folder, a model folder, or a name on the hub. Without a
@@ -127,13 +127,13 @@ class DistillationConfig:
 
     @property
     def loss(self) -> Distillation:
-        """The settings that the loss has."""
+        """The settings of the loss."""
         return Distillation(self.alpha, self.temperature)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of one run. `pruning` None trains densely, `distillation` None without a teacher."""
+    """All settings of one run. `pruning` None trains densely, `distillation` None without a teacher."""
 
     model: ModelConfig
     task: Source
@@ -143,7 +143,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Check every key and value; raises `FinepruneError` with the first that is wrong."""
+        """Return the recipe of plain values, after checking every key and value.
+
+        Raises:
+            FinepruneError: for the first wrong key or value.
+        """
         check_keys(values, (entry.name for entry in fields(cls)), "recipe")
         for section in ("model", "task", "training"):
             if section not in values:
@@ -170,7 +174,7 @@ class Recipe:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, defaults written out."""
+        """Return plain values, defaults written out."""
         return {
             "model": asdict(self.model),
             "task": self.task.to_dict(),
@@ -180,7 +184,7 @@ class Recipe:
         }
 
     def to_yaml(self) -> str:
-        """The recipe as a file that `load` reads."""
+        """Return the text of a file that `load` reads."""
         return dump_yaml(self.to_dict())
 
     @classmethod
@@ -188,9 +192,8 @@ class Recipe:
         """Read a YAML file, with `key=value` overrides such as `pruning.density=0.03`.
 
         A value is read as YAML; `pruning=null` removes the section. A name without a suffix is a
-        recipe of the package (`packaged`). A file may have a section `methods`: settings of a
-        method's own, or of `dense`, which hold where that method is the one chosen, by the file or by
-        an override. Overrides win.
+        recipe of the package (`packaged`). A file may have a section `methods` with settings for each
+        method, or for `dense`; they apply if the file or an override chooses that method. Overrides win.
         """
         path = locate(path)
         values = read_yaml(path, "recipe")

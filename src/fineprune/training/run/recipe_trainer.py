@@ -1,4 +1,4 @@
-"""The trainer of a recipe: its arguments, its teacher, its reports."""
+"""Build the trainer of a recipe: its arguments, its teacher, its reports."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,10 +98,10 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
 
 
 def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """What the trainer needs to know of the teacher."""
+    """Return the trainer's arguments for the teacher; none without a `distillation` section."""
     section = recipe.distillation
     if section is None:
         return {}
-    own = str(out / TEACHER_LOGITS) if section.cache else None
-    folder = section.cache if isinstance(section.cache, str) else own
+    run_cache = str(out / TEACHER_LOGITS) if section.cache else None
+    folder = section.cache if isinstance(section.cache, str) else run_cache
     return {"teacher": section.teacher, "distillation": section.loss, "teacher_logits": folder}

@@ -1,4 +1,4 @@
-"""What the files of a run say of its size and its speed, read in one way for everyone."""
+"""Read size and speed from the files of a run, in one place for all callers."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from fineprune._messages import one_line
 from fineprune.inference.bench import BENCH
 
 ENGINE = "engine "
-"""What the names of the engine's peers begin with; the rest is the type it computes in."""
+"""Prefix of the names of the engine's peers; the rest is the type it computes in."""
 
 
 class PeerTiming(NamedTuple):
-    """One peer's time, with what it was measured on."""
+    """One peer's time, with the input and the machine of the measurement."""
 
     peer: str
     milliseconds: float
@@ -30,7 +30,7 @@ class PeerTiming(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The input and the machine; only what was timed alike is compared."""
+        """The input and the machine; only times with the same ones are compared."""
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         return f"{self.batch} × {self.length} tokens, {threads}, {self.processor}"
 
@@ -45,10 +45,10 @@ class Size(NamedTuple):
 
 
 def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[PeerTiming], str | None]:
-    """What a bench.json says of its folder's model: the right answers; and where there are none, why.
+    """Return the times in a bench.json whose answers were right; without any, the reason as well.
 
-    It is stale where the weights now take other than the bytes that were timed; `file_bytes` None: they are
-    not there to compare.
+    The file is stale if the weights no longer have the size that was timed. `file_bytes` is that size now;
+    None skips the comparison, where the weights are not available.
     """
     try:
         if file_bytes is not None and bench["file_bytes"] != file_bytes:
@@ -75,25 +75,25 @@ def _numbers(timing: Any) -> tuple[float, float, float, float]:
 
 
 def fastest(rows: Iterable[PeerTiming]) -> PeerTiming | None:
-    """The engine's row with the lowest time."""
+    """Return the engine's row with the lowest time; None without any."""
     engine = (row for row in rows if row.peer.startswith(ENGINE))
     return min(engine, key=lambda row: row.milliseconds, default=None)
 
 
 def weight_bytes(model: Path) -> int | None:
-    """The bytes of the weights in a model folder; None where there are none."""
+    """Return the bytes of the weights in a model folder; None if there are none."""
     files = list(model.glob("*.safetensors"))
     return sum(file.stat().st_size for file in files) if files else None
 
 
 def packed_of(results: Mapping[str, Any]) -> dict[str, int]:
-    """The packed bytes that results say, by the type of the values; those of older versions say none."""
-    said = results.get("packed_bytes")
-    sizes = said.items() if isinstance(said, dict) else ()
+    """Return the packed bytes in the results, by the type of the values; older versions have none."""
+    stored = results.get("packed_bytes")
+    sizes = stored.items() if isinstance(stored, dict) else ()
     return {str(name): size for name, size in sizes if type(size) is int and size > 0}
 
 
 def size_of(results: Mapping[str, Any] | None) -> Size | None:
-    """The packed and the dense bytes; None where results do not say both."""
+    """Return the packed and the dense bytes; None if the results lack one of them."""
     packed, dense = packed_of(results or {}), (results or {}).get("dense_bytes")
     return Size(packed, dense) if "float32" in packed and type(dense) is int and dense > 0 else None

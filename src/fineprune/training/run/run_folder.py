@@ -1,4 +1,4 @@
-"""Whose a run's folder is: free, this recipe's, or somebody else's."""
+"""Guard the folder of a run: check that it is free or this recipe's, lock it, clean it up."""
 
 import contextlib
 import json
@@ -17,17 +17,17 @@ CHECKPOINTS = "checkpoints"
 """In a run's folder while the run is under way."""
 
 TEACHER_LOGITS = "teacher_logits"
-"""There, too: the teacher's answers."""
+"""The teacher's answers, in a run's folder while the run is under way."""
 
 LOCK = ".lock"
-"""There, too, and held."""
+"""The lock that the running process holds, in a run's folder while the run is under way."""
 
 _FILES = ("recipe.yaml", "metrics.jsonl", "weights.npz", "results.json")  # written beside their place first
 _log = logging.getLogger("fineprune")
 
 
 def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
-    """Check that `out` is free, or this recipe's; returns the results of a finished run."""
+    """Check that `out` is free or this recipe's; return the results of a finished run, else None."""
     if out.exists() and not out.is_dir():
         raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
     if not out.is_dir():
@@ -39,9 +39,9 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         raise FinepruneError(f"{out}: not empty, and not a run; name another folder with --out")
     if not resume:
         raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
-    there = Recipe.load(out / "recipe.yaml")
-    if there != recipe:
-        ours, theirs = recipe.to_dict(), there.to_dict()
+    existing = Recipe.load(out / "recipe.yaml")
+    if existing != recipe:
+        ours, theirs = recipe.to_dict(), existing.to_dict()
         differing = [
             f"{section}: {theirs[section]} there, {ours[section]} now"
             for section in ours
@@ -62,20 +62,20 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep others from the run's folder; where nothing was written there, it goes again."""
+    """Lock the run's folder against other processes; remove it afterwards if it is empty."""
     with exclusive(out / LOCK, f"{out}: a run is under way there; wait for it, or name another --out"):
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
                 (out / LOCK).unlink()
-            for made in (out / CHECKPOINTS, out):  # the first by the Trainer, before pruning is checked
+            for folder in (out / CHECKPOINTS, out):  # the Trainer creates the first before pruning is checked
                 with contextlib.suppress(OSError):
-                    made.rmdir()  # only if it is empty
+                    folder.rmdir()  # only if it is empty
 
 
 def tidy(out: Path) -> None:
-    """Remove what a finished run needs no more, and what it left where it was killed while writing a file."""
+    """Remove what a finished run no longer needs, and the temporary files of a kill during a write."""
     for spent in _spent(out):
         shutil.rmtree(spent, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def tidy(out: Path) -> None:
 
 
 def tidy_later(out: Path) -> None:
-    """The same for a run that was killed between its last file and that; who holds the folder does it."""
+    """Do the work of `tidy` for a run that was killed just before it, unless a process holds the folder."""
     if _spent(out) or (out / LOCK).exists():
         with contextlib.suppress(FinepruneError, OSError), locked(out):
             tidy(out)

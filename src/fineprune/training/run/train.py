@@ -1,9 +1,9 @@
-"""The run of one recipe: from a YAML file to a folder with a pruned model and its score.
+"""Run one recipe: from a YAML file to a folder with a pruned model and its score.
 
 The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/` and
-`teacher_logits/` (while the run is under way), `weights.npz` (of a pruning run: what pictures need),
-`model/` (an ordinary model, zeros in place) and, written last, `results.json`. Whatever is there is
-whole, so a run that was killed can be continued.
+`teacher_logits/` (while the run is under way), `weights.npz` (of a pruning run: the data of figures),
+`model/` (an ordinary model, zeros in place) and, written last, `results.json`. Every file
+there is complete, so a run that was killed can be continued.
 """
 
 import contextlib
@@ -16,9 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import (
-    set_seed,
-)
+from transformers import set_seed
 
 from fineprune._extras import require
 from fineprune._files import replace_folder, write_json, write_text
@@ -56,14 +54,14 @@ _log = logging.getLogger("fineprune")
 def run_recipe(
     recipe: Recipe, out: str | Path, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
-    """Train what `recipe` says into the folder `out`, and return what `results.json` holds.
+    """Train a recipe into the folder `out`, and return the content of `results.json`.
 
-    `resume` continues a run of the same recipe from its newest whole checkpoint, and returns
+    `resume` continues a run of the same recipe from its newest complete checkpoint, and returns
     the results of one that is finished. Raises `FinepruneError` before anything is written
-    where the recipe or the data cannot work, and where `out` holds something else.
+    if the recipe or the data cannot work, or if `out` holds something else.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
-    batch of the recipe is that of all together; the first writes.
+    recipe's batch is split over them; the first process writes.
 
     Ctrl-C during the training saves a checkpoint and raises KeyboardInterrupt; SIGTERM likewise, and then
     SystemExit with the code `stopping.PREEMPTED`.
@@ -89,7 +87,7 @@ def run_recipe(
 
 
 def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAtSignals) -> dict[str, Any]:
-    """The run, in a folder that nobody else writes to."""
+    """Run the recipe in a folder that no other process writes to."""
     first = this_process().is_main_process
     data = recipe.task.load()
     set_seed(recipe.training.seed)
@@ -115,7 +113,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
     if recorder is not None:
         try:
             recorder.take().save(out)
-        except Exception as error:  # of memory, of the disk: pictures are no reason to lose a run
+        except Exception as error:  # memory or disk: missing figures are no reason to lose a run
             _log.warning("no weights.npz: %s", one_line(error))
     return _finish(job, trainer, out, seconds, checkpoint)
 
@@ -123,22 +121,22 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
 def _finish(
     job: Job, trainer: PruningTrainer, out: Path, seconds: float, checkpoint: Path | None
 ) -> dict[str, Any]:
-    """Finalize, score what will be loaded, and write the model, then the results."""
+    """Finalize, score the model as it will be loaded, and write the model, then the results."""
     recipe, data, evaluation, tokenizer = job
     model = trainer.model
     if trainer.pruner is not None:
         finalize(model)
         trainer.pruner = None
-    left = summary(model)
+    stats = summary(model)
     measured = scores(trainer, evaluation.more)
     results = {
         "metric": data.metric,
         "score": measured[data.metric],
         "scores": measured,
-        "density": left.density,
-        "kept": left.kept,
-        "total": left.total,
-        "parameters": left.parameters,
+        "density": stats.density,
+        "kept": stats.kept,
+        "total": stats.total,
+        "parameters": stats.parameters,
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": packing.bytes_of(model.state_dict()),
         "steps": trainer.state.global_step,
