@@ -254,8 +254,8 @@ def test_packed_layers_of_other_models(single, make, ask, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "bf16"}, "dtype='bf16': did you mean 'bfloat16'.*allowed are float32, bfloat16, int8"),
-        ({"dtype": torch.float32}, "dtype=torch.float32: did you mean 'float32'"),
+        ({"dtype": "bf16"}, "dtype='bf16': did you mean bfloat16.*allowed are float32, bfloat16, int8"),
+        ({"dtype": torch.float32}, "dtype=torch.float32: did you mean float32"),
         ({"dtype": None}, "dtype=None: .*allowed are float32"),
         ({"threads": 0}, "threads=0: expected a whole number of 1 or more, or None"),
         ({"threads": 1.5}, "threads=1.5: expected a whole number"),

@@ -114,7 +114,7 @@ def test_states_of_others(make, texts):
 
 def test_another_device(make):
     model = fineprune.accelerate(make("bert", kind="BertModel"))
-    with pytest.raises(FinepruneError, match="runs on the CPU; what it was given is on meta"):
+    with pytest.raises(FinepruneError, match="runs on the CPU; its input is on meta"):
         model.encoder(torch.zeros(1, 2, 16, device="meta"))
 
 

@@ -1,4 +1,4 @@
-"""accelerate(): hand a pruned model's weights to the sparse engine, in place."""
+"""Hand a pruned model's weights to the sparse engine, in place: `accelerate`."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fineprune._engine_errors import engine_errors
-from fineprune._messages import near
+from fineprune._messages import choose
 from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference import fallback
@@ -29,40 +29,43 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class _Whole(NamedTuple):
-    """Of the encoders that were replaced."""
+    """Counts of the encoders replaced as a whole."""
 
     encoders: int
     pruned: bool
-    """Whether one of them had anything to gain."""
+    """Whether one of them is sparse enough to gain."""
     reasons: list[str]
     """Why others were not replaced."""
 
 
 class _Count(NamedTuple):
-    """Of the linear layers that were looked at one by one."""
+    """Counts of the linear layers considered one by one."""
 
     replaced: int = 0
     dense: int = 0
-    """Pruned, and left to torch."""
+    """Pruned, but run by torch."""
 
 
 def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = None) -> Model:
-    """Let the sparse engine run a pruned model on the CPU, in place; returns the model, in evaluation mode.
+    """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA and DistilBERT is run whole; of any other
-    model each pruned linear layer (nn.Linear, transformers' Conv1D) by itself, which is said by a
-    `FinepruneWarning`, as is a model that has no zeros. Embeddings, poolers and heads stay in torch.
+    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA and DistilBERT runs as a whole; in any other
+    model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
+    `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
+    torch.
 
-    `dtype` is what the engine computes in: "float32" gives the model's answers up to rounding, "bfloat16" and
-    "int8" are faster and coarser, where the processor has instructions for them. `threads` is how many the
-    engine uses; None: as many as torch does now. Without the engine's native library torch's own sparse
-    matrices are used, in "float32" and on torch's threads, with a warning.
+    `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
+    "bfloat16" and "int8" are faster and coarser, where the processor has instructions for them. `threads`
+    is the number that the engine uses; None: as many as torch uses now. Without the engine's native library
+    torch's own sparse matrices are used, in "float32" and on torch's threads, with a warning.
 
-    What the engine took is gone from the model: calls, pipelines and deep copies work as before;
-    attentions, hidden states of inner layers, training, saving and pickling do not and say so. Raises
-    `FinepruneError` for settings that are unknown or that this processor does not have, and for a model that
-    is still being pruned, is accelerated already, or is not on the CPU.
+    The engine's weights are removed from the model: calls, pipelines and deep copies work as before;
+    attentions, hidden states of inner layers, training, saving and pickling raise an error.
+
+    Raises:
+        FinepruneError: for settings that are unknown or that this processor does not have, and for a model
+            that is still being pruned, is accelerated already, or is not on the CPU.
     """
     check(model)
     available = native.dtypes()  # none without a native library
@@ -94,16 +97,12 @@ def check(model: Any) -> None:
 
 
 def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> None:
-    known = get_args(Dtype)
-    if dtype not in known:
-        close = near(str(dtype), known)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise FinepruneError(f"dtype={dtype!r}: {hint}allowed are {', '.join(known)}")
+    choose(dtype, get_args(Dtype), "dtype")
     if dtype not in (available or ("float32",)):
         here = (
             f"this processor has {', '.join(available)}"
             if available
-            else ("the engine's native library is missing, and without it there is float32 alone")
+            else ("the engine's native library is missing, and without it only float32 works")
         )
         raise FinepruneError(f"dtype={dtype!r}: {here}")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -114,9 +113,9 @@ def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> Non
 
 
 def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
-    """Run whole what can be run whole, and then single layers of the rest."""
+    """Replace the encoders that the engine runs as a whole, then single layers of the rest."""
     whole = _whole_encoders(model, dtype, threads)
-    # Whatever is pruned at all: the engine itself chooses how, and its dense product is not the slower one.
+    # Every pruned layer: the engine chooses a sparse or a dense product, and its dense one is not slower.
     count = _each_layer(model, lambda each: engine.SparseLinear(each, dtype=dtype, threads=threads), SPARSE)
     reasons = whole.reasons
     if not whole.encoders and not reasons:
@@ -124,7 +123,7 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
         named = f"model_type {kind!r}" if kind else "a model of this kind"
         reasons = [f"the engine does not run {named} whole, only {', '.join(architectures.ARCHITECTURES)}"]
     if reasons:
-        _say(f"{type(model).__name__}: {reasons[0]}; {_told(count)}")
+        _say(f"{type(model).__name__}: {reasons[0]}; {_describe(count)}")
     elif not whole.pruned and not count.replaced:
         _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
 
@@ -134,12 +133,12 @@ def _by_torch(model: nn.Module) -> None:
     count = _each_layer(model, fallback.CsrEngine if runs else None, fallback.BREAK_EVEN)
     _say(
         f"{type(model).__name__}: fineprune_runtime has no native library for this processor, which would be "
-        f"several times faster; {_told(count) if runs else 'torch runs it dense'}"
+        f"several times faster; {_describe(count) if runs else 'torch runs it dense'}"
     )
 
 
 def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
-    """Replace the encoders that the engine runs whole."""
+    """Replace the encoders that the engine runs as a whole."""
     count, pruned = 0, False
     reasons = []
     for owner in list(model.modules()):
@@ -154,8 +153,8 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
         densities = [density for density in map(_density, encoder.modules()) if density is not None]
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
         settings = architectures.settings(config.to_dict())
-        made = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
-        setattr(owner, name, EncoderModule(made, config, trainable))
+        encoder_engine = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
+        setattr(owner, name, EncoderModule(encoder_engine, config, trainable))
         count += 1
         pruned |= min(densities) <= SPARSE
     return _Whole(count, pruned, reasons)
@@ -164,38 +163,38 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
 def _each_layer(model: nn.Module, make: Callable[[Linear], Any] | None, break_even: float) -> _Count:
     """Replace the pruned linear layers, wherever they are, that are sparse enough to gain by it.
 
-    A packed layer that is not, or that nothing can be made of, becomes a dense one: unpacked for each call it
-    would be slower still. An error leaves all of them as they were.
+    A packed layer that is not sparse enough, or that cannot be replaced, becomes a dense one: unpacking it
+    for each call would be slower still. After an error no layer has changed.
     """
     new: dict[nn.Module, nn.Module] = {}
     replaced = dense = 0
-    hung = places(model)
-    tables = {id(module.weight) for module in hung if isinstance(module, nn.Embedding)}
-    for module, found in hung.items():
+    layer_places = places(model)
+    tables = {id(module.weight) for module in layer_places if isinstance(module, nn.Embedding)}
+    for module, module_places in layer_places.items():
         if id(getattr(module, "weight", None)) in tables:
             continue  # a decoder tied to a table, which stays in memory anyway, its zeros those of padding
         density = _density(module)
         if density is None or (density > SPARSE and not isinstance(module, PackedLinear)):
             continue
-        if make is not None and density <= break_even and is_replaceable(module, found):
-            with engine_errors(f"{found[0].dotted}: "):
-                made = make(linear_of(module))
+        if make is not None and density <= break_even and is_replaceable(module, module_places):
+            with engine_errors(f"{module_places[0].dotted}: "):
+                layer_engine = make(linear_of(module))
             weight = module.get_parameter("weight")
             dtype = module.dtype if isinstance(module, PackedLinear) else weight.dtype
-            new[module] = SparseLinear(made, dtype, weight.requires_grad)
+            new[module] = SparseLinear(layer_engine, dtype, weight.requires_grad)
             replaced += 1
         else:
             dense += 1
             if isinstance(module, PackedLinear):
                 new[module] = dense_of(module)
     for module, instead in new.items():
-        for place in hung[module]:
+        for place in layer_places[module]:
             setattr(place.parent, place.name, instead)
     return _Count(replaced, dense)
 
 
 def _density(module: nn.Module) -> float | None:
-    """The share of a linear layer's weights that are not zero; None for another module."""
+    """Return the share of a linear layer's weights that are not zero; None for another module."""
     if isinstance(module, PackedLinear):
         return header_of(module).kept / math.prod(module.shape)
     if not is_linear(module):
@@ -204,15 +203,13 @@ def _density(module: nn.Module) -> float | None:
     return int(torch.count_nonzero(weight)) / weight.numel() if weight.numel() else None
 
 
-def _told(count: _Count) -> str:
+def _describe(count: _Count) -> str:
     if not count.replaced and not count.dense:
         return "no linear layer in it is pruned, and it stays as it is"
-    said = f"its pruned linear layers run one by one, {count.replaced} of them"
+    message = f"its pruned linear layers run one by one, {count.replaced} of them"
     if count.dense:
-        said += (
-            f"; {count.dense} stay dense, for too many weights are left or they do more than a linear layer"
-        )
-    return said
+        message += f"; {count.dense} stay dense: too many weights remain, or they do more than a linear layer"
+    return message
 
 
 def _say(message: str) -> None:

@@ -1,15 +1,15 @@
-"""From which density on dense matrices would be as fast as the engine's sparse ones."""
+"""Store the density above which dense matrices are as fast as the engine's sparse ones."""
 
 from typing import NamedTuple
 
 
 class BreakEven(NamedTuple):
-    """Densities; 1: sparse is faster at every density that was measured."""
+    """Densities of equal speed; 1: sparse is faster at every density that was measured."""
 
     torch: float
-    """At which the engine is as fast as torch with dense float32 weights."""
+    """The engine is as fast as torch with dense float32 weights."""
     openvino: float
-    """At which it is as fast as OpenVINO with dense weights of the engine's own dtype."""
+    """The engine is as fast as OpenVINO with dense weights of the engine's dtype."""
 
 
 # `python benchmarks/engine.py --break-even`: an encoder of BERT-base's shape, 1 x 128 tokens, one thread,
@@ -23,12 +23,12 @@ BREAK_EVEN = {
 
 
 def faster(density: float) -> dict[str, bool]:
-    """For each dtype of the engine, whether it is faster than dense weights of that dtype at this density."""
+    """Return, for each dtype of the engine, whether it beats dense weights of that dtype at this density."""
     return {dtype: density < min(limits) for dtype, limits in BREAK_EVEN.items()}
 
 
 def advice(density: float) -> str:
-    """One line about a model of this density, for a person."""
+    """Return one line for the user about the engine's speed at this density."""
     answers = faster(density)
     limits = {dtype: f"{dtype} below {min(BREAK_EVEN[dtype]):.0%}" for dtype in answers}
     yes = [limits[dtype] for dtype, is_faster in answers.items() if is_faster]

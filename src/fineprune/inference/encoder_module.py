@@ -1,4 +1,4 @@
-"""The encoder of BERT and its kin, run whole by the engine."""
+"""Run the encoder of BERT and related models as a whole in the engine."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,17 +16,17 @@ from fineprune_runtime import architectures
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Layer, Matrix
 
-# What a softmax turns into an exact 0 in float32, and less than any mask of transformers takes off.
+# A softmax turns this into an exact 0 in float32; every mask of transformers adds a lower number.
 _DROPPED = -1000.0
 _REFUSED = ("past_key_values", "encoder_hidden_states", "encoder_attention_mask")
 
 
 class EncoderModule(EngineModule):
-    """Takes the place of `BertModel.encoder` or `DistilBertModel.transformer`, and answers as it does.
+    """Replace `BertModel.encoder` or `DistilBertModel.transformer`, with the same outputs.
 
     `engine` is called as engine(hidden, mask) on float32 (batch, length, hidden) and bool (batch, length).
-    Where the mask is 0 the answer is 0, which torch leaves to chance. `config` is the live model's: what it
-    asks for at the time of a call counts.
+    Where the mask is 0 the output is 0; torch's values there are arbitrary. `config` is the live model's,
+    read at each call.
     """
 
     def __init__(self, engine: Any, config: Any, trainable: bool) -> None:
@@ -34,7 +34,10 @@ class EncoderModule(EngineModule):
         self.config = config
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> BaseModelOutput:
-        """`hidden_states` (batch, length, hidden) of any floating type -> `.last_hidden_state`, the same."""
+        """Return `.last_hidden_state` in the shape (batch, length, hidden) and type of `hidden_states`.
+
+        The type may be any floating one.
+        """
         self._refuse(kwargs)
         batch, length, _ = hidden_states.shape
         mask = keep_mask(attention_mask, batch, length)
@@ -50,20 +53,20 @@ class EncoderModule(EngineModule):
         return kind(last_hidden_state=result)
 
     def _refuse(self, asked: dict[str, Any]) -> None:
-        """Raise for what only torch can give."""
+        """Raise for outputs and inputs that only torch supports."""
         for what in ("hidden_states", "attentions"):
             flag = f"output_{what}"
             # transformers collects these by hooks on layers that are no more: the same rule as it has.
             if asked.get(flag, getattr(self.config, flag, False)):
                 raise FinepruneError(
-                    f"{flag}=True: an accelerated encoder gives its last hidden state alone; leave it out, "
+                    f"{flag}=True: an accelerated encoder gives only its last hidden state; leave it out, "
                     "or load the model again without accelerate"
                 )
         for what in _REFUSED:
             if asked.get(what) is not None:
                 raise FinepruneError(
-                    f"{what}: an accelerated encoder reads one text at a time, whole; leave it out, or load "
-                    "the model again without accelerate"
+                    f"{what}: an accelerated encoder reads one complete text at a time; leave it out, or "
+                    "load the model again without accelerate"
                 )
         if asked.get("is_causal"):
             raise FinepruneError("is_causal=True: the engine's attention sees all tokens; leave it out")
@@ -73,11 +76,13 @@ class EncoderModule(EngineModule):
 
 
 def keep_mask(mask: Any, batch: int, length: int) -> Tensor | None:
-    """Which tokens are there, bool (batch, length), from whatever form transformers gives; None: all are.
+    """Return which tokens are present, bool (batch, length), from any of transformers' forms; None: all are.
 
-    2-d is that already. 4-d (batch, heads or 1, queries or 1, length) is bool, or a number that is
-    added: 0 for a token, hugely negative elsewhere. Raises `FinepruneError` for a mask that differs by query
-    or head, for one that adds anything else, and for other forms.
+    A 2-d mask has this form. A 4-d one (batch, heads or 1, queries or 1, length) is bool, or a number that is
+    added: 0 for a token, hugely negative elsewhere.
+
+    Raises:
+        FinepruneError: for a mask that differs by query or head, that adds other numbers, or of another form.
     """
     if mask is None:
         return None
@@ -110,16 +115,17 @@ def keep_mask(mask: Any, batch: int, length: int) -> Tensor | None:
 
 
 def _same_for_all(mask: Tensor) -> bool:
-    """Whether every head and query of a 4-d mask sees the same tokens; one made by expand() is not read."""
+    """Return whether all heads and queries of a 4-d mask see the same tokens; expanded axes are not read."""
     single = all(mask.shape[axis] == 1 or mask.stride(axis) == 0 for axis in (1, 2))
     return single or bool((mask == mask[:, :1, :1]).all())
 
 
 def encoder_name(model: nn.Module) -> str | None:
-    """What the encoder is called in a base model that the engine can run whole; None for another model.
+    """Return the name of the encoder in a base model that the engine can run as a whole; None for others.
 
-    Raises `EngineError` with the reason where it is one of these architectures, yet changed in such a way
-    that the engine would answer something else.
+    Raises:
+        EngineError: if the model has one of these architectures, but changed so that the engine's output
+            would differ; the message has the reason.
     """
     config = getattr(model, "config", None)
     known = architectures.ARCHITECTURES.get(getattr(config, "model_type", None) or "")
@@ -139,9 +145,9 @@ def encoder_name(model: nn.Module) -> str | None:
 
 
 def read_layers(model: nn.Module) -> Iterator[Layer]:
-    """The layers of a base model that has an `encoder_name`, for the engine.
+    """Yield the layers of a base model that has an `encoder_name`, for the engine.
 
-    Each is read when it is asked for: of a whole model they take several times the packed weights' memory.
+    Each is read on demand: all together take several times the memory of the packed weights.
     """
     config: Any = model.config
     yield from architectures.each_layer(

@@ -1,4 +1,4 @@
-"""What every module has in common whose weights were handed over to an engine."""
+"""Define the base class of modules whose weights were handed over to an engine."""
 
 import copy
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from fineprune.errors import FinepruneError
 
 
 class EngineModule(nn.Module):
-    """Holds no parameters: `engine` keeps them in a form of its own, from which there is no way back.
+    """A module without parameters: `engine` holds the weights in its own form, which cannot be read back.
 
-    So it runs forward only, on the CPU, and cannot be saved; each attempt is a `FinepruneError` that says
-    what to do instead. A deep copy shares the engine, whose weights never change.
+    It therefore runs forward only, on the CPU, and cannot be saved; each attempt is a `FinepruneError` that
+    says what to do instead. A deep copy shares the engine, whose weights never change.
     """
 
     is_accelerated = True  # what `pruning.targets.refuse_accelerated` looks for
@@ -26,7 +26,7 @@ class EngineModule(nn.Module):
         self.eval()
 
     def apply_engine(self, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """`run` on `x` as float32, contiguous and without grad; a backward pass through it is an error."""
+        """Return `run` of `x` as float32, contiguous and without grad; a backward pass raises an error."""
         if self.training:
             raise FinepruneError(
                 "this model is accelerated, and in training mode: call its eval(); to train, load it again "
@@ -34,7 +34,7 @@ class EngineModule(nn.Module):
             )
         if x.device.type != "cpu":
             raise FinepruneError(
-                f"this model is accelerated and runs on the CPU; what it was given is on {x.device}: "
+                f"this model is accelerated and runs on the CPU; its input is on {x.device}: "
                 "move model and inputs back with .to('cpu'), or load it again without accelerate"
             )
         if torch.is_grad_enabled() and (self.trainable or x.requires_grad):
@@ -67,7 +67,7 @@ class EngineModule(nn.Module):
 
 
 class _ForwardOnly(torch.autograd.Function):
-    """Runs an engine, and explains itself where a gradient is asked for."""
+    """Run an engine forward; raise an explanation if a gradient is requested."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, flag: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Where no native library is: linear layers as sparse matrices of torch, slower than the engine.
+"""Run linear layers as torch's sparse matrices if there is no native library; the engine is faster.
 
-The layout decides. torch's product of a CSR matrix with features in rows and tokens in columns, `W @ X`, is
+The layout matters: torch's product of a CSR matrix with features in rows and tokens in columns, `W @ X`, is
 faster than the dense one from about 85 % zeros on; `torch.nn.functional.linear` with a CSR weight, tokens
 in rows, is no faster than the dense one.
 """
@@ -16,13 +16,13 @@ from fineprune.inference.weights import positions_of
 from fineprune_runtime.layers import Linear, Matrix
 
 BREAK_EVEN = 0.15
-"""The density from which torch's dense product is the faster one (128 to 1,024 tokens, one thread)."""
+"""The density above which torch's dense product is faster (128 to 1,024 tokens, one thread)."""
 
 
 class CsrEngine:
-    """A linear layer in torch's CSR form, called as the engine's is: (tokens, in) -> (tokens, out), float32.
+    """A linear layer in torch's CSR form, with the engine's interface.
 
-    It runs on torch's threads.
+    It maps float32 (tokens, in) to (tokens, out) and runs on torch's threads.
     """
 
     level = "torch-csr"
@@ -55,7 +55,7 @@ class CsrEngine:
 
 @functools.cache
 def runs_here() -> bool:
-    """Whether this build of torch multiplies CSR matrices on the CPU: some without MKL do not."""
+    """Return whether this build of torch multiplies CSR matrices on the CPU: some without MKL do not."""
     try:
         CsrEngine(Linear(Matrix.from_dense(np.eye(2, dtype=np.float32)), None))(np.ones((1, 2), np.float32))
     except (RuntimeError, NotImplementedError):

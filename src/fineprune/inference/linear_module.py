@@ -1,4 +1,4 @@
-"""One linear layer, run by the engine: for models that it does not run whole."""
+"""Run single linear layers in the engine, for models that it does not run as a whole."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from fineprune.inference.engine_module import EngineModule
 
 
 class SparseLinear(EngineModule):
-    """Takes the place of a linear layer, and answers as it does, in the type that its weight had.
+    """Replace a linear layer, with the same output in the type of its weight.
 
     `engine` is called on float32 of shape (tokens, in) and gives (tokens, out).
     """
@@ -24,7 +24,7 @@ class SparseLinear(EngineModule):
         self.register_buffer("weight", torch.empty(0, dtype=torch.int8), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Return the output (..., out) for `x` (..., in)."""
         return self.apply_engine(x, self._run)
 
     def _run(self, x: Tensor) -> Tensor:

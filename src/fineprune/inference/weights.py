@@ -1,4 +1,4 @@
-"""What the engine takes, read from live modules: a linear layer, dense or packed, as matrix and bias."""
+"""Read linear layers, dense or packed, from live modules as matrix and bias for the engine."""
 
 import sys
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from fineprune_runtime.layers import Linear, Matrix
 
 
 class LinearPlace(NamedTuple):
-    """Where a module hangs: `getattr(parent, name)` is it, and `dotted` its name in the model."""
+    """One place of a module: it is `getattr(parent, name)`, and `dotted` is its name in the model."""
 
     parent: nn.Module
     name: str
@@ -23,7 +23,7 @@ class LinearPlace(NamedTuple):
 
 
 def linear_of(module: nn.Module) -> Linear:
-    """Matrix (out, in) and bias (out,) of an nn.Linear, a transformers Conv1D or a PackedLinear.
+    """Return matrix (out, in) and bias (out,) of an nn.Linear, a transformers Conv1D or a PackedLinear.
 
     A packed matrix goes from its blob straight to positions and values: no dense copy is made.
     """
@@ -32,17 +32,17 @@ def linear_of(module: nn.Module) -> Linear:
 
 
 def vector_of(tensor: Tensor) -> NDArray[np.float32]:
-    """A float32 copy of a parameter, in its shape."""
+    """Return a float32 copy of a parameter, in its shape."""
     return np.array(tensor.detach().float().numpy(), np.float32, order="C")
 
 
 def header_of(module: PackedLinear) -> codec.Header:
-    """What the blob of a packed layer says of itself."""
+    """Return the header of a packed layer's blob."""
     return codec.read_header(_blob(module))
 
 
 def dense_of(module: PackedLinear) -> nn.Linear:
-    """An ordinary layer that answers as a packed one, in the type that it answers in."""
+    """Return an nn.Linear with the weights of a packed layer, in the type of its output."""
     rows, columns = reversed(module.shape) if module.transposed else module.shape
     dense = nn.Linear(columns, rows, bias=False, dtype=module.dtype)
     weight = torch.from_numpy(codec.decode(_blob(module), module.shape)).to(module.dtype)
@@ -51,29 +51,29 @@ def dense_of(module: PackedLinear) -> nn.Linear:
     return dense.eval()
 
 
-def is_replaceable(module: nn.Module, found: Iterable[LinearPlace]) -> bool:
-    """Whether a linear layer can give way to another module that is called in its place.
+def is_replaceable(module: nn.Module, module_places: Iterable[LinearPlace]) -> bool:
+    """Return whether another module can replace a linear layer.
 
     A subclass may do more than multiply, and the layers of torch's own blocks are not called at all:
-    such a block reads their weights.
+    such a block reads their weights directly.
     """
     utils = sys.modules.get("transformers.pytorch_utils")
     plain = (nn.Linear, PackedLinear, utils.Conv1D) if utils else (nn.Linear, PackedLinear)
     return type(module) in plain and all(
         isinstance(place.parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
         or not type(place.parent).__module__.startswith("torch.nn.modules.")
-        for place in found
+        for place in module_places
     )
 
 
 def places(model: nn.Module) -> dict[nn.Module, list[LinearPlace]]:
-    """Every module below `model` and all the places where it hangs, in the model's order."""
-    found: dict[nn.Module, list[LinearPlace]] = {}
+    """Return every module below `model` with all its places, in the model's order."""
+    result: dict[nn.Module, list[LinearPlace]] = {}
     for above, parent in model.named_modules():
         for name, child in parent._modules.items():  # named_children() leaves a second place out
             if child is not None:
-                found.setdefault(child, []).append(LinearPlace(parent, name, f"{above}.{name}".lstrip(".")))
-    return found
+                result.setdefault(child, []).append(LinearPlace(parent, name, f"{above}.{name}".lstrip(".")))
+    return result
 
 
 def _matrix(module: nn.Module) -> Matrix:
@@ -86,7 +86,7 @@ def _matrix(module: nn.Module) -> Matrix:
 
 
 def _transposed(matrix: Matrix) -> Matrix:
-    """A matrix stored (in, out), as Conv1D's is, the other way round. Its scales are of inputs, and go."""
+    """Return a matrix stored (in, out), as Conv1D's is, as (out, in), without its per-input scales."""
     rows, columns = matrix.shape
     row, column = np.divmod(positions_of(matrix), columns)
     positions = column * rows + row
@@ -95,7 +95,7 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 
 def positions_of(matrix: Matrix) -> NDArray[np.int64]:
-    """(kept,), flat and ascending, also where every element is stored."""
+    """Return the flat positions (kept,), ascending, also if every element is stored."""
     return np.arange(len(matrix.values)) if matrix.positions is None else matrix.positions
 
 

@@ -1,4 +1,4 @@
-"""Latency and memory of a model in several runtimes, measured side by side."""
+"""Measure latency and memory of a model in several runtimes, side by side."""
 
 BENCH = "bench.json"
-"""The file that `fineprune bench` leaves in the folder of a run."""
+"""The file that `fineprune bench` writes to the folder of a run."""

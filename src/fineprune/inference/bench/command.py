@@ -1,4 +1,4 @@
-"""`fineprune bench`. What takes seconds to import is imported in the call."""
+"""Run `fineprune bench` from the command line; slow imports happen inside the call."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def bench(
 
 
 def _keep(done: "Bench", say: bool) -> None:
-    """Leave what was measured in the folder of the run, for `inspect` and the report."""
+    """Write the measurements to the folder of the run, for `inspect` and the report."""
     from fineprune._files import write_json
     from fineprune.inference.bench import BENCH
 

@@ -1,4 +1,4 @@
-"""A model's speed and memory beside what else could run it: the measuring of `fineprune bench`."""
+"""Measure a model's speed and memory in the engine and other runtimes, for `fineprune bench`."""
 
 import contextlib
 import math
@@ -26,11 +26,11 @@ BASE = next(iter(PEERS))
 
 
 class Row(NamedTuple):
-    """What one peer did with one model."""
+    """The time and the error of one peer with one model."""
 
     peer: str
     model: str | None
-    """None: the model that was asked about; else the one that it is held against."""
+    """None: the model in question; else the name of the one it is compared with."""
     timing: Timing
     error: float
     """The largest difference of its answers from torch's on the same weights, over the largest answer."""
@@ -39,14 +39,14 @@ class Row(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What was not measured, or not as one would expect, and why."""
+    """A measurement that is missing, or not as expected, with the reason."""
 
     what: str
     why: str
 
 
 class Bench(NamedTuple):
-    """Everything that one call of `fineprune bench` measured."""
+    """All measurements of one call of `fineprune bench`."""
 
     folder: Path
     density: float
@@ -62,7 +62,7 @@ class Bench(NamedTuple):
     notes: list[Left]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; what is no number there is null."""
+        """Return plain values for JSON; nan and infinity become null."""
         rows = [
             row._asdict() | {"timing": row.timing._asdict(), "error": _finite(row.error)} for row in self.rows
         ]
@@ -88,12 +88,15 @@ def bench_folder(
     threads: int | None = None,
     rounds: int = 11,
 ) -> Bench:
-    """Time every peer of `bench_peers.PEERS` on the model of a run or model folder, in turns.
+    """Time every peer of `peers.PEERS` on the model of a run or model folder, in turns.
 
     The inputs are `batch` texts of `length` random tokens. `against` is another folder, or a name on the hub,
-    which all peers run as well; ratios are to torch on the model of `folder` throughout. `threads` is for
-    all peers; None: as many as torch uses. Raises `FinepruneError` for numbers that cannot be, and for a
-    model that is not there, is not one of single texts, or that torch itself cannot run.
+    which all peers run as well; ratios are always to torch on the model of `folder`. `threads` is for
+    all peers; None: as many as torch uses.
+
+    Raises:
+        FinepruneError: for numbers below 1, and for a model that does not exist, does not take single texts,
+            or that torch cannot run.
     """
     for what, value in (("batch", batch), ("length", length), ("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
@@ -138,9 +141,10 @@ def bench_folder(
 
 
 def example(model: Any, batch: int, length: int) -> dict[str, Tensor]:
-    """`batch` texts of `length` random tokens, always the same ones, without padding.
+    """Return `batch` texts of `length` random tokens, always the same ones, without padding.
 
-    Raises `FinepruneError` for a model that does not answer texts, or has no place for so many tokens.
+    Raises:
+        FinepruneError: for a model that does not take texts, or has fewer than `length` positions.
     """
     config = model.config
     if model.main_input_name != "input_ids" or config.is_encoder_decoder:
@@ -158,14 +162,14 @@ def example(model: Any, batch: int, length: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def error_of(found: Any, expected: Any) -> float:
-    """The largest difference of the outputs that both have, relative to the largest number of that output."""
-    shared = [name for name in expected if name in found]
+def error_of(outputs: Any, expected: Any) -> float:
+    """Return the largest difference in the outputs both have, relative to that output's largest number."""
+    shared = [name for name in expected if name in outputs]
     if not shared:
         return math.nan
     worst = 0.0
     for name in shared:
-        theirs, ours = torch.as_tensor(found[name]), torch.as_tensor(expected[name])
+        theirs, ours = torch.as_tensor(outputs[name]), torch.as_tensor(expected[name])
         if theirs.shape != ours.shape:
             return math.nan
         off = float((theirs.float() - ours).abs().max() / ours.abs().max().clamp_min(1e-30))
@@ -189,11 +193,11 @@ def _build(job: Job, model: str | None) -> _Built:
             if why is None:
                 with quiet(), _heard() as said:
                     run = peer.build(job)
-                    found = run()
-                expected = found if name == BASE else expected
-                runs[name], errors[name] = run, error_of(found, expected)
+                    outputs = run()
+                expected = outputs if name == BASE else expected
+                runs[name], errors[name] = run, error_of(outputs, expected)
                 notes += [Left(f"{name}{named}", line) for line in said]
-        except Exception as error:  # whatever a peer raises: it is not what is being measured
+        except Exception as error:  # anything a peer raises: peers are not under test
             why = one_line(error)
             if name == BASE:
                 shape = "{} x {}".format(*job.inputs["input_ids"].shape)
@@ -223,7 +227,7 @@ def _load(
 
 
 def _other(name: str, kind: Any) -> OpenedModel:
-    """Open the model to compare with: of a folder, or of the hub, there with the head of `kind`."""
+    """Open the model to compare with, from a folder, or from the hub with the head of `kind`."""
     try:
         return open_model(name, hub=True, hub_class=kind)
     except FinepruneError as error:
@@ -231,7 +235,7 @@ def _other(name: str, kind: Any) -> OpenedModel:
 
 
 def _limit(model: nn.Module) -> int:
-    """The most tokens of a text that the model has positions for."""
+    """Return the largest number of tokens of a text that the model has positions for."""
     config: Any = model.config
     limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
     for name, module in model.named_modules():
@@ -253,7 +257,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[str]]:
-    """Our own warnings as lines, once the block is done; other packages' are not for the user."""
+    """Yield a list that holds fineprune's warnings after the block; other packages' are dropped."""
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,7 +1,7 @@
-"""Who is timed by `fineprune bench`: one function a peer, which makes it ready to answer one batch.
+"""Prepare the peers that `fineprune bench` times: one function per peer makes it ready to run one batch.
 
-Each gets the same weights, the same inputs and the same number of threads. What it cannot do it says by an
-exception, of any kind: the bench lists it, and goes on.
+Each gets the same weights, the same inputs and the same number of threads. A peer that cannot run the model
+raises any exception; the bench lists it and continues.
 """
 
 import copy
@@ -31,10 +31,10 @@ CALIBRATION = 8  # random batches from which nncf learns the ranges of the activ
 
 
 class Job(NamedTuple):
-    """What a peer has to run."""
+    """The model and the inputs that a peer runs."""
 
     model: Any
-    """In torch, eager, float32; shared by the peers, which change nothing of it."""
+    """In torch, eager, float32; shared by the peers, which do not change it."""
     inputs: dict[str, Tensor]
     threads: int
     scratch: Path
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """How one is made, from which relative error on its answers are wrong, and the packages it needs."""
+    """A peer: how to build it, the relative error above which it is wrong, the packages it needs."""
 
     build: Callable[[Job], Run]
     tolerance: float
@@ -50,24 +50,24 @@ class Peer(NamedTuple):
 
 
 def missing(peer: Peer) -> str | None:
-    """Why a peer cannot be tried at all: a package that is not installed."""
+    """Return why a peer cannot be tried: packages that are not installed; None if it can."""
     names = absent(peer.needs)
     return f"{', '.join(names)} not installed" if names else None
 
 
 def run_torch(job: Job) -> Run:
-    """The model as it is."""
+    """Run the model as it is."""
     return _model_run(job.model, job.inputs)
 
 
 def run_compiled(job: Job) -> Run:
-    """torch.compile with its defaults, for these very shapes."""
+    """Run the model by torch.compile with its defaults, for exactly these shapes."""
     torch._dynamo.reset()  # the limit of recompilations counts those of other models as well
     return _model_run(torch.compile(job.model, dynamic=False), job.inputs)
 
 
 def run_engine(dtype: Dtype) -> Callable[[Job], Run]:
-    """The sparse engine, by `accelerate`."""
+    """Run the model in the sparse engine, by `accelerate`."""
 
     def build(job: Job) -> Run:
         return _model_run(accelerate(copy.deepcopy(job.model), dtype, job.threads), job.inputs)
@@ -76,18 +76,18 @@ def run_engine(dtype: Dtype) -> Callable[[Job], Run]:
 
 
 def run_csr(job: Job) -> Run:
-    """Sparse matrices of torch itself, which `accelerate` uses where the engine was not built."""
+    """Run the model with torch's sparse matrices, which `accelerate` uses if the engine was not built."""
     if not fallback.runs_here():
         raise FinepruneError("this build of torch multiplies no CSR matrices")
     model = copy.deepcopy(job.model)
     replaced = 0
-    for module, found in places(model).items():
-        if not is_linear(module) or not is_replaceable(module, found):
+    for module, module_places in places(model).items():
+        if not is_linear(module) or not is_replaceable(module, module_places):
             continue
         linear = linear_of(module)
         if linear.weight.density <= fallback.BREAK_EVEN:
             new = SparseLinear(fallback.CsrEngine(linear), torch.float32, False)
-            for place in found:
+            for place in module_places:
                 setattr(place.parent, place.name, new)
             replaced += 1
     if not replaced:
@@ -96,7 +96,7 @@ def run_csr(job: Job) -> Run:
 
 
 def run_onnxruntime(int8: bool) -> Callable[[Job], Run]:
-    """ONNX Runtime on the exported graph; int8 is its dynamic quantization."""
+    """Run the exported graph in ONNX Runtime; int8 is its dynamic quantization."""
 
     def build(job: Job) -> Run:
         import onnxruntime
@@ -114,10 +114,10 @@ def run_onnxruntime(int8: bool) -> Callable[[Job], Run]:
 
 
 def run_openvino(precision: str, int8: str = "") -> Callable[[Job], Run]:
-    """OpenVINO for these very shapes, in the precision "f32" or "bf16".
+    """Run the model in OpenVINO for exactly these shapes, in the precision "f32" or "bf16".
 
     `int8`: "weights" is what `fineprune export --int8` writes; "all" has nncf quantize the activations too,
-    by the ranges that they have on random texts.
+    with ranges calibrated on random texts.
     """
 
     def build(job: Job) -> Run:
@@ -139,7 +139,7 @@ def run_openvino(precision: str, int8: str = "") -> Callable[[Job], Run]:
 
 
 def openvino_call(core: Any, graph: Any, feeds: Any, precision: str, threads: int) -> Run:
-    """Compile an OpenVINO graph for one answer at a time, to `feeds`: by name, or a list in order."""
+    """Compile an OpenVINO graph to run on `feeds`, one call at a time: a dict by name, or a list in order."""
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -151,14 +151,14 @@ def openvino_call(core: Any, graph: Any, feeds: Any, precision: str, threads: in
     names = [output.get_any_name() if output.names else str(at) for at, output in enumerate(outputs)]
 
     def call() -> dict[str, Any]:
-        found = request.infer(feeds, share_inputs=True, share_outputs=True)
-        return {name: found[output] for name, output in zip(names, outputs, strict=True)}
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: results[output] for name, output in zip(names, outputs, strict=True)}
 
     return call
 
 
 def quantized(graph: Any, samples: list[Any]) -> Any:
-    """An OpenVINO graph with weights and activations of 8 bits, by nncf; `samples` are as `feeds` above."""
+    """Return an OpenVINO graph with 8-bit weights and activations, by nncf; `samples` are like `feeds`."""
     import nncf
 
     with quiet_exporters():
@@ -168,7 +168,7 @@ def quantized(graph: Any, samples: list[Any]) -> Any:
 
 
 def run_deepsparse(job: Job) -> Run:
-    """DeepSparse on the graph for ONNX; it is no longer developed, and a yardstick only."""
+    """Run the ONNX graph in DeepSparse, which is no longer developed and serves only as a yardstick."""
     from deepsparse import compile_model
     from deepsparse.utils import override_onnx_input_shapes
 
@@ -201,14 +201,14 @@ PEERS: dict[str, Peer] = {
 def _model_run(model: Any, inputs: dict[str, Tensor]) -> Run:
     def call() -> dict[str, Any]:
         with torch.inference_mode():
-            found = model(**inputs)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+            outputs = model(**inputs)
+        return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
     return call
 
 
 def _exported(job: Job, to: Literal["onnx", "openvino"], int8: bool) -> Path:
-    """The folder of an export, made by the first peer that asks."""
+    """Return the folder of an export, which the first peer that needs it creates."""
     folder = job.scratch / f"{to}{'-int8' * int8}"
     if not folder.is_dir():
         with staged(folder) as beside:
@@ -219,7 +219,7 @@ def _exported(job: Job, to: Literal["onnx", "openvino"], int8: bool) -> Path:
 
 
 def _at_least_two(value: Tensor) -> Tensor:
-    """Rows and columns that are there once would be taken for fixed by the exporters."""
+    """Repeat dimensions of size 1, which the exporters would take for fixed."""
     return value.repeat(2 if len(value) == 1 else 1, 2 if value.shape[1] == 1 else 1)
 
 
@@ -228,7 +228,7 @@ def _arrays(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Any]:
 
 
 def _random_feeds(feeds: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Other texts of the same shape: the ids of each row in another order."""
+    """Yield other texts of the same shape: the ids of each row in another order."""
     random = np.random.default_rng(0)
     for _ in range(CALIBRATION):
         yield feeds | {"input_ids": random.permuted(feeds["input_ids"], axis=1)}

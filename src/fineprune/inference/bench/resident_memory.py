@@ -1,8 +1,8 @@
-"""What a loaded model takes: resident memory and time, each way of loading in a process of its own.
+"""Measure the resident memory and the time of loading a model, each way in a separate process.
 
     python -m fineprune.inference.bench.resident_memory < request.json
 
-Nothing heavy is imported at the top, torch least of all: the way without it would be charged for it.
+Heavy packages, torch above all, are not imported at the top: the way without torch would be charged for it.
 """
 
 import gc
@@ -24,26 +24,26 @@ _TIMEOUT = 600  # seconds
 
 
 class Loading(NamedTuple):
-    """What one way of loading a model takes, in MB (10^6 bytes) and seconds."""
+    """The cost of one way of loading a model, in MB (10^6 bytes) and seconds."""
 
     way: str
     seconds: float
     """From the folder to a model that can be called; imports are over."""
     loaded: float
-    """What the resident memory grew by until then."""
+    """Growth of the resident memory until then."""
     answered: float
-    """And after the first answer: files that are only mapped are read by then. Activations are counted."""
+    """Growth until after the first answer, by when mapped files were read. Activations are counted."""
     process: float
-    """All of the process, the code of Python and its packages included."""
+    """Memory of the entire process, including the code of Python and its packages."""
 
 
 class Request(NamedTuple):
-    """What a child process is asked: to load `source` as `way` says, and to answer `ids`."""
+    """The request to a child process: load `source` in the given `way`, and run it on `ids`."""
 
     way: str
-    """`DENSE`; "accelerate DTYPE", torch and the engine; "runtime DTYPE", fineprune_runtime alone."""
+    """`DENSE`; "accelerate DTYPE", torch and the engine; "runtime DTYPE", only fineprune_runtime."""
     source: str
-    """A model folder, or a name on the hub for `DENSE` alone."""
+    """A model folder, or, only for `DENSE`, a name on the hub."""
     kind: str
     """The model's class in transformers."""
     ids: list[list[int]]
@@ -51,9 +51,13 @@ class Request(NamedTuple):
 
 
 def measure(request: Request) -> Loading:
-    """Load a model in a fresh process. Raises `FinepruneError` with what that process died of."""
+    """Measure loading a model in a fresh process.
+
+    Raises:
+        FinepruneError: with the last line of that process's errors, if it failed.
+    """
     if not Path("/proc/self/statm").is_file():
-        raise FinepruneError("this system has no /proc/self/statm, by which resident memory is told")
+        raise FinepruneError("this system has no /proc/self/statm, from which resident memory is read")
     environment = os.environ | {"OMP_NUM_THREADS": str(request.threads)}
     command = [sys.executable, "-m", "fineprune.inference.bench.resident_memory"]
     try:
@@ -74,13 +78,13 @@ def measure(request: Request) -> Loading:
 
 
 def resident() -> float:
-    """MB of memory that this process has at this moment (Linux)."""
+    """Return this process's current resident memory in MB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def _answer(request: Request) -> dict[str, float]:
-    """The child's work."""
+    """Load and run the model in the child process, and return the measurements."""
     load, run = (_runtime if request.way.startswith("runtime") else _torch)(request)
     gc.collect()
     before = resident()
@@ -100,7 +104,7 @@ def _answer(request: Request) -> dict[str, float]:
 
 
 def _torch(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """How to load and how to run, all imports and torch's own buffers behind it."""
+    """Return functions to load and to run, with all imports and torch's buffers already in memory."""
     import torch
     import transformers
 
@@ -142,12 +146,12 @@ def _runtime(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 def main() -> None:
-    """Answer the request on standard input; an error is one line, and exit code 1."""
+    """Answer the request on standard input; an error is one line, with exit code 1."""
     warnings.simplefilter("ignore")
     asked = Request(**json.load(sys.stdin))
     try:
         print(json.dumps(_answer(asked)))
-    except Exception as error:  # whatever a way of loading makes of a model: the parent lists it
+    except Exception as error:  # anything that loading raises: the parent lists it
         sys.exit(one_line(error))
 
 

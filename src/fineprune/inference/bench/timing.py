@@ -1,4 +1,4 @@
-"""Times of calls on a machine that others use too: interleaved rounds, medians, ratios within a round."""
+"""Time calls on a shared machine: interleaved rounds, medians, ratios within a round."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
 
-# Seconds. A call of less than _SHORT is made ready for its turn: a pause, in which the threads of other
-# runtimes, which spin for a while after their work, fall asleep; then calls for _WINDOW; so many are timed.
+# Seconds. A call of less than _SHORT is prepared for its turn: a pause, in which the threads of other
+# runtimes, which spin for a while after their work, fall asleep; then calls for _WINDOW; as many are timed.
 _SHORT = 0.1
 _PAUSE = 0.02
 _WINDOW = 0.01
@@ -29,19 +29,19 @@ _PACKAGES = (
 
 
 class Timing(NamedTuple):
-    """One call's time, and how many times faster than the base it was."""
+    """One call's time, and its speed relative to the base."""
 
     milliseconds: float
     """The median over the rounds."""
     ratio: float
-    """The median over the rounds of the base's time / the own time in the same round."""
+    """The median over the rounds of the base's time / this call's time in the same round."""
     low: float
     high: float
     """The ratio's quartiles."""
 
 
 def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
-    """Seconds of each call in each round; in a round each has its turn, so that noise meets all alike."""
+    """Return seconds of each call in each round; each round runs all calls, so noise affects all alike."""
     usual = {}
     for name, call in calls.items():
         call()
@@ -54,17 +54,17 @@ def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Nam
 
 
 def compare(times: Mapping[Name, list[float]], base: Name) -> dict[Name, Timing]:
-    """Medians, and ratios to the call named `base`."""
-    found = {}
-    for name, own in times.items():
-        ratios = [other / seconds for other, seconds in zip(times[base], own, strict=True)]
+    """Return the medians, and the ratios to the call named `base`."""
+    result = {}
+    for name, seconds in times.items():
+        ratios = [theirs / ours for theirs, ours in zip(times[base], seconds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        found[name] = Timing(1e3 * statistics.median(own), middle, low, high)
-    return found
+        result[name] = Timing(1e3 * statistics.median(seconds), middle, low, high)
+    return result
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on: processor, cores, threads, instruction levels, versions."""
+    """Return a description of the machine: processor, cores, threads, instruction levels, versions."""
     from fineprune_runtime import levels
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -80,7 +80,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the processor's name, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -90,14 +90,14 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are measured, where they are installed."""
-    found = {}
+    """Return the versions of the measured packages that are installed."""
+    result = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -107,7 +107,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _turn(call: Callable[[], Any], usual: float) -> float:
-    """Seconds of one call, which usually takes `usual`."""
+    """Return the seconds of one call, which usually takes `usual`."""
     if usual >= _SHORT:
         return _seconds(call)
     times = max(1, round(_WINDOW / max(usual, 1e-6)))
