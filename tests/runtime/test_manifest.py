@@ -115,3 +115,18 @@ def test_torch_is_not_needed(file):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
+
+
+def test_files_beside_the_weights_are_compared(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"{}")
+    listed = {"files": {"config.json": 2745614147}}  # zlib.crc32(b"{}")
+    manifest.verify_files(tmp_path, listed)
+    (tmp_path / "config.json").write_bytes(b"{ }")
+    with pytest.raises(EngineError, match=r"config\.json: does not match its checksum"):
+        manifest.verify_files(tmp_path, listed)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(EngineError, match=r"config\.json: cannot be read"):
+        manifest.verify_files(tmp_path, listed)
+    with pytest.raises(EngineError, match="list of files"):
+        manifest.verify_files(tmp_path, {"files": {"../config.json": 1}})
+    manifest.verify_files(tmp_path, {})  # written by an older version

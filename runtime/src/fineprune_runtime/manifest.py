@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from fineprune_runtime import codec
 from fineprune_runtime.codec import Bytes
 from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import check_regular
 
 KEY = "fineprune"  # in a file's metadata
 
@@ -141,6 +142,35 @@ def verify(
             f"and holds {kept:,} of {total:,}"
         )
     return expected
+
+
+def verify_files(folder: Path, expected: Mapping[str, Any]) -> None:
+    """Check the files beside the weights (config.json, the tokenizer's) against a manifest.
+
+    Args:
+        folder: the folder of the checkpoint.
+        expected: its manifest, as `verify` returns it; one of an older version does not list these files, and
+            they are not checked then.
+
+    Raises:
+        EngineError: one of the files is missing, or was changed.
+    """
+    listed = expected.get("files", {})
+    if not isinstance(listed, dict) or not all(Path(name).name == name for name in listed):
+        raise EngineError(f"{folder}: the list of files in its fineprune manifest cannot be read")
+    for name, crc in listed.items():
+        try:
+            check_regular(folder / name)
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise EngineError(
+                f"{folder / name}: cannot be read ({error.strerror}); save or fetch it again"
+            ) from error
+        if zlib.crc32(content) != crc:
+            raise EngineError(
+                f"{folder / name}: does not match its checksum, it was changed after the model was saved; "
+                "save or fetch the model again"
+            )
 
 
 def checksum(name: str, dtype: str, shape: tuple[int, ...], data: Bytes) -> int:
