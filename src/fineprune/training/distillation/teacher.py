@@ -19,6 +19,7 @@ from fineprune.tasks.model_config import longest_input
 from fineprune.training.distillation.heads import answers, head_of
 from fineprune.training.distillation.losses import distillation_loss
 from fineprune.training.distillation.passes import Pass
+from fineprune.training.distillation.running_mean import RunningMean
 
 _RETRAIN = "train one with this recipe without its `pruning` and `distillation` sections"
 
@@ -42,8 +43,8 @@ class Teacher:
         self.head = head
         self.config = config
         self._autocast = autocast
-        self._sum: Tensor | None = None
-        self._count = 0
+        self.mean = RunningMean()
+        """The mean of `loss` since the last line of the log."""
 
     def answer(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits for a batch, in float32, in the shape that `heads` gives for the head."""
@@ -76,23 +77,8 @@ class Teacher:
                 distillation_loss(self.head, answers(outputs), answer, self.config.temperature, mask, labels)
             )
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-        self._sum = loss.detach() if self._sum is None else self._sum + loss.detach()
-        self._count += 1
+        self.mean.add(loss)
         return loss
-
-    def mean_loss(self) -> float | None:
-        """Return the mean of the losses since the last call; None where there were none."""
-        total, count = self._sum, self._count
-        self._sum, self._count = None, 0
-        return None if total is None else float(total) / count
-
-    def sums(self) -> tuple[str, int] | None:
-        """Return the sum of these losses so far, as text, and their number; None where there are none."""
-        return None if self._sum is None else (repr(float(self._sum)), self._count)
-
-    def go_on(self, total: str, count: int) -> None:
-        """Continue such a sum."""
-        self._sum, self._count = torch.tensor(float(total)), count
 
 
 def known_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

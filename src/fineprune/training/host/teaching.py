@@ -45,15 +45,15 @@ class Teaching(Part):
         return alpha * (distilled / batch.parts) + (1 - alpha) * loss
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
-        mean = self._teacher.mean_loss() if "loss" in line else None
+        mean = self._teacher.mean.take() if "loss" in line else None
         return {} if mean is None else {"distillation": mean}
 
     def sums(self) -> dict[str, Any]:
-        return {"distillation": self._teacher.sums()}
+        return {"distillation": self._teacher.mean.sums()}
 
     def go_on(self, sums: Mapping[str, Any]) -> None:
         if sums.get("distillation") is not None:
-            self._teacher.go_on(*sums["distillation"])
+            self._teacher.mean.go_on(*sums["distillation"])
 
 
 class StoredTeaching(Teaching):

@@ -23,6 +23,7 @@ from fineprune.training.host.part import MicroBatch, Part
 from fineprune.training.host.sampler import GroupedByLength
 from fineprune.training.host.steps import Steps
 from fineprune.training.host.stopping import FiniteLoss
+from fineprune.training.host.task_loss import TaskLoss
 from fineprune.training.host.teaching import StoredTeaching, Teaching
 from fineprune.training.host.weights import PrunedWeights, Weights
 
@@ -32,10 +33,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
 
     `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
     setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
-    their own parameter group, the penalty joins the training loss (not the evaluation loss), masks follow
-    every optimizer step, and density, threshold and lambda appear in the logs. With `load_best_model_at_end`,
-    or `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not
-    at all, open as ordinary models, and resume bit for bit.
+    their own parameter group, the penalty joins the training loss (not the evaluation loss),masks follow
+    every optimizer step, and density, threshold and lambda appear in the logs. With a penalty or a teacher the
+    log also has `task_loss`, the host's loss without them. With `load_best_model_at_end`, or
+    `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not at
+    all, open as ordinary models, and resume bit for bit.
 
     `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
     becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
@@ -89,6 +91,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             self._weights = PrunedWeights(self, self.pruner, check_masks)
         if self.optimizer is not None:
             self._weights.attach(self.optimizer, self.lr_scheduler)
+        if self._parts or (self.pruner is not None and self.pruner.has_penalty):
+            self._parts.insert(0, TaskLoss())
         self._parts.append(self._weights)
         self._finite = FiniteLoss()
         self._checkpoints = Checkpoints(self, self._weights, self._parts)

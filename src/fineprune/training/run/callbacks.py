@@ -18,7 +18,9 @@ class ProgressBar(ProgressCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
-            shown = {key: f"{logs[key]:.3g}" for key in ("loss", "density") if key in logs}
+            shown = {"loss": f"{logs.get('task_loss', logs['loss']):.3g}"}  # a penalty would drown the task
+            if "density" in logs:
+                shown["density"] = f"{logs['density']:.3g}"
             self.training_bar.set_postfix(shown)
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
