@@ -34,8 +34,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
     setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
     their own parameter group, the penalty joins the training loss (not the evaluation loss),masks follow
-    every optimizer step, and density, threshold and lambda appear in the logs. With a penalty or a teacher the
-    log also has `task_loss`, the host's loss without them. With `load_best_model_at_end`, or
+    every optimizer step, and density, threshold and lambda appear in the logs. With a penalty or a teacher
+    the log also has `task_loss`, the host's loss without them. With `load_best_model_at_end`, or
     `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not at
     all, open as ordinary models, and resume bit for bit.
 
