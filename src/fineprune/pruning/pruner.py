@@ -319,6 +319,11 @@ class Pruner:
         return self.schedule.at_final(self.steps_done)
 
     @property
+    def has_penalty(self) -> bool:
+        """Whether the method, with its settings, adds a penalty to the loss."""
+        return self._method.bundle.penalty is not None
+
+    @property
     def threshold(self) -> float | None:
         """The score at which the last refresh cut (local scope: the mean over matrices); None before any."""
         return self._control.threshold

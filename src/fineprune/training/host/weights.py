@@ -117,7 +117,7 @@ class PrunedWeights(Weights):
         values = {"density": pruner.density}
         if pruner.threshold is not None:
             values |= {"threshold": pruner.threshold, "mask_changed": pruner.changed}
-        if pruner.config.traits.takes_penalty:
+        if pruner.has_penalty:
             values |= {"lambda": pruner.lambda_, "penalty": float(pruner.penalty().detach())}
         return values
 
