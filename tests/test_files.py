@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
+from safetensors import SafetensorError
 
-from fineprune._files import replace_folder, staged, write_json, write_text
+from fineprune._files import WriteError, replace_folder, staged, staged_file, write_json, write_text
 
 CAN_EXCHANGE = sys.platform == "linux"
 
@@ -59,10 +60,11 @@ def test_text_and_json(tmp_path):
 def test_a_staged_folder_takes_its_place(way, there, tmp_path):
     if there:
         folder(tmp_path / "place", "old")
-    folder(tmp_path / ".place.writing", "of a writer that was killed")
+    folder(tmp_path / ".place.0123abcd.writing", "of a writer that was killed")
     with staged(tmp_path / "place") as staging:
         assert not staging.exists()
-        assert staging.parent == tmp_path
+        assert staging.parent.parent == tmp_path
+        assert not (tmp_path / ".place.0123abcd.writing").exists()
         folder(staging, "new")
         assert (tmp_path / "place").exists() == there
     assert content(tmp_path / "place") == "new"
@@ -90,7 +92,7 @@ def test_a_link_is_staged_beside_where_it_leads(tmp_path):
     folder(tmp_path / "disk" / "place", "old")
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "place")
     with staged(tmp_path / "link") as staging:
-        assert staging.parent == tmp_path / "disk"
+        assert staging.parent.parent == tmp_path / "disk"
         folder(staging, "new")
     assert (tmp_path / "link").is_symlink()
     assert content(tmp_path / "disk" / "place") == "new"
@@ -106,7 +108,7 @@ def test_a_place_that_is_free(way, tmp_path):
 def test_a_place_that_is_taken(way, tmp_path):
     folder(tmp_path / "place", "old")
     (tmp_path / "place" / "gone").touch()
-    folder(tmp_path / ".place.old", "what a kill left")
+    folder(tmp_path / ".place.0123abcd.old", "what a kill left")
     replace_folder(folder(tmp_path / "new", "new"), tmp_path / "place")
     assert content(tmp_path / "place") == "new"
     assert names(tmp_path) == ["place"]
@@ -178,7 +180,7 @@ def test_a_stop_between_the_two_steps_keeps_the_old_folder(cannot_exchange, tmp_
     new = folder(tmp_path / "new", "new")
     with pytest.raises(KeyboardInterrupt):
         replace_folder(new, tmp_path / "place")
-    assert content(tmp_path / ".place.old") == "old"
+    assert [content(old) for old in tmp_path.glob(".place.*.old")] == ["old"]
     assert content(new) == "new"
 
 
@@ -208,3 +210,120 @@ def test_a_kill_leaves_a_whole_folder(tmp_path):
         process.wait()
         assert names(place) == ["0", "1", "2", "3"]
         assert len({path.read_text() for path in place.iterdir()}) == 1
+
+
+# -- several writers, and writes that the system refuses ---------------------------------------------------
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from fineprune._files import staged
+for turn in range(40):
+    with staged(Path(sys.argv[1])) as staging:
+        staging.mkdir()
+        for part in range(4):
+            (staging / str(part)).write_text(f"{sys.argv[2]} {turn}")
+"""
+
+
+def test_writers_of_one_folder_publish_no_mixture(tmp_path):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(tmp_path / "place"), str(name)], stderr=subprocess.PIPE
+        )
+        for name in range(3)
+    ]
+    assert [writer.communicate()[1] for writer in writers] == [b""] * 3
+    assert [writer.returncode for writer in writers] == [0] * 3
+    assert names(tmp_path) == ["place"]
+    assert names(tmp_path / "place") == ["0", "1", "2", "3"]
+    (last,) = {path.read_text() for path in (tmp_path / "place").iterdir()}
+    assert last.endswith(" 39")
+
+
+def test_a_writer_leaves_the_place_of_another_alone(tmp_path):
+    with staged(tmp_path / "place") as slow:
+        folder(slow, "slow")
+        with staged(tmp_path / "place") as fast:
+            folder(fast, "fast")
+        assert content(tmp_path / "place") == "fast"
+    assert content(tmp_path / "place") == "slow"
+    assert names(tmp_path) == ["place"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_rights_follow_the_umask(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        with staged(tmp_path / "place") as staging:
+            folder(staging, "new")
+            (staging / "sub" / "content").chmod(0o600)  # as safetensors leaves what it writes
+        with staged_file(tmp_path / "file") as beside:
+            beside.unlink()
+            beside.touch(0o600)
+        write_text(tmp_path / "text", "")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "place" / "sub" / "content", tmp_path / "file", tmp_path / "text"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "place").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+        (
+            SafetensorError("Error while serializing: I/O error: Os { code: 28, kind: StorageFull }"),
+            "No space left on device",
+        ),
+        (Exception("No space left on device (os error 28)"), "No space left on device"),  # of tokenizers
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+            "inline_container",
+        ),
+    ],
+)
+def test_a_refused_write_is_one_line_and_leaves_nothing(error, reason, tmp_path):
+    (tmp_path / "file").write_text("old")
+
+    def to_file():
+        with staged_file(tmp_path / "file"):
+            raise error
+
+    def to_folder():
+        with staged(tmp_path / "place") as staging:
+            folder(staging, "half")
+            raise error
+
+    for write, place in ((to_file, "file"), (to_folder, "place")):
+        with pytest.raises(WriteError) as caught:
+            write()
+        text = str(caught.value)
+        assert text.startswith(f"{tmp_path / place}: cannot be written (")
+        assert reason in text
+        assert " MB are free" in text
+        assert "\n" not in text
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), FileNotFoundError(errno.ENOENT, "No such file", "other"), RuntimeError("size")]
+)
+def test_other_errors_stay_what_they_are(error, tmp_path):
+    with pytest.raises(type(error)), staged(tmp_path / "place"):
+        raise error
+    with pytest.raises(type(error)), staged_file(tmp_path / "file"):
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_temporary_files_of_dead_writers_go_after_an_hour(tmp_path):
+    old, new = tmp_path / ".a.0123abcd.tmp", tmp_path / ".a.4567abcd.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (time.time() - 3700,) * 2)
+    write_text(tmp_path / "a", "text")
+    assert names(tmp_path) == [new.name, "a"]

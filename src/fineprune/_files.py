@@ -1,10 +1,16 @@
-"""Write files and folders atomically: a reader finds the old content or the new one, never a part."""
+"""Write files and folders atomically: a reader finds the old content or the new one, never a part or a mix.
+
+Whoever writes has a place of its own beside the target, so writers of one target cannot meet in it: each
+publishes a whole, and the last one stays.
+"""
 
 import contextlib
 import ctypes
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +18,65 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
+
+try:
+    import fcntl
+except ImportError:  # Windows; a folder that a killed process was writing then stays
+    fcntl = None  # type: ignore[assignment]
+
+_ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody: writing one takes seconds
+_REFUSALS = {  # by the system, of a write
+    code: os.strerror(code)
+    for code in (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+    )
+}  # fmt: skip
+_RUST = re.compile(r"(?:os error|code:) (\d+)")  # safetensors and tokenizers
+_TORCH = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
+
+
+class WriteError(FinepruneError):
+    """A file or folder that cannot be written, with the `reason`: a full disk, missing rights."""
+
+    def __init__(self, place: Path, reason: str) -> None:
+        super().__init__(
+            f"{place}: cannot be written ({reason}); make room there{room_at(place)}, or choose another place"
+        )
+        self.reason = reason
+
+
+def room_at(place: Path) -> str:
+    """Return " (N MB are free)" about the disk of a path, or nothing where that cannot be found out."""
+    for folder in (place, *place.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+    return ""
+
+
+def refused_write(error: BaseException) -> str | None:
+    """Return why the system refused a write, if that is what the error says; torch and Rust have own ones."""
+    if isinstance(error, OSError):
+        return _REFUSALS.get(error.errno or 0)
+    if isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH):
+        return one_line(error)
+    found = _RUST.search(str(error))
+    return _REFUSALS.get(int(found[1])) if found else None
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Raise `WriteError` where the block cannot write `place`."""
+    try:
+        yield
+    except FinepruneError:
+        raise
+    except Exception as error:
+        reason = refused_write(error)
+        if reason is None:
+            raise
+        raise WriteError(place, reason) from error
 
 
 @contextlib.contextmanager
@@ -20,13 +84,24 @@ def staged_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; the file replaces `path` when the block ends without an error.
 
     A kill leaves the old content or the new one. After an error the temporary file is removed.
+
+    Raises:
+        WriteError: the disk is full, or the place cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with _writing(path):
+            beside.touch(exist_ok=False)
+            now, mode = beside.stat().st_mtime, beside.stat().st_mode
+            for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
+                with contextlib.suppress(OSError):
+                    if now - other.stat().st_mtime > _ABANDONED:
+                        other.unlink()
+            yield beside
+            beside.chmod(mode)  # safetensors lets nobody else read what it writes
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -67,34 +142,111 @@ def exclusive(lock: Path, refusal: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a path beside `folder` to create a folder at; it replaces `folder` if no error ends the block."""
+    """Yield a path to create a folder at; it replaces `folder` if no error ends the block.
+
+    What a killed process left of such a block is removed by the next one.
+
+    Raises:
+        WriteError: the disk is full, or the place cannot be written.
+    """
     place = folder.resolve()  # the target of a link
-    staging = place.with_name(f".{place.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
+    with _writing(place), _workplace(place) as workplace:
+        yield workplace / place.name
+        replace_folder(workplace / place.name, place)
+
+
+@contextlib.contextmanager
+def _workplace(place: Path) -> Iterator[Path]:
+    """Yield a new folder beside `place`, locked while the block runs, and remove those of dead processes."""
+    for other in place.parent.glob(f".{_escaped(place.name)}.*.writing"):
+        with _locked(other) as free:
+            if free:
+                shutil.rmtree(other, ignore_errors=True)
+    while True:
+        workplace = place.with_name(f".{place.name}.{secrets.token_hex(4)}.writing")
+        workplace.mkdir()
+        try:
+            with _locked(workplace):
+                if not workplace.exists():  # taken for a dead one's before it was locked
+                    continue
+                yield workplace
+                return
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder while the block runs; yield whether it was free. The system unlocks it at a kill."""
+    if fcntl is None:
+        yield False
+        return
     try:
-        yield staging
-        replace_folder(staging, place)
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:  # locked, or a file system without locks
+            free = False
+        yield free
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        os.close(number)
+
+
+def _escaped(name: str) -> str:
+    """Return a pattern for `glob` that matches the name itself."""
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def replace_folder(new: Path, place: Path) -> None:
     """Move the finished folder `new` to `place`, replacing any existing one.
 
     A kill leaves the old folder at `place` or the new one. Where the file system cannot exchange two
-    folders in one step, the old one may remain beside it, as `.NAME.old`. A link stays a link: its
-    target is replaced.
+    folders in one step, the old one may remain beside it, as `.NAME.*.old`. A link stays a link: its
+    target is replaced. Everybody may read the files whom the umask allows it.
     """
     place = place.resolve()
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        if _exchange(new, place):
-            shutil.rmtree(new)
-            return
+    if new.is_dir():
+        follow_umask(new)
+    while True:
+        try:
+            if place.exists():
+                _swap(new, place)
+            else:
+                os.replace(new, place)
+            break
+        except OSError as error:
+            # Another writer published between the look and the move.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not new.exists():
+                raise
+    for old in place.parent.glob(f".{_escaped(place.name)}.*.old"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Put `new` in the place of an existing folder, and remove that."""
+    if _exchange(new, place):
+        shutil.rmtree(new)
+        return
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    with contextlib.suppress(FileNotFoundError):  # another writer has moved it away
         os.replace(place, old)
     os.replace(new, place)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files in a folder the rights of new files; safetensors lets nobody else read what it writes."""
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers.trainer_utils import rotate_checkpoints
 
+from fineprune._files import follow_umask
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
 from fineprune.training.host import processes, sealing
@@ -59,6 +60,7 @@ class Checkpoints:
                     self._weights.save_rest(self.staging / name)
                     state.save_to_json(str(self.staging / name / "trainer_state.json"))
                     sealing.seal(self.staging / name, self._weights.state(), run)
+                    follow_umask(self.staging / name)
                     shutil.rmtree(place / name, ignore_errors=True)
                     os.replace(self.staging / name, place / name)
                     # By number, not by mtime: a coarse clock gives several the same.

@@ -7,7 +7,6 @@ was finished; the manifest shows later damage.
 
 import contextlib
 import json
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from fineprune._files import write_json
+from fineprune._files import WriteError, refused_write, room_at, write_json
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
@@ -24,7 +23,6 @@ FORMAT = 2
 """1, without the number in the manifest, had scores and masks among the weights of the model."""
 
 _PREFIX = "checkpoint-"
-_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
 
 
 def seal(folder: Path, state: dict[str, Any] | None, run: dict[str, Any] | None = None) -> None:
@@ -113,16 +111,14 @@ def writing(place: Path, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and not any(part in str(error) for part in _WRITER):
+    except (OSError, RuntimeError, SafetensorError, WriteError) as error:
+        if isinstance(error, RuntimeError) and refused_write(error) is None:
             raise
         newest, _ = newest_whole(folder)
-        room = ""
-        with contextlib.suppress(OSError):
-            room = f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+        reason = error.reason if isinstance(error, WriteError) else one_line(error)
         resume = "the run has no checkpoint yet" if newest is None else f"the newest checkpoint is {newest}"
         raise FinepruneError(
-            f"{place}: cannot be written ({one_line(error)}); make room there{room} or make it writable, "
+            f"{place}: cannot be written ({reason}); make room there{room_at(folder)} or make it writable, "
             f"then resume: {resume}"
         ) from error
 
