@@ -118,6 +118,7 @@ BAD = [
     ({"targets": ""}, "targets=''"),
     ({"exclude": {"a": 1}}, "exclude={'a': 1}"),
     ({"freeze_embeddings": 1}, "freeze_embeddings=1: must be true or false"),
+    ({"score_lr": 10**400}, "score_lr=.a whole number of 1329 bits.: must be a finite number"),
     ({"mask_interval": 0}, "mask_interval=0: must be at least 1"),
     ({"mask_interval": 1.5}, r"mask_interval=1\.5: must be a whole number"),
     ({"mask_interval": True}, "mask_interval=True"),

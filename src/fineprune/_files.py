@@ -239,7 +239,7 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give the files in a folder the rights of new files; safetensors lets nobody else read what it writes."""
+    """Give the files in a folder the rights of new files; safetensors lets nobody else read its own."""
     probe = folder / f".{secrets.token_hex(4)}.tmp"
     probe.touch()
     mode = probe.stat().st_mode

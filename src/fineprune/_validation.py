@@ -1,5 +1,6 @@
 """Checks of settings that users write in files."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,3 +17,19 @@ def check_keys(values: Any, known: Iterable[str], where: str) -> None:
         if key not in allowed:
             hint = suggestion(key, allowed, 3).rstrip() or f"known: {', '.join(allowed)}"
             raise FinepruneError(f"{where}: unknown setting {key!r}; {hint}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number that a float can hold; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shown(value: Any) -> str:
+    """Return how a message shows a value; Python refuses to print whole numbers of thousands of digits."""
+    too_long = isinstance(value, int) and value.bit_length() > 1100
+    return f"(a whole number of {value.bit_length()} bits)" if too_long else repr(value)

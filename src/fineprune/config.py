@@ -1,17 +1,18 @@
 """Every choice of a pruning run: checked when made, frozen, saved as JSON beside the model."""
 
 import importlib
-import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from fineprune._files import write_json
 from fineprune._messages import choose
-from fineprune._validation import check_keys
+from fineprune._validation import check_keys, is_number, shown
 from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import read_json
 
 Scope = Literal["local", "global"]
 ScoreInit = Literal["zero", "magnitude"]
@@ -187,14 +188,14 @@ class PruningConfig:
 
     def save(self, path: str | Path) -> None:
         """Write the config as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            values = read_json(path)
+        except (OSError, EngineError) as error:
             raise FinepruneError(f"{path}: not a pruning config in JSON ({error})") from error
         return cls.from_dict(values)
 
@@ -340,8 +341,8 @@ class Distillation:
 
 
 def _number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FinepruneError(f"{name}={value!r}: must be a finite number")
+    if not is_number(value):
+        raise FinepruneError(f"{name}={shown(value)}: must be a finite number")
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from fineprune_runtime.errors import EngineError
-from fineprune_runtime.reading import check_regular, read_json
+from fineprune_runtime.reading import check_plain, check_regular, parse_json, read_json
 
 
 def test_json_is_read(tmp_path):
@@ -40,3 +40,54 @@ def test_size_is_compared_before_reading(tmp_path):
 def test_a_missing_file_is_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "a.json")
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def bomb():
+    value = ["x"] * 9
+    for _ in range(11):
+        value = [value] * 9
+    return value
+
+
+def in_itself():
+    value = {}
+    value["a"] = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (nested(101), "nested more than 100 levels deep"),
+        (in_itself(), "nested more than 100 levels deep"),
+        (bomb(), "holds more than 10,000,000 values, with aliases"),
+        ({"a": [10**400]}, "a whole number of 1329 bits"),
+        ({-(1 << 40_000): 1}, "a whole number of 40001 bits"),  # too long to print
+    ],
+    ids=["deep", "cycle", "bomb", "large", "largest"],
+)
+def test_values_that_nothing_can_be_done_with(value, message):
+    with pytest.raises(EngineError, match=message):
+        check_plain(value, "a.yaml")
+
+
+def test_values_that_are_plain():
+    shared = {"b": [1.5, None, True, "x", 10**300]}
+    check_plain({"a": [shared, shared, nested(90)]}, "a.yaml")
+    check_plain([1, 2, 3], "a.yaml", limit=4)
+    with pytest.raises(EngineError, match="more than 3 values"):
+        check_plain([1, 2, 3], "a.yaml", limit=3)
+
+
+def test_json_texts():
+    assert parse_json('{"a": 1}', "line 3") == {"a": 1}
+    for text in ("{", "[" * 100_000, "1" + "0" * 400):
+        with pytest.raises(EngineError, match="line 3: "):
+            parse_json(text, "line 3")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from support import call
 
+from fineprune._files import exclusive
 from fineprune.study import report
 
 
@@ -98,3 +99,24 @@ def test_the_papers_plan(capsys, tmp_path, monkeypatch):
     assert lines[0].split() == ["squad-dense-s0", "to", "do", "3", "epochs,", "about", "16,500", "steps"]
     assert lines[-1] == "27 runs; folder: runs/paper"
     assert not any(tmp_path.iterdir())
+
+
+def test_a_refused_study_leaves_the_file_of_the_running_one(here, capsys):
+    out = here / "runs" / "mine"
+    (out / ".study").mkdir(parents=True)
+    (out / "study.yaml").write_text(running := (here / "mine.yaml").read_text())
+    (here / "mine.yaml").write_text(running.replace("0.25", "0.5"))
+    with exclusive(out / ".study" / "lock", ""):
+        assert call("study", "mine.yaml") == 2
+    assert "a study is running there" in capsys.readouterr().err
+    assert (out / "study.yaml").read_text() == running
+
+
+def test_a_folder_holds_one_study(here, capsys):
+    other = here / "runs" / "other"
+    other.mkdir(parents=True)
+    (other / "study.yaml").write_text("name: other\n")
+    for options in ([], ["--table"]):
+        assert call("study", "mine.yaml", "--out", other, *options) == 2
+        assert "holds the study other, and this one is called mine; name another" in capsys.readouterr().err
+    assert (other / "study.yaml").read_text() == "name: other\n"

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,10 @@ from fineprune_runtime.errors import EngineError
 
 JSON_LIMIT = 256 * 2**20
 """The largest JSON file that is read, in bytes; tokenizer.json of a large vocabulary takes some 30 MB."""
+
+_DEPTH = 100
+_VALUES = 10_000_000  # ten times the entries of the largest tokenizer.json
+_LARGEST = int(sys.float_info.max)
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> int:
@@ -43,6 +49,62 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> Any:
     """
     check_regular(path, limit)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number too long
         raise EngineError(f"{path}: cannot be read, it is damaged ({error})") from error
+    check_plain(value, path)
+    return value
+
+
+def parse_json(text: str, where: object) -> Any:
+    """Return the value of a JSON text; `where` names it in messages.
+
+    Raises:
+        EngineError: it is not JSON, or `check_plain` refuses the value.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EngineError(f"{where}: cannot be read, it is damaged ({error})") from error
+    check_plain(value, where)
+    return value
+
+
+def check_plain(value: Any, where: object, limit: int = _VALUES) -> None:
+    """Check that a value read from JSON or YAML can be walked, printed and computed with.
+
+    A few lines of YAML aliases can stand for billions of values, and a whole number can be too large for any
+    float.
+
+    Args:
+        value: mappings, lists and scalars.
+        where: the file, for messages.
+        limit: the number of values that it may hold, aliases written out.
+
+    Raises:
+        EngineError: it holds more, is nested too deep or in itself, or has a number too large.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(entry: Any, depth: int) -> int:
+        if isinstance(entry, int) and abs(entry) > _LARGEST:
+            raise EngineError(
+                f"{where}: holds a whole number of {entry.bit_length()} bits, more than any setting has"
+            )
+        if not isinstance(entry, Mapping | list):
+            return 1
+        if depth > _DEPTH:
+            raise EngineError(f"{where}: is nested more than {_DEPTH} levels deep")
+        if id(entry) not in sizes:
+            inner = [*entry.values(), *entry] if isinstance(entry, Mapping) else entry
+            total = 1
+            for part in inner:
+                total += size(part, depth + 1)
+                if total > limit:
+                    raise EngineError(
+                        f"{where}: holds more than {limit:,} values, with aliases (*) written out"
+                    )
+            sizes[id(entry)] = total
+        return sizes[id(entry)]
+
+    size(value, 0)

@@ -41,18 +41,21 @@ def study(
             raise FinepruneError(
                 f"{place}: no such folder; run the study first, or name its folder with --out"
             )
-        _keep(source, place)
+        _check_study(loaded, place)
         _tabulate(loaded, place)
         leave_page(place, print)
         return
+    from fineprune.study.grid import FOLDER
     from fineprune.study.runner import plan, run_study
+    from fineprune.training.run.builtin_recipes import locate
 
     runs = loaded.runs(place)
     if dry_run:
         _print_plan(plan(runs, place), place)
         return
-    _keep(source, place)
-    failures = run_study(runs, place, jobs, ray, say=lambda line: print(line, flush=True))
+    _check_study(loaded, place)
+    text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
+    failures = run_study(runs, place, jobs, ray, lambda line: print(line, flush=True), text)
     _tabulate(loaded, place)
     leave_page(place, print)
     for failure in failures:
@@ -63,21 +66,20 @@ def study(
         raise typer.Exit(1)
 
 
-def _keep(source: Path, place: Path) -> None:
-    """Copy the study's file unchanged to its runs, so that they can be repeated."""
-    from fineprune._files import write_text
-    from fineprune.study.grid import FOLDER
+def _check_study(loaded: "Study", place: Path) -> None:
+    """Raise where the folder has the runs of another study, whose tables would mix with this one's."""
     from fineprune.study.study_folder import SOURCE
-    from fineprune.training.run.builtin_recipes import locate
+    from fineprune.training.run.recipe_file import read_yaml
 
-    text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        write_text(place / SOURCE, text)
-    except OSError as error:
+        there = read_yaml(place / SOURCE, "study")["name"] if (place / SOURCE).exists() else loaded.name
+    except (FinepruneError, KeyError, TypeError):
+        return  # a damaged copy, which this study replaces
+    if there != loaded.name:
         raise FinepruneError(
-            f"{place}: the runs cannot go there ({error.strerror}); name a folder"
-        ) from error
+            f"{place}: holds the study {there}, and this one is called {loaded.name}; name another folder "
+            "with --out"
+        )
 
 
 def _tabulate(loaded: "Study", place: Path) -> None:

@@ -22,7 +22,7 @@ from fineprune.errors import FinepruneError
 from fineprune.study import local_pool, paper, ray_pool
 from fineprune.study.grid import Run
 from fineprune.study.report import leave_page
-from fineprune.study.study_folder import FAILURES
+from fineprune.study.study_folder import FAILURES, SOURCE
 from fineprune.training.run.recipe import Recipe
 
 _LOCKS = ".study"
@@ -91,6 +91,7 @@ def run_study(
     jobs: int | None = None,
     ray: bool = False,
     say: Callable[[str], None] = print,
+    source: str | None = None,
 ) -> list[Failure]:
     """Run what is not finished and return what failed; a failure stops only the runs that it would teach.
 
@@ -102,6 +103,7 @@ def run_study(
         jobs: runs at once; None: one, or with `ray` one for each core of the cluster (GPU, where it has any).
         ray: run on the Ray cluster of RAY_ADDRESS.
         say: called with a line as each run ends.
+        source: the text of the study's file, which is left beside the runs, so that they can be repeated.
 
     Raises:
         FinepruneError: where another process runs a study in the folder (one that was killed does not hold
@@ -120,6 +122,8 @@ def run_study(
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
     connection = nullcontext() if cluster is None else ray_pool.connected(cluster, say)
     with exclusive(out / _LOCKS / "lock", refusal), StopsAtSignals(), connection:
+        if source is not None:
+            write_text(out / SOURCE, source)
         for name in (FAILURES, *(_begun(run.name) for run in runs)):
             (out / name).unlink(missing_ok=True)
         unfinished = [run for run in runs if state(run, out) != "finished"]

@@ -1,17 +1,13 @@
 """Run folders as figures and reports read them: whatever is there, and a line about what is not."""
 
-import json
-import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fineprune._messages import one_line
+from fineprune._validation import is_number
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
@@ -19,7 +15,10 @@ from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.task_labels import Named, labels
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
+from fineprune.training.run.recipe_file import read_yaml
 from fineprune.training.run.results import PeerTiming, timings_of, weight_bytes
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import check_regular, parse_json, read_json
 
 FAILURES = "failures.jsonl"
 """In the folder of a study while runs have failed: a line for each."""
@@ -115,8 +114,8 @@ def _is_run(path: Path) -> bool:
 
 def _read(path: Path) -> RunFolder:
     notes: list[str] = []
-    recipe = _mapping(path / "recipe.yaml", yaml.safe_load, notes) or {}
-    results = _mapping(path / "results.json", json.loads, notes)
+    recipe = _mapping(path / "recipe.yaml", notes) or {}
+    results = _mapping(path / "results.json", notes)
     if results is not None and not _is_complete(results):
         notes.append("results.json: is not the results of a run")
         results = None
@@ -125,18 +124,19 @@ def _read(path: Path) -> RunFolder:
     if results is not None:
         recipe = results["recipe"]
     lines = tuple(_lines(path / "metrics.jsonl", notes)) if (path / "metrics.jsonl").is_file() else ()
-    config = _mapping(path / "model" / "config.json", json.loads, notes) or {}
-    bench = _mapping(path / BENCH, json.loads, notes)
+    config = _mapping(path / "model" / "config.json", notes) or {}
+    bench = _mapping(path / BENCH, notes)
     return RunFolder(path, _cell(path, recipe, notes), recipe, results, lines, config, bench, notes)
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any] | None:
-    """Return the mapping in a file; None if it is missing, or broken, which is noted."""
+def _mapping(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    """Return the mapping in a file of JSON or YAML; None if it is missing, or broken, which is noted."""
     try:
-        value = parse(path.read_text(encoding="utf-8"))
+        path.stat()
+        value = read_yaml(path, "recipe") if path.suffix == ".yaml" else read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name}: cannot be read ({one_line(error)})")
         return None
     if not isinstance(value, dict):
@@ -148,15 +148,18 @@ def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """Return the lines of a file of JSON; half a line, of a run that was killed, is noted."""
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         notes.append(f"{path.name}: cannot be read ({one_line(error)})")
         return []
     found, broken = [], 0
-    for line in text.splitlines():
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = parse_json(line, path.name)
+        except EngineError:
             value = None
         if isinstance(value, dict):
             found.append(value)
@@ -171,17 +174,13 @@ def _is_complete(results: dict[str, Any]) -> bool:
     """Return whether results have all that every reader expects."""
     numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
     return (
-        all(_number(results.get(name)) for name in numbers)
+        all(is_number(results.get(name)) for name in numbers)
         and isinstance(results.get("metric"), str)
         and isinstance(results.get("scores"), dict)
-        and all(map(_number, results["scores"].values()))
+        and all(map(is_number, results["scores"].values()))
         and isinstance(results.get("recipe"), dict)
         and isinstance(results["recipe"].get("training"), dict)
     )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:

@@ -315,6 +315,8 @@ def test_no_pickle_is_ever_run(written, tmp_path, form):
         ("shapes", lambda a: a[:1]),
         ("shapes", lambda a: a.ravel()),
         ("shapes", lambda a: -a),
+        ("shapes", lambda a: a * [[1, 0]]),
+        ("counts", lambda a: np.concatenate([a, np.zeros(9_000_000, a.dtype)])),  # deflates to a few kB
         ("shapes", lambda a: a.astype(float)),
         ("rows", lambda a: a[1:]),
         ("rows", lambda a: a + 1),
@@ -334,7 +336,7 @@ def test_arrays_that_do_not_fit_together(written, tmp_path, name, change):
     array = arrays.pop(name)
     if change is not None:
         arrays[name] = change(array)
-    np.savez(tmp_path / "weights.npz", **arrays)
+    np.savez_compressed(tmp_path / "weights.npz", **arrays)
     broken(tmp_path)
 
 

@@ -203,7 +203,7 @@ def test_a_wrong_override(path, override, parts):
 
 def test_a_missing_file(tmp_path):
     refused(lambda: Recipe.load(tmp_path / "none.yaml"), "none.yaml", "cannot be read", "No such file")
-    refused(lambda: Recipe.load(tmp_path), str(tmp_path), "cannot be read")
+    refused(lambda: Recipe.load(tmp_path), str(tmp_path), "is not a regular file")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_missing_file(tmp_path):
         lambda: read_yaml(tmp_path / "none.yaml", "study"),
         "none.yaml: the study cannot be read (No such file",
     )
-    refused(lambda: read_yaml(tmp_path, "recipe"), str(tmp_path), "the recipe cannot be read")
+    refused(lambda: read_yaml(tmp_path, "recipe"), str(tmp_path), "is not a regular file")
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,43 @@ def test_not_an_override(text):
 )
 def test_a_wrong_override(text, parts):
     refused(lambda: override({"model": "minilm", "training": {"steps": 1000}}, [text]), *parts)
+
+
+BOMB = "- &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"- &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (BOMB, "holds more than 100,000 values, with aliases (*) written out"),
+        ("a: &a [*a]", "nested more than 100 levels deep"),
+        ("[" * 20_000, "not YAML (maximum recursion depth"),
+        ("a: " + "{a: " * 150 + "1" + "}" * 150, "nested more than 100 levels deep"),
+        ("rate: 1" + "0" * 400, "a whole number of 1329 bits"),
+        ("rate: 0x" + "f" * 5000, "a whole number of 20000 bits"),
+        ("rate: 1" + "0" * 5000, "not YAML (Exceeds the limit"),
+    ],
+    ids=["bomb", "cycle", "brackets", "deep", "large", "hexadecimal", "digits"],
+)
+def test_what_no_setting_can_be(tmp_path, text, part):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    refused(lambda: read_yaml(path, "recipe"), "recipe.yaml", part)
+    if "\n" not in text:
+        refused(lambda: override({}, [f"training={text}"]), part)
+
+
+def test_anchors_are_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("a: &a {steps: 3}\nb: *a\nc: {<<: *a, seed: 1}")
+    assert read_yaml(tmp_path / "recipe.yaml", "recipe") == {
+        "a": {"steps": 3},
+        "b": {"steps": 3},
+        "c": {"steps": 3, "seed": 1},
+    }
+
+
+def test_pipes_and_devices_are_not_read(tmp_path):
+    (tmp_path / "recipe.yaml").symlink_to("/dev/zero")
+    refused(lambda: read_yaml(tmp_path / "recipe.yaml", "recipe"), "not a regular file")

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fineprune._files import staged_file
+from fineprune._files import WriteError, staged_file
 from fineprune._messages import one_line
 from fineprune.tasks.questions.context_windows import ContextWindows, limits, make_windows
 from fineprune.tasks.questions.squad import Questions
@@ -86,5 +86,5 @@ def _save(windows: ContextWindows, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged_file(path) as beside, pyarrow.ipc.new_file(str(beside), table.schema) as file:
             file.write_table(table)
-    except OSError as error:
+    except (OSError, WriteError) as error:
         _log.warning("%s: the windows cannot be kept (%s)", path, one_line(error))

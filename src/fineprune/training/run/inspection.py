@@ -1,6 +1,5 @@
 """Describe a model for `fineprune inspect`: what remains of each layer, and its size."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +8,7 @@ from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
 from fineprune.training.run.results import fastest, packed_of, timings_of, weight_bytes
+from fineprune_runtime.reading import read_json
 
 if TYPE_CHECKING:
     from fineprune.pruning.dead_units import LayerUnits
@@ -216,7 +216,7 @@ def _results(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         headline_of(results)
         dict(results["scores"]), dict(results.get("packed_bytes") or {})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -238,7 +238,7 @@ def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
     if not path.is_file():
         return None, None
     try:
-        bench = json.loads(path.read_text(encoding="utf-8"))
+        bench = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         return None, f"{path.name} cannot be read: {one_line(error)}"
     rows, why = timings_of(bench, size)

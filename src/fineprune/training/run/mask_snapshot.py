@@ -21,6 +21,7 @@ from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import find_targets
+from fineprune_runtime.reading import check_regular
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -32,6 +33,7 @@ SIDE = 128
 """Rows and columns of a matrix's picture, at most."""
 
 BINS = 200
+_LIMIT = 64 * 2**20  # bytes of all arrays; those of a decoder of 7 billion weights take some 20 MB
 _OUTSIDE = 0.0005  # the share on either side that the outermost bins take: a few weights are far larger
 _KINDS = {  # of numpy, by the name of the array
     **dict.fromkeys(("shapes", "rows", "columns", "counts"), "i"),
@@ -119,7 +121,11 @@ class Record:
         if not path.is_file():
             return None
         try:
+            check_regular(path)
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                unpacked = sum(entry.file_size for entry in stored.zip.infolist())
+                if unpacked > _LIMIT:
+                    raise ValueError(f"it unpacks to {unpacked:,} bytes, the most that is read is {_LIMIT:,}")
                 return cls._of({name: stored[name] for name in stored.files})
         except Exception as error:  # from zipfile, zlib or numpy, depending on the damage
             raise FinepruneError(f"{path}: cannot be read ({one_line(error)}); delete it") from error
@@ -132,6 +138,8 @@ class Record:
                 if array.dtype.kind != kind or array.ndim != (2 if name == "shapes" else 1):
                     raise ValueError(f"{name} holds something else")
         shapes = [(int(rows), int(columns)) for rows, columns in arrays["shapes"]]
+        if any(rows < 1 or columns < 1 for rows, columns in shapes):
+            raise ValueError("a matrix without weights")
         grids = [(min(SIDE, rows), min(SIDE, columns)) for rows, columns in shapes]
         rows = _split(arrays["rows"], [shape[0] for shape in shapes])
         columns = _split(arrays["columns"], [shape[1] for shape in shapes])

@@ -1,18 +1,19 @@
 """Define a recipe: one YAML file with the model, the data, the training and the pruning of a run."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from fineprune._validation import check_keys
+from fineprune._validation import check_keys, is_number, shown
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
+
+_MOST = 2**53  # of whole numbers: beyond, floats skip some
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,14 @@ class Recipe:
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise FinepruneError(f"{name}={value!r}: must be a whole number, at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST:
+        raise FinepruneError(
+            f"{name}={shown(value)}: must be a whole number, at least {least} and below 2**53"
+        )
 
 
 def _real(name: str, value: Any, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FinepruneError(f"{name}={value!r}: must be a finite number")
+    if not is_number(value):
+        raise FinepruneError(f"{name}={shown(value)}: must be a finite number")

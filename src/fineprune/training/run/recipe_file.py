@@ -8,10 +8,15 @@ from typing import Any
 
 import yaml
 
+from fineprune._engine_errors import engine_errors
 from fineprune._messages import one_line
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import check_plain, check_regular
+
+_LIMIT, _VALUES = 2**20, 100_000  # bytes, and values with aliases written out: far beyond any recipe or study
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,12 +51,29 @@ def read_yaml(path: Path, what: str) -> Any:
         FinepruneError: if it cannot be read or is not YAML; the message calls the file the `what`.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        check_regular(path, _LIMIT)
+        text = path.read_text(encoding="utf-8")
+    except EngineError as error:
+        raise FinepruneError(str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FinepruneError(f"{path}: the {what} cannot be read ({reason})") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2020-13-45
-        raise FinepruneError(f"{path}: not YAML ({one_line(error)})") from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, where: object) -> Any:
+    """Return the value of a YAML text; `where` names it in messages.
+
+    Raises:
+        FinepruneError: it is not YAML, or stands for more values than a setting can have.
+    """
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
+        raise FinepruneError(f"{where}: not YAML ({one_line(error)})") from error
+    with engine_errors():
+        check_plain(value, where, _VALUES)
+    return value
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
@@ -101,7 +123,4 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise FinepruneError(f"{setting!r}: {part} is {inner!r}, which has no settings in it")
         values = inner
-    try:
-        values[parts[-1]] = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise FinepruneError(f"{setting!r}: the value is not YAML") from error
+    values[parts[-1]] = parse_yaml(text, repr(setting))

@@ -1,7 +1,6 @@
 """Guard the folder of a run: check that it is free or this recipe's, lock it, clean it up."""
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -9,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fineprune._files import exclusive
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
 from fineprune.training.run.recipe import Recipe
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import read_json
 
 CHECKPOINTS = "checkpoints"
 """In a run's folder while the run is under way."""
@@ -51,13 +53,11 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
             f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
         )
     try:
-        return json.loads((out / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return read_json(out / "results.json")  # type: ignore[no-any-return]
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FinepruneError(
-            f"{out / 'results.json'}: cannot be read ({error}); delete it and --resume to evaluate again"
-        ) from error
+    except (OSError, EngineError) as error:
+        raise FinepruneError(f"{one_line(error)}; delete it and --resume to evaluate again") from error
 
 
 @contextlib.contextmanager
