@@ -1,12 +1,15 @@
 """Text files: where they are, and what is wrong with one."""
 
+import gzip
 import io
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from fineprune import FinepruneError
-from fineprune._text_files import find_file, read_lines, read_text
+from fineprune._text_files import check_unicode, find_file, read_lines, read_text
 
 
 def test_a_file_is_found(tmp_path, monkeypatch):
@@ -40,12 +43,58 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         assert str(error.value) == f"{place}: cannot be read: {why}"
 
 
-def test_lines_that_are_not_blank(tmp_path):
-    (tmp_path / "a.txt").write_text("\n one\n\t\ntwo\tthree")
-    assert read_lines(tmp_path / "a.txt") == [" one", "two\tthree"]
+@pytest.mark.parametrize(
+    ("raw", "lines"),
+    [
+        (b"one\ntwo\tthree", ["one", "two\tthree"]),
+        (b"\xef\xbb\xbfone\r\n two\r\n", ["one", " two"]),
+        (b"one\r\ntwo\nthree\r\n", ["one", "two", "three"]),
+        (b"one\rtwo\r", ["one", "two"]),  # an old Mac's
+        (b"one\rstill one\ntwo\n", ["one\rstill one", "two"]),
+        ("a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\n".encode(), ["a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"]),
+        (b"\none\n \ntwo\n\n\t\n", ["", "one", " ", "two"]),
+        (b"no\0b\n", ["no\0b"]),
+    ],
+)
+def test_lines_are_as_they_were_written(tmp_path, raw, lines):
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert read_lines(tmp_path / "a.txt") == lines
+
+
+def test_a_file_of_blank_lines(tmp_path):
     (tmp_path / "a.txt").write_text(" \n\n")
     with pytest.raises(FinepruneError, match=r"a\.txt: no text in it; one a line is expected"):
         read_lines(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("text\n".encode("utf-16"), r"a\.txt: is UTF-16 text; save it as UTF-8"),
+        (b"\xfe\xff" + "text\n".encode("utf-16-be"), "is UTF-16 text"),
+        ("text\n".encode("utf-16-le"), "perhaps it is UTF-16, save it as UTF-8"),
+        ("text\n".encode("utf-16-be"), "perhaps it is UTF-16, save it as UTF-8"),
+        (gzip.compress(b"text\n"), "is compressed by gzip; unpack it first"),
+        (b"PK\x03\x04...", "is a ZIP archive or an Excel workbook"),
+    ],
+)
+def test_other_forms_are_named(tmp_path, raw, message):
+    (tmp_path / "a.txt").write_bytes(raw)
+    with pytest.raises(FinepruneError, match=message):
+        read_text(tmp_path / "a.txt")
+
+
+def test_a_pipe_and_a_device_are_no_data_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tsv")
+    for path in (tmp_path / "pipe.tsv", Path("/dev/zero")):
+        with pytest.raises(FinepruneError, match=f"{path}: is not a regular file"):
+            find_file(path)
+
+
+def test_half_of_a_surrogate_pair():
+    check_unicode("caf\xe9 \U0001f600", "here")
+    with pytest.raises(FinepruneError, match=r"^here holds half of a surrogate pair at character 2;"):
+        check_unicode("a \ud83d", "here")
 
 
 def test_a_dash_is_standard_input(monkeypatch):

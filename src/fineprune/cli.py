@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
 from fineprune._text_files import read_lines
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
 from fineprune.study.report import leave_page
@@ -269,10 +270,22 @@ def main() -> NoReturn:
 
 def _texts(file: str) -> tuple[list[str], list[str]]:
     """Return the texts of a file, and the second ones where lines are pairs."""
-    rows = [line.split("\t") for line in read_lines(file)]
-    widths = {len(row) for row in rows}
-    if widths not in ({1}, {2}):
-        raise FinepruneError(f"{file}: every line must be one text, or two with a tab between them")
+    lines = read_lines(file)
+    blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+    if blank:
+        warnings.warn(
+            f"{file}: {len(blank)} of {len(lines)} lines are blank, the first is line {blank[0]}; "
+            "each is answered as an empty text",
+            FinepruneWarning,
+            stacklevel=2,
+        )
+    rows = [line.split("\t") for line in lines]
+    for number, row in enumerate(rows, start=1):
+        if len(row) > 2 or len(row) != len(rows[0]):
+            raise FinepruneError(
+                f"{file}, line {number}: holds {len(row)} texts; every line must be one text, or two with a "
+                "tab between them"
+            )
     return [row[0] for row in rows], [row[1] for row in rows if len(row) == 2]
 
 

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -59,6 +60,61 @@ def test_tsv_gives_back_any_text(tmp_path_factory, texts):
 def test_csv_has_ordinary_quoting_and_no_guessing(write):
     path = write("a.csv", 'label,text\nNA,"one, ""two""\nthree"\n,null\n')
     assert read_table(path, COLUMNS) == {"text": ['one, "two"\nthree', "null"], "label": ["NA", ""]}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_long_cells_are_read_and_the_limit_of_csv_is_left_alone(write, name):
+    usual, long = csv.field_size_limit(), "word " * 40_000
+    rows = {
+        "a.csv": f'text,label\n"{long}",a\nshort,b\n',
+        "a.tsv": f"text\tlabel\n{long}\ta\nshort\tb\n",
+        "a.jsonl": f'{{"text": "{long}", "label": "a"}}\n{{"text": "short", "label": "b"}}\n',
+    }
+    assert read_table(write(name, rows[name]), COLUMNS) == {"text": [long, "short"], "label": ["a", "b"]}
+    assert csv.field_size_limit() == usual
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "text\tlabel\r\na\u2028\t1\nb\t2\r\n"),
+        ("a.tsv", "\n\ntext\tlabel\na\u2028\t1\nb\t2"),
+        ("a.tsv", "text\tlabel\ra\u2028\t1\rb\t2\r"),
+        ("a.csv", "text,label\ra\u2028,1\rb,2\r"),
+        ("a.csv", 'text,label\r\na\u2028,1\n"b",2'),
+        ("a.jsonl", '{"text": "a\u2028", "label": "1"}\r\n{"text": "b", "label": "2"}\n'),
+        ("a.jsonl", '{"text": "a\u2028", "label": "1"}\r{"text": "b", "label": "2"}\r'),
+    ],
+)
+def test_line_ends_of_every_system(write, name, text):
+    path = write(name, text)
+    assert read_table(path, COLUMNS) == {"text": ["a\u2028", "b"], "label": ["1", "2"]}
+    assert tables.column_names(Path(path)) == ["text", "label"]
+
+
+def test_colas_own_files_have_no_header(write):
+    text = 'gj04\t1\t\tThey drank.\ncj99\t0\t*\tThe more " does\n'
+    expected = {"sentence": ["They drank.", 'The more " does'], "label": ["1", "0"]}
+    assert read_table(write("a.tsv", text), ["sentence", "label"]) == expected
+    with pytest.raises(FinepruneError, match="no column 'text'"):
+        read_table(write("b.tsv", text), COLUMNS)
+    named = "label\t1\t\tsentence\nx\t0\t*\ty\n"
+    assert read_table(write("c.tsv", named), ["sentence", "label"]) == {"sentence": ["y"], "label": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "row", ['{"text": "a \\ud83d", "label": 1}', '{"text": ["b", "a \\uDE00"], "label": 1}']
+)
+def test_half_of_a_surrogate_pair_names_the_line_and_the_column(write, row):
+    path = write("a.jsonl", '{"text": "\\ud83d\\ude00", "label": 1, "other": "\\ud83d"}\n' + row + "\n")
+    with pytest.raises(FinepruneError, match="line 2: column 'text' holds half of a surrogate pair"):
+        read_table(path, COLUMNS)
+
+
+def test_parquet_with_bytes_that_are_not_utf8(tmp_path):
+    text = pyarrow.array([b"good", b"b\xe4d"]).cast("binary").view("string")
+    with pytest.raises(FinepruneError, match=r"a\.parquet: holds text that is not UTF-8"):
+        read_table(parquet(tmp_path / "a.parquet", text=text, label=[0, 1]), COLUMNS)
 
 
 def test_jsonl_keeps_json_values(write):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._engine_errors import engine_errors
+from fineprune._text_files import check_unicode
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
@@ -34,6 +35,9 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
     """Raise `FinepruneError` for texts that no model can answer, missing pairs and empty batches."""
     with engine_errors():
         results.check_texts(texts, pairs, batch_size)
+    for name, values in (("texts", texts), ("pairs", pairs or ())):
+        for index, value in enumerate(values):
+            check_unicode(value, f"predict: {name}[{index}]")
 
 
 def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:

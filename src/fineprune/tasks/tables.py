@@ -6,17 +6,22 @@ decides its meaning.
 
 import csv
 import io
+import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fineprune._messages import listing, one_line, suggestion
-from fineprune._text_files import find_file, read_text
+from fineprune._text_files import check_unicode, find_file, read_text, split_lines
 from fineprune.errors import FinepruneError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+
+_COLA = ["source", "label", "original_label", "sentence"]  # GLUE's own files of CoLA have no header
+_csv_limit = threading.Lock()  # for the longest cell of csv, which is one for the whole process
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]:
@@ -27,7 +32,8 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
     - `.jsonl`: one JSON object a line; every line has every asked column.
     - `.parquet`: as pyarrow reads it.
 
-    Text is UTF-8, with or without a byte order mark; blank lines are skipped.
+    Text is UTF-8, with or without a byte order mark; blank lines are skipped. GLUE's own files of CoLA have
+    no header: their columns are source, label, original_label, sentence.
 
     Returns:
         A list of cells for each of `columns`, all of the same length, at least one row. Cells of TSV and CSV
@@ -57,7 +63,7 @@ def column_names(path: Path) -> list[str]:
 
             return list(pyarrow.parquet.read_schema(path).names)
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            line = next(line for line in file if line.strip()).rstrip("\r\n")
+            line = split_lines(next(line for line in file if line.strip()))[0]
         if path.suffix.lower() == ".jsonl":
             return list(json.loads(line))
         return line.split("\t") if path.suffix.lower() == ".tsv" else next(csv.reader([line]))
@@ -117,26 +123,40 @@ def _from_text(path: Path, suffix: str, columns: Sequence[str]) -> dict[str, lis
 
 
 def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    lines = text.removesuffix("\n").split("\n")  # splitlines() would also split at U+2028
-    for number, line in enumerate(lines, start=1):
-        yield number, line.removesuffix("\r").split("\t")
+    for number, line in enumerate(split_lines(text), start=1):
+        yield number, line.split("\t")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    with _csv_limit:
+        usual = csv.field_size_limit()
+        try:
+            csv.field_size_limit(max(usual, len(text)))
+            return iter(_parsed_csv(path, text))
+        finally:
+            csv.field_size_limit(usual)
+
+
+def _parsed_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
     line = 1
     try:
         for row in reader:
-            yield line, row or [""]
+            rows.append((line, row or [""]))
             line = reader.line_num + 1
     except csv.Error as error:
         raise FinepruneError(f"{path}, line {line}: the row that starts here is not CSV: {error}") from error
+    return rows
 
 
 def _delimited(
     path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
 ) -> dict[str, list[Any]]:
-    _, header = next(rows)
+    first, header = next((line, row) for line, row in rows if row != [""])
+    if _is_of_cola(header) and not set(columns) & set(header):
+        rows = itertools.chain([(first, header)], rows)
+        header = _COLA
     check_columns(path, columns, header)
     at = [header.index(column) for column in columns]
     cells: list[list[str]] = [[] for _ in columns]
@@ -154,9 +174,14 @@ def _delimited(
     return dict(zip(columns, cells, strict=True))
 
 
-def _jsonl(path: Path, text: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+def _is_of_cola(row: Sequence[str]) -> bool:
+    """Return whether a row is one of CoLA: a source, 0 or 1, nothing or a star, a sentence."""
+    return len(row) == len(_COLA) and row[1] in ("0", "1") and row[2] in ("", "*")
+
+
+def _jsonl(path: Path, content: str, columns: Sequence[str]) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {column: [] for column in columns}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(split_lines(content), start=1):
         if not line.strip():
             continue
         try:
@@ -168,6 +193,11 @@ def _jsonl(path: Path, text: str, columns: Sequence[str]) -> dict[str, list[Any]
                 f'{path}, line {number}: expected an object such as {{"text": …}}, got {line.strip()[:40]!r}'
             )
         check_columns(f"{path}, line {number}", columns, list(row))
+        if "\\u" in line:  # else no cell can hold half of a surrogate pair
+            for column in columns:
+                cell = row[column]
+                text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
+                check_unicode(text, f"{path}, line {number}: column {column!r}")
         for column in columns:
             table[column].append(row[column])
     return table
@@ -185,7 +215,10 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
         raise FinepruneError(f"{path}: not a complete Parquet file: {one_line(error)}") from error
     if not table.num_rows:
         raise FinepruneError(f"{path}: has no rows")
-    return {column: table.column(column).to_pylist() for column in columns}
+    try:
+        return {column: table.column(column).to_pylist() for column in columns}
+    except UnicodeDecodeError as error:
+        raise FinepruneError(f"{path}: holds text that is not UTF-8: {one_line(error)}") from error
 
 
 def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.tokens import tags
 from fineprune.tasks.tokens.task import TokenClassificationConfig
@@ -57,6 +57,72 @@ def test_tabs_keep_spaces_and_no_break_spaces_stay(load):
     data = load("New York\tB-LOC\nis\tO\n\n\n", "10\u00a0km B-LOC\r\nis O\r\n")
     assert data.train.words == [["New York", "is"]]
     assert data.validation.words == [["10\u00a0km", "is"]]
+
+
+U = (
+    "# sent_id = 1\n# text = del rio = #\n1-2\tdel\t{0}\n1\tde\t_\tADP\t{1}\n2\tel\t_\tDET\t{1}\n"
+    "2.1\tx\t{0}\n3\t#\t_\tSYM\t{1}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "words", "labels"),
+    [
+        # MultiCoNER: a comment has as many fields as a word.
+        (
+            "# id 1 domain=en\nthe _ _ O\n# _ _ B-X\n\n# id 2 domain=en\n# id 3\ndog _ _ B-X\n",
+            {},
+            [["the", "#"], ["dog"]],
+            ("B-X", "O"),
+        ),
+        # GermEval: a comment has fewer.
+        (
+            "#\thttp://a.de/b [2009-10-17]\n1\tAm\tO\tO\n2\tRhein\tB-X\tO\n",
+            {"words": 1, "tags": 2},
+            [["Am", "Rhein"]],
+            ("B-X", "O"),
+        ),
+        ("# text = a\n# b\na\tO\nb\tB-X\n\n\n# end\n", {}, [["a", "b"]], ("B-X", "O")),
+        # A sentence that begins with the word #, or with a tag of Twitter.
+        (
+            "# O\n1 B-X\nb O\n\n#good O\n\n# B-X\n# O\n",
+            {},
+            [["#", "1", "b"], ["#good"], ["#", "#"]],
+            ("B-X", "O"),
+        ),
+        ("# O\n# B-X\n", {}, [["#", "#"]], ("B-X", "O")),
+        ("-DOCSTART- -X-\n\n# id=1\na O\nb B-X\n", {}, [["a", "b"]], ("B-X", "O")),
+    ],
+)
+def test_comments_are_no_words(load, text, settings, words, labels):
+    data = load(text, text, **settings)
+    assert (data.train.words, data.labels) == (words, labels)
+
+
+@pytest.mark.parametrize(("suffix", "settings"), [("conllu", {}), ("txt", {"words": 1, "tags": 3})])
+def test_conllu_has_neither_ranges_nor_empty_nodes(load, suffix, settings):
+    text = U.format("\t".join("_" * 8), "\t".join("_" * 6))
+    data = load(text, text, suffix, **settings)
+    assert (data.train.words, data.labels) == ([["de", "el", "#"]], ("ADP", "DET", "SYM"))
+    with pytest.raises(FinepruneError, match=r"line 7: tag 'SYM' of '#' is not known"):
+        load(text.replace("SYM", "DET"), text, suffix, **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("good O\n\n# SYM\nbad O\n", r"train\.txt, line 3: '#' is read as a word with the tag 'SYM'"),
+        ("1 O\n2 B-X\n", r"train\.txt: column 0, read as the words, holds only numbers; .* `words`"),
+    ],
+)
+def test_lines_that_are_probably_not_words(load, text, said):
+    with pytest.warns(FinepruneWarning, match=said):
+        load(text, "bad O\n")
+
+
+def test_a_hashtag_without_a_tag_is_no_comment(load):
+    with pytest.raises(FinepruneError, match=r"train\.txt, line 3: 1 fields '#good'"):
+        load("a O\n\n#good\nb B-X\n")
 
 
 def test_tables_with_text_and_with_numbers(load):

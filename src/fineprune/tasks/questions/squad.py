@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._messages import one_line
-from fineprune._text_files import find_file, read_text
+from fineprune._text_files import check_unicode, find_file, read_text
 from fineprune.errors import FinepruneError
 from fineprune.tasks.tables import hub_name, read_hub, read_table
 
@@ -167,12 +167,7 @@ def _text(at: str, row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise FinepruneError(f"{at}: {key} is {_short(value)}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise FinepruneError(
-            f"{at}: {key} holds half of a surrogate pair at character {error.start}; write it as UTF-8"
-        ) from error
+    check_unicode(value, f"{at}: {key}")
     return value
 
 
