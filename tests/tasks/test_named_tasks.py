@@ -8,6 +8,7 @@ import pytest
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.named_tasks import TASKS, expand
+from fineprune.tasks.text.data import Examples
 from fineprune.tasks.text.task import ClassificationConfig
 
 
@@ -127,6 +128,13 @@ def test_a_folder_says_its_files_and_columns(tmp_path, name, train, dev, text, l
     assert (config.train, config.validation) == (str(tmp_path / train), str(tmp_path / dev))
     assert (config.columns, config.label) == (text, label)
     assert list(config.labels or []) == TASKS[name].get("labels", [])
+
+
+def test_colas_own_files_in_a_folder(tmp_path):
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("gj04\t1\t\tThey drank.\ncj99\t0\t*\tDrank they it.\n")
+    data = task_config({"name": "cola", "data_dir": str(tmp_path)}).load()
+    assert data.train == Examples(["They drank.", "Drank they it."], None, [1, 0])
 
 
 def test_parquet_columns(tmp_path):

@@ -1,8 +1,12 @@
 """The data of a task, read and checked: the same for a trainer, whatever the kind."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from fineprune._messages import listing
+from fineprune.errors import FinepruneWarning
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,3 +60,55 @@ def by_length(rows: "Dataset") -> "Dataset":
     """Return the rows from the shortest to the longest, so that batches need little padding."""
     lengths = [len(ids) for ids in rows["input_ids"]]
     return rows.select(sorted(range(len(lengths)), key=lengths.__getitem__))
+
+
+_LEAK = 0.05  # of the validation data; real data sets repeat some short texts
+_LEAKED_ROWS = 10
+
+
+def warn_of_leak(where: str, train: Iterable[object], validation: Sequence[object]) -> None:
+    """Warn where a good part of the validation data is in the training data as well.
+
+    Args:
+        where: the name of the validation data in the message.
+        train: the training data, such that equal rows are equal values with a hash.
+        validation: the validation data, likewise.
+    """
+    known = set(train)
+    seen = sum(row in known for row in validation)
+    if seen >= max(_LEAKED_ROWS, _LEAK * len(validation)):
+        warnings.warn(
+            f"{where}: {seen} of {len(validation)} rows ({seen / len(validation):.0%}) are in the training "
+            "data, too, so the scores are too good; remove them from one",
+            FinepruneWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_near_labels(where: str, labels: Sequence[str]) -> None:
+    """Warn where labels differ only in case or in blanks around them: probably they are meant to be one."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(label.strip().casefold(), []).append(label)
+    for group in alike.values():
+        if len(group) > 1:
+            warnings.warn(
+                f"{where}: the labels {listing(group)} differ only in case or blanks and are classes of "
+                "their own; write them alike if they are one",
+                FinepruneWarning,
+                stacklevel=2,
+            )
+
+
+def warn_of_unknown_labels(
+    where: str, labels: Sequence[str], train: Iterable[int], found: Iterable[int]
+) -> None:
+    """Warn where the validation data have labels that no training row has; both are given as ids."""
+    missing = sorted(set(found) - set(train))
+    if missing:
+        warnings.warn(
+            f"{where}: no training row has the label {listing(labels[index] for index in missing)}, so the "
+            "model cannot learn it; check the files",
+            FinepruneWarning,
+            stacklevel=2,
+        )

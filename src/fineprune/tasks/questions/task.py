@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fineprune._engine_errors import engine_errors
 from fineprune._messages import choose
 from fineprune.errors import FinepruneError
+from fineprune.tasks.data import warn_of_leak
 from fineprune.tasks.questions.data import QuestionAnsweringData
 from fineprune.tasks.questions.spans import AnswerRules
 from fineprune.tasks.questions.squad import Questions, read_file, read_split
@@ -61,7 +62,11 @@ class QuestionAnsweringConfig(Source):
         """
         train_place, validation_place = self.places(need_train)
         train = None if train_place is None else self._read(train_place)
-        return QuestionAnsweringData(train, self._read(validation_place), self.rules(), self.metric)
+        validation = self._read(validation_place)
+        if train is not None and train_place != validation_place:
+            rows = (zip(read.questions, read.contexts, strict=True) for read in (train, validation))
+            warn_of_leak(validation_place, next(rows), list(next(rows)))
+        return QuestionAnsweringData(train, validation, self.rules(), self.metric)
 
     def rules(self) -> AnswerRules:
         """Return the rules by which contexts are read and answers chosen."""

@@ -1,6 +1,6 @@
 """Texts or pairs with labels, as rows for a trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield the text and the second text, or nothing, of each row."""
+        return zip(self.texts, self.pairs or [""] * len(self.texts), strict=True)
 
 
 @dataclass(frozen=True)

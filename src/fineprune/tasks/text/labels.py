@@ -34,7 +34,7 @@ def number(cell: Any) -> int | float | None:
 def check_labels(cells: Sequence[Any], where: str) -> None:
     """Raise unless each cell is text, a number or a truth value; NaN and "" are no label."""
     for row, cell in enumerate(cells, start=1):
-        if cell is None or cell == "" or cell != cell:
+        if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
             raise FinepruneError(f"{where}, row {row}: has no label ({cell!r}); remove the row or label it")
         if not isinstance(cell, str | int | float):
             raise FinepruneError(f"{where}, row {row}: label {cell!r} is neither text nor a number")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune._messages import choose, listing
 from fineprune.errors import FinepruneError
+from fineprune.tasks.data import warn_of_leak, warn_of_near_labels, warn_of_unknown_labels
 from fineprune.tasks.model_config import is_regression, labels_of
 from fineprune.tasks.source import Source, check_labels, check_text
 from fineprune.tasks.text import labels as label_rules
@@ -86,18 +87,30 @@ class ClassificationConfig(Source):
             raise FinepruneError(
                 f"{train.where}: every row has the label {train.cells[0]!r}; two or more are needed"
             )
-        return ClassificationData(
+        data = ClassificationData(
             examples,
             validation.examples(labels),
             labels,
             self.metric or ("pearson" if labels is None else "accuracy"),
             {name: texts.examples(labels) for name, texts in more.items()},
         )
+        if data.train is not None and train_place != validation_place:
+            self._warn(data, str(train_place), validation_place)
+        return data
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The one or two columns of text."""
         return (self.text,) if isinstance(self.text, str) else self.text
+
+    def _warn(self, data: ClassificationData, train: str, validation: str) -> None:
+        """Warn of labels that are probably one or cannot be learned, and of texts that are in both places."""
+        assert data.train is not None
+        if data.labels is not None:
+            warn_of_near_labels(train, data.labels)
+            ids = (map(int, examples.labels or ()) for examples in (data.train, data.validation))
+            warn_of_unknown_labels(validation, data.labels, *ids)
+        warn_of_leak(validation, data.train.rows(), list(data.validation.rows()))
 
     def _read(self, place: str) -> LabeledTexts:
         return self.read(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fineprune._messages import choose, listing
 from fineprune.errors import FinepruneError
+from fineprune.tasks.data import warn_of_leak, warn_of_near_labels
 from fineprune.tasks.model_config import labels_of
 from fineprune.tasks.source import Source, check_labels, check_text
 from fineprune.tasks.tokens.data import Tagged, TokenClassificationData
@@ -78,12 +79,11 @@ class TokenClassificationConfig(Source):
             tagged = _tagged(train, tag_ids(train, labels, named))
             if len({tag for sentence in tagged.tags for tag in sentence}) < 2:
                 raise FinepruneError(f"{train[0].place}: every word has the same tag; two or more are needed")
-        return TokenClassificationData(
-            tagged,
-            _tagged(validation, tag_ids(validation, labels, hub_names)),
-            labels,
-            self._main_metric(labels),
-        )
+        scored = _tagged(validation, tag_ids(validation, labels, hub_names))
+        if tagged is not None and train_place != validation_place:
+            warn_of_near_labels(str(train_place), labels)
+            warn_of_leak(validation_place, map(tuple, tagged.words), list(map(tuple, scored.words)))
+        return TokenClassificationData(tagged, scored, labels, self._main_metric(labels))
 
     def _read(self, place: str) -> tuple[list[Sentence], tuple[str, ...] | None]:
         """Return the sentences, and the names of the tags where the hub has them."""
