@@ -17,7 +17,9 @@ def here(recipe_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = {"a": "recipe.yaml", "b": ["recipe.yaml", "model.name=nowhere/none"]}
     axes = {"method": "movement", "density": 0.25}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "recipes": recipes, "axes": axes}))
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"name": "mine", "recipes": recipes, "axes": axes, "claims": True})
+    )
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from study.reports import Page, make_bench, make_run, said
 
 from fineprune.study.grouping import Row
@@ -29,8 +30,15 @@ def test_the_speed_of_a_setting_is_the_mean_of_what_was_timed_alike(tmp_path):
 def test_one_seed_each_is_said(tmp_path):
     for method in ("l0", "movement"):
         make_run(tmp_path / f"a-{method}-0.1-s0", method)
+    study = {"name": "b", "recipes": {"a": "r"}, "axes": {"method": "l0"}}
+    for claims, count in ((True, 2), (False, 1)):  # headline, and claims only where the paper is repeated
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"claims": claims}))
+        page = Page(write_report(tmp_path))
+        assert page.text.count("One seed each: small differences may be noise.") == count
+        assert ("not tested at this scale" in page.text) == claims
+    (tmp_path / "study.yaml").unlink()
     page = Page(write_report(tmp_path))
-    assert page.text.count("One seed each: small differences may be noise.") == 2  # headline, claims
+    assert not page.all("section", id="claims")
     assert "fineprune study" not in page.text
 
 
@@ -42,15 +50,15 @@ def test_runs_of_several_tasks_in_one_folder_are_not_seeds_of_one(tmp_path):
     runs = read_folder(tmp_path / "runs")
     made = tables([Row(run.cell, run.results) for run in runs])
     assert [table.title for table in made] == [
-        "runs, mrpc, without a teacher",
-        "runs, sst2, without a teacher",
+        "mrpc, without a teacher",
+        "sst2, without a teacher",
     ]
     assert [[line[-1] for line in table.lines] for table in made] == [["1", "1"]] * 2
     page = Page(write_report(tmp_path / "runs"))
     best = page.table("The best at each density")
     assert [(line[0].text, line[3].text, line[-1].text) for line in best] == [
-        *(("runs, mrpc", "70.0 accuracy", "1"), ("runs, mrpc", "60.0 accuracy", "1")),
-        *(("runs, sst2", "90.0 accuracy", "1"), ("runs, sst2", "80.0 accuracy", "1")),
+        *(("mrpc", "70.0 accuracy", "1"), ("mrpc", "60.0 accuracy", "1")),
+        *(("sst2", "90.0 accuracy", "1"), ("sst2", "80.0 accuracy", "1")),
     ]
 
 

@@ -96,28 +96,40 @@ def test_runs_of_other_data_or_models_have_other_tasks(tmp_path):
             "mine-dense-s0": ("minilm", here),  # a name that says what it is
         },
     ) == {
-        "plain": "runs, sst2, minilm",
-        "again": "runs, sst2, minilm",
-        "other": "runs, sst2, bert",
-        "mrpc": "runs, mrpc",
+        "plain": "sst2, minilm",
+        "again": "sst2, minilm",
+        "other": "sst2, bert",
+        "mrpc": "mrpc",
         "mine-dense-s0": "mine",
     }
 
 
-def test_data_of_one_folder_is_told_apart_by_the_runs(tmp_path):
-    one, other = {"train": "data/a.tsv"}, {"train": "data/b.tsv"}
-    assert told(tmp_path / "r", {"x": ("m", one), "y": ("m", one), "z": ("m", other)}) == {
-        "x": "r, data, x",
-        "y": "r, data, x",
-        "z": "r, data, z",
-    }
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        ({"train": "data/a.tsv"}, {"train": "data/b.tsv"}, ("a", "b")),
+        ({"train": "x/a-train.tsv"}, {"validation": "x/b_dev.tsv"}, ("a", "b")),
+        ({"hub": "own/set"}, {"kind": "regression"}, ("set", "regression")),
+        ({"train": "x/a.tsv"}, {"train": "y/a.tsv"}, ("a, train x/a.tsv", "a, train y/a.tsv")),
+        (
+            {"train": "a.tsv", "text": "t"},
+            {"train": "a.tsv", "text": "u", "metric": "f1"},
+            ("a, text t", "a, text u"),
+        ),
+        ({}, {"labels": ["n"]}, ("r, labels none", "r, labels ['n']")),
+    ],
+)
+def test_tasks_are_named_by_their_data(tmp_path, one, other, names):
+    first, second = names
+    runs = {"x": ("m", one), "y": ("m", one), "z": ("m", other)}
+    assert told(tmp_path / "r", runs) == {"x": first, "y": first, "z": second}
 
 
 def test_sections_of_strange_content_are_compared_too(tmp_path):
     strange = {1: {"a": 1, 2: [None]}, "train": 7, "hub": ["x"]}
     assert told(tmp_path / "r", {"x": ("m", strange), "y": (None, strange), "z": (["m"], [])}) == {
-        "x": "r, ['x'], m",
-        "y": "r, ['x'], model",
+        "x": "['x'], m",
+        "y": "['x'], model",
         "z": "r",
     }
 
@@ -126,7 +138,7 @@ def test_a_model_of_another_run_counts_as_that_runs(tmp_path):
     """The demo: two runs prune what the first one made."""
     tuned, task = str(tmp_path / "demo" / "dense" / "model"), {"train": "x/train.jsonl"}
     runs = {"dense": ("minilm", task), "magnitude": (tuned, task), "movement": ("dense/model", task)}
-    assert set(told(tmp_path / "demo", runs).values()) == {"demo"}
+    assert set(told(tmp_path / "demo", runs).values()) == {"x"}
     loop = {"a": ("b/model", task), "b": ("a/model", task)}
     assert len(told(tmp_path / "loop", loop)) == 2
 

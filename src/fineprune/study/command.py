@@ -10,7 +10,7 @@ from fineprune.errors import FinepruneError
 from fineprune.study.report import leave_page
 
 if TYPE_CHECKING:
-    from fineprune.study.grid import Study
+    from fineprune.study.grid import Run, Study
     from fineprune.study.runner import Planned
 
 
@@ -57,6 +57,8 @@ def study(
     text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
     failures = run_study(runs, place, jobs, ray, lambda line: print(line, flush=True), text)
     _tabulate(loaded, place)
+    for name in _older_than_dense(runs, place):
+        leave_page(place / name)
     leave_page(place, print)
     for failure in failures:
         print(f"failed: {failure.run}: {failure.error}", file=sys.stderr)
@@ -64,6 +66,25 @@ def study(
         again = f"see {place / FAILURES}; the same command tries them again"
         print(f"fineprune: {len(failures)} of {len(runs)} runs failed; {again}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _older_than_dense(runs: "list[Run]", place: Path) -> list[str]:
+    """Return the runs whose pages were made before a dense run that they are compared with had ended."""
+    from fineprune.study.grid import DENSE
+    from fineprune.study.study_folder import PAGE
+
+    ended = dict[str, float]()
+    for run in runs:
+        path = place / run.name / "results.json"
+        if run.cell.method == DENSE and not run.cell.distillation and path.is_file():
+            ended[run.cell.task] = max(path.stat().st_mtime, ended.get(run.cell.task, 0.0))
+    pages = {run.name: place / run.name / PAGE for run in runs if run.cell.method != DENSE}
+    tasks = {run.name: run.cell.task for run in runs}
+    return [
+        name
+        for name, page in pages.items()
+        if page.is_file() and page.stat().st_mtime < ended.get(tasks[name], 0.0)
+    ]
 
 
 def _check_study(loaded: "Study", place: Path) -> None:
@@ -90,13 +111,17 @@ def _tabulate(loaded: "Study", place: Path) -> None:
     from fineprune.study.rows import as_dicts, collect
 
     rows = collect(place, loaded.cells())
-    study_tables, claim_lines = tables.tables(rows), as_lines(claims(rows))
+    study_tables = tables.tables(rows)
     write_json(place / "rows.json", as_dicts(rows))
     write_text(place / "tables.csv", tables.as_csv(rows))
-    heading = "### What the paper claims"
-    write_text(place / "tables.md", f"{tables.as_markdown(study_tables)}\n{heading}\n\n{claim_lines}")
+    text = tables.as_markdown(study_tables)
     print(tables.as_text(study_tables, color=sys.stdout.isatty()))
-    print(f"what the paper claims:\n{claim_lines}\ntables: {place / 'tables.md'}, tables.csv, rows.json")
+    if loaded.claims:
+        claim_lines = as_lines(claims(rows))
+        text += f"\n### What the paper claims\n\n{claim_lines}"
+        print(f"what the paper claims:\n{claim_lines}")
+    write_text(place / "tables.md", text)
+    print(f"tables: {place / 'tables.md'}, tables.csv, rows.json")
 
 
 def _print_plan(planned: "list[Planned]", place: Path) -> None:

@@ -23,7 +23,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -67,6 +67,8 @@ class Cell:
 
     distillation: bool
     seed: int
+    variant: str | None = None
+    """The other settings by which a folder's runs differ, in words; None: none, as in a study."""
 
     @property
     def selection(self) -> Scope | None:
@@ -117,6 +119,8 @@ class Study:
     overrides: tuple[str, ...] = ()
     skip: tuple[dict[str, Any], ...] = ()
     teacher: str = DENSE
+    claims: bool = False
+    """It repeats the paper: its tables say which claims of the paper hold."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -131,7 +135,7 @@ class Study:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """Check every key and value; raises `FinepruneError` with the first that is wrong."""
-        check_keys(values, ("name", "recipes", "overrides", "axes", "skip", "teacher"), "study")
+        check_keys(values, ("name", "recipes", "overrides", "axes", "skip", "teacher", "claims"), "study")
         for key in ("name", "recipes", "axes"):
             if key not in values:
                 raise FinepruneError(f"study: {key} is missing")
@@ -151,6 +155,9 @@ class Study:
         check_keys(axes, AXES[1:], "axes")
         teacher = values.get("teacher", DENSE)
         choose(teacher, (DENSE, "recipe"), "teacher")
+        claims = values.get("claims", False)
+        if not isinstance(claims, bool):
+            raise FinepruneError(f"claims={claims!r}: must be true or false")
         for override in (*overrides, *(text for texts in named.values() for text in texts[1:])):
             if teacher == DENSE and override.startswith("distillation.teacher="):
                 raise FinepruneError(f"{override!r}: the dense runs teach; for another say teacher: recipe")
@@ -165,6 +172,7 @@ class Study:
             overrides=overrides,
             skip=_rules(values.get("skip")),
             teacher=teacher,
+            claims=claims,
         )
 
     def cells(self) -> list[Cell]:
@@ -353,7 +361,7 @@ def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(skip, (list, type(None))):
         raise FinepruneError(f"skip={skip!r}: expected a list such as [{{method: l0, density: 0.03}}]")
     for rule in skip or []:
-        check_keys(rule, [entry.name for entry in fields(Cell)], "skip")
+        check_keys(rule, AXES, "skip")
         if not rule:
             raise FinepruneError("skip: {} would leave out every run; name what to leave out")
         for axis, value in rule.items():

@@ -1,5 +1,6 @@
 """Group the runs of a study: a row for each run, a group for the seeds of one cell."""
 
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import replace
@@ -61,35 +62,98 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The method, and its scope if that is not the default of the method."""
-        scope = self.cell.scope
-        return self.cell.method if scope is None else f"{self.cell.method}, {scope}"
+        """The method, its scope if that is not the method's own, and other settings that set it apart."""
+        return ", ".join(filter(None, (self.cell.method, self.cell.scope, self.cell.variant)))
+
+    @property
+    def constant(self) -> int:
+        """The number of finished runs that learned nothing: each gives every example one answer."""
+        return sum(results.get("constant") is True for results in self.finished)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a finished run learned something; others are never the best of anything."""
+        return self.constant < len(self.finished)
+
+    @property
+    def remark(self) -> str:
+        """A remark on runs that learned nothing; empty without any."""
+        if not self.constant:
+            return ""
+        seeds = "" if not self.learned else f"{self.constant} of {len(self.finished)} seeds "
+        return f"{seeds}learned nothing"
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
-    """Return the rows grouped by cell without the seed, in the order of the tables."""
-    by_cell: dict[Cell, list[Row]] = {}
+    """Return the rows grouped by cell without the seed, in the order of the tables.
+
+    A seed counts once: of runs that are equal in all settings and the seed, the first finished one.
+    """
+    by_cell: dict[Cell, dict[int, Row]] = {}
     for row in sorted(rows, key=lambda row: place(row.cell)):
-        by_cell.setdefault(replace(row.cell, seed=0), []).append(row)
-    return [Group(members[0].cell, members) for members in by_cell.values()]
+        members = by_cell.setdefault(replace(row.cell, seed=0), {})
+        known = members.get(row.cell.seed)
+        if known is None or (known.results is None and row.results is not None):
+            members[row.cell.seed] = row
+    return [Group(next(iter(members.values())).cell, list(members.values())) for members in by_cell.values()]
 
 
 def dense_of(group: Group, among: Iterable[Group]) -> Group | None:
-    """Return the dense runs of the same task, None if there are none."""
-    same = (one for one in among if one.cell.method == DENSE and not one.cell.distillation)
-    return next((one for one in same if one.cell.task == group.cell.task), None)
+    """Return the dense runs of the same task whose training is most like the group's; None if there are none.
+
+    Finished ones go first.
+    """
+    same = [
+        one
+        for one in among
+        if one.cell.method == DENSE and not one.cell.distillation and one.cell.task == group.cell.task
+    ]
+    own = _training(group)
+    return min(same, key=lambda one: (not one.finished, _distance(own, _training(one))), default=None)
+
+
+def dense_mean(group: Group, among: Iterable[Group]) -> float | None:
+    """Return the mean of the dense runs in the group's main metric, in percent; None if it is unknown."""
+    dense = dense_of(group, among)
+    return None if dense is None or group.metric is None else dense.mean(group.metric)
 
 
 def share(group: Group, among: Iterable[Group]) -> float | None:
-    """Return the mean as a share of the dense mean, in the main metric; None if one is unknown."""
-    dense = dense_of(group, among)
-    if dense is None or group.metric is None or dense.metric is None:
-        return None
-    mean, dense_mean = group.mean(group.metric), dense.mean(group.metric)
-    return mean / dense_mean if mean is not None and dense_mean else None
+    """Return the mean as a share of the dense mean, in the main metric; None if one is unknown.
+
+    A share means something only of positive scores: of a correlation below 0 there is none.
+    """
+    mean, dense = group.mean(group.metric or ""), dense_mean(group, among)
+    return share_of(mean, dense)
+
+
+def share_of(score: float | None, dense: float | None) -> float | None:
+    """Return a score as a share of the dense one; None unless both are known and positive."""
+    return score / dense if score is not None and dense is not None and score > 0 and dense > 0 else None
+
+
+def _training(group: Group) -> dict[str, Any]:
+    """Return the settings of training, without those that change no result."""
+    recipes = (results.get("recipe") for results in group.finished)
+    sections = (recipe.get("training") for recipe in recipes if isinstance(recipe, dict))
+    first = next((section for section in sections if isinstance(section, dict)), {})
+    return {key: value for key, value in first.items() if key not in ("seed", "evaluate_every")}
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int]:
+    """Return how unlike two trainings are: first in their length, then in the number of settings."""
+    differ = [key for key in {*one, *other} if one.get(key) != other.get(key)]
+    return any(key in differ for key in ("steps", "epochs")), len(differ)
 
 
 def place(cell: Cell) -> tuple[Any, ...]:
     """Return the sort key of the tables: task, without a teacher first, dense first, then by density."""
     density = 2.0 if cell.density is None else cell.density
-    return cell.task, cell.distillation, -density, _ORDER.index(cell.method), cell.scope or "", cell.seed
+    method = _ORDER.index(cell.method), cell.scope or "", natural(cell.variant or "")
+    return cell.task, cell.distillation, -density, *method, cell.seed
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a sort key in which 150 steps go before 1,000 steps."""
+    parts = re.split(r"(\d+)", text.replace(",", ""))
+    return [(float(part), "") if part.isdigit() else (-1.0, part) for part in parts]

@@ -105,10 +105,10 @@ def _wins(pruned: list[Group], fits: Callable[[float], bool], winners: tuple[str
         inside = [group for group in members if group.cell.method in winners]
         if not inside or len(inside) == len(members):
             continue
-        ranked = sorted(members, key=_mean, reverse=True)
+        ranked = sorted(members, key=lambda group: (group.learned, _mean(group)), reverse=True)
         best = next(group for group in ranked if group in inside)
         rival = next(group for group in ranked if group not in inside)
-        cases.append(_Case(_ahead(best, rival), f"{place}: {', '.join(map(_told, ranked))}"))
+        cases.append(_Case(_better(best, rival), f"{place}: {', '.join(map(_told, ranked))}"))
     return cases
 
 
@@ -149,9 +149,11 @@ def _scopes(
     """Return cases of global against local selection by methods with both; the gap is in points."""
     cases = []
     for place, members in _places(pruned, fits).items():
-        local = {group.cell.method: group for group in members if group.cell.scope is None}
+        local = {
+            (group.cell.method, group.cell.variant): group for group in members if group.cell.scope is None
+        }
         for group in members:
-            other = local.get(group.cell.method)
+            other = local.get((group.cell.method, group.cell.variant))
             if group.cell.scope == "global" and other is not None and (pair := _paired(group, other)):
                 gap, error = _gap(*pair)
                 told = f"{place}: {_told(pair[0])}, local {_value(pair[1])}, gap {gap:+.1f}"
@@ -192,6 +194,13 @@ def _layers(group: Group) -> list[float]:
 def _told_layers(group: Group, layers: list[float]) -> str:
     told = ", ".join(f"{100 * density:.1f}" for density in layers)
     return f"{_where(group)}: {group.label}, from the first layer {told} %"
+
+
+def _better(one: Group, other: Group) -> bool | None:
+    """Return whether the first wins; None: too close. What learned nothing never wins, whatever its score."""
+    if one.learned and other.learned:
+        return _ahead(one, other)
+    return one.learned if one.learned != other.learned else None
 
 
 def _ahead(one: Group, other: Group) -> bool | None:
@@ -258,4 +267,4 @@ def _value(group: Group) -> str:
 
 
 def _told(group: Group) -> str:
-    return f"{group.label} {_value(group)}"
+    return f"{group.label} {_value(group)}" + (f", {group.remark}" if group.remark else "")

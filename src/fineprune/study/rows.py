@@ -9,7 +9,7 @@ A notebook shows the rows of a folder as the tables of the study:
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from fineprune.pruning.anatomy import place_of
 from fineprune.study.grid import Cell, cell_of
 from fineprune.study.grouping import Group, Row, groups, place
 from fineprune.study.tables import tables
+from fineprune.study.variants import settings_of, variants
 from fineprune.training.run.mask_snapshot import Record, counts_by
+
+_REMARKS = ("constant", "majority", "teacher_score", "scored_in", "warnings")
+"""Of the results, only where a run has them."""
 
 _log = logging.getLogger("fineprune")
 
@@ -53,10 +57,10 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
         by_cell[cell] = Row(cell, results, by_layer(_record(path.parent)))
-    rows = Rows(sorted(by_cell.values(), key=lambda row: place(row.cell)))
-    for group in groups(rows):
+    for group in groups(by_cell.values()):
         _check_alike(group, out)
-    return rows
+    rows = _told_apart(list(by_cell.values()), out.resolve().name)
+    return Rows(sorted(rows, key=lambda row: place(row.cell)))
 
 
 def by_layer(record: Record | None) -> tuple[float, ...]:
@@ -77,9 +81,22 @@ def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
         {"run": row.cell.name}
         | asdict(row.cell)
         | {"measured": {name: row.results.get(name) for name in names}}
+        | {name: row.results[name] for name in _REMARKS if name in row.results}
         | {"environment": row.results.get("environment")}
         for row in rows
         if row.results is not None
+    ]
+
+
+def _told_apart(rows: list[Row], folder: str) -> list[Row]:
+    """Return the rows with the settings in which those of one task differ, planned ones included."""
+    finished = [row for row in rows if row.results is not None]
+    recipes = {row.cell.name: row.results["recipe"] for row in finished if row.results is not None}
+    settings = [settings_of(recipes[row.cell.name], recipes, folder) for row in finished]
+    found = variants([(row.cell, given) for row, given in zip(finished, settings, strict=True)])
+    by_cell = {replace(row.cell, seed=0): text for row, text in zip(finished, found, strict=True)}
+    return [
+        row._replace(cell=replace(row.cell, variant=by_cell.get(replace(row.cell, seed=0)))) for row in rows
     ]
 
 

@@ -12,7 +12,8 @@ from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
-from fineprune.study.task_labels import Named, labels
+from fineprune.study.task_labels import Named, data_of, labels
+from fineprune.study.variants import Settings, settings_of, variants
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
 from fineprune.training.run.recipe_file import read_yaml
@@ -37,9 +38,9 @@ class RunFolder:
 
     path: Path
     cell: Cell
-    """The settings of the run. If the folder's name does not say them, the task is named after the folder
-    above, and the rest is the recipe's. Runs that are read together have one task only if their recipes have
-    the same data and model.
+    """The settings of the run. If the folder's name does not say them, the task is named after the data, or
+    after the folder above, and the rest is the recipe's. Runs that are read together have one task only if
+    their recipes have the same data and model, and one cell only if nothing else differs.
     """
 
     recipe: dict[str, Any]
@@ -94,8 +95,16 @@ def read_folder(folder: str | Path) -> list[RunFolder]:
     if _is_run(folder):
         return [_read(folder)]
     runs = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
-    told = labels([Named(run.name, run.cell.task, run.recipe) for run in runs], folder.resolve().name)
-    return [replace(run, cell=replace(run.cell, task=task)) for run, task in zip(runs, told, strict=True)]
+    place = folder.resolve().name
+    told = labels([Named(run.name, run.cell.task, run.recipe) for run in runs], place)
+    cells = [replace(run.cell, task=task) for run, task in zip(runs, told, strict=True)]
+    recipes = {run.name: run.recipe for run in runs}
+    settings = [_settings(run, recipes, place) for run in runs]
+    found = variants(list(zip(cells, settings, strict=True)))
+    return [
+        replace(run, cell=replace(cell, variant=run.name if known is None else variant))
+        for run, cell, known, variant in zip(runs, cells, settings, found, strict=True)
+    ]
 
 
 def failures(folder: str | Path) -> dict[str, str]:
@@ -106,6 +115,14 @@ def failures(folder: str | Path) -> dict[str, str]:
             if "run" in line:
                 said[str(line["run"])] = str(line.get("error"))
     return said
+
+
+def _settings(run: RunFolder, recipes: dict[str, dict[str, Any]], folder: str) -> Settings | None:
+    """Return the settings of a run; None if its recipe does not say them."""
+    try:
+        return settings_of(run.recipe, recipes, folder)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def _is_run(path: Path) -> bool:
@@ -194,7 +211,7 @@ def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:
                 raise TypeError
         if type(cell.seed) is not int:
             raise TypeError
-        return cell_of(whole.name, recipe) or replace(cell, task=above)
+        return cell_of(whole.name, recipe) or replace(cell, task=data_of(recipe) or above)
     except (KeyError, TypeError, AttributeError, FinepruneError):
         notes.append("its recipe does not say what it is a run of: taken for a dense one")
         return Cell(above, DENSE, None, None, False, 0)

@@ -21,6 +21,7 @@ _HEADER = (
     *("task", "method", "density", "scope", "distillation", "seeds", "planned"),
     *("metric", "mean", "deviation", "of_dense", "kept", "paper"),
 )
+_MORE = ("settings", "constant")
 _NONE = "–"  # what stands for a number that there is not
 # Tasks that are scored by two numbers; the others show their main one.
 _SHOWN = paper.METRICS | {"mrpc": ("accuracy", "f1"), "stsb": ("pearson", "spearman")}
@@ -112,11 +113,15 @@ def as_text(made: Iterable[Table], width: int | None = None, color: bool = False
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """Return a line for each cell and metric, with all digits; unknown values are empty."""
+    """Return a line for each cell and metric, with all digits; unknown values are empty.
+
+    The last columns, of other settings and of seeds that learned nothing, are there if a line has either.
+    """
     every = groups(rows)
+    more = any(group.cell.variant or group.constant for group in every)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_HEADER)
+    writer.writerow(_HEADER + _MORE * more)
     for group in every:
         cell = group.cell
         same = [one for one in every if one.cell.task == cell.task]
@@ -127,7 +132,8 @@ def as_csv(rows: Iterable[Row]) -> str:
             measured = (group.mean(metric), group.deviation(metric))
             counts = (len(group.finished), len(group.rows))
             main = whole if metric == group.metric else None
-            writer.writerow([*settings, *counts, metric, *measured, main, kept, theirs.get(metric)])
+            line = [*settings, *counts, metric, *measured, main, kept, theirs.get(metric)]
+            writer.writerow(line + [cell.variant, group.constant] * more)
     return file.getvalue()
 
 
@@ -145,14 +151,18 @@ def _table(task: str, distilled: bool, members: list[Group], every: list[Group])
         done, planned = len(group.finished), len(group.rows)
         seeds = str(done) if done == planned else f"{done} of {planned}"
         pair = paper.numbers(group.cell)
-        line = (_percent(group.cell), group.label, *numbers, *shares, seeds)
+        label = group.label + (f" ({group.remark})" if group.remark else "")
+        line = (_percent(group.cell), label, *numbers, *shares, seeds)
         lines.append((*line, " / ".join(map(str, pair)) if pair else _NONE) if theirs else line)
     teacher = "with a teacher" if distilled else "without a teacher"
     return Table(f"{task}, {teacher}", columns, lines, _best(members, metrics))
 
 
 def _best(members: list[Group], metrics: tuple[str, ...]) -> frozenset[tuple[int, int]]:
-    """Return the cells of the highest mean of each metric at each density, among two or more pruned runs."""
+    """Return the cells of the highest mean of each metric at each density, among two or more pruned runs.
+
+    Those that learned nothing are never the best.
+    """
     best = set()
     for density in {group.cell.density for group in members if group.cell.density is not None}:
         for column, metric in enumerate(metrics, 2):
@@ -161,8 +171,11 @@ def _best(members: list[Group], metrics: tuple[str, ...]) -> frozenset[tuple[int
                 for line, group in enumerate(members)
                 if group.cell.density == density and (mean := group.mean(metric)) is not None
             }
+            top = max((mean for line, mean in means.items() if members[line].learned), default=None)
             if len(means) > 1:
-                best |= {(line, column) for line, mean in means.items() if mean == max(means.values())}
+                best |= {
+                    (line, column) for line, mean in means.items() if mean == top and members[line].learned
+                }
     return frozenset(best)
 
 

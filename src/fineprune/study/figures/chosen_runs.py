@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 def measured(runs: Sequence[RunFolder]) -> Measured:
     """Group the runs that have a score in the main metric of their task.
 
-    Of two runs that differ in nothing that a figure knows, seed included, the first is taken.
+    Of two runs that are equal in all settings, seed included, the first is taken.
     """
     found: dict[Cell, RunFolder] = {}
     twice: list[str] = []
@@ -55,7 +55,7 @@ def one_each(
 
     Most methods go first, then the longest training, then the lowest density that they have in common; of
     seeds the first, and of scopes the method's own, or with `prefer_global` the global one. None where no
-    run is usable.
+    run is usable. Runs that learned nothing go last.
     """
     settings: dict[tuple[str, bool, float], list[RunFolder]] = {}
     for run in runs:
@@ -72,7 +72,8 @@ def one_each(
 
     def rank(run: RunFolder) -> tuple[object, ...]:
         other = run.cell.selection != "global" if prefer_global else run.cell.scope is not None
-        return run.results is None, other, run.cell.seed, run.name
+        constant = (run.results or {}).get("constant") is True
+        return run.results is None, constant, other, run.cell.seed, run.name
 
     for key in sorted(settings, key=order):
         chosen = []

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _PAPER_DASH: dict[bool, Any] = {False: (0, (1, 2)), True: (0, (4, 1.5, 1, 1.5))}
 
 
+_FURTHER: tuple[Any, ...] = (None, (0, (1, 1.2)), (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+"""Dashes of the lines of one method, from the second on."""
+
+
 class Point(NamedTuple):
     """The runs of one setting, and their point in the panel."""
 
@@ -34,6 +38,15 @@ class Line(NamedTuple):
     main: bool
     """Drawn in full; else thin, for comparison."""
     points: list[Point]
+    number: int = 0
+    """Of the lines of one method and scope, which differ in other settings."""
+
+    def look(self, dashed: bool) -> dict[str, Any]:
+        """Return the changes to the method's style: hollow and dashed where global, or not the first."""
+        if not dashed and not self.number:
+            return {}
+        dash = (0, (4, 1.6)) if dashed else style(self.method).dash
+        return {"linestyle": _FURTHER[self.number % len(_FURTHER)] or dash, "markerfacecolor": "none"}
 
 
 class Panel(NamedTuple):
@@ -46,6 +59,8 @@ class Panel(NamedTuple):
     metric: str
     lines: list[Line]
     dense: float | None
+    dense_label: str = ""
+    """Of which dense runs that is, where there may be a doubt."""
 
 
 def beside(panel: Panel) -> list[tuple[Line, list[tuple[float, float]]]]:
@@ -86,7 +101,7 @@ def draw_panel(axis: "Axes", panel: Panel, dashed_global: bool) -> None:
         for level, dash, text, place in (
             (panel.dense, "-", "dense", "bottom"),
             (0.95 * panel.dense, (0, (4, 3)), "95 %:", "top"),
-        ):
+        )[: 2 if panel.dense > 0 else 1]:
             right = _freer_right(axis, panel, level)
             axis.axhline(level, color=color, linewidth=0.9, linestyle=dash, alpha=0.8)
             axis.annotate(
@@ -127,10 +142,7 @@ def _draw_line(axis: "Axes", line: Line, dashed: bool) -> None:
     axis.plot(
         x,
         y,
-        color=look.color,
-        marker=look.marker,
-        linestyle=(0, (4, 1.6)) if dashed else look.dash,
-        markerfacecolor="none" if dashed else look.color,
+        **({"color": look.color, "marker": look.marker, "linestyle": look.dash} | line.look(dashed)),
         zorder=3,
     )
     spread = [point for point in line.points if point.deviation is not None]
@@ -148,9 +160,10 @@ def legend_entries(made: Sequence[Panel], by_scope: bool, paper: bool) -> list[t
     lines = {line.label: line for panel in made for line in panel.lines if line.main}
     order = list(METHODS)
     entries = []
-    for line in sorted(lines.values(), key=lambda line: (order.index(line.method), line.scope != "local")):
-        dashed = by_scope and line.scope == "global"
-        look = {"linestyle": (0, (4, 1.6)), "markerfacecolor": "none"} if dashed else {}
+    for line in sorted(
+        lines.values(), key=lambda line: (order.index(line.method), line.scope != "local", line.number)
+    ):
+        look = line.look(by_scope and line.scope == "global")
         entries.append((handle(line.method, **look), line.label))
     if any(not line.main for panel in made for line in panel.lines):
         entries.append((handle("dense", marker="", linewidth=0.8), "without a teacher"))

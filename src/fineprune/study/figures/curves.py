@@ -1,5 +1,6 @@
 """Draw score against density: methods without and with a teacher, and local against global selection."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from fineprune.study.figures.style import (
     short,
 )
 from fineprune.study.grid import DENSE
-from fineprune.study.grouping import Group
+from fineprune.study.grouping import Group, dense_of, natural
 from fineprune.study.study_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ def scopes(runs: Sequence[RunFolder]) -> Figure | str:
                     task,
                     distilled,
                     found.groups,
-                    [
-                        (group, f"{group.cell.method}, {group.cell.selection}", True)
-                        for group in members
-                        if group.cell.method in both
-                    ],
+                    [(group, _scoped(group), True) for group in members if group.cell.method in both],
                 )
             )
     if not made:
@@ -118,12 +115,27 @@ def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
     ]
 
 
+def _scoped(group: Group) -> str:
+    cell = group.cell
+    return ", ".join(filter(None, (cell.method, cell.selection, cell.variant)))
+
+
+def _numbered(lines: Sequence[Line]) -> list[Line]:
+    """Number the lines of one method and scope by their labels: the other settings differ."""
+    numbers: dict[str, int] = {}
+    counts = Counter[tuple[str, str | None]]()
+    for line in sorted(lines, key=lambda line: natural(line.label)):
+        if line.label not in numbers:
+            numbers[line.label] = counts[line.method, line.scope]
+            counts[line.method, line.scope] += 1
+    return [line._replace(number=numbers[line.label]) for line in lines]
+
+
 def _panel(
     task: str, distilled: bool, every: Iterable[Group], shown: Sequence[tuple[Group, str, bool]]
 ) -> Panel:
     metric = next((group.metric for group, *_ in shown if group.metric), "score")
-    untaught = (group for group in every if group.cell.task == task and not group.cell.distillation)
-    dense = next((group for group in untaught if group.cell.method == DENSE), None)
+    dense = dense_of(shown[0][0], every) if shown else None
     lines: dict[tuple[str, bool], Line] = {}
     for group, label, main in shown:
         mean, reached = group.mean(metric), group.kept
@@ -135,7 +147,8 @@ def _panel(
         line.points.sort(key=lambda point: point.density)
     level = None if dense is None else dense.mean(metric)
     title = short(task) + (_TAUGHT if distilled else "")
-    return Panel(task, title, distilled, metric, list(lines.values()), level)
+    told = "" if dense is None or dense.cell.variant is None else dense.label
+    return Panel(task, title, distilled, metric, _numbered(list(lines.values())), level, told)
 
 
 def _figure(
@@ -154,7 +167,7 @@ def _figure(
         legend(canvas, legend_entries(made, name == "scopes", paper))
         return canvas
 
-    parts = [about, _seeds(made), _unfinished(runs), *notes]
+    parts = [about, _seeds(made), _dense(made), _constant(made), _unfinished(runs), *notes]
     if any(panel.dense is not None for panel in made):
         parts.insert(1, "The level of the dense model is a line, 95 % of it dashed.")
     lacking = [panel.task for panel in made if panel.dense is None]
@@ -212,6 +225,24 @@ def _seeds(made: Sequence[Panel]) -> str:
     numbers = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
     sentence = f"Mean over {numbers} seeds, with a band of one standard deviation to each side."
     return f"{sentence} One seed only, hence no band: {listed(few, between='; ')}." if few else sentence
+
+
+def _dense(made: Sequence[Panel]) -> str:
+    """Return a sentence on the dense runs of the levels, where their settings differ from others."""
+    texts = [f"{panel.task}: {panel.dense_label}" for panel in made if panel.dense_label]
+    return f"The dense level is that of {listed(dict.fromkeys(texts))}." if texts else ""
+
+
+def _constant(made: Sequence[Panel]) -> str:
+    """Return a sentence on points of runs that learned nothing."""
+    points = [
+        f"{panel.title}: {line.label} at {percent(point.group.cell.density or point.density)}"
+        for panel in made
+        for line in panel.lines
+        for point in line.points
+        if not point.group.learned
+    ]
+    return f"Learned nothing, one answer for all examples: {listed(points, between='; ')}." if points else ""
 
 
 def _unfinished(runs: Sequence[RunFolder]) -> str:

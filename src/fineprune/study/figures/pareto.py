@@ -58,6 +58,14 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
+def _best(points: Sequence[_Point]) -> list[int]:
+    """Return the front among the points of runs that learned something."""
+    learned = [index for index, point in enumerate(points) if point.group.learned]
+    return [
+        learned[place] for place in front([(points[index].cost, points[index].score) for index in learned])
+    ]
+
+
 def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     """Return the figure of score against size and against latency, a row of panels for each task."""
     measured = chosen_runs.measured(runs)
@@ -87,6 +95,8 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
         "densities, + with a teacher."
     ]
     parts.append(timed)
+    if not all(group.learned for group in measured.groups):
+        parts.append("Hollow: runs that learned nothing, which are not on the front.")
     unsized = [
         group.rows[0].cell.name
         for group in measured.groups
@@ -150,7 +160,7 @@ def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
 
 
 def _rows(panel: _Panel) -> list[tuple[object, ...]]:
-    best = set(front([(point.cost, point.score) for point in panel.points]))
+    best = set(_best(panel.points))
     unit = "MB" if panel.what == "size" else "ms"
     rows: list[tuple[object, ...]] = []
     for index, (group, cost, score) in enumerate(panel.points):
@@ -170,10 +180,11 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
         axis.set_yticks([])
         return
     every = [(point.cost, point.score) for point in panel.points]
-    best = [every[index] for index in front(every)]
-    axis.plot(
-        *zip(*best, strict=True), color=ink(), linewidth=1.0, alpha=0.7, drawstyle="steps-post", zorder=1
-    )
+    best = [every[index] for index in _best(panel.points)]
+    if best:
+        axis.plot(
+            *zip(*best, strict=True), color=ink(), linewidth=1.0, alpha=0.7, drawstyle="steps-post", zorder=1
+        )
     for point in panel.points:
         look = style(point.group.cell.method)
         axis.plot(
@@ -181,6 +192,7 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
             point.score,
             color=look.color,
             marker=look.marker,
+            markerfacecolor=look.color if point.group.learned else "none",
             markersize=9 if point.group.cell.method == DENSE else 5.5,
             linestyle="none",
         )
@@ -197,7 +209,7 @@ def _label(axis: "Axes", panel: _Panel) -> None:
     every = [(point.cost, point.score) for point in panel.points]
     if not every:
         return
-    best = front(every)
+    best = _best(panel.points)
     scale = 72 / axis.figure.dpi
     where = [tuple(scale * value for value in axis.transData.transform(point)) for point in every]
     frame = axis.get_window_extent()
@@ -206,9 +218,10 @@ def _label(axis: "Axes", panel: _Panel) -> None:
     for one, other in pairwise(best):  # the steps of the front
         (x0, y0), (x1, y1) = where[one], where[other]
         taken += [(x0, y0 - 1, x1, y0 + 1), (x1 - 1, y0, x1 + 1, y1)]
+    texts = _texts([point.group for point in panel.points])
     rest = [index for index in range(len(every)) if index not in best]
     for index in [*best, *(rest if len(every) <= _FEW else [])]:
-        text = _text(panel.points[index].group)
+        text = texts[index]
         wide, tall = 4.6 * len(text), 8.0
         x, y = where[index]
         for dx, dy in ((6, -4), (-6 - wide, -4), (-wide / 2, 5), (-wide / 2, -13), (5, 4), (5, -12)):
@@ -220,6 +233,17 @@ def _label(axis: "Axes", panel: _Panel) -> None:
                     text, every[index], xytext=(dx, dy + 1), textcoords="offset points", fontsize=7.5
                 )
                 break
+
+
+def _texts(groups: Sequence[Group]) -> list[str]:
+    """Return the labels; groups of one label and method have their other settings in it."""
+    texts = [(group.cell.method, _text(group)) for group in groups]
+    return [
+        f"{text[1]}, {short(group.cell.variant, 24)}"
+        if group.cell.variant and texts.count(text) > 1
+        else text[1]
+        for group, text in zip(groups, texts, strict=True)
+    ]
 
 
 def _text(group: Group) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fineprune.study.figures import chosen_runs
-from fineprune.study.figures.style import Figure, handle, legend, panels, percent, style
+from fineprune.study.figures.style import NOISE, Figure, handle, legend, panels, percent, style
 from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-_KEYS = ("density", "threshold", "lambda", "loss")
+_KEYS = ("density", "threshold", "lambda")
+_WHOLE, _TASK = "loss", "task_loss"
+_PARTS = (_TASK, "distillation", "penalty")
+"""The parts of the loss, which are logged where it has more than one; older runs logged only the whole."""
 _CHANGED = "mask_changed"
+_LOSSES = (_WHOLE, *_PARTS)
 _SETTLED = 1e-3  # of the kept weights: less than this at each refresh counts as settled
 
 _Series = list[tuple[int, float]]
@@ -30,13 +34,19 @@ def steps(runs: Sequence[RunFolder]) -> Figure | str:
         if not dense:
             return "no run's metrics.jsonl has lines of training"
         chosen = chosen_runs.Chosen(dense[:1], f"The run: {dense[0].name}.")
-    shown = {run.name: {key: _series(run, key) for key in _KEYS} for run in chosen.runs}
-    keys = [key for key in _KEYS if any(series[key] for series in shown.values())]
+    apart = any(_series(run, _TASK) for run in chosen.runs)
+    columns_of = (*_KEYS, *_PARTS * apart, _WHOLE)
+    shown = {run.name: {key: _series(run, key) for key in columns_of} for run in chosen.runs}
     data: list[tuple[object, ...]] = []
     for run in chosen.runs:
-        columns = [dict(shown[run.name][key]) for key in _KEYS]
+        columns = [dict(shown[run.name][key]) for key in columns_of]
         for step in sorted({step for column in columns for step in column}):
             data.append((run.name, run.cell.method, step, *(column.get(step) for column in columns)))
+    whole = [run.name for run in chosen.runs if apart and not shown[run.name][_TASK]]
+    for name in whole:
+        shown[name][_TASK] = shown[name][_WHOLE]
+    keys = [key for key in columns_of if any(series[key] for series in shown.values())]
+    keys = [key for key in keys if not (apart and key == _WHOLE) and not _is_zero(key, shown)]
     several = len(chosen.runs) > 1
     last = max(step for series in shown.values() for points in series.values() for step, _ in points)
 
@@ -55,10 +65,15 @@ def steps(runs: Sequence[RunFolder]) -> Figure | str:
     parts = [f"The log of the training. {chosen.told}"]
     if several and "threshold" in keys:
         parts.append("Thresholds are of different quantities: each as a share of its largest.")
-    if "lambda" in keys:
+    if apart:
+        parts.append("The task's loss is that of the labels alone; distillation and penalty come beside it.")
+    elif "lambda" in keys:
         parts.append("The loss includes the penalty that lambda weighs.")
+    older = [name for name in whole if shown[name]["lambda"] or _taught(chosen.runs, name)]
+    if older:
+        parts.append(f"Of runs of an older version it is the whole loss: {', '.join(older)}.")
     parts += _cut(chosen.runs)
-    header = ("run", "method", "step", *_KEYS)
+    header = ("run", "method", "step", *columns_of)
     return Figure("steps", "Over the steps of training", " ".join(parts), header, data, draw)
 
 
@@ -103,11 +118,20 @@ def _series(run: RunFolder, key: str) -> _Series:
     return sorted(found.items())
 
 
+def _taught(runs: Sequence[RunFolder], name: str) -> bool:
+    return any(run.cell.distillation for run in runs if run.name == name)
+
+
+def _is_zero(key: str, shown: dict[str, dict[str, _Series]]) -> bool:
+    """Return whether a part of the loss is zero in all runs, as without a teacher or a penalty."""
+    return key in _PARTS[1:] and not any(value for series in shown.values() for _, value in series[key])
+
+
 def _scaled(series: _Series, key: str, several: bool) -> _Series:
     if key == "density":
         return [(step, 100 * value) for step, value in series]
     if key == "threshold" and several:
-        largest = max((abs(value) for _, value in series), default=1.0) or 1.0
+        largest = max(abs(value) for _, value in [(0, NOISE), *series])
         return [(step, value / largest) for step, value in series]
     return series
 
@@ -132,15 +156,17 @@ def _dress(axis: "Axes", key: str, several: bool) -> None:
     axis.set_xlabel("step")
     axis.set_xlim(left=0)
     unit = {"density": " (%)", "threshold": " (share of its largest)" if several else ""}
-    axis.set_title(key + unit.get(key, ""))
+    axis.set_title(key.replace("_", " ") + unit.get(key, ""))
     axis.locator_params(axis="x", nbins=5)
     high = axis.get_ylim()[1]
     if key == "density":
         axis.set_ylim(0, max(high, 1))
-    elif key == "loss" and _low(axis) > 0 and high > 20 * _low(axis):
+    elif key in _LOSSES and _low(axis) > 0 and high > 20 * _low(axis):
         axis.set_yscale("log")
-    if key in ("lambda", "loss"):
+    if key == "lambda" or key in _LOSSES:
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    if axis.get_yscale() == "log":
+        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:,.3g}" if f"{value:e}"[0] in "25" else "")
 
 
 def _low(axis: "Axes") -> float:

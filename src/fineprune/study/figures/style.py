@@ -5,6 +5,7 @@ matplotlib is imported when something is drawn, and used by its objects alone: n
 
 import csv
 import io
+import math
 import re
 import threading
 import warnings
@@ -58,9 +59,14 @@ _RC = {
     "text.usetex": False,
     "axes.formatter.use_mathtext": False,
     "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,  # a number above the axis that all labels are to be added to
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), _PAPER),
 }
+NOISE = 1e-12
+"""A value below this is zero but for rounding."""
+
+_ALIKE = 1e-9  # of two values: their difference as a share of them is rounding
 _DRAWING = threading.RLock()  # matplotlib's settings are the process's
 _TAG = re.compile(r"<[^>]*>")
 _FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
@@ -139,7 +145,10 @@ class Figure:
         buffer = io.BytesIO()
         with _DRAWING, rc_context(_RC | colors), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", "Glyph .* missing")  # of a label; a browser has other fonts
-            self.draw().savefig(buffer, format=kind, **options)
+            canvas = self.draw()
+            for axis in canvas.axes:
+                widen_constant(axis)
+            canvas.savefig(buffer, format=kind, **options)
         return buffer.getvalue()
 
 
@@ -183,6 +192,21 @@ def panels(
         axis.grid(True, color=ink(), alpha=0.12, linewidth=0.6)
         axis.set_axisbelow(True)
     return canvas, axes
+
+
+def widen_constant(axis: "Axes") -> None:
+    """Give a linear axis room where its values differ by no more than rounding: else labels are of that."""
+    lines = [line for line in axis.get_lines() if line.get_transform() == axis.transData]
+    values = [float(value) for line in lines for value in line.get_ydata() if math.isfinite(value)]
+    if not values or axis.get_yscale() != "linear":
+        return
+    low, high = min(values), max(values)
+    size = max(abs(low), abs(high))
+    bottom, top = axis.get_ylim()
+    if size < NOISE:
+        axis.set_ylim(-1, 1)
+    elif high - low < _ALIKE * size and top - bottom < 0.01 * size:
+        axis.set_ylim((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)
 
 
 def legend(canvas: "Canvas", entries: Iterable[tuple[Any, str]]) -> None:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from fineprune.study.report.formatting import number_of
 from fineprune.study.study_folder import RunFolder
-from fineprune.study.task_labels import model_of, plain
+from fineprune.study.task_labels import model_of, plain, run_of
+from fineprune.study.variants import LENGTH, differences, settings_of
 
 
 class Dense(NamedTuple):
@@ -16,10 +17,18 @@ class Dense(NamedTuple):
     score: float
     scores: dict[str, Any]
     seed: Any
+    differs: list[str]
+    """What else sets it apart, as "300 steps (here 150 steps)"."""
+
+    before: str
+    """Its length, if the run began with its model; else empty."""
 
 
 def dense_beside(run: RunFolder) -> Dense | None:
-    """Return the dense run of the same data and model in the folder above, if possible of the same seed."""
+    """Return the dense run of the same data and model in the folder above.
+
+    Of several that whose training is most like the run's, then that of the same seed.
+    """
     above = run.path.resolve().parent
     every = {}
     for path in sorted(above.glob("*/results.json")):
@@ -30,6 +39,10 @@ def dense_beside(run: RunFolder) -> Dense | None:
             continue  # another run's files are not what this page is about
     recipes = {name: recipe for name, (recipe, _) in every.items() if isinstance(recipe, dict)}
     own = _kind(run.recipe, recipes, above.name)
+    try:
+        settings = settings_of(run.recipe, recipes, above.name)
+    except (KeyError, TypeError, AttributeError):
+        return None
     found = []
     for name, recipe in recipes.items():
         results = every[name][1]
@@ -37,9 +50,14 @@ def dense_beside(run: RunFolder) -> Dense | None:
             if recipe["pruning"] is not None or recipe.get("distillation") is not None:
                 continue
             if results["metric"] == _metric(run) and _kind(recipe, recipes, above.name) == own:
-                seed = _seed(recipe)
-                dense = Dense(above / name, float(results["score"]), dict(results["scores"]), seed)
-                found.append((seed != _seed(run.recipe), dense))
+                seed, theirs = _seed(recipe), settings_of(recipe, recipes, above.name)
+                differs = differences(settings, theirs)
+                unlike = settings[LENGTH] != theirs[LENGTH], len(differs)
+                began = run_of(_model(run.recipe), above.name) == name
+                after = theirs[LENGTH].text if began else ""
+                score, scores = float(results["score"]), dict(results["scores"])
+                dense = Dense(above / name, score, scores, seed, differs, after)
+                found.append(((unlike, seed != _seed(run.recipe)), dense))
         except (ValueError, KeyError, TypeError):
             continue
     return min(found, key=lambda entry: entry[0])[1] if found else None
@@ -58,6 +76,11 @@ def progress(run: RunFolder) -> str:
 def _kind(recipe: dict[str, Any], recipes: dict[str, dict[str, Any]], folder: str) -> tuple[str, str]:
     """Return the data and the model of a run."""
     return plain(recipe.get("task")), plain(model_of(recipe, recipes, folder))
+
+
+def _model(recipe: dict[str, Any]) -> Any:
+    section = recipe.get("model")
+    return section.get("name") if isinstance(section, dict) else section
 
 
 def _metric(run: RunFolder) -> Any:

@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 NONE = "–"
+_NAMES = 5  # that a sentence lists
 _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 
@@ -93,3 +94,10 @@ def signed(text: str) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number of things: "1 run", "2 runs"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """Return names for a sentence: the first few, and how many more there are."""
+    named = ", ".join(names[:_NAMES])
+    more = len(names) - _NAMES
+    return f"{named} and {more} more" if more > 0 else named

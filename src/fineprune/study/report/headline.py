@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from fineprune.study.grid import DENSE, Cell
-from fineprune.study.grouping import Group, Row, groups, share
+from fineprune.study.grouping import Group, Row, dense_mean, groups, share, share_of
 from fineprune.study.report import formatting
 from fineprune.study.report.comparison import Dense, progress
-from fineprune.study.report.formatting import NONE, Entry, Grid, numeric, percent
+from fineprune.study.report.formatting import NONE, Entry, Grid, counted, listed, numeric, percent
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.results import ENGINE, PeerTiming, fastest, size_of
 
@@ -36,9 +35,9 @@ class Tile(NamedTuple):
 
 
 def label_of(cell: Cell) -> str:
-    """Return a method with the settings in which it differs from its plain form."""
-    scope = f", {cell.scope}" if cell.scope else ""
-    return f"{cell.method}{scope}{', with a teacher' if cell.distillation else ''}"
+    """Return a method with the settings in which it differs from its plain form, and from other runs."""
+    taught = "with a teacher" if cell.distillation else None
+    return ", ".join(filter(None, (cell.method, cell.scope, taught, cell.variant)))
 
 
 def title_of(cell: Cell) -> str:
@@ -61,7 +60,10 @@ def tiles(run: RunFolder, dense: Dense | None) -> list[Tile]:
 
 
 def best(runs: Sequence[RunFolder]) -> Grid:
-    """Return a table with the dense runs of each task, and the best ones at each density by their mean."""
+    """Return a table with the dense runs of each task, and the best ones at each density by their mean.
+
+    Runs that learned nothing are never the best; where all are such, the line says so.
+    """
     every = groups([Row(run.cell, run.results) for run in runs])
     finished = [group for group in every if group.finished]
     lines = []
@@ -71,7 +73,7 @@ def best(runs: Sequence[RunFolder]) -> Grid:
         pruned = [group for group in members if group.cell.method != DENSE]
         for density in sorted({group.cell.density or 1.0 for group in pruned}, reverse=True):
             same = [group for group in pruned if (group.cell.density or 1.0) == density]
-            lines.append(_line(max(same, key=_mean), every, runs))
+            lines.append(_line(max(same, key=lambda group: (group.learned, _mean(group))), every, runs))
     texts = ("task", "asked", "best method")
     numbers = ("score", "± seeds", "lost to dense", "of dense", "kept", "of all parameters")
     columns = [Entry(text) for text in texts] + [
@@ -97,11 +99,7 @@ def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
 
 def of_group(group: Group, runs: Sequence[RunFolder]) -> list[RunFolder]:
     """Return the finished runs of a group."""
-    return [
-        run
-        for run in runs
-        if run.results is not None and replace(run.cell, seed=0) == replace(group.cell, seed=0)
-    ]
+    return [run for run in runs if any(run.results is results for results in group.finished)]
 
 
 def _mean(group: Group) -> float:
@@ -120,18 +118,18 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
     cell, members = group.cell, of_group(group, runs)
     metric = group.metric or ""
     mean, deviation, whole = group.mean(metric), group.deviation(metric), share(group, every)
-    lost = None
-    if mean is not None and whole and cell.method != DENSE:
-        lost = mean - mean / whole
+    dense, lost = dense_mean(group, every), None
+    if mean is not None and dense is not None and cell.method != DENSE:
+        lost = mean - dense
     sizes = [size for run in members if (size := size_of(run.results)) is not None]
     small = fmean(size.packed["float32"] / size.dense for size in sizes) if sizes else None
     fast, timed = _alike([time for run in members if (time := fastest(run.timings)) is not None])
     left = fmean(_left(results) / results["parameters"] for results in group.finished)
-    shown = f"{mean:.1f} {metric}" if mean is not None else NONE
+    shown = formatting.signed(f"{mean:.1f} ") + metric if mean is not None else NONE
     return [
         Entry(cell.task),
         Entry(_asked(cell)),
-        Entry(label_of(cell)),
+        Entry(label_of(cell) + (f" ({group.remark})" if group.remark else "")),
         numeric(mean, shown),
         numeric(deviation, "" if deviation is None else f"{deviation:.1f}"),
         numeric(lost, "" if lost is None else formatting.signed(f"{lost:+.1f}")),
@@ -162,18 +160,67 @@ def _score(run: RunFolder, dense: Dense | None) -> Tile:
     if run.results is None:
         return Tile("score", "Score", NONE, None, [f"not finished: {progress(run)}"])
     score, metric = run.results["score"], run.results["metric"]
-    tile = Tile("score", f"Score ({metric})", percent(score), formatting.exact(score), [])
+    lines = [*_against(run, score, dense), *_about_score(run.results)]
+    return Tile("score", f"Score ({metric})", percent(score), formatting.exact(score), lines)
+
+
+def _against(run: RunFolder, score: float, dense: Dense | None) -> list[str]:
+    """Return lines that compare a score with the dense one, and what else differs between the two."""
     if run.cell.method == DENSE and not run.cell.distillation:
-        return tile._replace(lines=["the dense run itself"])
+        return ["the dense run itself"]
     if dense is None:
-        return tile._replace(lines=["no dense run to compare with"])
-    lost, ratio = (
-        formatting.points(score - dense.score),
-        percent(score / dense.score) if dense.score else NONE,
-    )
+        return ["no dense run to compare with"]
+    whole = share_of(score, dense.score)
+    lost = formatting.points(score - dense.score) + ("" if whole is None else f", {percent(whole)} of dense")
     seed = run.recipe["training"].get("seed")
     beside = "dense" if dense.seed == seed else f"dense, seed {dense.seed}"
-    return tile._replace(lines=[f"{beside}: {percent(dense.score)}", f"{lost}, {ratio} of dense"])
+    lines = [f"{beside}: {percent(dense.score)}", lost]
+    lines += [f"begun with that dense model, after its {dense.before}"] if dense.before else []
+    return lines + ([f"the dense run differs: {'; '.join(dense.differs)}"] if dense.differs else [])
+
+
+def _about_score(results: dict[str, Any]) -> list[str]:
+    """Return the teacher's score and the arithmetic of the score, of runs that have them."""
+    teacher, arithmetic = formatting.number_of(results.get("teacher_score")), results.get("scored_in")
+    lines = [] if teacher is None else [f"its teacher: {percent(teacher)}"]
+    return lines + ([f"scored in {arithmetic}"] if isinstance(arithmetic, str) else [])
+
+
+def remarks(runs: Sequence[RunFolder]) -> list[str]:
+    """Return sentences on runs whose numbers need a word: nothing learned, counted once, warned."""
+    if len(runs) == 1:
+        return [*filter(None, [_learned_nothing(runs[0].results)])]
+    lines = []
+    constant = [run.name for run in runs if _learned_nothing(run.results)]
+    if constant:
+        lines.append(
+            f"Learned nothing, as all validation examples get one answer: {listed(constant)}. "
+            "Such a run is the best of nothing."
+        )
+    first: dict[Cell, RunFolder] = {}
+    for run in runs:
+        if run.results is None:
+            continue
+        other = first.setdefault(run.cell, run)
+        if other is not run and other.results is not None:
+            score, same = run.results["score"], other.results["score"]
+            differs = "" if score == same else f", with {percent(score, 2)} instead of {percent(same, 2)}"
+            lines.append(f"{run.name} repeats {other.name}, seed included{differs}: counted once.")
+    warned = [run.name for run in runs if (run.results or {}).get("warnings")]
+    if warned:
+        lines.append(
+            f"Warnings were given in {counted(len(warned), 'run')}, whose pages have them: {listed(warned)}."
+        )
+    return lines
+
+
+def _learned_nothing(results: dict[str, Any] | None) -> str:
+    """Return a sentence on a run that gives every example one answer; empty for others."""
+    if results is None or results.get("constant") is not True:
+        return ""
+    majority = formatting.number_of(results.get("majority"))
+    often = "" if majority is None else f", which alone is right for {percent(majority)} of them"
+    return f"This run learned nothing: it gives all validation examples the same answer{often}."
 
 
 def _kept(run: RunFolder) -> Tile:
@@ -202,6 +249,10 @@ def _size(run: RunFolder) -> Tile:
         f"of {formatting.megabytes(size.dense)} dense: {percent(size_packed / size.dense)}",
         ", ".join(others),
     ]
+    smallest = min(size.packed, key=lambda kind: size.packed[kind])
+    if smallest != "float32":
+        least = size.packed[smallest]
+        lines.append(f"smallest: {smallest}, {formatting.megabytes(least)}, {percent(least / size.dense)}")
     lines.append("what fineprune compact writes; model/ stores zeros in full")
     return Tile(
         "packed_bytes",

@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fineprune._messages import one_line
-from fineprune.study.grid import DENSE
+from fineprune.errors import FinepruneError
+from fineprune.study.grid import DENSE, Study
 from fineprune.study.grouping import Row
 from fineprune.study.paper_claims import claims
 from fineprune.study.report import formatting, headline, pictures
 from fineprune.study.report.comparison import dense_beside
 from fineprune.study.report.formatting import Entry, Grid, numeric
-from fineprune.study.report.settings import commands, each_run, environment, facts, linked, settings
+from fineprune.study.report.settings import (
+    commands,
+    each_run,
+    environment,
+    facts,
+    linked,
+    settings,
+    warnings_of,
+)
 from fineprune.study.rows import by_layer
-from fineprune.study.study_folder import RunFolder, failures, read_folder
+from fineprune.study.study_folder import SOURCE, RunFolder, failures, read_folder
 from fineprune.study.tables import tables
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 
 _OPEN = 30  # runs, up to which their list is open from the start
-_NAMES = 5  # runs that a note names
 Made = TypeVar("Made")
 
 
@@ -80,7 +88,11 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
         "legend": headline.legend(unmeasured, few),
         "tables": _shown_tables(runs, rows, single, attempt, dense),
         "one_seed": headline.ONE_SEED if few else "",
-        "claims": attempt("claims", lambda: claims(rows)) if _compared(rows) else [],
+        "claims": attempt(
+            "claims", lambda: claims(rows) if _compared(rows) and _repeats_paper(folder) else []
+        ),
+        "remarks": headline.remarks(runs),
+        "warnings": warnings_of(runs[0]) if single else [],
         "figures": figures,
         "missing": missing,
         "maps": [(run.name, headline.title_of(run.cell), made) for run, made in maps],
@@ -170,6 +182,14 @@ def _compared(rows: list[Row]) -> bool:
     return len(methods) > 1
 
 
+def _repeats_paper(folder: Path) -> bool:
+    """Return whether the runs are those of a study that repeats the paper."""
+    try:
+        return Study.load(folder / SOURCE).claims
+    except FinepruneError:
+        return False
+
+
 def _state(found: dict[str, str]) -> str:
     """Return the numbers of finished and other runs as a text."""
     if not found:
@@ -185,10 +205,4 @@ def _notes(runs: Sequence[RunFolder]) -> list[Note]:
     for run in runs:
         for note in run.notes:
             runs_by_note.setdefault(note, []).append(run.name)
-    return [Note(text, _listed(names)) for text, names in runs_by_note.items()]
-
-
-def _listed(names: list[str]) -> str:
-    named = ", ".join(names[:_NAMES])
-    more = len(names) - _NAMES
-    return f"{named} and {more} more" if more > 0 else named
+    return [Note(text, formatting.listed(names)) for text, names in runs_by_note.items()]

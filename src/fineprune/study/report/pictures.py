@@ -89,5 +89,7 @@ def _in_turns(tasks: list[list[RunFolder]]) -> list[RunFolder]:
     return [members[turn] for turn in range(longest) for members in tasks if turn < len(members)]
 
 
-def _score(run: RunFolder) -> float:
-    return 0.0 if run.results is None else float(run.results["score"])
+def _score(run: RunFolder) -> tuple[bool, float]:
+    """Return the sort key of the best run, which is none that learned nothing."""
+    results = run.results or {}
+    return results.get("constant") is not True, float(results.get("score", 0.0))

@@ -15,6 +15,12 @@ from fineprune.study.report.formatting import NONE, Entry, Grid, numeric, percen
 from fineprune.study.study_folder import PAGE, SOURCE, RunFolder
 from fineprune.training.run.results import fastest, size_of
 
+_NUMBERS = (
+    *("score", "density", "kept", "of", "steps", "seconds"),
+    *("packed, float32", "dense", "speed", "warnings"),
+)
+"""The columns of numbers in the list of runs."""
+
 
 class Settings(NamedTuple):
     """A recipe, or the common part of several."""
@@ -91,9 +97,14 @@ def each_run(runs: Sequence[RunFolder], found: dict[str, str], failed: dict[str,
     """Return a line for each run, with a link to its own page if that exists."""
     by_name = {run.name: run for run in runs}
     lines = [_line(name, by_name.get(name), state, failed, beside) for name, state in sorted(found.items())]
-    numbers = ("score", "density", "kept", "of", "steps", "seconds", "packed, float32", "dense", "speed")
-    columns = [Entry("run"), Entry("state"), *(Entry(text, number=True) for text in numbers)]
+    columns = [Entry("run"), Entry("state"), *(Entry(text, number=True) for text in _NUMBERS)]
     return Grid("Each run", columns, lines)
+
+
+def warnings_of(run: RunFolder) -> list[str]:
+    """Return what a finished run was warned of."""
+    warned = (run.results or {}).get("warnings")
+    return [str(text) for text in warned] if isinstance(warned, list) else []
 
 
 def environment(runs: Iterable[RunFolder]) -> list[tuple[str, str]]:
@@ -118,17 +129,18 @@ def linked(run: Path, beside: Path) -> Entry:
 def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], beside: Path) -> list[Entry]:
     said = f"failed: {failed[name]}" if state == "failed" else state
     if run is None:
-        return [Entry(name), Entry(said), *(Entry(NONE, number=True) for _ in range(9))]
+        return [Entry(name), Entry(said), *(Entry(NONE, number=True) for _ in _NUMBERS)]
     first = linked(run.path, beside)
     if run.results is None:
         note = f"{said}: {progress(run)}" if state != "failed" else said
-        return [first, Entry(note), *(Entry(NONE, number=True) for _ in range(9))]
+        return [first, Entry(note), *(Entry(NONE, number=True) for _ in _NUMBERS)]
     results, size, speed = run.results, size_of(run.results), fastest(run.timings)
     counts = [numeric(results[name], f"{results[name]:,}") for name in ("kept", "total", "steps")]
     packed = size and size.packed["float32"]
+    warned = len(warnings_of(run)) or None
     return [
         first,
-        Entry(state),
+        Entry(f"{state}, learned nothing" if results.get("constant") is True else state),
         numeric(results["score"], percent(results["score"])),
         numeric(results["density"], percent(results["density"], 2)),
         *counts,
@@ -136,4 +148,5 @@ def _line(name: str, run: RunFolder | None, state: str, failed: dict[str, str], 
         numeric(packed, "" if packed is None else formatting.megabytes(packed)),
         numeric(size and size.dense, "" if size is None else formatting.megabytes(size.dense)),
         numeric(speed and speed.ratio, "" if speed is None else formatting.times(speed.ratio)),
+        numeric(warned, f"{warned}"),
     ]
