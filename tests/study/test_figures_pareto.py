@@ -54,6 +54,21 @@ def test_front(points: list[tuple[float, float]], best: list[int]) -> None:
     assert front(points) == best
 
 
+def test_what_learned_nothing_is_not_on_the_front(write_run: WriteRun) -> None:
+    write_run("sst2-movement-0.1-s0", "movement", 0.1, 0.8, more=sizes(10))
+    constant = sizes(5) | {"constant": True}
+    folder = write_run("sst2-magnitude-0.1-s0", "magnitude", 0.1, 0.9, more=constant).parent
+    figure = made(pareto(read_folder(folder)))
+    columns = [figure.header.index(name) for name in ("method", "front")]
+    assert [tuple(row[column] for column in columns) for row in figure.data] == [
+        ("magnitude", False),
+        ("movement", True),
+    ]
+    assert "Hollow: runs that learned nothing" in figure.caption
+    (marker,) = [line for line in figure.draw().axes[0].get_lines() if line.get_markerfacecolor() == "none"]
+    assert marker.get_xdata()[0] == pytest.approx(figure.data[0][figure.header.index("value")])
+
+
 def test_means_over_seeds_and_the_front_are_in_the_data(write_run: WriteRun) -> None:
     write_run("sst2-dense-s0", "dense", None, 0.9, more=sizes(39), bench=bench(torch=50.0, engine=45.0))
     write_run(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fineprune.study.figures.steps import mask_changes, steps
-from fineprune.study.figures.style import Figure
+from fineprune.study.figures.style import Figure, panels, widen_constant
 from fineprune.study.study_folder import read_folder
 
 WriteRun = Callable[..., Path]
@@ -40,6 +40,47 @@ def test_steps_has_a_row_for_each_step(write_run: WriteRun) -> None:
         "loss",
     ]
     assert "includes the penalty" in figure.caption
+
+
+def test_the_loss_of_the_task_has_a_panel_of_its_own(write_run: WriteRun) -> None:
+    apart = [
+        {"step": step, "loss": 500.5, "task_loss": 0.5, "penalty": 500.0, "distillation": 0.0, "density": 0.5}
+        for step in (10, 20)
+    ]
+    write_run("sst2-soft_movement-0.1-s0", "soft_movement", 0.1, 0.5, lines=apart)
+    plain = [{"step": 10, "loss": 0.7, "density": 0.5}]
+    folder = write_run("sst2-movement-0.1-s0", "movement", 0.1, 0.5, lines=plain).parent
+    figure = made(steps(read_folder(folder)))
+    assert [axis.get_title() for axis in figure.draw().axes] == ["density (%)", "task loss", "penalty"]
+    assert sorted(line.get_ydata()[0] for line in figure.draw().axes[1].get_lines()) == [0.5, 0.7]
+    assert figure.header[-4:] == ("task_loss", "distillation", "penalty", "loss")
+    assert figure.data[-1][-4:] == (0.5, 0.0, 500.0, 500.5)
+    assert "older version" not in figure.caption
+    write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, lines=LINES)
+    assert (
+        "Of runs of an older version it is the whole loss: sst2-l0-0.1-s0."
+        in made(steps(read_folder(folder))).caption
+    )
+
+
+def test_a_log_axis_has_plain_numbers(write_run: WriteRun) -> None:
+    lines = [{"step": step, "loss": loss} for step, loss in ((1, 3.0), (2, 0.03))]
+    figure = made(steps(read_folder(write_run("sst2-dense-s0", "dense", None, 0.5, lines=lines))))
+    assert "mathdefault" not in figure.svg()
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [((0.0, 1e-17), -1, 1), ((0.25, 0.25 + 1e-14), 0.2, 0.3), ((1e-5, 2e-5), 0, 3e-5)],
+)
+def test_rounding_does_not_fill_an_axis(values: tuple[float, float], low: float, high: float) -> None:
+    canvas, (axis,) = panels(1)
+    axis.plot([1, 2], values)
+    widen_constant(axis)
+    canvas.draw_without_rendering()
+    bottom, top = axis.get_ylim()
+    assert low <= bottom < top <= high
+    assert axis.yaxis.get_offset_text().get_text() in ("", "1e−5")
 
 
 def test_of_a_continued_run_the_later_line_of_a_step_counts(write_run: WriteRun) -> None:

@@ -143,6 +143,7 @@ def test_skip():
         ),
         ({"overrides": ["trainig.steps=3"]}, ["a-movement-0.1-s0", "unknown setting 'trainig'"]),
         ({"overrides": ["pruning.penalty=3"]}, ["movement has no penalty"]),
+        ({"claims": "yes"}, ["claims='yes': must be true or false"]),
         (
             {"axes": {"distillation": True}, "teacher": "recipe"},
             ["distilled-s0: the recipe paper-mnli", "teacher"],
@@ -213,6 +214,7 @@ def test_the_studies_of_the_package(name, count, first, last):
     made = Study.load(name)
     found = names(made)
     assert (len(found), found[0], found[-1]) == (count, first, last)
+    assert made.claims
     if made.name == "paper":
         runs = made.runs(OUT)
         assert {run.recipe.model.name for run in runs} == {"google-bert/bert-base-uncased"}

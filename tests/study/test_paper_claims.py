@@ -1,5 +1,6 @@
 """Each claim of the paper, held and not held, on results written here."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,16 @@ def test_nothing_measured_is_not_tested(judge):
     assert len(found) == 10
     assert {claim.verdict for claim in found} == {"not tested at this scale"}
     assert all(not claim.numbers for claim in found[:SWAPS])
+
+
+def test_what_learned_nothing_never_wins(tmp_path, write_results):
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.6})
+    path = write_results("a-magnitude-0.1-s0", "magnitude", 0.1, {"accuracy": 0.9}) / "results.json"
+    assert claims(collect(tmp_path / "out"))[LOW].verdict == "not held"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"constant": True}))
+    found = claims(collect(tmp_path / "out"))[LOW]
+    assert found.verdict == "held"
+    assert found.numbers[1].endswith("magnitude 90.0 (1 seed), learned nothing")
 
 
 def test_who_wins(judge):

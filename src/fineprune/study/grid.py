@@ -13,6 +13,7 @@
       seed: [0, 1]                                # optional: 0
     skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
     teacher: dense                                # optional, or "recipe": the recipe names a teacher
+    claims: false                                 # optional: true tests the paper's claims on the runs
 
 A run of `keep_zeros` has no density, since it keeps the zeros that the recipe's model has. A dense run has
 neither density nor scope nor teacher: there is one for each task and seed. It is the teacher of the runs

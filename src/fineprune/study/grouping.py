@@ -140,10 +140,11 @@ def _training(group: Group) -> dict[str, Any]:
     return {key: value for key, value in first.items() if key not in ("seed", "evaluate_every")}
 
 
-def _distance(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int]:
-    """Return how unlike two trainings are: first in their length, then in the number of settings."""
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int, float]:
+    """Return how unlike two trainings are: in length, in settings; of equals the longest is first."""
     differ = [key for key in {*one, *other} if one.get(key) != other.get(key)]
-    return any(key in differ for key in ("steps", "epochs")), len(differ)
+    length = other.get("steps") or other.get("epochs") or 0
+    return any(key in differ for key in ("steps", "epochs")), len(differ), -length
 
 
 def place(cell: Cell) -> tuple[Any, ...]:

@@ -196,14 +196,12 @@ def panels(
 
 def widen_constant(axis: "Axes") -> None:
     """Give a linear axis room where its values differ by no more than rounding: else labels are of that."""
-    lines = [line for line in axis.get_lines() if line.get_transform() == axis.transData]
-    values = [float(value) for line in lines for value in line.get_ydata() if math.isfinite(value)]
-    if not values or axis.get_yscale() != "linear":
+    low, high = axis.dataLim.y0, axis.dataLim.y1
+    if axis.get_yscale() != "linear" or not math.isfinite(high - low):
         return
-    low, high = min(values), max(values)
     size = max(abs(low), abs(high))
     bottom, top = axis.get_ylim()
-    if size < NOISE:
+    if size < NOISE and top - bottom < _ALIKE:
         axis.set_ylim(-1, 1)
     elif high - low < _ALIKE * size and top - bottom < 0.01 * size:
         axis.set_ylim((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)

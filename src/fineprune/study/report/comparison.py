@@ -27,7 +27,8 @@ class Dense(NamedTuple):
 def dense_beside(run: RunFolder) -> Dense | None:
     """Return the dense run of the same data and model in the folder above.
 
-    Of several that whose training is most like the run's, then that of the same seed.
+    Of several that of the same length, then that whose model the run began with, then that whose training is
+    most like the run's, then that of the same seed.
     """
     above = run.path.resolve().parent
     every = {}
@@ -52,12 +53,12 @@ def dense_beside(run: RunFolder) -> Dense | None:
             if results["metric"] == _metric(run) and _kind(recipe, recipes, above.name) == own:
                 seed, theirs = _seed(recipe), settings_of(recipe, recipes, above.name)
                 differs = differences(settings, theirs)
-                unlike = settings[LENGTH] != theirs[LENGTH], len(differs)
                 began = run_of(_model(run.recipe), above.name) == name
                 after = theirs[LENGTH].text if began else ""
                 score, scores = float(results["score"]), dict(results["scores"])
                 dense = Dense(above / name, score, scores, seed, differs, after)
-                found.append(((unlike, seed != _seed(run.recipe)), dense))
+                unlike = settings[LENGTH] != theirs[LENGTH], not began, len(differs)
+                found.append(((*unlike, seed != _seed(run.recipe)), dense))
         except (ValueError, KeyError, TypeError):
             continue
     return min(found, key=lambda entry: entry[0])[1] if found else None
