@@ -30,6 +30,12 @@ _DENSE, _BITMASK, _GAPS = range(3)
 DENSE_FROM = 0.94
 """A matrix of this density or more counts as dense: leaving out its zeros saves no space."""
 
+# With its zeros filled in, an array may take SMALL bytes or MOST_GROWTH times those of its blob, whichever is
+# more. Where few elements are stored, each takes 1.25 bytes or more, so only large arrays that keep less than
+# 0.3 % are refused. SMALL holds any matrix of the largest encoders, even if it was pruned to nothing.
+MOST_GROWTH = 1024
+SMALL = 256 * 2**20
+
 
 class CodecError(ValueError):
     """The bytes are not a complete, valid blob, or the requested type cannot hold the array."""
@@ -61,6 +67,8 @@ class Packed(NamedTuple):
     """(kept,): float32, or int8 for int8 and int4; empty for a mask."""
     scales: NDArray[np.float32]
     """(rows,) for int8 and int4, else empty."""
+    nbytes: int
+    """Of the whole blob."""
 
 
 def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
@@ -99,16 +107,47 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
 def decode(blob: Bytes, shape: Sequence[int]) -> NDArray[np.float32]:
     """Return the array that `encode` packed; of a mask, ones at the stored positions.
 
-    Raises `CodecError`, before it allocates memory, unless `blob` is complete and has exactly `shape`.
+    Raises `CodecError`, before it allocates memory, unless `blob` is complete and has exactly `shape`, and
+    if the array is out of all proportion to the blob (`MOST_GROWTH`).
     """
     packed = take_apart(blob, shape)
+    if packed.header.values == "mask":
+        return fill(packed, np.ones(1, np.float32))
+    return fill(packed, dequantized(packed))
+
+
+def fill(packed: Packed, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the array of a blob with zeros filled in, of the type of `values`, which are its stored ones.
+
+    Args:
+        packed: from `take_apart`.
+        values: (kept,), or a single value for all.
+
+    Raises:
+        CodecError: the array is out of all proportion to the blob (`MOST_GROWTH`), or the memory is full.
+    """
     header = packed.header
-    if header.positions == _DENSE and header.values != "mask":
-        return dequantized(packed).reshape(header.shape)
-    dense = np.zeros(math.prod(header.shape), np.float32)
-    where = slice(None) if header.positions == _DENSE else packed.positions
-    dense[where] = 1 if header.values == "mask" else dequantized(packed)
+    count = math.prod(header.shape)
+    is_full = header.positions == _DENSE
+    if is_full and len(values) == count:
+        return values.reshape(header.shape)
+    _check_growth(packed, values.itemsize)
+    try:
+        dense = np.zeros(count, values.dtype)
+    except MemoryError as error:
+        raise CodecError(f"{count * values.itemsize:,} bytes of memory are not available") from error
+    dense[slice(None) if is_full else packed.positions] = values
     return dense.reshape(header.shape)
+
+
+def _check_growth(packed: Packed, itemsize: int) -> None:
+    """Raise `CodecError` if a few bytes ask for very much memory."""
+    size = math.prod(packed.header.shape) * itemsize
+    if size > max(SMALL, MOST_GROWTH * packed.nbytes):
+        raise CodecError(
+            f"{packed.nbytes:,} bytes say that they hold an array of {size:,} bytes; the file is damaged, or "
+            f"made to fill the memory (allowed are {MOST_GROWTH} times the bytes, or {SMALL:,})"
+        )
 
 
 def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
@@ -116,6 +155,7 @@ def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
     packed = take_apart(blob, shape)
     if packed.header.positions != _DENSE:
         return packed
+    _check_growth(packed, 8)  # a mask stores nothing else
     return packed._replace(positions=np.arange(packed.header.kept))
 
 
@@ -140,7 +180,7 @@ def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
     if rows and not ((scales >= 0) & (scales < _scale_limit(header.values))).all():
         raise CodecError("a scale is negative, too large or not finite")
     positions = _decode_positions(blob[end:], header, count)
-    return Packed(header, positions, _decode_values(blob[middle:end], header), scales)
+    return Packed(header, positions, _decode_values(blob[middle:end], header), scales, len(blob))
 
 
 def dequantized(packed: Packed) -> NDArray[np.float32]:
