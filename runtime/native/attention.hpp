@@ -1,7 +1,7 @@
 // Softmax(Q K' / sqrt(head_dim)) V of one head over the tokens of one sequence.
 //
-// Tiles hold the tokens of one sequence after another without padding, so no mask is needed: keys are exactly the
-// sequence's own. Queries are vector lanes; the softmax then runs down the rows, and the
+// Tiles hold the tokens of one sequence after another without padding, so no mask is needed: keys are the first tokens of
+// the sequence. Queries are vector lanes; the softmax then runs down the rows, and the
 // result is feature-major again.
 #pragma once
 #include "elementwise.hpp"
@@ -18,8 +18,9 @@ struct Heads {
     int64_t tokens;  // of all sequences
 };
 
+// Tokens of one text. The first `keys` of them are seen by all; any others see these, and are seen by none.
 struct Sequence {
-    int64_t first, count;
+    int64_t first, count, keys;
 };
 
 // Query, key and value are bfloat16 rows in packed order, or floats. They are multiplied as bfloat16 where the
@@ -48,9 +49,9 @@ class Attention {
         const int64_t line = (end - begin) * h.width * 4;  // bytes of a copied row: a word for each token
         const int64_t at = s.first - begin * h.width;
         copy(h, head, begin, end, line);
-        if (kPairs && s.count % 2)  // the last pair's second key has weight 0, and must not be NaN
+        if (kPairs && s.keys % 2)  // the last pair's second key has weight 0, and must not be NaN
             for (int64_t d = 0; d < h.head_dim; d++)
-                std::memset(value_.span().at(d * line + (at + s.count) * 2, 2), 0, 2);
+                std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
         for (int64_t q = 0; q < s.count;) {
             const int64_t remaining = s.count - q;
             if (remaining > 2 * kLanes) q += block<4>(h, head, s, q, at, line);
@@ -120,22 +121,23 @@ class Attention {
     template <int N>
     int64_t block(const Heads &h, int64_t head, Sequence s, int64_t q, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
-        const Span<char> score_rows = scores_.span().part(0, s.count * kRowBytes);
+        const Span<char> score_rows = scores_.span().part(0, s.keys * kRowBytes);
         char *scores = score_rows.data();
         const int64_t groups = kPairs ? (h.head_dim + 1) / 2 : h.head_dim;
         // The last vector of queries may begin with the sequence's last one: this reads past the end of the last line.
         static_assert(N * kBytes <= kOverread);
         const Left keys{key_.span().from(at * 4), 4, size_t(line)};
         const Right queries{query_.overread_from((at + q) * 4), size_t(line)};
-        product<Dot, N>(keys, s.count, queries, groups, [&](int64_t m, const auto *sums) {
+        product<Dot, N>(keys, s.keys, queries, groups, [&](int64_t m, const auto *sums) {
             for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
         });
         Floats<> total[N];
-        softmax<N>(scores, s.count, 1.0f / std::sqrt(float(h.head_dim)), total);
-        for (int n = 0; n < N; n++) total[n] = 1.0f / total[n];
+        softmax<N>(scores, s.keys, 1.0f / std::sqrt(float(h.head_dim)), total);
+        // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
+        for (int n = 0; n < N; n++) total[n] = s.keys ? 1.0f / total[n] : Floats<>{};
         float *result = result_.span().at(0, h.head_dim * N * kLanes);
         const Left value{value_.span().from(at * (kPairs ? 2 : 4)), size_t(line), 4};
-        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (s.count + 1) / 2 : s.count,
+        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (s.keys + 1) / 2 : s.keys,
                         [&](int64_t d, const auto *sums) {
                             for (int n = 0; n < N; n++)
                                 store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);

@@ -1,6 +1,8 @@
 // Operations on a tile between its linear layers: activations, conversion to the kernel's rows, layer norm. Rows of
 // floats are kTile tokens apart, in natural order.
 #pragma once
+#include <limits>
+
 #include "engine.h"
 #include "kernels.hpp"
 
@@ -8,21 +10,22 @@ namespace fp {
 
 template <int B>
 inline Floats<B> activate(int32_t activation, Floats<B> x) {
-    if (activation == FP_RELU) return larger<B>(x, Floats<B>{});
+    if (activation == FP_RELU) return larger<B>(Floats<B>{}, x);  // NaN stays
     return activation == FP_GELU_TANH ? gelu_tanh<B>(x) : gelu<B>(x);
 }
 
-// The smallest and largest value of each token so far, 0 among them: then 0 is a whole byte.
+// The smallest and largest value of each token so far, 0 among them: then 0 is a whole byte. Infinity and NaN stay in
+// one of the two.
 struct Range {
     Span<float> low, high;
     void clear() {
-        for (size_t i = 0; i < low.size(); i++) low.data()[i] = high.data()[i] = 0;
+        for (size_t i = 0; i < low.size(); i++) low.data()[i] = -0.0f, high.data()[i] = 0.0f;
     }
     template <int B>
     void take(int token, Floats<B> y) {
         float *l = low.at(token, B / 4), *h = high.at(token, B / 4);
-        store<B>(l, smaller<B>(load<Floats<B>>(l), y));
-        store<B>(h, larger<B>(load<Floats<B>>(h), y));
+        store<B>(l, later_unsigned<B>(load<Floats<B>>(l), y));
+        store<B>(h, later_signed<B>(load<Floats<B>>(h), y));
     }
 };
 
@@ -35,15 +38,33 @@ struct TokenScales {
     Range range() { return {{low, Kernel::kTile}, {high, Kernel::kTile}}; }
 };
 
-// Sets the scale and zero point of each token's bytes.
+// The ranges of N vectors of tokens, which a loop has in registers.
+template <int N>
+struct RangeOf {
+    Floats<> low[N], high[N];
+    RangeOf() {
+        for (int j = 0; j < N; j++) low[j] = splat<kBytes>(-0.0f), high[j] = Floats<>{};
+    }
+    void take(int j, Floats<> y) {
+        low[j] = later_unsigned<kBytes>(low[j], y), high[j] = later_signed<kBytes>(high[j], y);
+    }
+    void store_to(const Range &range) const {
+        float *to_low = range.low.at(0, N * kLanes), *to_high = range.high.at(0, N * kLanes);
+        for (int j = 0; j < N; j++)
+            store<kBytes>(to_low + j * kLanes, low[j]), store<kBytes>(to_high + j * kLanes, high[j]);
+    }
+};
+
+// Sets the scale and zero point of each token's bytes. A token with a value that is not finite has the scale NaN, and
+// so have its outputs.
 inline void set_scales(const Range &range, const Tile &tile, int tokens) {
     const float *low = range.low.at(0, tokens), *high = range.high.at(0, tokens);
     float *scale = tile.scale.at(0, tokens), *zero = tile.zero.at(0, tokens);
     for (int i = 0; i < tokens; i++) {
         const float span = high[i] - low[i];
-        const bool usable = span > 1e-30f && span < 1e30f;  // false for NaN and for a token of zeros
-        scale[i] = usable ? span / 255.0f : 1.0f;
-        zero[i] = usable ? float(int(-low[i] / scale[i] + 0.5f)) : 0.0f;
+        const bool is_finite = span <= std::numeric_limits<float>::max(), is_zero = span <= 1e-30f;
+        scale[i] = is_zero ? 1.0f : is_finite ? span / 255.0f : std::numeric_limits<float>::quiet_NaN();
+        zero[i] = is_finite && !is_zero ? float(int(-low[i] / scale[i] + 0.5f)) : 0.0f;
     }
 }
 
@@ -55,7 +76,7 @@ struct ToBytes {
           zero(load<Floats<B>>(tile.zero.at(token, B / 4))) {}
     Floats<B> operator()(Floats<B> x) const {
         const Floats<B> level = nearest<B>(smaller<B>(x * factor + zero, splat<B>(255.0f)));
-        return larger<B>(level, Floats<B>{});  // 0 for NaN too
+        return larger<B>(level, Floats<B>{});  // a byte for NaN too
     }
 };
 
@@ -84,15 +105,10 @@ void find_range(Span<const float> floats, int64_t features, Range range) {
     const float *x = floats.at(0, features * Kernel::kTile);
     range.clear();
     constexpr int N = Width > kLanes ? Width / kLanes : 1;
-    Floats<> low[N] = {}, high[N] = {};
+    RangeOf<N> found;
     for (int64_t k = 0; k < features; k++, x += Kernel::kTile)
-        for (int j = 0; j < N; j++) {
-            const Floats<> y = load<Floats<>>(x + j * kLanes);
-            low[j] = smaller<kBytes>(low[j], y), high[j] = larger<kBytes>(high[j], y);
-        }
-    float *to_low = range.low.at(0, N * kLanes), *to_high = range.high.at(0, N * kLanes);
-    for (int j = 0; j < N; j++)
-        store<kBytes>(to_low + j * kLanes, low[j]), store<kBytes>(to_high + j * kLanes, high[j]);
+        for (int j = 0; j < N; j++) found.take(j, load<Floats<>>(x + j * kLanes));
+    found.store_to(range);
 }
 
 struct Norm {
@@ -108,7 +124,8 @@ void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &
     FP_CHECK(norm.bias.size() == norm.weight.size());
     float *x = in_out.at(0, features * T);
     const float *y = added.at(0, features * T), *weight = norm.weight.data(), *bias = norm.bias.data();
-    Floats<> sum[N] = {}, square[N] = {}, low[N] = {}, high[N] = {};
+    Floats<> sum[N] = {}, square[N] = {};
+    RangeOf<N> found;
     for (int64_t k = 0; k < features; k++)
         for (int j = 0; j < N; j++) {
             const Floats<> v = load<Floats<>>(x + k * T + j * kLanes) + load<Floats<>>(y + k * T + j * kLanes);
@@ -128,22 +145,30 @@ void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &
         for (int j = 0; j < N; j++) {
             const Floats<> v = (load<Floats<>>(x + k * T + j * kLanes) - mean[j]) * factor[j] * weight[k] + bias[k];
             store<kBytes>(x + k * T + j * kLanes, v);
-            if constexpr (Kernel::kDtype == FP_INT8)
-                low[j] = smaller<kBytes>(low[j], v), high[j] = larger<kBytes>(high[j], v);
+            if constexpr (Kernel::kDtype == FP_INT8) found.take(j, v);
         }
-    if constexpr (Kernel::kDtype == FP_INT8) {
-        float *to_low = range.low.at(0, N * kLanes), *to_high = range.high.at(0, N * kLanes);
-        for (int j = 0; j < N; j++)
-            store<kBytes>(to_low + j * kLanes, low[j]), store<kBytes>(to_high + j * kLanes, high[j]);
-    }
+    if constexpr (Kernel::kDtype == FP_INT8) found.store_to(range);
 }
 
-// Tokens [width][features], each at its own address, to [features][kTile] and back.
+// Whether every value is finite. An exponent of ones alone is that of infinity and NaN.
+inline bool all_finite(const float *values, int64_t count) {
+    constexpr uint32_t kExponent = 0x7f800000u;
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, values + i, sizeof(bits));
+        largest = std::max(largest, bits & kExponent);
+    }
+    return largest < kExponent;
+}
+
+// Tokens [width][features], each at its own address, to [features][kTile] and back; `finite`: which of them are.
 template <class Kernel>
-void gather_tokens(const float *const *tokens, int width, int64_t features, Span<float> to) {
+void gather_tokens(const float *const *tokens, int width, int64_t features, Span<float> to, bool *finite = nullptr) {
     FP_CHECK(width >= 0 && width <= Kernel::kTile);
     float *x = to.at(0, features * Kernel::kTile);
     for (int i = 0; i < Kernel::kTile; i++) {
+        if (finite && i < width) finite[i] = all_finite(tokens[i], features);
         if (i < width)
             for (int64_t k = 0; k < features; k++) x[k * Kernel::kTile + i] = tokens[i][k];
         else

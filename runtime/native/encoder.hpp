@@ -2,7 +2,6 @@
 #pragma once
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "attention.hpp"
@@ -70,14 +69,16 @@ class Encoder : public EncoderBase {
     }
 
     void run(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) override {
-        const std::lock_guard<std::mutex> hold(lock_);
+        const std::lock_guard<CallLock> hold(lock_);
+        const int threads = usable_threads(s_.threads);
         pack_tokens(hidden, mask, batch, length, out);
+        width_ = tile_width<Kernel>(count_, threads);
+        tiles_ = (count_ + width_ - 1) / width_;
         if (!count_) return;
         grow();
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
-        const int workers =
-            int(std::min<int64_t>(s_.threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
+        const int workers = int(std::min<int64_t>(threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
         pool_.run(workers, [&](int worker) { work(workers_[worker]); });
     }
 
@@ -105,28 +106,42 @@ class Encoder : public EncoderBase {
                         ", expected " + std::to_string(rows) + " x " + std::to_string(columns));
     }
 
-    // The tokens that the mask keeps, in order, and where each sequence begins among them.
+    // The tokens that are computed, and where each sequence begins among them: those that the mask keeps, in order, and
+    // behind them the first one of a text if the mask hides it, as heads read it wherever the padding is.
     void pack_tokens(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) {
         const int64_t d = s_.hidden;
         from_.clear(), to_.clear(), sequences_.clear();
         for (int64_t b = 0; b < batch && length > 0; b++) {
-            const int64_t first = int64_t(from_.size());
-            for (int64_t i = b * length; i < (b + 1) * length; i++) {
-                if (mask && !mask[i]) {
-                    std::memset(out + i * d, 0, d * sizeof(float));
-                } else {
-                    from_.push_back(hidden + i * d);
-                    to_.push_back(out + i * d);
-                }
+            const int64_t begin = b * length, first = int64_t(from_.size());
+            bool finite = true;
+            for (int64_t i = begin; i < begin + length; i++) {
+                if (!mask || mask[i]) finite = add_token(hidden + i * d, out + i * d) && finite;
+                else if (i > begin) std::memset(out + i * d, 0, d * sizeof(float));
             }
+            const int64_t keys = int64_t(from_.size()) - first;
+            if (mask && !mask[begin] && !add_token(hidden + begin * d, out + begin * d)) drop_tokens(first + keys);
+            if (!finite) drop_tokens(first);
             const int64_t count = int64_t(from_.size()) - first;
-            if (count) sequences_.push_back({first, count});
+            if (count) sequences_.push_back({first, count, keys});
         }
         count_ = int64_t(from_.size());
-        width_ = tile_width<Kernel>(count_, s_.threads);
-        tiles_ = (count_ + width_ - 1) / width_;
         most_heads_ = 0;
         for (const Layer &l : layers_) most_heads_ = std::max(most_heads_, l.inner() / s_.head_dim);
+    }
+
+    bool add_token(const float *from, float *to) {
+        from_.push_back(from);
+        to_.push_back(to);
+        return all_finite(from, s_.hidden);
+    }
+
+    // Answers NaN to the tokens from number `first` on, which see a value that is not finite. Computing it would not
+    // always give that: sparse rows leave out its products with zero.
+    void drop_tokens(int64_t first) {
+        for (size_t i = first; i < to_.size(); i++)
+            std::fill_n(to_[i], s_.hidden, std::numeric_limits<float>::quiet_NaN());
+        from_.resize(first);
+        to_.resize(first);
     }
 
     void grow() {
@@ -297,7 +312,7 @@ class Encoder : public EncoderBase {
     Pool pool_;
     std::vector<Worker> workers_;
     std::vector<Layer> layers_;
-    std::mutex lock_;
+    CallLock lock_;
 
     // Of the call that is running.
     std::vector<const float *> from_;

@@ -66,12 +66,13 @@ class LinearAlone : public LinearBase {
     size_t bytes() const override { return linear_.bytes(); }
 
     void run(const float *x, int64_t tokens, float *out) override {
-        const std::lock_guard<std::mutex> hold(lock_);
-        const int64_t width = tile_width<Kernel>(tokens, pool_.threads()), tiles = (tokens + width - 1) / width;
+        const std::lock_guard<CallLock> hold(lock_);
+        const int threads = usable_threads(pool_.threads());
+        const int64_t width = tile_width<Kernel>(tokens, threads), tiles = (tokens + width - 1) / width;
         grow();
         if (tokens <= 0) return;
         std::atomic<int64_t> next{0};
-        pool_.run(int(std::min<int64_t>(pool_.threads(), tiles)), [&](int worker) {
+        pool_.run(int(std::min<int64_t>(threads, tiles)), [&](int worker) {
             for (int64_t t; (t = next.fetch_add(1)) < tiles;) {
                 const int64_t first = t * width;
                 one_tile(workers_[worker], x + first * linear_.columns(), int(std::min(width, tokens - first)),
@@ -83,7 +84,7 @@ class LinearAlone : public LinearBase {
     int64_t tile() const override { return T; }
 
     double time(int64_t repeats) override {
-        const std::lock_guard<std::mutex> hold(lock_);
+        const std::lock_guard<CallLock> hold(lock_);
         grow();
         Worker &w = workers_[0];
         const Tile x = take<T>(w);
@@ -136,17 +137,22 @@ class LinearAlone : public LinearBase {
     void one_tile(Worker &w, const float *x, int tokens, float *out) {
         const float *from[T];
         float *to[T];
-        for (int i = 0; i < tokens; i++) from[i] = x + i * linear_.columns(), to[i] = out + i * linear_.rows();
-        gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.span());
+        bool finite[T];
+        for (int i = 0; i < tokens; i++) {
+            from[i] = x + i * linear_.columns(), to[i] = out + i * linear_.rows();
+        }
+        gather_tokens<Kernel>(from, tokens, linear_.columns(), w.x.span(), finite);
         with_width<Kernel>(tokens,
                            [&](auto width) { kernel<decltype(width)::value>(w, take<decltype(width)::value>(w)); });
         scatter_tokens<Kernel>(w.y.span(), tokens, linear_.rows(), to);
+        for (int i = 0; i < tokens; i++)  // the products with zero that a sparse row leaves out would be NaN too
+            if (!finite[i]) std::fill_n(to[i], linear_.rows(), std::numeric_limits<float>::quiet_NaN());
     }
 
     const Linear<Kernel> linear_;
     Pool pool_;
     std::vector<Worker> workers_;
-    std::mutex lock_;
+    CallLock lock_;
 };
 
 // Base's template over the kernel of a dtype.

@@ -2,7 +2,8 @@
 //
 // Every function that can fail returns 0, or 1 with a message (UTF-8, cut to `size` bytes) that names
 // the bad value. Nothing is kept of the pointers that are passed in. An encoder or a linear layer may be
-// used from several threads; two of them share nothing.
+// used from several threads; two of them share nothing. A fork waits until running calls have ended, and its child
+// can use them.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -62,15 +63,16 @@ FP_API int32_t fp_offers(int32_t dtype);  // whether this library has kernels fo
 
 FP_API int fp_encoder_new(const fp_settings *, fp_encoder **, char *message, size_t size);
 FP_API int fp_encoder_add(fp_encoder *, const fp_layer *, char *message, size_t size);
-// hidden and out: [batch][length][hidden]. mask: [batch][length], null or non-zero where a token is.
-// `out` is zero where the mask is. Both may be the same memory.
+// hidden and out: [batch][length][hidden]. mask: [batch][length], null or non-zero where a token is. Both may be the same
+// memory. `out` is zero where the mask is, except at the first place of a text: heads read it, so it is computed as torch
+// does, from the tokens that the mask keeps. A token whose input is not finite makes the text's whole output NaN.
 FP_API int fp_encoder_run(fp_encoder *, const float *hidden, const uint8_t *mask, int64_t batch, int64_t length,
                           float *out, char *message, size_t size);
 FP_API int64_t fp_encoder_bytes(const fp_encoder *);  // memory of the packed weights
 FP_API void fp_encoder_free(fp_encoder *);
 
 FP_API int fp_linear_new(const fp_matrix *, int32_t dtype, int32_t threads, fp_linear **, char *message, size_t size);
-// x: [tokens][columns], out: [tokens][rows]
+// x: [tokens][columns], out: [tokens][rows]; a token that is not finite has NaN in all its outputs
 FP_API int fp_linear_run(fp_linear *, const float *x, int64_t tokens, float *out, char *message, size_t size);
 // For benchmarks: the seconds that the kernel takes for `repeats` full tiles one after another, on this thread, without
 // the tokens' way into a tile and out of it; and how many tokens a tile holds.

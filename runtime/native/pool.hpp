@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "waiting.hpp"
 
 namespace fp {
 
@@ -49,19 +50,12 @@ class Pool {
         if (arrived_.fetch_add(1) + 1 == uint32_t(workers_)) {
             arrived_ = 0;
             round_.fetch_add(1);
-            return;
+            return at_barrier_.wake();
         }
-        for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) rest(spins);
+        at_barrier_.wait([&] { return round_.load() != round; });
     }
 
   private:
-    static void rest(int spins) {
-        if (spins > 4096) return std::this_thread::yield();  // someone else needs the core
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-    }
-
     struct Crew {
         explicit Crew(int size) : process(getpid()) {
             try {
@@ -82,12 +76,12 @@ class Pool {
             wake.notify_all();
         }
         void finish() {
-            for (int spins = 0; busy.load(std::memory_order_acquire) != 0; spins++) rest(spins);
+            finished.wait([&] { return busy.load() == 0; });
         }
         void serve(int index) {
             uint64_t seen = 0;
             for (;;) {
-                for (int spins = 0; spins < 4096 && job.load(std::memory_order_acquire) == seen; spins++) rest(spins);
+                soon([&] { return job.load() != seen; });
                 bool mine;
                 {
                     std::unique_lock<std::mutex> hold(lock);
@@ -98,7 +92,7 @@ class Pool {
                 }
                 if (!mine) continue;
                 (*work)(index + 1);
-                busy.fetch_sub(1);
+                if (busy.fetch_sub(1) == 1) finished.wake();
             }
         }
         void dismiss() {
@@ -119,11 +113,13 @@ class Pool {
         bool over = false;
         std::atomic<uint64_t> job{0};
         std::atomic<int> busy{0};
+        Meeting finished;
     };
 
     const int threads_;
     int workers_ = 1;
     std::unique_ptr<Crew> crew_;
+    Meeting at_barrier_;
     std::atomic<uint32_t> arrived_{0}, round_{0};
 };
 

@@ -96,6 +96,23 @@ inline Floats<B> smaller(Floats<B> a, Floats<B> b) {
     return a < b ? a : b;
 }
 
+// The later one in the order of the bits: as signed numbers, the larger of positive floats; as unsigned ones, the lower
+// of negative floats. Infinity and NaN come after all others, so that they stay, which they do not in `larger`.
+template <int B>
+inline Floats<B> later_signed(Floats<B> a, Floats<B> b) {
+#if defined(__AVX512F__)
+    if constexpr (B == 64) return (Floats<B>)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#endif
+    return (Floats<B>)((Ints<B>)a > (Ints<B>)b ? (Ints<B>)a : (Ints<B>)b);
+}
+template <int B>
+inline Floats<B> later_unsigned(Floats<B> a, Floats<B> b) {
+#if defined(__AVX512F__)
+    if constexpr (B == 64) return (Floats<B>)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#endif
+    return (Floats<B>)((Words<B>)a > (Words<B>)b ? (Words<B>)a : (Words<B>)b);
+}
+
 // To the nearest whole number, for |x| < 2^22: adding 1.5 x 2^23 leaves no bits for a fraction.
 template <int B>
 inline Floats<B> nearest(Floats<B> x) {
@@ -103,10 +120,10 @@ inline Floats<B> nearest(Floats<B> x) {
     return (x + magic) - magic;
 }
 
-// e^x to 2 ulp; below -87 it stays there, above 88 too. Cephes' polynomial (Moshier 1992).
+// e^x to 2 ulp; below -87 it stays there, above 88 too, and NaN stays NaN. Cephes' polynomial (Moshier 1992).
 template <int B>
 inline Floats<B> exponential(Floats<B> x) {
-    x = smaller<B>(larger<B>(x, splat<B>(-87.0f)), splat<B>(88.0f));
+    x = smaller<B>(splat<B>(88.0f), larger<B>(splat<B>(-87.0f), x));
     const Floats<B> n = nearest<B>(x * 1.44269504f);
     Floats<B> r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;

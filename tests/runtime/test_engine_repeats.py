@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime.engines import PAIRS, EncoderCase, make_hidden, make_layers, make_linear
 
-from fineprune_runtime import Encoder, Linear, Matrix, SparseLinear
+from fineprune_runtime import Encoder, Linear, Matrix, SparseLinear, native
 
 everywhere = pytest.mark.parametrize(("level", "dtype"), PAIRS)
+FORKS = 100 if os.environ.get("FINEPRUNE_STRESS") else 5
 CASE = EncoderCase(2, 40, 3, 9, 70, 0.4, 9, 0, True, "gelu", 5, 41, 1, 1, 8)
 
 
@@ -59,7 +60,7 @@ def test_alone_in_a_batch_and_with_padding(level, dtype, lengths, padding, seed)
         alone = encoder(text)
         assert y[index][mask[index] == 1].tobytes() == alone.tobytes()
         assert encoder(text, np.ones(text.shape[:2])).tobytes() == alone.tobytes()
-    assert not y[mask == 0].any()
+    assert not y[:, 1:][mask[:, 1:] == 0].any()
 
 
 @everywhere
@@ -127,6 +128,7 @@ def in_child(job):
         warnings.simplefilter("ignore", DeprecationWarning)
         process = os.fork()
     if process == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(60)  # a deadlock ends the child, and not the tests
         good = False
         with contextlib.suppress(BaseException):
@@ -158,12 +160,57 @@ def test_after_a_fork(level, dtype):
     assert fresh(hidden, mask).tobytes() == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("make", ["encoder", "linear"])
+def test_forks_while_other_threads_are_in_calls(make, threads):
+    level, dtype = PAIRS[0]
+    if make == "encoder":
+        engine, x = make_encoder(level, dtype, threads), make_hidden(CASE)[0]
+    else:
+        given = make_linear(np.random.default_rng(0), 200, 300, density=0.3)
+        engine = SparseLinear(given, dtype=dtype, level=level, threads=threads)
+        x = np.random.default_rng(1).standard_normal((130, 300)).astype(np.float32)
+    expected, done = engine(x).tobytes(), threading.Event()
+
+    def load():
+        while not done.is_set():
+            engine(x)
+
+    workers = [threading.Thread(target=load, daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(FORKS):
+            assert in_child(lambda: engine(x).tobytes() == expected)
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+@pytest.mark.skipif(native.library("portable").fp_constant(b"FP_CHECKS") == 1, reason="runs all threads")
+def test_threads_that_would_share_a_core_are_not_used():
+    encoder, (hidden, mask) = make_encoder(*PAIRS[0], threads=3), make_hidden(CASE)
+    cores, before = os.sched_getaffinity(0), len(os.listdir("/proc/self/task"))
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        alone = encoder(hidden, mask).tobytes()
+        assert len(os.listdir("/proc/self/task")) == before
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert encoder(hidden, mask).tobytes() == alone
+
+
 def test_an_encoder_that_is_freed_ends_its_threads():
     def count():
         return len(os.listdir("/proc/self/task"))
 
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("needs /proc")
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
     hidden, _ = make_hidden(CASE)
     before = count()
     encoder = Encoder(make_layers(CASE), head_dim=CASE.head_dim, threads=3)

@@ -19,7 +19,8 @@ class Encoder:
 
     The layers are packed for the processor's instructions, and are not needed afterwards. Heads and inner
     neurons that nothing reads, or that read nothing, are omitted. An encoder may be called from several
-    threads: calls of the same encoder wait for each other, calls of different encoders do not.
+    threads: calls of the same encoder wait for each other, calls of different encoders do not. A fork waits
+    for running calls, and its child can use the encoder.
     """
 
     def __init__(
@@ -82,7 +83,11 @@ class Encoder:
         return handle
 
     def __call__(self, hidden: Floats, mask: ArrayLike | None = None) -> Floats:
-        """Return the output of the last layer, (batch, length, hidden) float32, zero where the mask is 0.
+        """Return the output of the last layer, (batch, length, hidden) float32.
+
+        It is zero where the mask is 0, except for the first token of a text, which heads read: that one is
+        computed from the tokens that the mask keeps, as torch does, so padding may be on either side. A text
+        with a token that is not finite becomes NaN.
 
         Args:
             hidden: the input, (batch, length, hidden).
@@ -150,7 +155,10 @@ class SparseLinear:
         self._handle = handle
 
     def __call__(self, x: Floats) -> Floats:
-        """Return the outputs, (tokens, outputs) float32, for `x`, (tokens, inputs)."""
+        """Return the outputs, (tokens, outputs) float32, for `x`, (tokens, inputs).
+
+        A token that is not finite has NaN in all its outputs.
+        """
         x = np.ascontiguousarray(x, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise EngineError(f"inputs of shape {x.shape}; expected (tokens, {self.shape[1]})")
