@@ -159,7 +159,7 @@ def load_delta(
         dtype = getattr(torch, about["dtype"])
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype {about['dtype']!r}")
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # an odd config.json makes transformers raise anything
         raise FinepruneError(f"{folder}: not a whole delta ({one_line(error)})") from error
     model, missing = _base_model(kind, base or name, config, dtype)

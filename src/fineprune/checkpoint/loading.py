@@ -1,7 +1,6 @@
 """Open a model of any form: the one seam to transformers' loading."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +8,13 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from fineprune._messages import one_line
-from fineprune._transformers_output import quiet
-from fineprune.checkpoint import delta, legacy_import, packing, transformers_hook
+from fineprune._transformers_output import quiet, without_load_report
+from fineprune.checkpoint import completeness, delta, legacy_import, packing, transformers_hook
 from fineprune.checkpoint.compact import ABOUT
+from fineprune.checkpoint.model_files import check_files, explained, read_json
 from fineprune.checkpoint.model_folder import find_model, model_place
+from fineprune.checkpoint.remote_code import class_named, config_of, refuse_code
+from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import refuse_accelerated
 
@@ -39,6 +40,7 @@ def open_model(
     hub_class: type[PreTrainedModel] | None = None,
     method: str | None = None,
     threshold: float | None = None,
+    trust_remote_code: bool = False,
 ) -> OpenedModel:
     """Open the model that a user named, without any output of transformers.
 
@@ -52,27 +54,37 @@ def open_model(
         hub_class: class of a model from the hub; None: the class that its config.json names.
         method: how an older program pruned the checkpoint, where its files do not say (`import_checkpoint`).
         threshold: the final threshold of such a checkpoint.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        FinepruneError: no such model, or its files are damaged.
+        FinepruneError: no such model, its files are damaged, lack weights or have too many, or its tokenizer
+            does not fit it.
     """
     place = find_model(source) if hub else model_place(Path(source))
     with quiet(), torch.random.fork_rng(devices=[]):
         if isinstance(place, str):
-            model, tokenizer = _from_hub(place, hub_class)
+            model, tokenizer = _from_hub(place, hub_class, trust_remote_code)
         else:
+            check_files(place, tokenizer=True)
             if method is not None or threshold is not None or legacy_import.is_foreign(place):
                 model = legacy_import.import_checkpoint(place, method, threshold)
             else:
-                model = load(place)
-            tokenizer = _tokenizer_of(place, model)
+                model = load(place, trust_remote_code=trust_remote_code)
+            tokenizer = _tokenizer_of(place, model, trust_remote_code)
     if need_tokenizer and tokenizer is None:
         raise FinepruneError(f"{place}: no tokenizer in it; save the model's tokenizer there, too")
+    if tokenizer is not None:
+        check_tokenizer(model, tokenizer, place)
     return OpenedModel(model, tokenizer, place)
 
 
 def load(
-    folder: str | Path, packed: bool = False, base: str | Path | None = None, **kwargs: Any
+    folder: str | Path,
+    packed: bool = False,
+    base: str | Path | None = None,
+    *,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Return the model of a folder, of the class that config.json names, in evaluation mode.
 
@@ -82,13 +94,16 @@ def load(
             the sparse engine. In models that the engine runs whole, the table of words stays packed too,
             unless a decoder is tied to it.
         base: the model that a delta is added to; None: the one that the delta names.
+        trust_remote_code: run Python code that comes with the model.
         **kwargs: go to `from_pretrained` (dtype, device_map, ...).
 
     Raises:
-        FinepruneError: no model in the folder, a damaged one, or another base than the delta's.
+        FinepruneError: no model in the folder, a damaged one, one whose files lack weights, or another base
+            than the delta's.
     """
     folder = Path(folder)
-    kind = _class_of(folder)
+    check_files(folder)
+    kind = _class_of(folder, trust_remote_code)
     if (folder / delta.WEIGHTS).is_file():
         if packed or kwargs:
             raise FinepruneError(
@@ -99,13 +114,14 @@ def load(
     if base is not None:
         raise FinepruneError(f"base={str(base)!r}: {folder} is a whole model and needs no base")
     context = transformers_hook.staying_packed() if packed else contextlib.nullcontext()
-    with context:
-        try:
-            return kind.from_pretrained(folder, local_files_only=True, **kwargs)
-        except FinepruneError:
-            raise
-        except Exception as error:  # an odd config.json makes a model's code raise anything
-            raise FinepruneError(f"{folder}: cannot load the model ({one_line(error)})") from error
+    options = kwargs | {"output_loading_info": True, "trust_remote_code": trust_remote_code}
+    with context, explained(f"{folder}: cannot load the model"), without_load_report():
+        model, info = kind.from_pretrained(folder, local_files_only=True, **options)
+    compact = isinstance(getattr(model, "hf_quantizer", None), transformers_hook.CompactQuantizer)
+    layers = {"config", "num_hidden_layers", model.config.attribute_map.get("num_hidden_layers")}
+    completeness.check_all(model, info, folder, exact=compact, cut=bool(layers & set(kwargs)))
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
@@ -122,58 +138,57 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _class_of(folder: Path) -> Any:
-    """Return the class of transformers that a folder's config.json names."""
+def _class_of(folder: Path, trust_remote_code: bool) -> Any:
+    """Return what opens the model of a folder, by its config.json."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = config_of(folder)
         (name,) = config["architectures"]
-        kind = getattr(transformers, name)
+        if not isinstance(name, str):
+            raise TypeError(f"architectures holds {name!r}")
     except OSError as error:
         raise FinepruneError(
             f"{folder}: no model in it, config.json is missing ({error.strerror})"
         ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise FinepruneError(f"{path}: names no architecture ({error})") from error
-    except AttributeError as error:
-        raise FinepruneError(f"{path}: transformers has no {name!r}") from error
-    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        raise FinepruneError(f"{path}: {name!r} is no model")
-    return kind
+    return class_named(config, name, folder, trust_remote_code)
 
 
 def _about(folder: Path) -> Any:
     try:
-        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(folder / ABOUT)
+    except (OSError, FinepruneError) as error:
         raise FinepruneError(f"{folder / ABOUT}: cannot be read ({error})") from error
 
 
-def _tokenizer_of(place: Path, model: Any) -> Any:
+def _tokenizer_of(place: Path, model: Any, trust_remote_code: bool) -> Any:
     """Return the tokenizer in a model folder; None where none of its files is there."""
     if not any(any(place.glob(name)) for name in _TOKENIZERS):
         return None
-    try:  # by the model's config: the folder's may name a model type of another program
+    with explained(f"{place}: cannot load the tokenizer"):
+        # By the model's config: the folder's may name a model type of another program.
         return transformers.AutoTokenizer.from_pretrained(
-            place, config=model.config, local_files_only=True, trust_remote_code=False
+            place, config=model.config, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except Exception as error:  # by file and by version
-        raise FinepruneError(f"{place}: cannot load the tokenizer ({one_line(error)})") from error
 
 
-def _from_hub(name: str, kind: Any) -> tuple[Any, Any]:
+def _from_hub(name: str, kind: Any, trust_remote_code: bool) -> tuple[Any, Any]:
     """Return a model of the hub, and its tokenizer where that can be loaded."""
+    given = kind is not None
+    with explained(f"{name}: cannot load the model (no such folder, so from the hub)"):
+        config = config_of(name)
+        if given:
+            refuse_code(config, name)
+        else:
+            (named,) = config.get("architectures") or [None]
+            kind = class_named(config, named, name, trust_remote_code)
+        model, info = kind.from_pretrained(
+            name, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    check = completeness.check_body if given else completeness.check_all
+    check(model, info, name)
     try:
-        if kind is None:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-            (named,) = config.architectures or ["AutoModel"]
-            kind = getattr(transformers, named)
-        model = kind.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
-        raise FinepruneError(
-            f"{name}: cannot load the model (no such folder, so from the hub): {one_line(error)}"
-        ) from error
-    try:
-        return model, transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return model, transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception:  # whatever transformers raises where a repository has no tokenizer
         return model, None

@@ -1,14 +1,12 @@
 """Build a pre-trained transformer with the head of a task."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fineprune._messages import one_line
 from fineprune._padding import ensure_padding
 from fineprune._transformers_output import without_load_report
+from fineprune.checkpoint.model_files import check_files, explained
 from fineprune.checkpoint.model_folder import find_model
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import TaskData
@@ -18,11 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _log = logging.getLogger("fineprune")
-_HEADS = {"classifier", "pre_classifier", "classification_head", "score", "pooler", "sequence_summary"}
 
 
 def build_model(
-    name: str, data: TaskData, layers: int | None = None
+    name: str, data: TaskData, layers: int | None = None, trust_remote_code: bool = False
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a pre-trained model and its tokenizer, and give the model a head for the task.
 
@@ -33,38 +30,48 @@ def build_model(
             `minilm`, the model in the package of `fineprune[demo]`.
         data: determines the head.
         layers: keep only this number of transformer layers, the first ones.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         FinepruneError: the model cannot be found or loaded, weights of its body are missing from its files,
-            or it has fewer than `layers` layers.
+            its tokenizer does not fit it, or it has fewer than `layers` layers.
     """
     import torch
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
+    from fineprune.checkpoint.completeness import check_body
     from fineprune.checkpoint.loading import to_dense
+    from fineprune.checkpoint.remote_code import config_of, refuse_code
+    from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 
     source, head = find_model(name), data.head()
-    with _explained(name, source, "config"):
-        labels = AutoConfig.from_pretrained(source, trust_remote_code=False).id2label
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **head)
+    if isinstance(source, Path):
+        check_files(source, tokenizer=True)
+    trust = {"trust_remote_code": trust_remote_code}
+    with explained(_cannot(name, source, "config")):
+        if not trust_remote_code:
+            refuse_code(config_of(source), name)
+        labels = AutoConfig.from_pretrained(source, **trust).id2label
+        config = AutoConfig.from_pretrained(source, **trust, **head)
     for key, value in head.items():
         if not hasattr(config, key):  # from_pretrained drops settings that the config does not know
             setattr(config, key, value)
     if layers is not None:
         _keep_layers(config, layers, name)
-    with _explained(name, source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    with _explained(name, source, "weights"), without_load_report():
+    with explained(_cannot(name, source, "tokenizer")):
+        tokenizer = AutoTokenizer.from_pretrained(source, **trust)
+    with explained(_cannot(name, source, "weights")), without_load_report():
         model, info = getattr(transformers, kind_named(data.kind).auto_class).from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
-            trust_remote_code=False,
+            **trust,
             ignore_mismatched_sizes=True,  # a head for other labels; other mismatches are refused below
             output_loading_info=True,
         )
-    _check_body(model, info, name)
+    check_body(model, info, name, cut=layers is not None)
+    check_tokenizer(model, tokenizer, name)
     trained, wanted = ([str(label).casefold() for label in ids.values()] for ids in (labels, config.id2label))
     if trained != wanted and trained != [f"label_{index}" for index in labels]:
         _log.warning(
@@ -97,29 +104,6 @@ def _renew_head(model: Any) -> None:
             model._init_weights(module)
 
 
-def _check_body(model: Any, info: dict[str, Any], name: str) -> None:
-    """Raise when a weight of the body, other than of its pooler, was not in the model's files."""
-    shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
-    prefix = f"{model.base_model_prefix}."
-    mismatched = {key for key, *_ in info["mismatched_keys"]}
-    missing = set(info["missing_keys"])
-    body = {key for key in shapes if key.startswith(prefix) and not _HEADS & set(key.split("."))}
-    if wrong := sorted(mismatched & body):
-        raise FinepruneError(f"{name}: the shape of {wrong[0]} in the files does not fit config.json")
-    if wrong := sorted(key for key in missing & body if len(shapes[key]) > 1):
-        raise FinepruneError(
-            f"{name}: {len(wrong)} of the {len(body)} weights of the {model.config.model_type} model "
-            f"are not in its files and would be random, such as {wrong[0]}; use a pre-trained model"
-        )
-
-
-@contextmanager
-def _explained(name: str, source: Path | str, part: str) -> Iterator[None]:
-    """Turn any error that transformers raises while it loads into one line."""
-    try:
-        yield
-    except Exception as error:  # OSError, ValueError, SafetensorError, … by file and by version
-        hub = "" if isinstance(source, Path) else " (no such folder, so from the hub)"
-        raise FinepruneError(
-            f"{name}: cannot load the {part} of the model{hub}: {one_line(error)}"
-        ) from error
+def _cannot(name: str, source: Path | str, part: str) -> str:
+    hub = "" if isinstance(source, Path) else " (no such folder, so from the hub)"
+    return f"{name}: cannot load the {part} of the model{hub}"

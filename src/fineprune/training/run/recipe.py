@@ -26,10 +26,15 @@ class ModelConfig:
     layers: int | None = None
     """Keep only the first N transformer layers. None: all."""
 
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model; read it first."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
         _whole("model.layers", self.layers, 1, optional=True)
+        if not isinstance(self.trust_remote_code, bool):
+            raise FinepruneError(f"model.trust_remote_code={self.trust_remote_code!r}: must be true or false")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
     first = this_process().is_main_process
     data = recipe.task.load()
     set_seed(recipe.training.seed)
-    model, tokenizer = build_model(recipe.model.name, data, recipe.model.layers)
+    model, tokenizer = build_model(
+        recipe.model.name, data, recipe.model.layers, recipe.model.trust_remote_code
+    )
     _check_length(recipe, model)
     job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
     trainer = make_trainer(job, model, out / CHECKPOINTS, progress)
