@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import tiny_bert
 
+from fineprune.checkpoint.model_files import write_checksums
 from fineprune.pruning.targets import find_targets
 
 SMALL = {
@@ -147,13 +148,15 @@ def compact(make_pruned: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def change_json() -> Callable[..., None]:
-    """`change_json(file, key=value)`; a dict changes what is inside."""
+    """`change_json(file, key=value)`; a dict changes what is inside. The manifest's checksum follows."""
 
     def change(file: Path, **values: Any) -> None:
         content = json.loads(file.read_text())
         for key, value in values.items():
             content[key] = content[key] | value if isinstance(value, dict) else value
         file.write_text(json.dumps(content))
+        if any(b'"fineprune"' in path.read_bytes()[:9999] for path in file.parent.glob("*.safetensors")):
+            write_checksums(file.parent)
 
     return change
 

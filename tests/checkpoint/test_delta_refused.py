@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fineprune import FinepruneError, _files, load, save_compact, save_delta
 from fineprune.checkpoint import delta, packing
+from fineprune.checkpoint.model_files import write_checksums
 from fineprune_runtime import codec
 
 EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
@@ -257,6 +258,7 @@ def test_a_head_of_another_size(make_dense, make_pruned, tmp_path):
     labels = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | labels))
+    write_checksums(folder)
     with pytest.raises(FinepruneError, match=r"classifier.bias is \(2,\), in the .* \(3,\); fetch both"):
         load(folder)
 

@@ -15,6 +15,7 @@ from fineprune._files import staged, write_json, write_text
 from fineprune._messages import one_line
 from fineprune._version import __version__
 from fineprune.checkpoint.card import model_card
+from fineprune.checkpoint.model_files import write_checksums
 from fineprune.checkpoint.packing import SPARSE, Embeddings, Packing, Values, is_packed, verify
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantizer
@@ -105,11 +106,11 @@ def write_compact(
     provenance = provenance.completed_by(model)
     model = finalized(model)
     with staged(folder) as staging:
-        about = _write(model, staging, packing, max_shard_size)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
+        about = _write(model, staging, packing, tokenizer, max_shard_size)
         kind: Any = type(model)
-        reloaded = kind.from_pretrained(staging, dtype=model.dtype, local_files_only=True)
+        reloaded = kind.from_pretrained(
+            staging, dtype=model.dtype, local_files_only=True, trust_remote_code=False
+        )
         compare_weights(model, reloaded, packing)
         changed = compare_outputs(model, reloaded, probe, packing.is_exact)
         about |= provenance.to_dict() | {"output_difference": changed}
@@ -152,9 +153,9 @@ def check_place(folder: Path) -> None:
 
 
 def _write(
-    model: PreTrainedModel, staging: Path, packing: Packing, max_shard_size: int | str
+    model: PreTrainedModel, staging: Path, packing: Packing, tokenizer: Any, max_shard_size: int | str
 ) -> dict[str, Any]:
-    """Write config and weights; return what fineprune.json says of them."""
+    """Write config, weights and tokenizer; return what fineprune.json says of them."""
     stats = summary(model)
     with _written_as(model, packing):
         model.save_pretrained(staging, max_shard_size=max_shard_size)
@@ -164,6 +165,9 @@ def _write(
             f"{type(model).__name__} has nothing to pack: no linear layer has "
             f"{100 * (1 - SPARSE):.0f} % zeros; prune it first"
         )
+    if tokenizer is not None:
+        tokenizer.save_pretrained(staging)
+    write_checksums(staging)
     unique = {parameter.data_ptr(): parameter for parameter in model.parameters()}
     return {
         "fineprune": __version__,

@@ -29,6 +29,8 @@ from fineprune.checkpoint.compact import (
     compare_weights,
     finalized,
 )
+from fineprune.checkpoint.completeness import check_body
+from fineprune.checkpoint.model_files import check_files, check_listed, checksums
 from fineprune.checkpoint.packing import Packing, Values
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.config import PruningConfig
@@ -47,6 +49,8 @@ class _Base(NamedTuple):
     model: PreTrainedModel
     missing: set[str]
     """Weights of the model that the base lacks, such as a head; random here."""
+    info: Mapping[str, Any]
+    """What `from_pretrained` says of all weights."""
 
 
 class _Difference(NamedTuple):
@@ -108,12 +112,14 @@ def write_delta(
     config.__dict__.pop("quantization_config", None)  # of a compact model: neither base nor delta is one
     state = _state(model)
     loaded = _base_model(type(model), base, config, model.dtype)
+    check_body(loaded.model, loaded.info, base, cut=True)  # the model may have fewer layers than its base
     base_state, changes = _differences(model, state, loaded, packing)
     with staged(folder) as staging:
         config.save_pretrained(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
-        save_file(changes.stored, staging / WEIGHTS, packed.manifest(changes.stored, changes.counts))
+        counts = changes.counts | {"files": checksums(staging)}
+        save_file(changes.stored, staging / WEIGHTS, packed.manifest(changes.stored, counts))
         about = _about(model, packing, provenance, (staging / WEIGHTS).stat().st_size) | {
             "base": {
                 "name": str(base),
@@ -162,7 +168,7 @@ def load_delta(
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # an odd config.json makes transformers raise anything
         raise FinepruneError(f"{folder}: not a whole delta ({one_line(error)})") from error
-    model, missing = _base_model(kind, base or name, config, dtype)
+    model, missing, _ = _base_model(kind, base or name, config, dtype)
     state = _state(model)
     if not set(of_base) <= set(state) - missing or _hash(state, of_base) != expected:
         raise FinepruneError(
@@ -176,7 +182,8 @@ def load_delta(
 @torch.no_grad()
 def _restore(state: Mapping[str, Tensor], path: Path, of_base: list[str]) -> None:
     """Copy the delta of a file over the base's tensors `state`, in place."""
-    packed.verify([path], {key: tuple(tensor.shape) for key, tensor in state.items()})
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    check_listed(path.parent, packed.verify([path], shapes, masks=True))
     stored = load_file(path)
     if missing := set(state) - set(stored) - set(of_base):
         raise FinepruneError(f"{path}: {min(missing)} is in neither the delta nor the base")
@@ -204,12 +211,18 @@ def _base_model(kind: Any, base: str | Path, config: Any, dtype: torch.dtype) ->
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that report would tell the user to train the head
     try:
+        check_files(Path(base))
         model, info = kind.from_pretrained(
-            base, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
+            base,
+            config=config,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
         for key, base_shape, shape in sorted(info["mismatched_keys"]):  # transformers' own error names none
             raise ValueError(f"{key} is {tuple(base_shape)} there, {tuple(shape)} in the model")
-        return _Base(model, set(info["missing_keys"]))
+        return _Base(model, set(info["missing_keys"]), info)
     except Exception as error:  # by file, by hub and by version
         raise FinepruneError(
             f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({one_line(error)})"

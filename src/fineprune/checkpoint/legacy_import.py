@@ -7,7 +7,6 @@ The original movement-pruning scripts (transformers' research_projects/movement-
 computed as those programs do, to the count, and not by Eq. 1: their authors measured the model with them.
 """
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fineprune._messages import one_line
+from fineprune.checkpoint.model_files import check_files, read_json
 from fineprune.errors import FinepruneError
 from fineprune.pruning.methods import hard_concrete
 from fineprune.pruning.selection import fill_masks, find_threshold
@@ -83,6 +83,7 @@ def import_checkpoint(
             scores that are NaN or do not fit their weight, missing or surplus weights, and changes that
             cannot be folded in: ampere patterns, changed norms and activations, removed heads.
     """
+    check_files(Path(folder).expanduser())
     checkpoint = _read(Path(folder).expanduser(), method)
     settings, scores, state = checkpoint.settings, checkpoint.scores, checkpoint.state
     if threshold is None:
@@ -154,7 +155,7 @@ def is_foreign(folder: Path) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise FinepruneError(f"{path}: no JSON object, name a saved model: {one_line(error)}") from error
 

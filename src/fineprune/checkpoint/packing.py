@@ -199,6 +199,7 @@ def verify(
     files: Iterable[str | Path],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     matrices: dict[str, tuple[int, Tensor]] | None = None,
+    masks: bool = False,
 ) -> dict[str, Any]:
     """Check every byte of a compact checkpoint, before any of it is used, and return the manifest.
 
@@ -206,6 +207,7 @@ def verify(
         files: All safetensors files of the checkpoint.
         shapes: The model's shapes by name; a blob of another shape is an error.
         matrices: Filled with the unpacked matrix of each of these blobs, by name, and the blob's checksum.
+        masks: Allow blobs that are masks, as a delta has.
 
     Raises:
         FinepruneError: for a file that is cut off or changed, a tensor that is missing, added or damaged,
@@ -213,6 +215,8 @@ def verify(
     """
 
     def keep(name: str, blob: codec.Bytes, shape: tuple[int, ...]) -> None:
+        if not masks and codec.read_header(blob).values == "mask":
+            raise codec.CodecError("is a mask without values, which only a delta may hold")
         if matrices is None:
             # codec.unpack would make an index of each element of a dense table: 8 bytes per element.
             codec.take_apart(blob, shape)

@@ -9,6 +9,7 @@ unknown name and stops on the shapes of the packed matrices.
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from fineprune.checkpoint import packing
+from fineprune.checkpoint.model_files import check_listed
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
@@ -102,9 +104,11 @@ class _Unpack(ConversionOps):  # type: ignore[misc]
 
     def _matrix(self, blob: Tensor, name: str, model: Any) -> Tensor:
         """Return the matrix of a blob: unpacked when it was checked, or now where transformers renamed it."""
-        checksum = codec.read_header(blob.numpy()).checksum
+        header = codec.read_header(blob.numpy())
+        if header.values == "mask":  # its ones would be taken for weights
+            raise FinepruneError(f"{name}: is a mask without values, which only a delta may hold")
         for known in _variants(name, f"{model.base_model_prefix}."):
-            if known in self.matrices and self.matrices[known][0] == checksum:
+            if known in self.matrices and self.matrices[known][0] == header.checksum:
                 return self.matrices.pop(known)[1]
         return packing.unpack(blob, model.get_parameter_or_buffer(name).shape)
 
@@ -157,7 +161,11 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
                     shapes[known] = tuple(shape)
             # Checking a blob unpacks it: the matrix is kept until it is asked for, so as not to unpack it
             # twice.
-            packing.verify(checkpoint_files, shapes, None if _staying_packed.get() else self._unpack.matrices)
+            matrices = None if _staying_packed.get() else self._unpack.matrices
+            content = packing.verify(checkpoint_files, shapes, matrices)
+            folder = Path(checkpoint_files[0]).parent
+            if (folder / "config.json").is_file():
+                check_listed(folder, content)
 
     def get_weight_conversions(self) -> list[WeightConverter]:
         return [WeightConverter("weight", "weight", operations=[self._unpack])]

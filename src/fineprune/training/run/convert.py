@@ -106,7 +106,9 @@ def dense_folder(
             to_dense(model).save_pretrained(staging)
             _Companions(tokenizer, Path(place)).save_pretrained(staging)
             kind: Any = type(model)
-            reloaded = kind.from_pretrained(staging, dtype=model.dtype, local_files_only=True)
+            reloaded = kind.from_pretrained(
+                staging, dtype=model.dtype, local_files_only=True, trust_remote_code=False
+            )
             compare_weights(model, reloaded, Packing())
             changed = compare_outputs(model, reloaded, None, exact=True)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
