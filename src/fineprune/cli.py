@@ -180,7 +180,7 @@ def compact(
 ) -> None:
     """Write a model such that its zeros take no room: of a run, a model folder, an older program."""
     from fineprune.checkpoint.packing import Packing
-    from fineprune.training.run.convert import compact_folder, dense_folder
+    from fineprune.training.run.convert import compact_folder, dense_folder, smaller_tables
 
     if form == "dense":
         if (values, embeddings, base, texts) != ("float32", "keep", None, None):
@@ -196,6 +196,8 @@ def compact(
         return
     share = f"{done.bytes / done.dense_bytes:.1%} of {done.dense_bytes / 1e6:.1f} MB dense"
     print(f"{done.bytes / 1e6:.1f} MB of weights, {share}; density {done.density:.2%}")
+    if line := smaller_tables(done):
+        print(line)
     print(f"outputs on a probe batch differ by {done.difference:.2g} of the largest; model: {done.folder}")
 
 

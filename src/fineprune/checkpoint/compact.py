@@ -169,6 +169,7 @@ def _write(
         tokenizer.save_pretrained(staging)
     write_checksums(staging)
     unique = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    tables = {entry.weight.data_ptr() for entry in model.modules() if isinstance(entry, nn.Embedding)}
     return {
         "fineprune": __version__,
         "transformers": transformers.__version__,
@@ -180,7 +181,8 @@ def _write(
         "total": stats.total,
         "parameters": stats.parameters,
         "bytes": sum(file.stat().st_size for file in files),
-        "dense_bytes": sum(entry.numel() * entry.element_size() for entry in unique.values()),
+        "dense_bytes": sum(entry.nbytes for entry in unique.values()),
+        "embedding_bytes": sum(entry.nbytes for pointer, entry in unique.items() if pointer in tables),
     }
 
 

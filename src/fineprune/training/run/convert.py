@@ -27,6 +27,7 @@ from fineprune.checkpoint.provenance import Provenance
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
+from fineprune.training.run.dense_counterpart import dense_scores
 
 
 class _Companions(NamedTuple):
@@ -93,6 +94,22 @@ def compact_folder(
         return write_delta(model, out, base, packing, provenance, companions)
 
 
+def smaller_tables(done: Compact) -> str | None:
+    """Return a line on int8 embeddings, where the tables are most of a compact model of 1 MB or more."""
+    try:
+        about = json.loads((done.folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # plain zeros
+        return None
+    tables = about.get("embedding_bytes", 0)
+    if about.get("embeddings") != "keep" or done.bytes < 10**6 or tables < done.bytes / 2:
+        return None
+    saved = tables * (1 - about["parameters"] / about["dense_bytes"])  # an element takes one byte then
+    return (
+        f"{tables / 1e6:.1f} MB of it are embeddings; with --embeddings int8 it would take about "
+        f"{(done.bytes - saved) / 1e6:.1f} MB: score that with fineprune evaluate"
+    )
+
+
 def dense_folder(
     folder: str | Path, out: str | Path, method: str | None = None, threshold: float | None = None
 ) -> Compact:
@@ -137,7 +154,7 @@ def _provenance(folder: Path, command: str) -> Provenance:
         pruning = content["pruning"] if path == packed else content["recipe"]["pruning"]
         config = None if pruning is None else PruningConfig.from_dict(pruning)
         scores = content["scores"] and dict(content["scores"])
-        dense_scores = content.get("dense_scores")
+        dense = content.get("dense_scores") if path == packed else dense_scores(folder, content)
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
-    return Provenance(scores, dense_scores, command, config)
+    return Provenance(scores, dense, command, config)
