@@ -39,7 +39,11 @@ def check_all(
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     weights |= {name for name, _ in model.named_buffers() if name.endswith(_MEASURED)}
     missing = {key for key in info["missing_keys"] if key in weights and not _ONLY_TRAINED.search(key)}
-    missing |= {key for key, *_ in info["mismatched_keys"]}
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        raise FinepruneError(
+            f"{source}: {name}: the checkpoint holds {tuple(stored)}, the model of config.json takes "
+            f"{tuple(wanted)}; fetch both again, or for a new head use {type(model).__name__}.from_pretrained"
+        )
     optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
     if missing and optional and all(key.startswith("pooler.") for key in missing):
         model.pooler = None

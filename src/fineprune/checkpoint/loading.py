@@ -114,9 +114,12 @@ def load(
     if base is not None:
         raise FinepruneError(f"base={str(base)!r}: {folder} is a whole model and needs no base")
     context = transformers_hook.staying_packed() if packed else contextlib.nullcontext()
-    options = kwargs | {"output_loading_info": True, "trust_remote_code": trust_remote_code}
+    # Other shapes are refused below, in one line.
+    options = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with context, explained(f"{folder}: cannot load the model"), without_load_report():
-        model, info = kind.from_pretrained(folder, local_files_only=True, **options)
+        model, info = kind.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code, **options
+        )
     compact = isinstance(getattr(model, "hf_quantizer", None), transformers_hook.CompactQuantizer)
     layers = {"config", "num_hidden_layers", model.config.attribute_map.get("num_hidden_layers")}
     completeness.check_all(model, info, folder, exact=compact, cut=bool(layers & set(kwargs)))
@@ -184,7 +187,10 @@ def _from_hub(name: str, kind: Any, trust_remote_code: bool) -> tuple[Any, Any]:
             (named,) = config.get("architectures") or [None]
             kind = class_named(config, named, name, trust_remote_code)
         model, info = kind.from_pretrained(
-            name, trust_remote_code=trust_remote_code, output_loading_info=True
+            name,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below
         )
     check = completeness.check_body if given else completeness.check_all
     check(model, info, name)

@@ -30,6 +30,11 @@ def check_tokenizer(model: Any, tokenizer: Any, source: Any) -> None:
                 f"model's table ends at {rows - 1}; save the model's own tokenizer there, or the model after "
                 "model.resize_token_embeddings(len(tokenizer))"
             )
+    if not isinstance(getattr(tokenizer, "model_max_length", 0), int | float):
+        raise FinepruneError(
+            f"{source}: model_max_length of tokenizer_config.json is {tokenizer.model_max_length!r}; "
+            "it must be a number"
+        )
     types = getattr(model.config, "type_vocab_size", None)
     if not isinstance(types, int) or types < 1 or "token_type_ids" not in tokenizer.model_input_names:
         return

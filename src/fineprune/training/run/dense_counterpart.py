@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_Dense = tuple[Path, Mapping[str, Any], dict[str, float]]
 # What damaged results, or results of another version, raise.
 _ODD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
