@@ -24,13 +24,12 @@ def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | No
         own, metric = results["recipe"], results["metric"]
         if own["pruning"] is None:
             return None
-        model, seed, name = _model(own), own["training"]["seed"], str(own["model"]["name"])
-        near = [*run.resolve().parent.glob("*/results.json"), Path(name, "results.json").resolve()]
+        model, seed = _model(own), own["training"]["seed"]
+        place = Path(str(own["model"]["name"])).resolve()
+        folders = [*run.resolve().parent.glob("*/"), place, place.parent]
         found = []
-        for path, recipe, scores in _dense_runs(
-            [*near, Path(name).resolve().parent / "results.json"], metric
-        ):
-            started = model[1] is None and Path(name).resolve() in (path, path / "model")
+        for path, recipe, scores in _dense_runs(folders, metric):
+            started = model[1] is None and place in (path, path / "model")
             if recipe["task"] == own["task"] and (started or _model(recipe) == model):
                 found.append((not started, recipe["training"]["seed"] != seed, str(path), scores))
     except _ODD:
@@ -38,9 +37,7 @@ def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | No
     return min(found)[3] if found else None
 
 
-def _dense_runs(
-    folders: list[Path], metric: Any
-) -> Iterator[tuple[Path, Mapping[str, Any], dict[str, float]]]:
+def _dense_runs(folders: list[Path], metric: Any) -> Iterator[_Dense]:
     """Yield path, recipe and scores of each of the folders that is a dense run."""
     for folder in dict.fromkeys(folders):
         try:
