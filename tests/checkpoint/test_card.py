@@ -43,7 +43,7 @@ def test_what_is_always_said():
     assert "packing changed no output by more than 0.0012 of the largest one" in text
     assert "No score was measured" in text
     assert "Made by" not in text
-    assert "delete `quantization_config` from config.json, which does not help: import fineprune." in text
+    assert "as transformers then advises, does not help: import fineprune." in text
     assert "arXiv:2005.07683. Written by fineprune 9.9." in text
     assert text.endswith("\n")
 
