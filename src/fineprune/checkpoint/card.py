@@ -33,8 +33,8 @@ def model_card(about: Mapping[str, Any]) -> str:
         f'model = {architecture}.from_pretrained("this folder")',
         "```",
         "",
-        "Without `import fineprune`, `from_pretrained` stops at the shapes of the packed matrices. To delete "
-        "`quantization_config` from config.json, as transformers then advises, does not help: import fineprune.",
+        "Without `import fineprune`, `from_pretrained` stops at the shapes of the packed matrices. To "
+        "delete `quantization_config`, as transformers then advises, does not help: import fineprune.",
         "",
         f"Sparse values are stored as {about['values']}; embeddings: {about['embeddings']}. On a probe batch "
         f"packing changed no output by more than {about['output_difference']:.2g} of the largest one.",
