@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 import numpy as np
@@ -269,6 +270,35 @@ def test_the_longest_text_of_each(models):
         limit = 38 if kind.endswith("roberta") else 40
         assert predictor.max_length == limit
         assert isinstance(predictor.predict(["a b " * 100], max_length=limit)[0], Prediction)
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns as often as possible."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_threads_that_share_a_predictor(task, models, hasty_threads):
+    predictor, *_ = models("bert", task, "float32", "keep")
+    long = ["good film very bad the Anna London " * count for count in (1, 2, 3)]
+    pairs = {"text": (None, long), "tokens": (None,), "questions": (long,)}[task]
+    asked = [(length, pair) for length in (16, 28, 40) for pair in pairs]
+
+    def ask(number):
+        length, pair = asked[number % len(asked)]
+        texts = ["bad film"] * 3 if task == "questions" else long
+        logits = [values.tobytes() for values in predictor.logits(texts, pair, max_length=length)]
+        return predictor.predict(texts, pair, max_length=length), logits
+
+    expected = [ask(number) for number in range(len(asked))]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(300)))
+    wrong = [number for number, one in enumerate(found) if one != expected[number % len(asked)]]
+    assert not wrong
 
 
 def changed(folder, **settings):

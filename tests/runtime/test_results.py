@@ -11,6 +11,8 @@ from fineprune_runtime.results import check_texts
         (["good"], "bad", 1, "pairs is one string 'bad'; give a list"),
         (["good", None], None, 1, r"texts\[1\] is None, which is not text"),
         (["good"], [b"bad"], 1, r"pairs\[0\] is b'bad', which is not text"),
+        (["good", "a\ud800"], None, 1, r"texts\[1\] 'a\\ud800' holds a lone surrogate at 1, which is not"),
+        (["good"], ["\udcff"], 1, r"pairs\[0\] '\\udcff' holds a lone surrogate at 0, which is not text"),
         (["good"], ["a", "b"], 1, "1 texts but 2 pairs; give one pair text for each text"),
         (["good"], None, 0, "batch_size is 0, allowed: 1 or more"),
     ],

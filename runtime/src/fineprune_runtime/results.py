@@ -46,6 +46,13 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
         for index, value in enumerate(values):
             if not isinstance(value, str):
                 raise EngineError(f"predict: {name}[{index}] is {value!r}, which is not text")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise EngineError(
+                    f"predict: {name}[{index}] {value[:40]!r} holds a lone surrogate at {error.start}, which "
+                    "is not text; repair its encoding"
+                ) from error
     if pairs is not None and len(pairs) != len(texts):
         raise EngineError(
             f"predict: {len(texts)} texts but {len(pairs)} pairs; give one pair text for each text"

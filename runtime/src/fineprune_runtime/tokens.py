@@ -1,22 +1,27 @@
 """Tokenize texts with the tokenizer.json of a model folder and the settings of its tokenizer_config.json."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
+from fineprune_runtime.tokenizer_file import (
+    class_name,
+    read_settings,
+    read_tokenizer,
+    shallow_copy,
+    tokenizer_errors,
+)
 
-_FILE = "tokenizer.json"
-# The tokenizer classes of transformers that give token types to a model by default, and the model types that
-# get token types where tokenizer_config.json names no class.
-_TYPED = ("BertTokenizer", "ElectraTokenizer")
-_TYPED_MODELS = ("bert", "electra")
+# The tokenizer classes of transformers that give token types to a model by default.
+_TYPED = ("BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 
 
 class Tokens:
-    """The tokenizer of a model folder.
+    """The tokenizer of a model folder. Several threads may use it at the same time.
 
     Args:
         folder: the folder, which must hold a tokenizer.json.
@@ -27,32 +32,20 @@ class Tokens:
     """
 
     def __init__(self, folder: Folder, positions: int) -> None:
-        file = folder.path / _FILE
-        if not file.is_file():
-            raise EngineError(
-                f"{folder.path}: has no {_FILE}; save the model's fast tokenizer there (save_pretrained)"
-            )
-        try:
-            self._backend = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises Exception itself
-            raise EngineError(f"{file}: cannot be read, it is damaged ({error})") from error
-        config = folder.json("tokenizer_config.json", needed=False)
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = config.get("split_special_tokens") is True
+        config = read_settings(folder)
+        self._file = folder.path / "tokenizer.json"
+        self._backend = read_tokenizer(folder, config)
         self._side = "left" if config.get("truncation_side") == "left" else "right"
         most = config.get("model_max_length")  # a float without limit: 1e30
         self.limit = int(min(positions, most)) if isinstance(most, int | float) and most >= 1 else positions
         self.context_first: bool = config.get("padding_side") == "left"
         """Whether the context precedes the question, as for models that are padded on the left."""
         names = config.get("model_input_names")
-        cls = config.get("tokenizer_class")
-        typed = folder.config.get("model_type") in _TYPED_MODELS
-        if isinstance(names, list):
-            typed = "token_type_ids" in names
-        elif isinstance(cls, str):
-            typed = cls.removesuffix("Fast") in _TYPED
-        self.typed = typed
+        self.typed = (
+            "token_type_ids" in names if isinstance(names, list) else (class_name(folder, config) in _TYPED)
+        )
         """Whether the model gets the token types of the tokenizer; otherwise all are 0."""
+        self._cutting = lru_cache(maxsize=16)(self._cut)
         self.anchors: list[int] = self._anchors(config)
         """The ids of the tokens that begin a text; a later id takes precedence."""
 
@@ -88,26 +81,27 @@ class Tokens:
         The `overflowing` of each encoding has the rest of its text, in pieces that overlap by `stride`
         tokens. `strategy` says which text of a pair is cut: "longest_first", "only_first" or "only_second".
         """
-        self._backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self._side)
-        return self._encoded(texts, pairs, True)
+        return self._encoded(self._cutting(max_length, strategy, stride), texts, pairs)
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Return the characters [start, end) of each token of the uncut texts, without special tokens."""
-        self._backend.no_truncation()
-        return [encoding.offsets for encoding in self._encoded(texts, None, False)]
+        return [encoding.offsets for encoding in self._encoded(self._backend, texts, None, special=False)]
 
-    def _encoded(self, texts: Sequence[str], pairs: Sequence[str] | None, special: bool) -> list[Encoding]:
+    def _cut(self, max_length: int, strategy: str, stride: int) -> Tokenizer:
+        """Return a copy of the tokenizer that truncates, which no one changes afterwards.
+
+        Truncation is a state of the tokenizer, and other threads may be using it.
+        """
+        backend = shallow_copy(self._backend)
+        backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self._side)
+        return backend
+
+    def _encoded(
+        self, backend: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, special: bool = True
+    ) -> list[Encoding]:
         rows: list[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        try:
-            return list(self._backend.encode_batch(rows, add_special_tokens=special))
-        except (TypeError, UnicodeError) as error:  # of half a surrogate pair, which a str may hold
-            for value in (*texts, *(pairs or ())):
-                try:
-                    value.encode()
-                except UnicodeEncodeError as inner:
-                    place = f"{value[:40]!r} holds a lone surrogate at {inner.start}"
-                    raise EngineError(f"predict: {place}, which is not text; repair its encoding") from error
-            raise
+        with tokenizer_errors(f"{self._file}: cannot tokenize the texts, it is damaged"):
+            return list(backend.encode_batch(rows, add_special_tokens=special))
 
     def _anchors(self, config: dict[str, Any]) -> list[int]:
         ids = []
