@@ -10,6 +10,16 @@ from fineprune.errors import FinepruneError
 _Value = TypeVar("_Value")
 
 
+# Control characters, which a terminal would obey; a tab stays.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\t")}
+_CONTROLS |= {ord("\n"): "\\n", ord("\r"): "\\r"}
+
+
+def printable(text: str) -> str:
+    """Return a line for a terminal: with its control characters, such as escape sequences, spelled out."""
+    return text.translate(_CONTROLS)
+
+
 def one_line(error: BaseException, width: int = 300) -> str:
     """Return the message of `error` on one line of at most `width` characters; its type if it has none."""
     return textwrap.shorten(str(error), width, placeholder=" …") or type(error).__name__

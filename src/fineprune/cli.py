@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from fineprune._messages import printable
 from fineprune._text_files import read_lines
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench.command import bench
@@ -131,7 +132,7 @@ def predict(
         recipe = Recipe.load(folder / "recipe.yaml")
         asked = Asked(first, second, recipe.training.max_length, recipe.task)
     rows = kind.predict(model, tokenizer, asked)
-    for line in map(json.dumps, rows) if as_json else kind.lines(rows):
+    for line in map(json.dumps, rows) if as_json else map(printable, kind.lines(rows)):
         print(line)
 
 
@@ -258,7 +259,7 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except FinepruneError as error:
-        print(f"fineprune: {error}", file=sys.stderr)
+        print(printable(f"fineprune: {error}"), file=sys.stderr)
         sys.exit(2)
     except SystemExit as ended:
         # 130 is what typer makes of KeyboardInterrupt.

@@ -31,7 +31,7 @@ class Embeddings(NamedTuple):
     @property
     def limit(self) -> int:
         """The largest number of tokens that there are positions for."""
-        return len(self.positions.rows) - (0 if self.padding is None else self.padding + 1)
+        return self.positions.size - (0 if self.padding is None else self.padding + 1)
 
     @property
     def nbytes(self) -> int:
@@ -111,22 +111,23 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
     )
     if embeddings.limit < 1:
         raise EngineError(
-            f"config.json: with pad_token_id {padding} none of {len(embeddings.positions.rows)} positions "
-            "remains"
+            f"config.json: with pad_token_id {padding} none of {embeddings.positions.size} positions remains"
         )
     return embeddings
 
 
 def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
     """Return the layer norm of `x` over its last dimension (Ba et al., 2016), as float32 like `x`."""
-    centered = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centered).mean(axis=-1, keepdims=True)
-    result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits
+        centered = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centered).mean(axis=-1, keepdims=True)
+        variance[~np.isfinite(variance)] = np.nan  # infinity would make zeros of the row, a plausible one
+        result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
     return result
 
 
 def _inside(what: str, ids: Ids, table: Table) -> None:
-    rows = len(table.rows)
+    rows = table.size
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
         wrong = next(value for value in ids.reshape(-1).tolist() if not 0 <= value < rows)
         raise EngineError(

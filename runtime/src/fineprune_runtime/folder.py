@@ -4,8 +4,9 @@ Sparse matrices stay sparse, and embedding tables stay in the type they are stor
 float32. When a folder that fineprune packed is opened, every byte is checked against its manifest.
 """
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,30 +17,50 @@ from fineprune_runtime import codec, manifest
 from fineprune_runtime.architectures import Vector, misfit
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Matrix
+from fineprune_runtime.reading import check_regular, read_json
 
 _METHOD = "fineprune"
 _FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_AGAIN = "save or fetch the model again"
+_CHUNK = 4096  # rows
 
 
 class Table(NamedTuple):
     """An embedding table, as small in memory as in the file, except that an int4 level takes a whole byte."""
 
     rows: NDArray[Any]
-    """(rows, width): float32, float16, or int8 levels."""
+    """(stored, width): float32, float16, or int8 levels."""
     scales: Vector | None = None
-    """(rows,), the factors of the levels; None where the rows are not levels."""
+    """(stored,), the factors of the levels; None where the rows are not levels."""
+    places: NDArray[np.int64] | None = None
+    """(stored,): the ids of the stored rows, ascending, the others being 0; None: every row is stored."""
+    total: int | None = None
+    """The number of ids where `places` is given."""
 
     def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of `ids`, an array of any shape, as float32 (..., width)."""
-        rows: NDArray[np.float32] = self.rows[ids].astype(np.float32)
-        return rows if self.scales is None else rows * self.scales[ids][..., None]
+        at = ids
+        if self.places is not None:
+            at = np.minimum(np.searchsorted(self.places, ids), len(self.places) - 1)
+        rows: NDArray[np.float32] = self.rows[at].astype(np.float32)
+        if self.scales is not None:
+            rows *= self.scales[at][..., None]
+        if self.places is not None:
+            rows[self.places[at] != ids] = 0
+        return rows
+
+    @property
+    def size(self) -> int:
+        """The number of ids."""
+        return len(self.rows) if self.total is None else self.total
 
     @property
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
-        return self.rows.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        parts = (self.rows, self.scales, self.places)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 class Folder:
@@ -55,25 +76,27 @@ class Folder:
             raise EngineError(f"{path}: no such folder; name the folder of a model")
         self.config = self.json("config.json")
         files = self._files()
+        for file in files:
+            with _reading(file):
+                check_regular(file)
         asked = self.config.get("quantization_config")
         packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
         if asked is not None and not packed:
             raise EngineError(f"{path}: its weights are quantized by another program than {_METHOD}: {asked}")
         if packed:
-            manifest.verify(files)
+            manifest.verify_files(self.path, manifest.verify(files))
+        self._read: set[str] = set()
         self._tensors = {tensor.name: (file, tensor) for file in files for tensor in manifest.read(file)[1]}
 
     def json(self, name: str, needed: bool = True) -> dict[str, Any]:
         """Return the object in a JSON file of the folder; {} if the file is absent and not `needed`."""
         file = self.path / name
-        if not needed and not file.exists():
-            return {}
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise EngineError(f"{self.path}: has no {name}, so it is no model that can run here") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise EngineError(f"{file}: cannot be read, it is damaged ({error})") from error
+        if not os.path.lexists(file):
+            if not needed:
+                return {}
+            raise EngineError(f"{self.path}: has no {name}, so it is no model that can run here")
+        with _reading(file):
+            content = read_json(file)
         if not isinstance(content, dict):
             raise EngineError(f"{file}: holds {type(content).__name__}, expected an object")
         return content
@@ -87,20 +110,21 @@ class Folder:
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return Matrix.from_dense(self._floats(file, tensor, shape))
-        try:
+        with _unpacking(file, tensor):
             return Matrix.from_blob(tensor.data, shape)
-        except codec.CodecError as error:
-            raise EngineError(f"{file}: {name}: {error}") from error
 
     def dense(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return a weight of `shape` as a dense float32 array."""
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
-            return self._floats(file, tensor, shape).astype(np.float32, copy=False)
-        try:
-            return codec.decode(tensor.data, shape)
-        except codec.CodecError as error:
-            raise EngineError(f"{file}: {name}: {error}") from error
+            values: NDArray[np.float32] = self._floats(file, tensor, shape).astype(np.float32, copy=False)
+        elif len(shape) < 2:  # never packed, so that no vector is longer than the file
+            raise EngineError(f"{file}: {name} is packed, expected numbers; {_AGAIN}")
+        else:
+            with _unpacking(file, tensor):
+                values = codec.decode(tensor.data, shape)
+        _check_finite(file, name, values)
+        return values
 
     def vector(self, name: str) -> Vector:
         """Return a bias, or the weight or bias of a norm: 1-d, of the size that it has in the file."""
@@ -112,26 +136,24 @@ class Folder:
         """Return an embedding table of `shape` (rows, width)."""
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
-            return Table(self._floats(file, tensor, shape))
-        try:
-            # Not codec.unpack: it lists positions even where every element is stored, 8 bytes for each.
-            packed = codec.take_apart(tensor.data, shape)
-        except codec.CodecError as error:
-            raise EngineError(f"{file}: {name}: {error}") from error
-        values = packed.values
-        if packed.header.values == "float16":  # exact, because the values were unpacked from float16
-            values = values.astype(np.float16)
-        rows = values
-        if packed.header.kept < shape[0] * shape[1]:
-            rows = np.zeros(shape[0] * shape[1], values.dtype)
-            rows[packed.positions] = values
-        return Table(rows.reshape(shape), packed.scales if len(packed.scales) else None)
+            table = Table(self._floats(file, tensor, shape))
+        else:
+            with _unpacking(file, tensor):
+                # Not codec.unpack: it lists positions even where every element is stored, 8 bytes for each.
+                table = _table(codec.take_apart(tensor.data, shape), shape)
+        _check_finite(file, name, table.rows)
+        return table
+
+    def unused(self, prefix: str) -> list[str]:
+        """Return the weights whose names begin with `prefix` and that nobody has asked for, sorted."""
+        return sorted(name for name in self._tensors if name.startswith(prefix) and name not in self._read)
 
     def _tensor(self, name: str) -> tuple[Path, manifest.Stored]:
         if name not in self._tensors:
             raise EngineError(
                 f"{self.path}: its weights lack {name}; they are not of the model in config.json"
             )
+        self._read.add(name)
         return self._tensors[name]
 
     def _floats(self, file: Path, tensor: manifest.Stored, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -148,14 +170,65 @@ class Folder:
 
     def _files(self) -> list[Path]:
         """Return the weight files: the single file, or those that the index names."""
-        if (self.path / _FILE).is_file():
+        if os.path.lexists(self.path / _FILE):
             return [self.path / _FILE]
-        if not (self.path / _INDEX).is_file():
+        if not os.path.lexists(self.path / _INDEX):
             raise EngineError(
                 f"{self.path}: has no {_FILE}; save the model as safetensors, and of a delta the whole model"
             )
         named = self.json(_INDEX).get("weight_map")
-        names = set(named.values()) if isinstance(named, dict) else set()
+        names = list(named.values()) if isinstance(named, dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise EngineError(f"{self.path / _INDEX}: weight_map does not name files of the folder")
-        return [self.path / name for name in sorted(names)]
+        return [self.path / name for name in sorted(set(names))]
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise an `EngineError` for a file that cannot be opened, or whose name cannot be a file's."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte or a lone surrogate in its name
+        raise EngineError(f"{str(file)!r}: cannot be read ({error}); {_AGAIN}") from error
+
+
+@contextmanager
+def _unpacking(file: Path, tensor: manifest.Stored) -> Iterator[None]:
+    """Raise an `EngineError` for a packed weight that is damaged, or is no weight but a mask."""
+    try:
+        if codec.read_header(tensor.data).values == "mask":
+            raise codec.CodecError(f"is a mask, expected numbers; {_AGAIN}")
+        yield
+    except codec.CodecError as error:
+        raise EngineError(f"{file}: {tensor.name}: {error}") from error
+
+
+def _table(packed: codec.Packed, shape: tuple[int, int]) -> Table:
+    """Return an unpacked table; of one with few rows, only these rows."""
+    values, (count, width) = packed.values, shape
+    scales = packed.scales if len(packed.scales) else None
+    if packed.header.values == "float16":  # exact, because the values were unpacked from float16
+        values = values.astype(np.float16)
+    if packed.header.kept == count * width:
+        return Table(values.reshape(shape), scales)
+    places = np.unique(packed.positions // width)
+    if 2 * len(places) >= count:
+        places = np.arange(count)
+    elif not len(places):
+        places = np.zeros(1, np.int64)
+    rows = np.zeros((len(places), width), values.dtype)
+    rows[np.searchsorted(places, packed.positions // width), packed.positions % width] = values
+    if len(places) == count:
+        return Table(rows, scales)
+    return Table(rows, None if scales is None else scales[places], places, count)
+
+
+def _check_finite(file: Path, name: str, values: NDArray[Any]) -> None:
+    """Raise `EngineError` if a weight holds NaN or infinity."""
+    if values.dtype.kind != "f":
+        return
+    for start in range(0, len(values), _CHUNK):  # in parts, because the check takes memory
+        if not np.isfinite(values[start : start + _CHUNK]).all():
+            raise EngineError(f"{file}: {name} holds NaN or infinity; its training diverged, or {_AGAIN}")

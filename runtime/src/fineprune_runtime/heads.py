@@ -43,18 +43,31 @@ class Head(NamedTuple):
         return sum(layer.nbytes for layer in (self.out, self.pooler) if layer)
 
 
-def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their ids; LABEL_0, LABEL_1, … if config.json has none.
+def class_count(config: Mapping[str, Any]) -> int:
+    """Return the number of classes: that of the names in config.json, else `num_labels`, else 2.
 
     Raises:
         EngineError: id2label does not name the ids 0, 1, 2, …
     """
     named = config.get("id2label")
     if named is None:
-        return tuple(f"LABEL_{index}" for index in range(whole(config, "num_labels", 2)))
+        return whole(config, "num_labels", 2)
     if not isinstance(named, dict) or not named or set(named) != {str(index) for index in range(len(named))}:
-        raise EngineError(f"id2label in config.json is {named!r}, expected names for the ids 0, 1, 2, …")
-    return tuple(str(named[str(index)]) for index in range(len(named)))
+        raise EngineError(
+            f"id2label in config.json is {repr(named)[:80]}, expected names for the ids 0, 1, 2, …"
+        )
+    return len(named)
+
+
+def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their ids; LABEL_0, LABEL_1, … if config.json has none.
+
+    Call `read_head` first, which compares their number with the weights.
+    """
+    count, named = class_count(config), config.get("id2label")
+    if named is None:
+        return tuple(f"LABEL_{index}" for index in range(count))
+    return tuple(str(named[str(index)]) for index in range(count))
 
 
 def read_head(folder: Folder) -> Head:
@@ -64,11 +77,11 @@ def read_head(folder: Folder) -> Head:
         EngineError: config.json or the weights do not fit a task that can run here.
     """
     config = folder.config
-    hidden, classes = whole(config, "hidden_size"), len(labels(config))
+    hidden, classes = whole(config, "hidden_size"), class_count(config)
 
     def dense(name: str, outputs: int) -> Dense:
-        weight = folder.dense(f"{name}.weight", (outputs, hidden))
-        return Dense(weight, folder.dense(f"{name}.bias", (outputs,)))
+        bias = folder.dense(f"{name}.bias", (outputs,))  # first: its size in the file limits the weight's
+        return Dense(folder.dense(f"{name}.weight", (outputs, hidden)), bias)
 
     kind = task(config)
     if kind == "tokens":

@@ -14,6 +14,7 @@ from tokenizers import Encoding
 
 from fineprune_runtime.answers import AnswerRules, best_answers, best_spans
 from fineprune_runtime.architectures import architecture, each_layer, matrix_shapes, settings, task
+from fineprune_runtime.classes import THRESHOLD, all_labels, best_class, one_value, problem
 from fineprune_runtime.codec import DENSE_FROM
 from fineprune_runtime.embeddings import Embeddings, read_embeddings
 from fineprune_runtime.engine import Encoder
@@ -23,7 +24,15 @@ from fineprune_runtime.folder import Folder
 from fineprune_runtime.heads import Head, labels, read_head, softmax
 from fineprune_runtime.layers import Matrix
 from fineprune_runtime.questions import read_windows
-from fineprune_runtime.results import Answer, Entity, Prediction, check_texts
+from fineprune_runtime.results import (
+    TEXT_PAIRS,
+    Answer,
+    Entity,
+    Prediction,
+    check_pairs,
+    check_texts,
+    not_finite,
+)
 from fineprune_runtime.tokens import Tokens
 
 Floats = NDArray[np.float32]
@@ -68,6 +77,8 @@ class Predictor(ABC):
     """
 
     usual = USUAL_LENGTH
+    paired: bool | None = None
+    """Whether the model was trained on pairs of texts; None: its config does not say."""
 
     def __init__(self, network: Network, tokens: Tokens, names: tuple[str, ...], regression: bool) -> None:
         self.network = network
@@ -117,11 +128,23 @@ class Predictor(ABC):
         check_texts(texts, pairs, batch_size)
         if not texts:
             return []
+        check_pairs(self.paired, pairs is not None)
         length = self._tokens.length(max_length, self.usual, pairs is not None)
         return self._run(self._tokens.encode(texts, pairs, length), batch_size)
 
-    def _run(self, rows: Sequence[Encoding], batch_size: int) -> list[Floats]:
-        """Return the logits of each row without padding. Rows of similar length share a batch."""
+    def _run(
+        self, rows: Sequence[Encoding], batch_size: int, sources: Sequence[int] | None = None
+    ) -> list[Floats]:
+        """Return the logits of each row without padding. Rows of similar length share a batch.
+
+        Args:
+            rows: the tokens.
+            batch_size: rows in one batch.
+            sources: the index of the text of each row; None: a row is a text.
+
+        Raises:
+            EngineError: a logit is NaN or infinite.
+        """
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
         logits: dict[int, Floats] = {}
         for start in range(0, len(order), batch_size):
@@ -138,6 +161,8 @@ class Predictor(ABC):
                     types[place, :length] = rows[index].type_ids
             for index, values in zip(batch, self.network(ids, mask, types), strict=True):
                 logits[index] = values[: len(rows[index])] if values.ndim == 2 else values
+                if not np.isfinite(logits[index]).all():
+                    raise not_finite(index if sources is None else int(sources[index]))
         return [logits[index] for index in range(len(rows))]
 
 
@@ -164,12 +189,28 @@ class TextPredictor(Predictor):
             EngineError: a single string, a text that is not a string, `pairs` of another length, or an
                 invalid `max_length` or `batch_size`.
         """
-        values = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
-        if self.regression:
-            return [Prediction(None, float(row[0])) for row in values]
-        shares = [softmax(row) for row in values]
-        best = [int(row.argmax()) for row in shares]
-        return [Prediction(self.labels[at], float(row[at])) for at, row in zip(best, shares, strict=True)]
+        logits = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
+        return one_value(logits) if self.regression else best_class(logits, self.labels)
+
+
+class MultiLabelPredictor(Predictor):
+    """A predictor of any number of labels for texts or pairs of texts."""
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        threshold: float = THRESHOLD,
+    ) -> list[list[Prediction]]:
+        """Return the labels of each text whose probability is at least `threshold`, the best first.
+
+        The other arguments and the errors are those of `TextPredictor.predict`.
+        """
+        logits = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
+        return all_labels(logits, self.labels, threshold)
 
 
 class EntityPredictor(Predictor):
@@ -212,7 +253,7 @@ class EntityPredictor(Predictor):
         starts = [[start for start, _ in spans] for spans in words]
         places = begun_words(texts, starts, sources, [row.offsets for row in rows])
         tags: list[dict[int, tuple[str, float]]] = [{} for _ in texts]  # tag and probability of each word
-        for (source, begun), values in zip(places, self._run(rows, batch_size), strict=True):
+        for (source, begun), values in zip(places, self._run(rows, batch_size, sources), strict=True):
             shares = softmax(values)
             best = shares.argmax(axis=-1)
             for at, word in enumerate(begun):
@@ -267,7 +308,8 @@ class AnswerPredictor(Predictor):
         length = self._tokens.length(max_length, self.usual, pairs=True)
         windows = read_windows(texts, pairs, self._tokens, length, chosen.stride)
         values = np.zeros((2, len(windows.encodings), int(windows.lengths().max())), dtype=np.float32)
-        for index, row in enumerate(self._run(windows.encodings, batch_size)):
+        logits = self._run(windows.encodings, batch_size, windows.column("question"))
+        for index, row in enumerate(logits):
             values[:, index, : len(row)] = row.T
         spans = best_spans(windows, values[0], values[1], chosen)
         return [candidates[0] for candidates in best_answers(spans, list(pairs))]
@@ -297,18 +339,41 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise EngineError(f"threads is {threads!r}, expected a whole number, 1 or more")
-    opened = Folder(folder)
-    config = opened.config
+    try:
+        return _read(Folder(folder), dtype, threads)
+    except MemoryError as error:
+        raise EngineError(
+            f"{folder}: its weights do not fit into memory; are they what they claim?"
+        ) from error
+
+
+def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
+    """Return the predictor for an opened folder."""
+    config = folder.config
     kind = task(config)
     prefix = f"{architecture(config).base}."
-    embeddings, head, names = read_embeddings(opened, prefix), read_head(opened), labels(config)
-    tokens = Tokens(opened, embeddings.limit)
-    encoder = _encoder(opened, prefix, dtype, threads)
-    regression = config.get("problem_type") == "regression" or len(names) == 1
-    predictor = _KINDS[kind](Network(embeddings, encoder, head), tokens, names, regression)
+    embeddings, head, names = read_embeddings(folder, prefix), read_head(folder), labels(config)
+    tokens = Tokens(folder, embeddings.limit)
+    encoder = _encoder(folder, prefix, dtype, threads)
+    _check_layers(folder, prefix)
+    solves = problem(config.get("problem_type"), len(names))
+    made = MultiLabelPredictor if kind == "text" and solves == "labels" else _KINDS[kind]
+    predictor = made(Network(embeddings, encoder, head), tokens, names, solves == "value")
+    if kind == "text" and isinstance(paired := config.get(TEXT_PAIRS), bool):
+        predictor.paired = paired
     if isinstance(predictor, AnswerPredictor):
         predictor.unanswerable = config.get("unanswerable_questions") is True
     return predictor
+
+
+def _check_layers(folder: Folder, prefix: str) -> None:
+    """Raise `EngineError` if the layers in a folder have weights that config.json does not ask for."""
+    layer = f"{prefix}{architecture(folder.config).layer}."
+    if unused := folder.unused(layer):
+        raise EngineError(
+            f"{folder.path}: {len(unused)} weights of its layers are not of the model in config.json, "
+            f"such as {unused[0]}; config.json was changed, or is of another model: save or fetch it again"
+        )
 
 
 def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from fineprune_runtime.errors import EngineError
 
+TEXT_PAIRS = "fineprune_text_pairs"
+"""The setting of a model's config that says whether it was trained on pairs of texts."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -59,3 +62,31 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
         )
     if batch_size < 1:
         raise EngineError(f"predict: batch_size is {batch_size}, allowed: 1 or more")
+
+
+def check_pairs(paired: object, given: bool) -> None:
+    """Raise `EngineError` for single texts on a model of pairs, and for pairs on a model of single texts.
+
+    Args:
+        paired: whether the model was trained on pairs, `TEXT_PAIRS` of its config; None: unknown.
+        given: whether pairs are given.
+    """
+    if paired is True and not given:
+        raise EngineError(
+            "predict: the model was trained on pairs of texts; give the second text of each, --pair on the "
+            "command line, pairs= in Python"
+        )
+    if paired is False and given:
+        raise EngineError(
+            "predict: the model was trained on single texts; leave the second texts out, --pair on the "
+            "command line, pairs= in Python"
+        )
+
+
+def not_finite(index: int) -> EngineError:
+    """Return the error for logits of the text at `index` that are NaN or infinite."""
+    return EngineError(
+        f"predict: the model's output for texts[{index}] is NaN or infinite: its weights are damaged, its "
+        "training diverged, or its values are too large for this dtype; save or fetch the model again, or "
+        "run it in float32"
+    )

@@ -1,15 +1,19 @@
 """Run a trained model on texts: checks, lengths and batches that all kinds of task share."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._engine_errors import engine_errors
+from fineprune._messages import one_line
 from fineprune._text_files import check_unicode
+from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -38,6 +42,45 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
     for name, values in (("texts", texts), ("pairs", pairs or ())):
         for index, value in enumerate(values):
             check_unicode(value, f"predict: {name}[{index}]")
+
+
+def check_pairs(model: "PreTrainedModel", given: bool) -> None:
+    """Raise `FinepruneError` for single texts on a model of pairs, and for pairs on one of single texts."""
+    with engine_errors():
+        results.check_pairs(getattr(model.config, results.TEXT_PAIRS, None), given)
+
+
+def check_finite(logits: "Tensor", sources: Sequence[int], lengths: Sequence[int] | None = None) -> None:
+    """Raise `FinepruneError` if logits are NaN or infinite.
+
+    Args:
+        logits: (rows, …), or (rows, tokens, …) with `lengths`.
+        sources: the index of the text of each row.
+        lengths: the number of tokens of each row, padded on the right; None: the logits are not of tokens.
+    """
+    if logits.isfinite().all():
+        return
+    for row, values in enumerate(logits):
+        values = values if lengths is None else values[: lengths[row]]
+        if not values.isfinite().all():
+            raise FinepruneError(str(results.not_finite(sources[row])))
+
+
+@contextmanager
+def tokenizing() -> Iterator[None]:
+    """Raise `FinepruneError` for the errors of the tokenizers library.
+
+    Those are `Exception` itself, and pyo3's PanicException, a `BaseException`, of a panic in its Rust code.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            raise FinepruneError(
+                f"predict: the model's tokenizer cannot read the texts ({one_line(error)}); it is damaged: "
+                "save or fetch the model again"
+            ) from error
+        raise
 
 
 def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:

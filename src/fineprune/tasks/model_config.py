@@ -19,7 +19,14 @@ def labels_of(model: Any) -> tuple[str, ...]:
 
 def is_regression(model: Any) -> bool:
     """Return whether a model of texts predicts a value instead of a class."""
-    return bool(model.config.problem_type == "regression" or model.config.num_labels == 1)
+    return problem_of(model) == "value"
+
+
+def problem_of(model: Any) -> str:
+    """Return what a model of texts predicts: a "class", several "labels", or a "value"."""
+    from fineprune_runtime.classes import problem
+
+    return problem(model.config.problem_type, model.config.num_labels)
 
 
 def longest_input(model: Any) -> int | None:

@@ -11,6 +11,8 @@ from fineprune.checkpoint.model_folder import find_model
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import TaskData
 from fineprune.tasks.kinds import kind_named
+from fineprune.tasks.text.data import ClassificationData
+from fineprune_runtime.results import TEXT_PAIRS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,6 +59,8 @@ def build_model(
     for key, value in head.items():
         if not hasattr(config, key):  # from_pretrained drops settings that the config does not know
             setattr(config, key, value)
+    if isinstance(data, ClassificationData) and len(data.validation):
+        setattr(config, TEXT_PAIRS, data.validation.pairs is not None)
     if layers is not None:
         _keep_layers(config, layers, name)
     with explained(_cannot(name, source, "tokenizer")):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.batches import Asked, check_texts, fitting, longest_first
+from fineprune.tasks.batches import Asked, check_finite, check_texts, fitting, longest_first, tokenizing
 from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding, make_windows
 from fineprune.tasks.questions.data import UNANSWERABLE
 from fineprune.tasks.questions.spans import Answer, AnswerRules, best_answers, best_spans
@@ -57,7 +57,8 @@ def answer(
         rules = replace(rules, unanswerable=bool(getattr(model.config, UNANSWERABLE, False)))
     names = [str(row) for row in range(len(questions))]
     asked = Questions(names, list(questions), list(contexts), [[] for _ in names])
-    windows = make_windows(asked, tokenizer, fitting(max_length, model, tokenizer), rules.stride)
+    with tokenizing():
+        windows = make_windows(asked, tokenizer, fitting(max_length, model, tokenizer), rules.stride)
     starts, ends = _logits(model, windows, RightPadding(tokenizer), batch_size)
     spans = best_spans(windows, starts, ends, rules)
     return [candidates[0] for candidates in best_answers(spans, asked.contexts)]
@@ -97,7 +98,7 @@ def _logits(model: Any, windows: ContextWindows, collate: RightPadding, batch_si
     from fineprune.pruning.probe import evaluating
 
     rows = windows.rows().remove_columns(["start_positions", "end_positions"])
-    lengths = windows.lengths()
+    lengths, questions = windows.lengths(), windows.column("question")
     logits = np.zeros((2, len(windows), int(lengths.max())), dtype=np.float32)
     with evaluating(model), torch.inference_mode():
         for batch in longest_first(lengths.tolist(), batch_size):
@@ -108,5 +109,7 @@ def _logits(model: Any, windows: ContextWindows, collate: RightPadding, batch_si
                     "it takes a model that was trained to answer questions"
                 )
             for values, given in zip(logits, (output.start_logits, output.end_logits), strict=True):
-                values[batch, : given.shape[1]] = given.float().cpu().numpy()
+                given = given.float().cpu()
+                check_finite(given, questions[batch].tolist(), lengths[batch].tolist())
+                values[batch, : given.shape[1]] = given.numpy()
     return logits

@@ -1,11 +1,22 @@
 """From a trained classifier to predictions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fineprune._engine_errors import engine_errors
 from fineprune._padding import ensure_padding
-from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first
-from fineprune.tasks.model_config import is_regression, labels_of
+from fineprune.tasks.batches import (
+    Asked,
+    as_rows,
+    check_finite,
+    check_pairs,
+    check_texts,
+    fitting,
+    longest_first,
+    tokenizing,
+)
+from fineprune.tasks.model_config import labels_of, problem_of
 from fineprune.tasks.text.data import tokenize
 from fineprune_runtime.results import Prediction
 
@@ -20,15 +31,18 @@ def predict(
     pairs: Sequence[str] | None = None,
     batch_size: int = 32,
     max_length: int = 128,
-) -> list[Prediction]:
+) -> list[Prediction] | list[list[Prediction]]:
     """Predict for each text, or each pair of a text and its `pairs` text, in the order given.
+
+    A model that gives several labels to a text (problem_type multi_label_classification) answers with a list
+    of those whose probability is 0.5 or more, the best first.
 
     Texts are cut to `max_length` tokens, or to what the model takes if that is less. The model runs on its
     device, in evaluation mode; each module's training mode is as before afterwards.
 
     Raises:
         FinepruneError: a single string, a text that is not a string, `pairs` of another length, or a
-            `batch_size` below 1.
+            `batch_size` below 1, pairs on a model of single texts, an output that is not finite.
     """
     import torch
     from transformers import DataCollatorWithPadding
@@ -38,27 +52,26 @@ def predict(
     check_texts(texts, pairs, batch_size)
     if not texts:
         return []
+    check_pairs(model, pairs is not None)
     ensure_padding(model, tokenizer)
     longest = fitting(max_length, model, tokenizer)
-    rows = as_rows(tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, longest))
+    with tokenizing():
+        rows = as_rows(tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, longest))
     collate = DataCollatorWithPadding(tokenizer)
-    names = None if is_regression(model) else labels_of(model)
-    predictions: dict[int, Prediction] = {}
+    logits: dict[int, Any] = {}
     with evaluating(model), torch.inference_mode():
         for batch in longest_first([len(row["input_ids"]) for row in rows], batch_size):
             inputs = collate([rows[index] for index in batch]).to(model.device)
-            logits = model(**inputs).logits.float().cpu()
-            predictions.update(zip(batch, _predictions(logits, names), strict=True))
-    return [predictions[index] for index in range(len(rows))]
+            values = model(**inputs).logits.float().cpu()
+            check_finite(values, batch)
+            logits.update(zip(batch, values.numpy(), strict=True))
+    return _predictions(model, [logits[index] for index in range(len(rows))])
 
 
 def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:
     """Return the predictions as objects for JSON."""
     predictions = predict(model, tokenizer, asked.texts, asked.pairs or None, **asked.reading())
-    rows = [
-        {"text": text, "label": prediction.label, "score": prediction.score}
-        for text, prediction in zip(asked.texts, predictions, strict=True)
-    ]
+    rows = [{"text": text} | _as_json(found) for text, found in zip(asked.texts, predictions, strict=True)]
     for row, pair in zip(rows, asked.pairs, strict=False):
         row["pair"] = pair
     return rows
@@ -67,16 +80,30 @@ def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any
 def text_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a line for each row: the label if it has one, the score, and the texts."""
     for row in rows:
-        label = [] if row["label"] is None else [row["label"]]
+        if "labels" in row:
+            found = ", ".join(f"{each['label']} {each['score']:.4f}" for each in row["labels"])
+            answer = [found or "(no label)"]
+        else:
+            answer = [] if row["label"] is None else [row["label"]]
+            answer.append(f"{row['score']:.4f}")
         texts = [row["text"], row["pair"]] if "pair" in row else [row["text"]]
-        yield "\t".join([*label, f"{row['score']:.4f}", *texts])
+        yield "\t".join([*answer, *texts])
 
 
-def _predictions(logits: Any, names: tuple[str, ...] | None) -> list[Prediction]:
-    """Return the prediction of each row of `logits`, of shape (rows, classes)."""
-    if names is None:
-        return [Prediction(None, value) for value in logits[:, 0].tolist()]
-    scores, ids = logits.softmax(dim=-1).max(dim=-1)
-    return [
-        Prediction(names[index], score) for index, score in zip(ids.tolist(), scores.tolist(), strict=True)
-    ]
+def _as_json(found: Prediction | list[Prediction]) -> dict[str, Any]:
+    """Return what a model says of a text as an object for JSON."""
+    if isinstance(found, list):
+        return {"labels": [asdict(prediction) for prediction in found]}
+    return asdict(found)
+
+
+def _predictions(model: Any, logits: list[Any]) -> list[Prediction] | list[list[Prediction]]:
+    """Return the predictions of each row of logits, (classes,) each, by the problem that the model solves."""
+    from fineprune_runtime.classes import all_labels, best_class, one_value
+
+    solves = problem_of(model)
+    with engine_errors():
+        if solves == "value":
+            return one_value(logits)
+        names = labels_of(model)
+        return all_labels(logits, names) if solves == "labels" else best_class(logits, names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fineprune._messages import choose, listing
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import warn_of_leak, warn_of_near_labels, warn_of_unknown_labels
-from fineprune.tasks.model_config import is_regression, labels_of
+from fineprune.tasks.model_config import is_regression, labels_of, problem_of
 from fineprune.tasks.source import Source, check_labels, check_text
 from fineprune.tasks.text import labels as label_rules
 from fineprune.tasks.text.data import ClassificationData
@@ -121,6 +121,11 @@ class ClassificationConfig(Source):
 
     def _labels_of(self, model: "PreTrainedModel") -> tuple[str, ...] | None:
         """Return a trained model's labels, None for a regression; raise if the settings contradict it."""
+        if problem_of(model) == "labels":
+            raise FinepruneError(
+                "task: the model gives several labels to a text (problem_type multi_label_classification); "
+                "fineprune predicts with such a model, but does not score it"
+            )
         labels = None if is_regression(model) else labels_of(model)
         if self.labels is not None and self.labels != labels:
             has = "is a regression" if labels is None else f"has {listing(labels)}"

@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first
+from fineprune.tasks.batches import (
+    Asked,
+    as_rows,
+    check_finite,
+    check_texts,
+    fitting,
+    longest_first,
+    tokenizing,
+)
 from fineprune.tasks.model_config import labels_of
+from fineprune.tasks.questions.context_windows import RightPadding
 from fineprune.tasks.tokens.word_windows import tokenize_words
 from fineprune_runtime.entities import are_entities, entities, word_spans
 from fineprune_runtime.results import Entity
@@ -38,8 +47,11 @@ def predict_entities(
     tags: list[dict[int, tuple[str, float]]] = [{} for _ in texts]
     if texts:
         starts = [[start for start, _ in spans] for spans in words]
-        columns, places = tokenize_words(texts, starts, tokenizer, fitting(max_length, model, tokenizer))
-        for index, row_tags in _tags_of_tokens(model, tokenizer, as_rows(columns), batch_size):
+        with tokenizing():
+            longest = fitting(max_length, model, tokenizer)
+            columns, places = tokenize_words(texts, starts, tokenizer, longest)
+        sources = [source for source, _ in places]
+        for index, row_tags in _tags_of_tokens(model, tokenizer, as_rows(columns), sources, batch_size):
             source, begun = places[index]
             for word, tag in zip(begun, row_tags, strict=False):  # behind the row's end is padding
                 if word is not None:
@@ -75,21 +87,23 @@ def text_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _tags_of_tokens(
-    model: Any, tokenizer: Any, rows: list[dict[str, Any]], batch_size: int
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], sources: list[int], batch_size: int
 ) -> list[tuple[int, list[tuple[str, float]]]]:
     """Return the index of each row, and the best tag of each of its tokens with its probability."""
     import torch
-    from transformers import DataCollatorWithPadding
 
     from fineprune.pruning.probe import evaluating
 
     labels = labels_of(model)
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = RightPadding(tokenizer)
     tags = []
     with evaluating(model), torch.inference_mode():
         for batch in longest_first([len(row["input_ids"]) for row in rows], batch_size):
             inputs = collate([rows[index] for index in batch]).to(model.device)
-            scores, ids = model(**inputs).logits.float().cpu().softmax(dim=-1).max(dim=-1)
+            logits = model(**inputs).logits.float().cpu()
+            lengths = [len(rows[index]["input_ids"]) for index in batch]
+            check_finite(logits, [sources[index] for index in batch], lengths)
+            scores, ids = logits.softmax(dim=-1).max(dim=-1)
             for index, row_ids, row_scores in zip(batch, ids.tolist(), scores.tolist(), strict=True):
                 names = [labels[number] for number in row_ids]
                 tags.append((index, list(zip(names, row_scores, strict=True))))
