@@ -10,7 +10,7 @@ from support import PRUNING
 from torch import nn
 
 from fineprune.config import METHODS, PruningConfig
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.finalizing import finalize, masked_modules
 from fineprune.pruning.pruner import prepare
 
@@ -46,7 +46,7 @@ def test_local_density_is_exact_in_every_matrix(method):
 def test_without_training_nothing_else_changes():
     model = blocks()
     before = copy.deepcopy(model.state_dict())
-    prepare(model, PruningConfig(), TOTAL)
+    prepare(model, PruningConfig(density=1.0), TOTAL)
     finalize(model)
     after = model.state_dict()
     assert set(after) == set(before)
@@ -57,7 +57,8 @@ def test_without_training_nothing_else_changes():
 def test_a_deep_copy_can_be_finalized():
     pruner = prepare(blocks(), PruningConfig(density=0.1), TOTAL)
     train(pruner, 12)
-    twin = finalize(copy.deepcopy(pruner.model))
+    with pytest.warns(FinepruneWarning, match="pruning is at step 12 of 20: the density is"):
+        twin = finalize(copy.deepcopy(pruner.model))
     assert type(twin.blocks[0][0]) is nn.Linear
     assert twin.embedding.weight.requires_grad
     assert twin.blocks[0][0].weight.count_nonzero() == pruner.targets[0].masked.mask.sum()
@@ -76,7 +77,7 @@ def test_embeddings_are_frozen_until_the_end():
     other = nn.Embedding(3, 3)
     other.weight.requires_grad_(False)  # frozen by its owner: it stays so
     model.other = other
-    prepare(model, PruningConfig(), TOTAL)
+    prepare(model, PruningConfig(density=1.0), TOTAL)
     assert not model.embedding.weight.requires_grad
     finalize(model)
     assert model.embedding.weight.requires_grad
@@ -88,7 +89,7 @@ def test_embeddings_are_frozen_until_the_end():
 def test_frozen_targets_stay_frozen():
     model = blocks()
     model.blocks[0][0].weight.requires_grad_(False)
-    pruner = prepare(model, PruningConfig(), TOTAL)
+    pruner = prepare(model, PruningConfig(density=1.0), TOTAL)
     assert not pruner.targets[0].weight.requires_grad
     assert pruner.targets[0].scores.requires_grad
     finalize(model)
@@ -132,11 +133,11 @@ def test_layers_that_share_a_weight_share_its_mask(method):
 def test_what_ddp_shall_not_send_is_added_and_taken_away_again():
     model, key = blocks(), "_ddp_params_and_buffers_to_ignore"  # torch's own name
     setattr(model, key, ["head.mine"])
-    prepare(model, PruningConfig(density=0.25), TOTAL)
+    prepare(model, PruningConfig(density=1.0), TOTAL)
     assert getattr(model, key)[0] == "head.mine"
     assert "blocks.0.0.parametrizations.weight.0.mask" in getattr(model, key)
     assert getattr(finalize(model), key) == ["head.mine"]
-    assert not hasattr(finalize(prepare(blocks(), PruningConfig(density=0.25), TOTAL).model), key)
+    assert not hasattr(finalize(prepare(blocks(), PruningConfig(density=1.0), TOTAL).model), key)
 
 
 # ---- the optimizer's groups ----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def test_finalize_without_prepare():
     model = blocks()
     with pytest.raises(FinepruneError, match="not prepared"):
         finalize(model)
-    prepare(model, PruningConfig(), TOTAL)
+    prepare(model, PruningConfig(density=1.0), TOTAL)
     finalize(model)
     with pytest.raises(FinepruneError, match="finalized already"):
         finalize(model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
 
-from fineprune import FinepruneError, PruningConfig, prepare
+from fineprune import FinepruneError, FinepruneWarning, PruningConfig, prepare
 
 
 def prepared(**settings):
@@ -59,7 +59,8 @@ def test_an_attached_optimizer_trains_as_the_pruners_own(choice):
 def test_an_optimizer_that_has_stepped():
     pruner = prepared()
     optimizer = hosts(pruner)
-    train(pruner, 1, optimizer=optimizer)
+    with pytest.warns(FinepruneWarning, match="the optimizer moves the scores at the weights' rate"):
+        train(pruner, 1, optimizer=optimizer)
     with pytest.raises(FinepruneError, match="the optimizer has stepped already"):
         pruner.attach(optimizer)
 

@@ -21,6 +21,7 @@ from fineprune.checkpoint.provenance import Provenance
 from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantizer
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning import progress
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import finalize, masked_modules
 from fineprune.pruning.probe import difference, outputs, probe_inputs
@@ -107,6 +108,7 @@ def write_compact(
     model = finalized(model)
     with staged(folder) as staging:
         about = _write(model, staging, packing, tokenizer, max_shard_size)
+        progress.compare(model, provenance.config, about["density"])
         kind: Any = type(model)
         reloaded = kind.from_pretrained(
             staging, dtype=model.dtype, local_files_only=True, trust_remote_code=False

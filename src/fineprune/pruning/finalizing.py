@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning import progress
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.masked_weight import MaskedWeight
+from fineprune.pruning.masked_weight import MaskedWeight, density_of
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
 MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
@@ -24,9 +25,11 @@ def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWei
                 yield name, module, first
 
 
-@torch.no_grad()
 def finalize(model: nn.Module) -> nn.Module:
     """Fold the masks into the weights, in place, and return the model: an ordinary one with zeros.
+
+    A density that is not the one asked for, because the training took fewer steps than planned, is a
+    `FinepruneWarning`.
 
     It has the class and the keys from before `prepare`; scores and masks are removed, and parameters that
     `prepare` froze are trainable again. If `fully_shard` spread the model over processes, all of them must
@@ -41,6 +44,17 @@ def finalize(model: nn.Module) -> nn.Module:
             "this model was not prepared (or is finalized already): there are no masks to fold"
         )
     ranks.reshard(model)
+    progress.end(model, density_of(masked for _, _, masked in prepared))
+    return fold(model)
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> nn.Module:
+    """Do what `finalize` does, for a copy in the middle of a training: without a word on its density."""
+    prepared = list(masked_modules(model))
+    ranks.reshard(model)
+    for module in model.modules():
+        vars(module).pop(progress.PROGRESS, None)
     ours = set(mask_buffers(model))
     folded: set[int] = set()
     for _, module, masked in prepared:

@@ -1,7 +1,7 @@
 """Eq. 2: the parametrization W' = W ⊙ M and its straight-through backward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -173,3 +173,10 @@ class MaskedWeight(nn.Module):
     def hidden(self) -> Tensor:
         """Return which stored weights `fold` does not show: bool, the weight's shape."""
         return ~self.mask if self.gate is None else torch.ones_like(self.mask)
+
+
+def density_of(layers: Iterable[MaskedWeight]) -> float:
+    """Return the share of the weights of layers that the current masks keep; shared masks count once."""
+    unique = {id(masked): masked for masked in layers}.values()
+    kept = sum(int(torch.count_nonzero(masked.kept())) for masked in unique)
+    return kept / sum(masked.mask.numel() for masked in unique)

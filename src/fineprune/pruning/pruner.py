@@ -14,8 +14,9 @@ from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import DDP_IGNORES, FROZEN, MODULES, mask_buffers, masked_modules
 from fineprune.pruning.loop_checks import LoopWatch
-from fineprune.pruning.masked_weight import MaskedWeight
+from fineprune.pruning.masked_weight import MaskedWeight, density_of
 from fineprune.pruning.methods.base import Control, Method
+from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
@@ -113,7 +114,8 @@ class Pruner:
         self.config = method.config
         self.schedule = method.schedule
         self.targets = targets
-        self.steps_done = 0
+        self._progress = Progress(self.config, self.schedule)
+        setattr(model, PROGRESS, self._progress)
         self._method = method
         self._dtypes = [target.weight.dtype for target in targets]
         self._agreed = False
@@ -121,7 +123,19 @@ class Pruner:
         self._changed: Tensor | float = 0.0
         self._control = Control()
         self._refresh()
-        self._watch = LoopWatch([] if self.config.traits.holds_zeros else targets, self._rule is None)
+        learns = self.config.traits.learns_scores
+        self._watch = LoopWatch(self.config, self.score_lr if learns else None)
+        if not self.config.traits.holds_zeros:
+            self._watch.begin(targets)
+
+    @property
+    def steps_done(self) -> int:
+        """The number of optimizer steps that `step` has counted."""
+        return self._progress.steps_done
+
+    @steps_done.setter
+    def steps_done(self, steps: int) -> None:
+        self._progress.steps_done = steps
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return groups for an optimizer: weights, biases and norms without decay, and scores.
@@ -211,6 +225,8 @@ class Pruner:
         value = None
         if self._control.lambda_ > 0:
             value = self._method.penalty(self.targets, self._control.lambda_)
+        if value is not None and self._watch.penalty is not None:
+            self._watch.penalty.watch(value)
         return torch.zeros((), device=self.targets[0].weight.device) if value is None else value
 
     def step(self) -> None:
@@ -227,7 +243,7 @@ class Pruner:
         if not self._agreed:
             self._agree()
         self.steps_done += 1
-        self._watch.stepped = True
+        self._watch.steps += 1
         if self._rule is not None and not self._observed:
             raise FinepruneError(
                 f"method={self.config.method!r}: no gradient was shown to it, since its optimizer was not "
@@ -238,6 +254,14 @@ class Pruner:
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
         if due and not self.config.traits.holds_zeros:
             self._refresh()
+        self._watch.needs_penalty = self._control.lambda_ > 0
+
+    def report(self) -> None:
+        """Warn, once, if the density is not the one that the training was planned to end at.
+
+        `finalize` does so; call it where a training ends and the model stays prepared.
+        """
+        self._progress.report(self.density)
 
     def _refuse_cast(self) -> None:
         for target, before in zip(self.targets, self._dtypes, strict=True):
@@ -310,8 +334,7 @@ class Pruner:
     def density(self) -> float:
         """The share of the target weights that the current masks keep."""
         ranks.reshard(self.model)
-        kept = sum(int(torch.count_nonzero(target.masked.kept())) for target in self.targets)
-        return kept / sum(target.weight.numel() for target in self.targets)
+        return density_of(target.masked for target in self.targets)
 
     @property
     def at_final_density(self) -> bool:

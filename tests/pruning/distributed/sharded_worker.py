@@ -27,6 +27,7 @@ from fineprune.pruning import selection
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.distributed.gathering import gather_state_dict
 from fineprune.pruning.distributed.ranks import Shards, local
+from fineprune.pruning.finalizing import fold
 from fineprune.pruning.methods import hard_concrete
 
 
@@ -243,7 +244,7 @@ def ddp_does_not_send_masks():
     parallel = DistributedDataParallel(model)
     x = next(batches())[0]
     (parallel(x).sum() + parallel(x).sum()).backward()
-    assert finalize(copy.deepcopy(model)).state_dict().keys() == network().state_dict().keys()
+    assert fold(copy.deepcopy(model)).state_dict().keys() == network().state_dict().keys()
 
 
 def gates_are_each_process_s_own():

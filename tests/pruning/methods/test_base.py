@@ -6,7 +6,8 @@ import torch
 from pruning.blocks import TOTAL, blocks, train
 from torch import nn
 
-from fineprune import PruningConfig, finalize
+from fineprune import PruningConfig
+from fineprune.pruning.finalizing import fold
 from fineprune.pruning.methods.base import Method, Parts
 from fineprune.pruning.score_rules import WeightSize
 
@@ -53,7 +54,7 @@ def test_modules_train_with_the_weights_and_go_at_finalize(prepare_with):
     groups = pruner.parameter_groups(1e-2)
     assert id(probe.weight) in {id(entry) for entry in groups[0]["params"]}
     assert {"modules.probe.weight", "modules.probe.bias"} <= set(pruner.tensors())
-    finalize(pruner.model)
+    fold(pruner.model)
     assert set(pruner.model.state_dict()) == keys
 
 

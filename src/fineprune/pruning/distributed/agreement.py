@@ -21,6 +21,11 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def is_first() -> bool:
+    """Return whether this process is the first of those that train together, or the only one."""
+    return not several() or distributed.get_rank() == 0
+
+
 def agree(facts: Mapping[str, Any], when: str) -> None:
     """Raise `FinepruneError`, on all processes, for the first of the `facts` that they do not share.
 

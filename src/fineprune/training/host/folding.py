@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fineprune.pruning.finalizing import finalize, masked_modules
+from fineprune.pruning.finalizing import fold, masked_modules
 
 
 def is_prepared(model: nn.Module) -> bool:
@@ -17,7 +17,7 @@ def is_prepared(model: nn.Module) -> bool:
 def ordinary_copy(model: Any) -> Any:
     """Return a finalized copy of a prepared model; scores and masks are not copied for it."""
     shared = [tensor for _, _, masked in masked_modules(model) for tensor in _tensors(masked)]
-    return finalize(copy.deepcopy(model, {id(tensor): tensor for tensor in shared}))
+    return fold(copy.deepcopy(model, {id(tensor): tensor for tensor in shared}))
 
 
 @torch.no_grad()

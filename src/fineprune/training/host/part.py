@@ -42,6 +42,9 @@ class Part:
     def after_step(self) -> None:
         """Follow an optimizer step."""
 
+    def after_training(self) -> None:
+        """Follow a training that has ended, and is not to go on later."""
+
     def sums(self) -> dict[str, Any]:
         """Return the sums behind the next line of the log, by name, for JSON."""
         return {}

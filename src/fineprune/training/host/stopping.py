@@ -71,6 +71,11 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
         if self._agreed():
             control.should_save = control.should_training_stop = True
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal ended the training."""
+        return self._stop
+
     def leave(self, folder: Path, step: int, first: bool) -> None:
         """End the program, after the training, if a signal came. A call of all processes.
 

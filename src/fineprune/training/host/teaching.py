@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
+from fineprune.pruning.loop_checks import WITHOUT, Term
+from fineprune.pruning.progress import warn_first
 from fineprune.training.distillation.heads import head_module
 from fineprune.training.distillation.passes import Recorder
 from fineprune.training.distillation.row_lengths import lengths_of
@@ -35,6 +37,7 @@ class Teaching(Part):
         self._host = host
         self._teacher = Teacher(model, head, config, host.args.device, host.accelerator.autocast)
         self._recorder = Recorder(self._student)
+        self._term = Term()
 
     def watching(self) -> AbstractContextManager[None]:
         return self._recorder.recording()
@@ -42,11 +45,19 @@ class Teaching(Part):
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
         alpha, passes = self._teacher.config.alpha, self._recorder.take()
         distilled = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
+        self._term.watch(distilled)
         return alpha * (distilled / batch.parts) + (1 - alpha) * loss
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
         mean = self._teacher.mean.take() if "loss" in line else None
         return {} if mean is None else {"distillation": mean}
+
+    def after_step(self) -> None:
+        if self._term.missing():
+            warn_first(
+                f"{WITHOUT} steps without the teacher in the loss: a trainer's own compute_loss must return "
+                "the loss of super().compute_loss"
+            )
 
     def sums(self) -> dict[str, Any]:
         return {"distillation": self._teacher.mean.sums()}

@@ -3,6 +3,7 @@
 import contextlib
 import copyreg
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 
 from fineprune.config import Distillation, PruningConfig
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.pruner import Pruner, prepare
 from fineprune.training.distillation.row_lengths import lengths_of
@@ -22,22 +23,24 @@ from fineprune.training.host.checkpoints import Checkpoints
 from fineprune.training.host.part import MicroBatch, Part
 from fineprune.training.host.sampler import GroupedByLength
 from fineprune.training.host.steps import Steps
-from fineprune.training.host.stopping import FiniteLoss
+from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
 from fineprune.training.host.task_loss import TaskLoss
 from fineprune.training.host.teaching import StoredTeaching, Teaching
 from fineprune.training.host.weights import PrunedWeights, Weights
+
+_NOT_GIVEN: Any = object()
 
 
 class PruningTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that prunes while it trains. Takes all arguments of its host, transformers' Trainer, and
 
-    `pruning`: a `PruningConfig`, or None to train densely. The model is prepared in place at once, so that a
-    setting which cannot work fails before anything is spent; `trainer.pruner` is its `Pruner`. Scores get
-    their own parameter group, the penalty joins the training loss (not the evaluation loss),masks follow
-    every optimizer step, and density, threshold and lambda appear in the logs. With a penalty or a teacher
-    the log also has `task_loss`, the host's loss without them. With `load_best_model_at_end`, or
-    `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not at
-    all, open as ordinary models, and resume bit for bit.
+    `pruning`: a `PruningConfig`, or None to train densely; without it, a warning says so. The model is
+    prepared in place at once, so that a setting which cannot work fails before anything is spent;
+    `trainer.pruner` is its `Pruner`. Scores get their own parameter group, the penalty joins the training
+    loss (not the evaluation loss), masks follow every optimizer step; density, threshold and lambda appear
+    in the logs. With a penalty or a teacher the log also has `task_loss`, the host's loss without them. With
+    `load_best_model_at_end`, or `save_strategy="best"`, only states at the final density compete. Checkpoints
+    are written whole or not at all, open as ordinary models, and resume bit for bit.
 
     `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
     becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
@@ -65,13 +68,14 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        pruning: PruningConfig | None = None,
+        pruning: PruningConfig | None = _NOT_GIVEN,
         teacher: nn.Module | str | Path | None = None,
         distillation: Distillation | None = None,
         teacher_logits: str | Path | None = None,
         check_masks: int | None = None,
         **kwargs: Any,
     ) -> None:
+        given, pruning = pruning is not _NOT_GIVEN, None if pruning is _NOT_GIVEN else pruning
         _check_types(pruning, distillation, check_masks)
         if teacher is None and (distillation is not None or teacher_logits is not None):
             raise FinepruneError("distillation needs a teacher: pass teacher=, a model, folder or hub name")
@@ -97,6 +101,13 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         self._finite = FiniteLoss()
         self._checkpoints = Checkpoints(self, self._weights, self._parts)
         self._loads_best = False
+        if not given and teacher is None and self.train_dataset is not None and agreement.is_first():
+            warnings.warn(
+                f"{type(self).__name__} without pruning= trains densely; pass a fineprune.PruningConfig, or "
+                "pruning=None if that is what you want",
+                FinepruneWarning,
+                stacklevel=2,
+            )
         self.add_callback(Steps(self._parts, self._checkpoints, self._finite, self._folder))
 
     def _check_pruning(self) -> None:
@@ -157,6 +168,15 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         self._signature_columns += [column for column in wanted if column not in self._signature_columns]
 
     # -- steps ---------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the host does; one that ended before its schedule is a `FinepruneWarning`."""
+        output = super().train(*args, **kwargs)
+        callbacks = self.callback_handler.callbacks
+        if not any(isinstance(entry, StopsAtSignals) and entry.stopped for entry in callbacks):
+            for part in self._parts:
+                part.after_training()
+        return output
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the host's loss; while training, with the shares of the parts."""

@@ -126,6 +126,10 @@ class PrunedWeights(Weights):
         if self._check_masks is not None and self._pruner.steps_done % self._check_masks == 0:
             self._pruner.check_masks()
 
+    def after_training(self) -> None:
+        if is_prepared(self._host.model):
+            self._pruner.report()
+
     # -- checkpoints ---------------------------------------------------------------------------
 
     def save_model(self, host_save: Callable[[], None], folder: str | None) -> None:
