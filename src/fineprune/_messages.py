@@ -2,8 +2,8 @@
 
 import difflib
 import textwrap
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from fineprune.errors import FinepruneError
 
@@ -28,6 +28,18 @@ def one_line(error: BaseException, width: int = 300) -> str:
 def listing(names: Iterable[object], width: int = 300) -> str:
     """Return several values as `'a', 'b', 'c'`, cut after `width` characters."""
     return textwrap.shorten(", ".join(map(repr, names)), width, placeholder=" …")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the settings in which two mappings differ, each as "section.name: 1 there, 2 now"."""
+    found = []
+    for name in [*before, *(name for name in now if name not in before)]:
+        old, new, key = before.get(name), now.get(name), f"{prefix}{name}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{key}.")
+        elif old != new:
+            found.append(f"{key}: {old!r} there, {new!r} now")
+    return found
 
 
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:

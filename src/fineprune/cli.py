@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
 from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
+from fineprune.training.host.preemption import preemptible
 
 if TYPE_CHECKING:
     from fineprune.training.run.demo import DemoRow
@@ -61,11 +61,13 @@ def run(
 
     loaded = Recipe.load(recipe, overrides or [])
     place = out or Path("runs") / recipe.stem
-    from fineprune.training.run.train import run_recipe
+    with preemptible():
+        from fineprune.training.host.processes import this_process
+        from fineprune.training.run.train import run_recipe
 
-    results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
-    if os.environ.get("RANK", "0") != "0":  # torchrun's: the first process speaks for all
-        return
+        results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
+        if not this_process().is_main_process:  # the first process speaks for all
+            return
     from fineprune.training.run.inspection import headline_of
 
     print(headline_of(results))

@@ -247,10 +247,10 @@ def test_state_goes_through_json(method):
 
 def test_the_state_of_another_run():
     state = prepare(blocks(), PruningConfig(density=0.2), TOTAL).state_dict()
-    with pytest.raises(FinepruneError, match=r"another one \(density: saved 0\.2, now 0\.1\); resume with"):
+    with pytest.raises(FinepruneError, match=r"another one \(density: 0\.2 there, 0\.1 now\); resume with"):
         prepare(blocks(), PruningConfig(), TOTAL).load_state_dict(state)
     pruner = prepare(blocks(), PruningConfig(density=0.2), 30)
-    with pytest.raises(FinepruneError, match=r"\(total_steps: saved 20, now 30\)"):
+    with pytest.raises(FinepruneError, match=r"\(total_steps: 20 there, 30 now\)"):
         pruner.load_state_dict(state)
     assert pruner.steps_done == 0
 

@@ -40,7 +40,7 @@ def test_the_shortest_limit_counts(asked, words, expected):
 def test_texts_that_no_model_can_answer():
     with pytest.raises(FinepruneError, match=r"predict: texts\[1\] is 3, which is not text"):
         check_texts(["a", 3], None, 1)
-    with pytest.raises(FinepruneError, match=r"predict: pairs\[0\] holds half of a surrogate pair"):
+    with pytest.raises(FinepruneError, match=r"predict: pairs\[0\] .* holds a lone surrogate"):
         check_texts(["a"], ["\udcff b"], 1)
     check_texts(["a"], ["b"], 1)
 

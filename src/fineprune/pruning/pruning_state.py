@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fineprune._messages import differences
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
@@ -49,10 +50,8 @@ class SavedState(NamedTuple):
         """Raise `FinepruneError` unless the state is of a run with this config and length."""
         if self.config == config and self.total == total:
             return
-        ours, theirs = config.to_dict(), self.config.to_dict()
-        differing = [f"{k}: saved {theirs[k]!r}, now {ours[k]!r}" for k in ours if ours[k] != theirs[k]]
-        if self.total != total:
-            differing.append(f"total_steps: saved {self.total}, now {total}")
+        saved = self.config.to_dict() | {"total_steps": self.total}
+        differing = differences(saved, config.to_dict() | {"total_steps": total})
         raise FinepruneError(
             f"the saved pruning run is another one ({'; '.join(differing)}); resume with its settings"
         )

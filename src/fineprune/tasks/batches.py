@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._engine_errors import engine_errors
 from fineprune._messages import one_line
-from fineprune._text_files import check_unicode
 from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
@@ -39,9 +38,6 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: i
     """Raise `FinepruneError` for texts that no model can answer, missing pairs and empty batches."""
     with engine_errors():
         results.check_texts(texts, pairs, batch_size)
-    for name, values in (("texts", texts), ("pairs", pairs or ())):
-        for index, value in enumerate(values):
-            check_unicode(value, f"predict: {name}[{index}]")
 
 
 def check_pairs(model: "PreTrainedModel", given: bool) -> None:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from fineprune import FinepruneError, PruningConfig, PruningTrainer
 from fineprune.training.host import sealing, stopping
+from fineprune.training.host.preemption import SIGNALS, preemptible
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
 from fineprune.training.run import train as run_module
 from fineprune.training.run.train import run_recipe
@@ -40,6 +41,9 @@ def at_step(monkeypatch):
     return patch
 
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def told(number, times=1):
     """Send this process the signal."""
     return lambda: [signal.raise_signal(number) for _ in range(times)]
@@ -49,13 +53,14 @@ def told(number, times=1):
 
 
 @pytest.mark.parametrize(
-    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "ending"),
+    [(signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
 )
 def test_a_signal_saves_and_the_run_goes_on_from_there(
     files, tmp_path, at_step, number, ending, caplog, capfd, assert_same_run, monkeypatch, names
 ):
     recipe = files.recipe(training={"steps": 60, "evaluate_every": 40}, pruning={"method": "l0"})
-    handlers = [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(known) for known in HANDLED]
     out = tmp_path / "stopped"
     at_step(7, told(number))
     with caplog.at_level("WARNING", "fineprune"), pytest.raises(ending) as stop:
@@ -64,7 +69,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(
     assert getattr(stop.value, "code", 75) == stopping.PREEMPTED == 75
     assert f"stopped by {number.name} after step 7, saved in {out}" in caplog.text
     assert "stopping after this step" in capfd.readouterr().err
-    assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(known) for known in HANDLED] == handlers
     assert names(out / "checkpoints") == {"checkpoint-7"}
     assert not (out / ".lock").exists()
     results = run_recipe(recipe, out, resume=True, progress=False)
@@ -100,14 +105,25 @@ def test_standard_error_may_be_gone(files, tmp_path, at_step, names, monkeypatch
     assert names(tmp_path / "run" / "checkpoints") == {"checkpoint-4", "checkpoint-7"}
 
 
-def test_what_is_ignored_is_left_ignored(files, tmp_path, at_step):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background of a script
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_ignored_is_left_ignored(files, tmp_path, at_step, number):
+    before = signal.signal(number, signal.SIG_IGN)  # a job in the background of a script; nohup
     try:
-        at_step(7, told(signal.SIGINT))
-        assert run_recipe(files.recipe(), tmp_path / "run", progress=False)["steps"] == 12
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        at_step(7, told(number))
+        with preemptible():
+            assert run_recipe(files.recipe(), tmp_path / "run", progress=False)["steps"] == 12
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_program_is_loading(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop, preemptible():
+        signal.raise_signal(number)
+    assert stop.value.code == 75
+    assert signal.getsignal(number) == before == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("where", ["build_model", "_finish"])

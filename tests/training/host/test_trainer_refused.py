@@ -92,9 +92,9 @@ def checkpoint(make_trainer, stop_after) -> Path:
 @pytest.mark.parametrize(
     ("other", "settings", "parts"),
     [
-        (PruningConfig("movement", density=0.3), {}, ["density: saved 0.2, now 0.3"]),
-        (PruningConfig("soft_movement", density=0.2), {}, ["method: saved 'movement', now 'soft_movement'"]),
-        (MOVEMENT, {"max_steps": 16}, ["total_steps: saved 12, now 16"]),
+        (PruningConfig("movement", density=0.3), {}, ["density: 0.2 there, 0.3 now"]),
+        (PruningConfig("soft_movement", density=0.2), {}, ["method: 'movement' there, 'soft_movement' now"]),
+        (MOVEMENT, {"max_steps": 16}, ["total_steps: 12 there, 16 now"]),
         (None, {}, ["a pruning run's checkpoint; this run is dense"]),
     ],
 )

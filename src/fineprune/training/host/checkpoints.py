@@ -1,31 +1,35 @@
 """Checkpoints around the host's own: written whole or not at all, verified and compared when resumed."""
 
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from fineprune._files import follow_umask
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
+from fineprune.pruning.progress import warn_first
 from fineprune.training.host import processes, sealing
+from fineprune.training.host.data_fingerprint import fingerprint
 from fineprune.training.host.part import Part
 from fineprune.training.host.weights import Weights
-
-_log = logging.getLogger("fineprune")
 
 
 class Checkpoints:
     """The seal of a host's checkpoints, and the sums behind its next line of the log."""
 
-    def __init__(self, host: Any, weights: Weights, parts: Sequence[Part]) -> None:
+    def __init__(self, host: Any, weights: Weights, parts: Sequence[Part], data: Mapping[str, Any]) -> None:
+        """Take the host's parts, and its data sets by name, as they were given to it."""
         self._host, self._weights, self._parts = host, weights, parts
         self._sums: dict[str, Any] = {}
+        self._optimizer: tuple[Any, str | None] = (None, None)  # a checkpoint, and what it was written by
+        self._rows = data
+        self._known: dict[str, Any] | None = None
         self.staging: Path | None = None
         """The folder that a checkpoint is written to before it gets its name; None at other times."""
 
@@ -41,7 +45,8 @@ class Checkpoints:
         host, state = self._host, self._host.state
         name = f"checkpoint-{state.global_step}"
         limit, best = host.args.save_total_limit, state.best_global_step
-        run = processes.written_by(host) | {"sums": self._logged_so_far()}
+        run = processes.written_by(host) | {"sums": self._logged_so_far(), "data": self._data()}
+        run["optimizer"] = _kind_of(host.optimizer)
         try:
             # With a best step, the host would wait for all processes in the middle of the save, even for one
             # that cannot write.
@@ -87,11 +92,45 @@ class Checkpoints:
             )
         run = sealing.run_of(folder)
         changed = processes.check_resumed(str(folder), run, processes.written_by(self._host))
-        if changed is not None and self._host.is_world_process_zero():
-            _log.warning("%s", changed)
-        self._sums = run.get("sums") or {}
+        if changed is not None:
+            warn_first(changed)
+        self._check_parts(folder, run)
+        self._sums, self._optimizer = run.get("sums") or {}, (folder, run.get("optimizer"))
         if state is not None:
             self._weights.load_state(state)
+
+    def _check_parts(self, folder: Path, run: Mapping[str, Any]) -> None:
+        """Raise `FinepruneError` for a checkpoint without an optimizer, or of a run on other data."""
+        host, data = self._host, run.get("data")
+        engine = host.is_fsdp_enabled or host.is_deepspeed_enabled  # which has names of its own
+        if not engine and not (folder / OPTIMIZER_NAME).is_file():
+            raise FinepruneError(
+                f"{folder}: has no {OPTIMIZER_NAME} (save_only_model?), so no run can go on from it; start a "
+                "new one from its model"
+            )
+        if data is None:
+            return
+        now = self._data()
+        processes.check_data(str(folder), data["training"], now["training"], "training")
+        try:
+            processes.check_data(str(folder), data["validation"], now["validation"], "validation")
+        except FinepruneError as error:  # scores before and after cannot be compared, no more than that
+            warn_first(str(error))
+
+    def check_optimizer(self, optimizer: Any) -> None:
+        """Raise `FinepruneError` if the checkpoint that was opened has the state of another optimizer."""
+        folder, kind = self._optimizer
+        if kind is not None and kind != _kind_of(optimizer):
+            raise FinepruneError(
+                f"{folder}: has the state of {kind}, this run's optimizer is {_kind_of(optimizer)}; set "
+                "optim as the run began, or start a new run from its model"
+            )
+
+    def _data(self) -> dict[str, Any]:
+        """Return the fingerprints of the data, read once."""
+        if self._known is None:
+            self._known = {name: fingerprint(rows) for name, rows in self._rows.items()}
+        return self._known
 
     def go_on_summing(self) -> None:
         """Give the host, which has set its sums to zero, those of the checkpoint that was opened."""
@@ -115,3 +154,9 @@ class Checkpoints:
         for part in self._parts:
             sums |= part.sums()
         return sums
+
+
+def _kind_of(optimizer: Any) -> str:
+    """Return the class of an optimizer, inside the wrappers of engines."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return type(inner).__name__

@@ -8,7 +8,10 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import Trainer
 
+from fineprune._messages import differences
 from fineprune.errors import FinepruneError
+from fineprune.pruning.distributed import agreement
+from fineprune.training.host.data_fingerprint import fingerprint
 
 _log = logging.getLogger("fineprune")
 
@@ -53,6 +56,8 @@ def facts(trainer: Trainer) -> dict[str, Any]:
     """Return the settings that the trainers of all processes must share, by name."""
     data = {"training": trainer.train_dataset, "validation": trainer.eval_dataset}
     sizes = {f"the rows of the {name} data": _size(rows) for name, rows in data.items()}
+    if agreement.several():
+        sizes |= {f"the content of the {name} data": fingerprint(rows) for name, rows in data.items()}
     args = trainer.args
     named = ("max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "seed")
     return sizes | {name: getattr(args, name) for name in named}
@@ -77,17 +82,25 @@ def refuse_engines(trainer: Trainer) -> None:
         raise FinepruneError('fsdp: pruning needs FSDP2; set fsdp_config={"version": 2}')
 
 
+_SETTINGS = (
+    *("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed"),
+    *("bf16", "fp16", "label_smoothing_factor", "train_sampling_strategy"),
+)
+
+
 def written_by(trainer: Trainer) -> dict[str, Any]:
-    """Return what a checkpoint records about the processes that wrote it."""
+    """Return what a checkpoint records about the run and the processes that wrote it."""
+    args = trainer.args
     return {
-        "processes": trainer.args.world_size,
+        "processes": args.world_size,
         "rows": rows_per_step(trainer),
         "fsdp": bool(trainer.is_fsdp_enabled),
+        "settings": {name: _plain(getattr(args, name, None)) for name in _SETTINGS},
     }
 
 
 def check_resumed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return what differs for a run that is continued by another number of processes; None for nothing.
+    """Return a line about what a run that is continued does otherwise; None for nothing.
 
     Raises:
         FinepruneError: It cannot be continued so.
@@ -105,12 +118,34 @@ def check_resumed(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) ->
             f"{now['rows']}: choose per_device_train_batch_size and gradient_accumulation_steps such that, "
             f"times {now['processes']} processes, they make {then['rows']}"
         )
-    if then["processes"] == now["processes"]:
-        return None
-    return (
-        f"{name}: written by {then['processes']} processes, continued by {now['processes']}: the same rows "
-        "in the same order, but dropout and l0's gates are drawn anew"
-    )
+    if then["processes"] != now["processes"]:
+        return (
+            f"{name}: written by {then['processes']} processes, continued by {now['processes']}: the same "
+            "rows in the same order, but dropout and l0's gates are drawn anew"
+        )
+    changed = differences(then.get("settings") or now["settings"], now["settings"])
+    if changed:
+        return (
+            f"{name}: its run has other settings than this one ({'; '.join(changed)}); learning rates and "
+            "decay stay those of the checkpoint: resume with its settings, or start a new run"
+        )
+    return None
+
+
+def check_data(name: str, then: Any, now: Any, what: str) -> None:
+    """Raise `FinepruneError` if the data of a checkpoint's run are known to be others than those now."""
+    if then is not None and now is not None and then != now:
+        changed = differences(then, now) if isinstance(then, Mapping) and isinstance(now, Mapping) else None
+        pair = "; ".join(changed) if changed else f"{then} there, {now} now"
+        raise FinepruneError(
+            f"{name}: the {what} data changed since it was written ({pair}): rows, labels or their order; "
+            "resume with the same data, or start a new run"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it; those of transformers' enumerations have a value."""
+    return getattr(value, "value", value)
 
 
 def _size(data: Any) -> Any:

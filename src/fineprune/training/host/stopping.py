@@ -16,9 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.training.host import sealing
-
-PREEMPTED = 75
-"""Exit code of a run that SIGTERM stopped: EX_TEMPFAIL of sysexits.h, "try again later"."""
+from fineprune.training.host.preemption import PREEMPTED, SIGNALS
 
 _EVERY = 10  # steps between the processes' asking each other
 _NEVER = torch.iinfo(torch.int64).max
@@ -26,9 +24,9 @@ _log = logging.getLogger("fineprune")
 
 
 class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
-    """Saves a checkpoint before Ctrl-C or SIGTERM ends a training; use it as a context.
+    """Saves a checkpoint before Ctrl-C, SIGTERM or SIGHUP ends a training; use it as a context.
 
-    Outside the training both end the program at once. During it, they let the step end and save first, and
+    Outside the training they end the program at once. During it, they let the step end and save first, and
     only a second Ctrl-C does not wait: SIGTERM comes twice where a launcher passes on what its whole job
     gets. Several processes stop at the same step, even if one alone got the signal. Signals that the parent
     ignores stay ignored, and outside the main thread Python allows no handlers.
@@ -42,7 +40,7 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
 
     def __enter__(self) -> "StopsAtSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *SIGNALS):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self

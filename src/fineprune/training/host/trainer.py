@@ -85,6 +85,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         agreement.agree(processes.facts(self), "PruningTrainer")
         if pruning is not None:
             self._check_pruning()
+        data = {"training": self.train_dataset, "validation": self.eval_dataset}  # before a teacher's column
         accumulation.correct(self, self.host)
         if teacher is not None and self.train_dataset is not None:
             self._parts.append(_teaching(self, teacher, distillation or Distillation(), teacher_logits))
@@ -99,7 +100,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             self._parts.insert(0, TaskLoss())
         self._parts.append(self._weights)
         self._finite = FiniteLoss()
-        self._checkpoints = Checkpoints(self, self._weights, self._parts)
+        self._checkpoints = Checkpoints(self, self._weights, self._parts, data)
         self._loads_best = False
         if not given and teacher is None and self.train_dataset is not None and agreement.is_first():
             warnings.warn(
@@ -230,8 +231,10 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
 
         if _internal_call:
             self._weights.save_checkpoint(save)
-        else:
-            self._weights.save_model(save, output_dir)
+            return
+        self._weights.save_model(save, output_dir)
+        if not self.is_in_train:
+            self._weights.after_training()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         place = Path(super()._get_output_dir(trial))
@@ -254,6 +257,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
             return
         self._checkpoints.open(folder)
         self._weights.load(folder, load)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._checkpoints.check_optimizer(self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         """Load the weights and masks of the best state; the pruner stays at its step."""

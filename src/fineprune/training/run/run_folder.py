@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fineprune._files import exclusive
-from fineprune._messages import one_line
+from fineprune._messages import differences, one_line
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
 from fineprune.training.run.recipe import Recipe
@@ -43,15 +43,8 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         raise FinepruneError(f"{out}: holds another run; continue it with --resume, or name another --out")
     existing = Recipe.load(out / "recipe.yaml")
     if existing != recipe:
-        ours, theirs = recipe.to_dict(), existing.to_dict()
-        differing = [
-            f"{section}: {theirs[section]} there, {ours[section]} now"
-            for section in ours
-            if ours[section] != theirs[section]
-        ]
-        raise FinepruneError(
-            f"{out}: holds a run of another recipe ({'; '.join(differing)}); name another --out"
-        )
+        differing = "; ".join(differences(existing.to_dict(), recipe.to_dict()))
+        raise FinepruneError(f"{out}: holds a run of another recipe ({differing}); name another --out")
     try:
         return read_json(out / "results.json")  # type: ignore[no-any-return]
     except FileNotFoundError:
