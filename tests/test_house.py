@@ -14,7 +14,7 @@ RUNTIME = SOURCE.parent / "runtime" / "src"
 
 ROOMS = (
     "errors _engine_errors _extras _files _messages _padding _text_files "
-    "_transformers_import _transformers_output _validation _version",
+    "_transformers_import _transformers_output _validation _version _warnings",
     "config",
     "pruning",
     "checkpoint",

@@ -1,6 +1,7 @@
 """Report on a run while it trains: a progress bar, a line of metrics for each log, the seconds."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from transformers.trainer_callback import ExportableState
 from fineprune._files import write_text
 from fineprune.training.host import sealing
 from fineprune.training.run.run_folder import CHECKPOINTS
+
+SECONDS = 30.0
+"""Between two lines of `ProgressLines`, at least."""
 
 
 class ProgressBar(ProgressCallback):  # type: ignore[misc]
@@ -25,6 +29,57 @@ class ProgressBar(ProgressCallback):  # type: ignore[misc]
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
         """Show no bar: evaluations are short."""
+
+
+class ProgressLines(TrainerCallback):  # type: ignore[misc]
+    """Print a line of progress now and then, where there is no terminal for a bar: in CI, under Slurm."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._begin = self._said = time.monotonic()
+        self._first = 0
+        self._loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._begin = self._said = time.monotonic()
+        self._first = state.global_step
+        done = f", {self._first:,} of them are done" if self._first else ""
+        self._say(f"training: {state.max_steps:,} steps{done}, evaluated every {args.eval_steps:,.0f}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._loss = f", loss {logs.get('task_loss', logs['loss']):.3g}"
+            if "density" in logs:
+                self._loss += f", density {logs['density']:.1%}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now, done = time.monotonic(), state.global_step - self._first
+        if now - self._said >= self._seconds and state.global_step < state.max_steps:
+            remaining = (now - self._begin) / done * (state.max_steps - state.global_step)
+            self._say(
+                f"step {state.global_step:,} of {state.max_steps:,}{self._loss}, {_duration(remaining)} left"
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        name = f"eval_{args.metric_for_best_model}"
+        if metrics and name in metrics:
+            self._say(f"step {state.global_step:,}: {args.metric_for_best_model} {metrics[name]:.2%}")
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+class OneLastEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Leave out the evaluation of the last step: the finished model, the same one, is scored anyway."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps and not args.load_best_model_at_end:
+            control.should_evaluate = False
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]

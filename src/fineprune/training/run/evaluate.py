@@ -1,7 +1,10 @@
-"""Score the model of a run on its validation data or on other data."""
+"""Score the model of a run on its validation data or on other data, in float32: as it will be served."""
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +42,54 @@ def evaluate_run(
     require("recipes", "evaluate")
     folder = Path(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
-    place = folder if model_folder is None else Path(model_folder)
-    model, tokenizer, _ = open_model(place, need_tokenizer=True)
-    task = recipe.task if validation is None else recipe.task.with_validation(validation)
-    data = data_for(model, task)
+    if validation is not None:
+        recipe = replace(recipe, task=recipe.task.with_validation(validation))
+    model, tokenizer, _ = open_model(
+        folder if model_folder is None else Path(model_folder), need_tokenizer=True
+    )
+    return evaluate_model(model, tokenizer, recipe, folder)
+
+
+def evaluate_model(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> dict[str, float]:
+    """Score a trained model on the validation data of a recipe.
+
+    Args:
+        model: a model in evaluation mode, which determines the meaning of the labels.
+        tokenizer: the model's.
+        recipe: sets the task and the length of texts.
+        folder: where transformers' Trainer may write; it does not.
+    """
+    data = data_for(model, recipe.task)
     with quiet():
         job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
         return scores(make_trainer(job, model, folder, progress=False), job.evaluation.more)
 
 
+@contextlib.contextmanager
+def in_float32(trainer: PruningTrainer) -> Iterator[None]:
+    """Let a trainer that trains in bfloat16 evaluate in float32 while the block runs.
+
+    The process has one precision for all its trainers, so another trainer would not help.
+    """
+    accelerator: Any = trainer.accelerator
+    native = accelerator.native_amp
+    wrapped = vars(trainer.model).get("forward")
+    accelerator.native_amp = False
+    trainer.model = accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    try:
+        yield
+    finally:
+        accelerator.native_amp = native
+        if wrapped is not None:
+            trainer.model.forward = wrapped
+
+
 def scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of the validation data, as fractions, and the loss; then those of further sets."""
-    metrics = dict(trainer.evaluate())
-    for name, rows in more.items():
-        metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
+    with in_float32(trainer):
+        metrics = dict(trainer.evaluate())
+        for name, rows in more.items():
+            metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
     values = {name: float(metrics[key]) for key, name in names.items() if not name.endswith(_TIMING)}
     not_finite = [name for name, value in values.items() if not math.isfinite(value)]

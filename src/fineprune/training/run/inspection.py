@@ -227,9 +227,10 @@ def _results(path: Path) -> dict[str, Any] | None:
 def headline_of(results: dict[str, Any]) -> str:
     """Return one line about a finished run: the score, the density, the steps and the seconds."""
     kept = f"{results['density']:.2%} of {results['total']:,} weights in the pruned matrices"
+    learned = "; it always gives the same answer, so it learned nothing" if results.get("constant") else ""
     return (
         f"{results['metric']} {results['score']:.2%} with {kept}, "
-        f"after {results['steps']:,} steps in {results['seconds']:.0f} s"
+        f"after {results['steps']:,} steps in {results['seconds']:.0f} s{learned}"
     )
 
 

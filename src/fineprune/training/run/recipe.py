@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from fineprune._messages import choose
 from fineprune._validation import check_keys, is_number, shown
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
@@ -12,6 +13,12 @@ from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
+
+TRACKERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
+    "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+"""Trackers of transformers."""
 
 _MOST = 2**53  # of whole numbers: beyond, floats skip some
 
@@ -72,6 +79,9 @@ class TrainingConfig:
     keep_best: bool = False
     """Keep the best evaluated state at the final density instead of the last state."""
 
+    report_to: tuple[str, ...] = ()
+    """Trackers that also get the log, by their names in transformers: tensorboard, wandb, mlflow …"""
+
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise FinepruneError("training: give either steps or epochs (for example training.steps=1000)")
@@ -98,6 +108,7 @@ class TrainingConfig:
             )
         if self.precision not in ("float32", "bfloat16"):
             raise FinepruneError(f"training.precision={self.precision!r}: allowed are float32, bfloat16")
+        object.__setattr__(self, "report_to", _trackers(self.report_to))
         for name in ("keep_best", "group_by_length"):
             if not isinstance(getattr(self, name), bool):
                 raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be true or false")
@@ -184,7 +195,7 @@ class Recipe:
         return {
             "model": asdict(self.model),
             "task": self.task.to_dict(),
-            "training": asdict(self.training),
+            "training": asdict(self.training) | {"report_to": list(self.training.report_to)},
             "pruning": None if self.pruning is None else self.pruning.to_dict(),
             "distillation": None if self.distillation is None else asdict(self.distillation),
         }
@@ -208,6 +219,17 @@ class Recipe:
                 f"{path}: a recipe has the sections model, task, training, pruning and distillation"
             )
         return cls.from_dict(override(values, list(overrides)))
+
+
+def _trackers(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)):
+        raise FinepruneError(
+            f"training.report_to={value!r}: must be a list of trackers, such as [tensorboard]"
+        )
+    for name in names:
+        choose(name, TRACKERS, "training.report_to")
+    return tuple(names)
 
 
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:

@@ -1,5 +1,6 @@
 """Build the trainer of a recipe: its arguments, its teacher, its reports."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import Evaluation, TaskData
+from fineprune.tasks.kinds import kind_named
 from fineprune.training.host.processes import this_process
 from fineprune.training.host.trainer import PruningTrainer
-from fineprune.training.run.callbacks import ProgressBar
+from fineprune.training.run.callbacks import OneLastEvaluation, ProgressBar, ProgressLines
+from fineprune.training.run.constant_answers import Watched
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.run_folder import TEACHER_LOGITS
 
@@ -33,9 +36,10 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
         job: The recipe with its data; without training data the trainer can only evaluate.
         model: The model, not prepared.
         folder: The folder of the checkpoints.
-        progress: Show a bar.
+        progress: Show a bar on a terminal; elsewhere print lines.
     """
     recipe, data, evaluation, tokenizer = job
+    kind = kind_named(data.kind)
     train = data.train_rows(tokenizer, recipe.training.max_length)
     trainer = PruningTrainer(
         model=model,
@@ -45,12 +49,13 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
         data_collator=data.collator(tokenizer),
         train_dataset=train,
         eval_dataset=evaluation.rows,
-        compute_metrics=evaluation.compute_metrics,
+        compute_metrics=Watched(evaluation.compute_metrics, kind.head(model.config), model.config.id2label),
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if progress:
-        trainer.add_callback(ProgressBar)
+        trainer.add_callback(ProgressBar if sys.stderr.isatty() else ProgressLines)
+    trainer.add_callback(OneLastEvaluation)
     return trainer
 
 
@@ -91,8 +96,8 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         greater_is_better=True,
         logging_steps=max(1, min(every // 5, steps // _LINES)),
         logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=not progress,
+        report_to=list(training.report_to),
+        disable_tqdm=not (progress and sys.stderr.isatty()),
         dataloader_pin_memory=False,
     )
 

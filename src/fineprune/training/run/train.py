@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -23,6 +23,7 @@ from fineprune._files import replace_folder, write_json, write_text
 from fineprune._messages import one_line
 from fineprune._transformers_output import quiet
 from fineprune._version import __version__
+from fineprune._warnings import collected
 from fineprune.checkpoint import packing
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
@@ -35,6 +36,7 @@ from fineprune.training.host.processes import share_of, this_process
 from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
+from fineprune.training.run.constant_answers import Answers
 from fineprune.training.run.evaluate import scores
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
@@ -83,11 +85,22 @@ def run_recipe(
                 tidy_later(out)
             return finished
         held.enter_context(quiet())
-        return _run(recipe, out, resume, progress, held.enter_context(StopsAtSignals()))
+        run = Running(out, resume, progress, held.enter_context(collected()))
+        return _run(recipe, run, held.enter_context(StopsAtSignals()))
 
 
-def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAtSignals) -> dict[str, Any]:
+class Running(NamedTuple):
+    """A run under way: its folder, how it was called, and the warnings so far."""
+
+    out: Path
+    resume: bool
+    progress: bool
+    warnings: list[str]
+
+
+def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     """Run the recipe in a folder that no other process writes to."""
+    out, resume = run.out, run.resume
     first = this_process().is_main_process
     data = recipe.task.load()
     set_seed(recipe.training.seed)
@@ -96,7 +109,7 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
     )
     _check_length(recipe, model)
     job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
-    trainer = make_trainer(job, model, out / CHECKPOINTS, progress)
+    trainer = make_trainer(job, model, out / CHECKPOINTS, run.progress)
     with agreement.together("resume"):
         checkpoint = resumable(out / CHECKPOINTS) if resume else None
     agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
@@ -117,33 +130,50 @@ def _run(recipe: Recipe, out: Path, resume: bool, progress: bool, stops: StopsAt
             recorder.take().save(out)
         except Exception as error:  # memory or disk: missing figures are no reason to lose a run
             _log.warning("no weights.npz: %s", one_line(error))
-    return _finish(job, trainer, out, seconds, checkpoint)
+    trained = {
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 1),
+        "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
+    }
+    return _finish(job, trainer, run, trained)
 
 
-def _finish(
-    job: Job, trainer: PruningTrainer, out: Path, seconds: float, checkpoint: Path | None
-) -> dict[str, Any]:
-    """Finalize, score the model as it will be loaded, and write the model, then the results."""
+def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, Any]) -> dict[str, Any]:
+    """Finalize, score the model as it will be loaded, and write the model, then the results.
+
+    Args:
+        job: The recipe with its data.
+        trainer: The trainer, at the end of the training.
+        run: The run.
+        trained: What the results say about the training itself.
+    """
     recipe, data, evaluation, tokenizer = job
+    out = run.out
     model = trainer.model
     if trainer.pruner is not None:
         finalize(model)
         trainer.pruner = None
     stats = summary(model)
+    trainer.compute_metrics.answers = None  # those of the finished model count
     measured = scores(trainer, evaluation.more)
+    answers = trainer.compute_metrics.answers
+    if answers.constant:
+        _log.warning("%s", _learned_nothing(recipe, answers))
     results = {
         "metric": data.metric,
         "score": measured[data.metric],
         "scores": measured,
+        "scored_in": "float32",
+        "constant": answers.constant,
+        "majority": answers.majority,
         "density": stats.density,
         "kept": stats.kept,
         "total": stats.total,
         "parameters": stats.parameters,
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": packing.bytes_of(model.state_dict()),
-        "steps": trainer.state.global_step,
-        "seconds": round(seconds, 1),
-        "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
+        **trained,
+        "warnings": run.warnings,
         "examples": data.sizes(),
         "recipe": recipe.to_dict(),
         "environment": _environment(),
@@ -159,6 +189,16 @@ def _finish(
             tidy(out)
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _learned_nothing(recipe: Recipe, answers: Answers) -> str:
+    """Return the warning about a model that answers the same to everything."""
+    answer = "" if answers.answer is None else f", {answers.answer!r}"
+    return (
+        f"the model gives every validation example the same answer{answer}: it learned nothing; more "
+        "steps or a higher training.learning_rate may help "
+        f"(here {recipe.training.learning_rate:g}; models of MiniLM's size take 1e-4 to 1e-3)"
+    )
 
 
 def _environment() -> dict[str, Any]:
