@@ -21,10 +21,8 @@ from filelock import FileLock, Timeout
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
-try:
+if os.name == "posix":
     import fcntl
-except ImportError:  # Windows; a folder that a killed process was writing then stays
-    fcntl = None  # type: ignore[assignment]
 
 _ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody: writing one takes seconds
 _REFUSALS = {  # by the system, of a write
@@ -178,7 +176,7 @@ def _workplace(place: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Lock a folder while the block runs; yield whether it was free. The system unlocks it at a kill."""
-    if fcntl is None:
+    if os.name != "posix":  # then a folder that a killed process was writing stays
         yield False
         return
     try:

@@ -4,8 +4,8 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneWarning
@@ -13,18 +13,11 @@ from fineprune.errors import FinepruneWarning
 
 def show_as_lines() -> None:
     """Print each `FinepruneWarning` as one line on stderr from now on, and others as Python does it."""
-    usual = warnings.showwarning
 
-    def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int,
-        file: TextIO | None = None, line: str | None = None,
-    ) -> None:  # fmt: skip
-        if issubclass(category, FinepruneWarning):
-            print(f"fineprune: warning: {one_line(Warning(str(message)), 600)}", file=file or sys.stderr)
-        else:
-            usual(message, category, filename, lineno, file, line)
+    def show(text: str, usual: Callable[[], None]) -> None:
+        print(f"fineprune: warning: {one_line(Warning(text), 600)}", file=sys.stderr)
 
-    warnings.showwarning = show
+    warnings.showwarning = _showing(show)
 
 
 @contextlib.contextmanager
@@ -39,6 +32,10 @@ def collected() -> Iterator[list[str]]:
         if text not in texts:
             texts.append(text)
 
+    def show(text: str, usual: Callable[[], None]) -> None:
+        keep(text)
+        usual()
+
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             keep(record.getMessage())
@@ -46,16 +43,22 @@ def collected() -> Iterator[list[str]]:
     handler = Handler(logging.WARNING)
     logger = logging.getLogger("fineprune")
     with warnings.catch_warnings():
-        usual = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-            if issubclass(category, FinepruneWarning):
-                keep(str(message))
-            usual(message, category, *rest)
-
-        warnings.showwarning = show
+        warnings.showwarning = _showing(show)
         logger.addHandler(handler)
         try:
             yield texts
         finally:
             logger.removeHandler(handler)
+
+
+def _showing(show: Callable[[str, Callable[[], None]], None]) -> Any:
+    """Return a function for `warnings.showwarning`: `show` gets our texts, and the usual way to show them."""
+    before = warnings.showwarning
+
+    def showwarning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, FinepruneWarning):
+            show(str(message), lambda: before(message, category, *place))
+        else:
+            before(message, category, *place)
+
+    return showwarning

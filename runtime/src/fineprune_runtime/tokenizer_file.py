@@ -177,8 +177,8 @@ def _as_roberta(backend: Tokenizer, settings: Mapping[str, Any], special: Mappin
     prefix, trim = settings.get("add_prefix_space", False), settings.get("trim_offsets", True)
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    ends = (_with_id(backend, special[name]) for name in ("sep_token", "cls_token"))
-    backend.post_processor = processors.RobertaProcessing(*ends, trim, prefix)
+    sep, cls = (_with_id(backend, special[name]) for name in ("sep_token", "cls_token"))
+    backend.post_processor = processors.RobertaProcessing(sep, cls, trim, prefix)
 
 
 def _as_xlm_roberta(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:

@@ -70,8 +70,12 @@ def predict(
 
 def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:
     """Return the predictions as objects for JSON."""
-    predictions = predict(model, tokenizer, asked.texts, asked.pairs or None, **asked.reading())
-    rows = [{"text": text} | _as_json(found) for text, found in zip(asked.texts, predictions, strict=True)]
+    predictions: Sequence[Prediction | list[Prediction]] = predict(
+        model, tokenizer, asked.texts, asked.pairs or None, **asked.reading()
+    )
+    rows: list[dict[str, Any]] = [
+        {"text": text} | _as_json(found) for text, found in zip(asked.texts, predictions, strict=True)
+    ]
     for row, pair in zip(rows, asked.pairs, strict=False):
         row["pair"] = pair
     return rows

@@ -64,7 +64,7 @@ def _add_table(digest: Any, data: Any) -> bool:
 
 def _add_array(digest: Any, array: Any) -> None:
     """Add the values of an Arrow array, however its buffers are cut."""
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import compute, types
 
     if isinstance(array, pyarrow.ChunkedArray):  # of an extension type, in some versions
