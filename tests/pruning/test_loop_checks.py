@@ -119,7 +119,6 @@ def test_a_right_loop_hears_nothing(method, make):
         ({"method": "l0", "penalty": False}, ["without pruner.penalty()"]),
         ({"method": "movement", "penalty": False}, []),
     ],
-    ids=str,
 )  # fmt: skip
 def test_mistakes_are_reported_once(settings, said):
     heard = loop(**({"steps": UPDATES + 4} | settings))[1]
