@@ -171,7 +171,6 @@ def _write(
         tokenizer.save_pretrained(staging)
     write_checksums(staging)
     unique = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    tables = {entry.weight.data_ptr() for entry in model.modules() if isinstance(entry, nn.Embedding)}
     return {
         "fineprune": __version__,
         "transformers": transformers.__version__,
@@ -184,7 +183,6 @@ def _write(
         "parameters": stats.parameters,
         "bytes": sum(file.stat().st_size for file in files),
         "dense_bytes": sum(entry.nbytes for entry in unique.values()),
-        "embedding_bytes": sum(entry.nbytes for pointer, entry in unique.items() if pointer in tables),
     }
 
 

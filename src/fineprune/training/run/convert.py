@@ -1,6 +1,8 @@
 """Convert the model of a run or model folder: to a compact model, a delta, plain zeros, another runtime."""
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,9 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
 from fineprune.training.run.dense_counterpart import dense_scores
+from fineprune_runtime import manifest
+
+_TABLE = re.compile(r"embed|\bshared\.|\bwte\.")  # what models call their tables of words
 
 
 class _Companions(NamedTuple):
@@ -96,17 +101,21 @@ def compact_folder(
 
 def smaller_tables(done: Compact) -> str | None:
     """Return a line on int8 embeddings, where the tables are most of a compact model of 1 MB or more."""
-    try:
-        about = json.loads((done.folder / ABOUT).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # plain zeros
+    about = done.folder / ABOUT
+    if not about.is_file() or json.loads(about.read_text(encoding="utf-8")).get("embeddings") != "keep":
         return None
-    tables = about.get("embedding_bytes", 0)
-    if about.get("embeddings") != "keep" or done.bytes < 10**6 or tables < done.bytes / 2:
+    tables = elements = 0
+    for file in done.folder.glob("*.safetensors"):
+        for tensor in manifest.read(file)[1]:
+            if len(tensor.shape) == 2 and _TABLE.search(tensor.name):
+                tables += tensor.data.nbytes
+                elements += math.prod(tensor.shape)
+    if done.bytes < 10**6 or tables < done.bytes / 2:
         return None
-    saved = tables * (1 - about["parameters"] / about["dense_bytes"])  # an element takes one byte then
+    least = (done.bytes - tables + elements) / 1e6  # an element takes one byte then
     return (
         f"{tables / 1e6:.1f} MB of it are embeddings; with --embeddings int8 it would take about "
-        f"{(done.bytes - saved) / 1e6:.1f} MB: score that with fineprune evaluate"
+        f"{least:.1f} MB: score that with fineprune evaluate"
     )
 
 
