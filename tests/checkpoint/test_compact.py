@@ -10,7 +10,16 @@ import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import fineprune
-from fineprune import FinepruneError, PruningConfig, _files, finalize, prepare, save_compact, summary
+from fineprune import (
+    FinepruneError,
+    FinepruneWarning,
+    PruningConfig,
+    _files,
+    finalize,
+    prepare,
+    save_compact,
+    summary,
+)
 from fineprune.checkpoint import compact, loading, packing
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.probe import probe_inputs
@@ -116,7 +125,8 @@ def test_continuous_gates_are_folded(make_dense, same_answers, tmp_path):
         [target.masked.fold(torch.ones_like(target.weight)).flatten() for target in pruner.targets]
     )
     assert ((gates > 0) & (gates < 1)).any()
-    save_compact(model, tmp_path / "m")
+    with pytest.warns(FinepruneWarning, match="pruning is at step 0 of 4"):
+        save_compact(model, tmp_path / "m")
     assert same_answers(model, AutoModelForSequenceClassification.from_pretrained(tmp_path / "m"))
 
 

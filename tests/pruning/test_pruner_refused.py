@@ -155,3 +155,11 @@ def test_a_model_that_is_cast_when_it_is_trained(method):
         finalize(pruner.model)
         zeros = [int((pruner.model.blocks[i][j].weight == 0).sum()) for i in (0, 1) for j in (0, 2)]
         assert sum(zeros) == 0.75 * BLOCK_WEIGHTS
+
+
+def test_the_cause_of_nan_in_float16_is_named():
+    pruner = prepare(blocks().half(), PruningConfig("magnitude", warmup=0), TOTAL)
+    with torch.no_grad():
+        pruner.targets[0].weight.fill_(torch.nan)
+    with pytest.raises(FinepruneError, match=r"are NaN, because the weights are float16.*torch\.autocast"):
+        pruner.step()

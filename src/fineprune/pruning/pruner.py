@@ -19,6 +19,7 @@ from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
+from fineprune.pruning.selection import NotANumberError
 from fineprune.pruning.target import Target
 from fineprune.pruning.targets import find_targets, refuse_quantized
 
@@ -318,7 +319,15 @@ class Pruner:
     def _refresh(self) -> None:
         masks = [target.masked.mask for target in self.targets]
         before = [mask.clone() for mask in masks]
-        self._control = self._method.refresh(self.targets, self.steps_done)
+        try:
+            self._control = self._method.refresh(self.targets, self.steps_done)
+        except NotANumberError as error:
+            if any(target.weight.dtype == torch.float16 for target in self.targets):
+                raise FinepruneError(
+                    "importance scores are NaN, because the weights are float16, too coarse for the steps of "
+                    "an optimizer: load the model in float32 and train under torch.autocast, or in bfloat16"
+                ) from error
+            raise
         device = masks[0].device  # the sum stays on the device, so that the next step need not wait for it
         flipped = [torch.count_nonzero(old ^ new).to(device) for old, new in zip(before, masks, strict=True)]
         self._changed = torch.stack(flipped).sum()

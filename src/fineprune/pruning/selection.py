@@ -295,9 +295,13 @@ def _kth(candidates: Tensor, rank: int) -> Threshold:
     return Threshold(value, rank - higher, int(torch.count_nonzero(candidates == value)))
 
 
-def not_a_number(count: int) -> FinepruneError:
+class NotANumberError(FinepruneError):
+    """Scores that are NaN, which nothing can rank."""
+
+
+def not_a_number(count: int) -> NotANumberError:
     """Return the error to raise for `count` scores that are NaN."""
-    return FinepruneError(
+    return NotANumberError(
         f"{count} importance scores are NaN: the training diverged; lower the learning rates "
         "(lr, score_lr) or clip the gradient, and start from the last good checkpoint"
     )

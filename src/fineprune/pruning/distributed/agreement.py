@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 _CHUNK = 1 << 17  # words of a mask per piece
+_TRANSPORTS = ("gloo/transport", "NCCL")  # in the errors of the backends that are plain RuntimeErrors
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd: spreads the positions of words over all numbers
 
 
@@ -55,6 +57,22 @@ def together(when: str) -> Iterator[None]:
         raise
     if several() and unlike([0]):
         raise FinepruneError(f"{when}: another process of this training failed; its message says why")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Raise one line where the block fails because another process is gone, or does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, distributed.DistError) or any(name in str(error) for name in _TRANSPORTS)
+        if not several() or not lost:
+            raise
+        raise FinepruneError(
+            "another process of this training ended, or did not answer in time; its own output says why. "
+            "Start all of them again, from the newest checkpoint: fineprune run --resume, or "
+            f"resume_from_checkpoint=True ({one_line(error, 120)})"
+        ) from error
 
 
 def unlike(numbers: Sequence[int]) -> list[int]:

@@ -172,7 +172,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the host does; one that ended before its schedule is a `FinepruneWarning`."""
-        output = super().train(*args, **kwargs)
+        with agreement.connected():
+            output = super().train(*args, **kwargs)
         callbacks = self.callback_handler.callbacks
         if not any(isinstance(entry, StopsAtSignals) and entry.stopped for entry in callbacks):
             for part in self._parts:

@@ -104,7 +104,7 @@ class PrunedWeights(Weights):
         if pruner.steps_done != steps_done:
             raise FinepruneError(
                 f"pruning is at step {pruner.steps_done}, training at step {steps_done}: train() was called "
-                "again; make a new trainer, or resume from a checkpoint"
+                "again; make a new trainer, or resume from a checkpoint (which DeepSpeed cannot)"
             )
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
