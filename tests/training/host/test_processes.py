@@ -34,9 +34,10 @@ def done(tmp_path_factory, save_body, worker):
     """The folder with the results of one process and of two."""
     folder = tmp_path_factory.mktemp("processes")
     body = save_body(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    for name, count in (("train", 48), ("validation", 21)):
+    for name, count, more in (("train", 48, ""), ("validation", 21, " a")):
         lines = [
-            f"{'very ' * (i % 5)}{('bad', 'good')[i % 2]} film\t{('neg', 'pos')[i % 2]}" for i in range(count)
+            f"{'very ' * (i % 5)}{('bad', 'good')[i % 2]} film{more}\t{('neg', 'pos')[i % 2]}"
+            for i in range(count)
         ]
         (folder / f"{name}.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
     values = {

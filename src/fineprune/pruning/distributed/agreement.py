@@ -83,6 +83,15 @@ def unlike(numbers: Sequence[int]) -> list[int]:
     return (both[0] != ~both[1]).nonzero().squeeze(1).tolist()
 
 
+def mean(value: float) -> float:
+    """Return the mean of a number over the processes; all of them must call it."""
+    if not several():
+        return value
+    total = torch.tensor(value, dtype=torch.float32, device=_device())
+    distributed.all_reduce(total)
+    return float(total) / distributed.get_world_size()
+
+
 def fingerprint(mask: Tensor) -> int:
     """Return a 64-bit number that depends on every flag and its position, the same on any device."""
     flags = mask.contiguous().view(-1).view(torch.uint8)

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor
 
+from fineprune.pruning.distributed import agreement
+
 
 class RunningMean:
-    """Averages scalars that stay on their device until somebody asks, so that no step waits for one."""
+    """Averages scalars that stay on their device until somebody asks, so that no step waits for one.
+
+    With several processes it is the mean over all of them, and `take` and `sums` are calls of all.
+    """
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
@@ -20,11 +25,11 @@ class RunningMean:
         """Return the mean of the values since the last call; None where there were none."""
         total, count = self._sum, self._count
         self._sum, self._count = None, 0
-        return None if total is None else float(total) / count
+        return None if total is None else agreement.mean(float(total)) / count
 
     def sums(self) -> tuple[str, int] | None:
         """Return the sum so far, as text that loses no bit, and the number of values; None for no value."""
-        return None if self._sum is None else (repr(float(self._sum)), self._count)
+        return None if self._sum is None else (repr(agreement.mean(float(self._sum))), self._count)
 
     def go_on(self, total: str, count: int) -> None:
         """Continue from the result of `sums`."""
