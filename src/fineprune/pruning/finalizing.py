@@ -88,3 +88,11 @@ def mask_buffers(model: nn.Module) -> list[str]:
         for name, _, masked in masked_modules(model)
         for key, _ in masked.named_buffers()
     ]
+
+
+def freeze_embeddings(model: nn.Module) -> None:
+    """Freeze every embedding table; `finalize` makes them trainable again."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.weight.requires_grad:
+            module.weight.requires_grad_(False)
+            setattr(module, FROZEN, ("weight",))

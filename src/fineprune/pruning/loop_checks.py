@@ -1,7 +1,8 @@
 """Warn about common mistakes in hand-written training loops."""
 
+import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.nn.utils import parametrize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
 from fineprune.pruning.progress import warn_first
+from fineprune.pruning.selection import NotANumberError
 from fineprune.pruning.target import Target
 
 UPDATES = 20
@@ -131,6 +134,20 @@ class LoopWatch:
                 "them, as if it was built before prepare; build it afterwards, by pruner.optimizer(kind, lr) "
                 "or from pruner.parameter_groups(lr)"
             )
+
+
+@contextlib.contextmanager
+def naming_float16(weights: Iterable[Tensor]) -> Iterator[None]:
+    """Name the type of the weights where scores become NaN for it."""
+    try:
+        yield
+    except NotANumberError as error:
+        if any(weight.dtype == torch.float16 for weight in weights):
+            raise FinepruneError(
+                "importance scores are NaN, because the weights are float16, too coarse for the steps of "
+                "an optimizer: load the model in float32 and train under torch.autocast, or in bfloat16"
+            ) from error
+        raise
 
 
 def _look(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -12,14 +12,13 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
-from fineprune.pruning.finalizing import DDP_IGNORES, FROZEN, MODULES, mask_buffers, masked_modules
-from fineprune.pruning.loop_checks import LoopWatch
+from fineprune.pruning.finalizing import DDP_IGNORES, MODULES, freeze_embeddings, mask_buffers, masked_modules
+from fineprune.pruning.loop_checks import LoopWatch, naming_float16
 from fineprune.pruning.masked_weight import MaskedWeight, density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
-from fineprune.pruning.selection import NotANumberError
 from fineprune.pruning.target import Target
 from fineprune.pruning.targets import find_targets, refuse_quantized
 
@@ -60,7 +59,7 @@ def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Prune
             by_weight[id(weight)] = masked
             targets.append(Target(name, module, masked))
     if config.freeze_embeddings:
-        _freeze_embeddings(model)
+        freeze_embeddings(model)
     # Every process sets its own masks; DDP would broadcast those of rank 0 before each forward pass.
     setattr(model, DDP_IGNORES, [*getattr(model, DDP_IGNORES, ()), *mask_buffers(model)])
     modules = method.bundle.modules(model)
@@ -319,15 +318,8 @@ class Pruner:
     def _refresh(self) -> None:
         masks = [target.masked.mask for target in self.targets]
         before = [mask.clone() for mask in masks]
-        try:
+        with naming_float16(target.weight for target in self.targets):
             self._control = self._method.refresh(self.targets, self.steps_done)
-        except NotANumberError as error:
-            if any(target.weight.dtype == torch.float16 for target in self.targets):
-                raise FinepruneError(
-                    "importance scores are NaN, because the weights are float16, too coarse for the steps of "
-                    "an optimizer: load the model in float32 and train under torch.autocast, or in bfloat16"
-                ) from error
-            raise
         device = masks[0].device  # the sum stays on the device, so that the next step need not wait for it
         flipped = [torch.count_nonzero(old ^ new).to(device) for old, new in zip(before, masks, strict=True)]
         self._changed = torch.stack(flipped).sum()
@@ -406,11 +398,3 @@ class Pruner:
         """
         pruning_state.refuse_sharded(self.targets)
         pruning_state.load_tensors(self.targets, getattr(self.model, MODULES, None), saved)
-
-
-def _freeze_embeddings(model: nn.Module) -> None:
-    """Freeze every embedding table; `finalize` makes them trainable again."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.weight.requires_grad:
-            module.weight.requires_grad_(False)
-            setattr(module, FROZEN, ("weight",))
