@@ -5,12 +5,13 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fineprune._messages import printable
+from fineprune._messages import listing, printable
 from fineprune._text_files import read_lines
+from fineprune._warnings import show_as_lines
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Fine-tune a pre-trained transformer and come out with 3-15 % of its weights.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -49,7 +49,9 @@ def demo(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that `fineprune recipes` lists.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example pruning.density=0.03.")
     ] = None,
@@ -62,10 +64,14 @@ def run(
     loaded = Recipe.load(recipe, overrides or [])
     place = out or Path("runs") / recipe.stem
     with preemptible():
+        from fineprune.training.run.run_folder import claim
+
+        claim(place, loaded, resume)  # what can be refused before torch is imported, which takes seconds
+        loaded.task.check_files()
         from fineprune.training.host.processes import this_process
         from fineprune.training.run.train import run_recipe
 
-        results = run_recipe(loaded, place, resume=resume, progress=sys.stderr.isatty())
+        results = run_recipe(loaded, place, resume=resume)
         if not this_process().is_main_process:  # the first process speaks for all
             return
     from fineprune.training.run.inspection import headline_of
@@ -77,18 +83,23 @@ def run(
 
 @app.command()
 def evaluate(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Annotated[Path | None, typer.Option(help="Score this file instead of the recipe's own.")] = None,
     model: Annotated[
         Path | None, typer.Option(help="Score the model of this folder instead, for example a compact one.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score the model of a run on its validation data, or on another file of the same columns."""
+    """Score the model of a run, in float32, on its validation data or on another file of the same columns."""
+    if not (folder / "recipe.yaml").is_file():
+        runs = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
+        inside = f"; it holds the runs {listing(runs)}" if runs else ""
+        raise FinepruneError(
+            f"{folder}: no recipe.yaml in it{inside}; evaluate needs the folder of a run, whose recipe names "
+            "the data, and scores the model of another folder with --model"
+        )
     from fineprune.training.run.evaluate import evaluate_run
 
-    if not (folder / "recipe.yaml").is_file():
-        raise FinepruneError(f"{folder}: no recipe.yaml in it; evaluate needs the folder of a run")
     scores = evaluate_run(folder, None if data is None else str(data), model)
     if as_json:
         print(json.dumps(scores))
@@ -160,13 +171,15 @@ def compact(
     folder: Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     values: Annotated[
-        str, typer.Option(help="Type of the sparse values: float32 (exact), float16, bfloat16 or int8.")
+        Literal["float32", "float16", "bfloat16", "int8"],
+        typer.Option(help="Type of the sparse values; float32 is exact."),
     ] = "float32",
     embeddings: Annotated[
-        str, typer.Option(help="Type of the embedding tables: keep, float16, int8 or int4.")
+        Literal["keep", "float16", "int8", "int4"], typer.Option(help="Type of the embedding tables.")
     ] = "keep",
     form: Annotated[
-        str, typer.Option("--format", help="compact, or dense: plain zeros that load without fineprune.")
+        Literal["compact", "dense"],
+        typer.Option("--format", help="dense: plain zeros, which load without fineprune."),
     ] = "compact",
     base: Annotated[
         str | None, typer.Option(help="Store only what differs from this model, a folder or a hub name.")
@@ -189,11 +202,8 @@ def compact(
         if (values, embeddings, base, texts) != ("float32", "keep", None, None):
             raise FinepruneError("--format dense: takes no --values, --embeddings, --base or --vocabulary")
         done = dense_folder(folder, out, method, threshold)
-    elif form == "compact":
-        packing = Packing(cast(Any, values), cast(Any, embeddings))
-        done = compact_folder(folder, out, packing, base, texts, method, threshold)
     else:
-        raise FinepruneError(f"--format {form}: allowed are compact and dense")
+        done = compact_folder(folder, out, Packing(values, embeddings), base, texts, method, threshold)
     if as_json:
         print(json.dumps(done._asdict() | {"folder": str(done.folder)}))
         return
@@ -208,7 +218,7 @@ def compact(
 def export(
     folder: Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    to: Annotated[Literal["onnx", "openvino"], typer.Option(help="The other runtime.")],
     int8: Annotated[bool, typer.Option("--int8", help="Quantize the weights to 8 bits.")] = False,
 ) -> None:
     """Write the model for another runtime, and compare the outputs; needs the extra `export`."""
@@ -258,6 +268,7 @@ def main() -> NoReturn:
     """Run the command line. Exit code 0: done; 2: the input cannot work, said in one line; 75: SIGTERM came,
     and the run can go on; 130: Ctrl-C did.
     """
+    show_as_lines()
     try:
         app(standalone_mode=True)
     except FinepruneError as error:

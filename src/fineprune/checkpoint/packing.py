@@ -168,13 +168,14 @@ def pack(key: str, tensor: Tensor, values: Any) -> Tensor:
 def packed_bytes(model: nn.Module) -> dict[str, int]:
     """Return the bytes of the tensors that `save_compact` would write, by the type of the values.
 
-    Embeddings are kept dense. A type that cannot hold the values (float16 ends at 65,504) is skipped.
+    Embeddings are kept as they are, but for the last entry, "int8, embeddings int8". A type that cannot hold
+    the values (float16 ends at 65,504) is skipped.
     """
     sizes: dict[str, int] = {}
-    types: tuple[Values, ...] = ("float32", "float16", "int8")
-    for values in types:
+    kinds = {name: Packing(name) for name in ("float32", "float16", "int8")}
+    for name, packing in (kinds | {"int8, embeddings int8": Packing("int8", "int8")}).items():
         with contextlib.suppress(FinepruneError):
-            sizes[values] = bytes_of(pack_state(model, Packing(values))[0])
+            sizes[name] = bytes_of(pack_state(model, packing)[0])
     return sizes
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from fineprune._text_files import find_file
 from fineprune._validation import check_keys
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import TaskData
+from fineprune.tasks.tables import check_columns, column_names, is_of_cola
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +67,20 @@ class Source(ABC):
         Raises:
             FinepruneError: data that cannot be used, with the file and the row or line.
         """
+
+    def wanted_columns(self) -> tuple[str, ...]:
+        """Return the columns that every file of the data must have; none where that is not known."""
+        return ()
+
+    def check_files(self) -> None:
+        """Raise `FinepruneError` for files that are not there or lack columns; reads one line of each."""
+        if self.hub is not None:
+            return
+        for place in (self.train, self.validation):
+            if place is not None:
+                names = column_names(find_file(place))
+                if names and not is_of_cola(names):
+                    check_columns(place, self.wanted_columns(), names)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

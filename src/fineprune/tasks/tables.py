@@ -154,7 +154,7 @@ def _delimited(
     path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
 ) -> dict[str, list[Any]]:
     first, header = next((line, row) for line, row in rows if row != [""])
-    if _is_of_cola(header) and not set(columns) & set(header):
+    if is_of_cola(header) and not set(columns) & set(header):
         rows = itertools.chain([(first, header)], rows)
         header = _COLA
     check_columns(path, columns, header)
@@ -174,7 +174,7 @@ def _delimited(
     return dict(zip(columns, cells, strict=True))
 
 
-def _is_of_cola(row: Sequence[str]) -> bool:
+def is_of_cola(row: Sequence[str]) -> bool:
     """Return whether a row is one of CoLA: a source, 0 or 1, nothing or a star, a sentence."""
     return len(row) == len(_COLA) and row[1] in ("0", "1") and row[2] in ("", "*")
 

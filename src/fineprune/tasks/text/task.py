@@ -98,6 +98,10 @@ class ClassificationConfig(Source):
             self._warn(data, str(train_place), validation_place)
         return data
 
+    def wanted_columns(self) -> tuple[str, ...]:
+        """Return the columns of text and labels."""
+        return (*self.columns, self.label)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The one or two columns of text."""

@@ -9,7 +9,6 @@ layers, and a run of 250 steps keeps its accuracy at 25 %; movement to 10 % fell
 Other tasks, and longer runs, go lower (README).
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +56,7 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
         dense_run = "fine-tuning all-MiniLM-L6-v2 densely"
         what = dense_run if name == "dense" else f"fine-pruning that model by {name} to {DENSITY:.0%}"
         say(f"{what}: {steps} steps of {_BATCH} pairs of at most {_LENGTH} tokens")
-        results[name] = run_recipe(
-            _recipe(out, name, steps), out / name, resume=True, progress=sys.stderr.isatty()
-        )
+        results[name] = run_recipe(_recipe(out, name, steps), out / name, resume=True)
     dense = results["dense"]["score"]
     return [
         DemoRow(name, entry["density"], entry["score"], entry["score"] / dense, entry["seconds"], out / name)
