@@ -38,10 +38,19 @@ def demo(
     steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
 ) -> None:
     """The main job on an embedded model and data: no network, a few minutes."""
-    from fineprune.training.run.demo import run_demo
+    from fineprune.training.run.demo import LENGTH, run_demo
 
     rows = run_demo(out, steps)
-    _print_demo(rows, out)
+    _print_demo(rows)
+    best = max(rows[1:], key=lambda row: row.score)
+    from fineprune.training.run import demo_serving
+
+    served = demo_serving.serve(best.folder, rows[0].folder, out / demo_serving.SMALL, LENGTH)
+    print(f"the better of the two, {best.name}:")
+    for line in demo_serving.lines(served):
+        print(line)
+    print(f"go on with: fineprune inspect {best.folder}   fineprune bench {best.folder}")
+    print(f"            fineprune predict {out / demo_serving.SMALL} NAME --pair SENTENCE")
     for row in rows:
         leave_page(row.folder)
     leave_page(out, print)
@@ -314,21 +323,21 @@ def _can_print(text: str) -> bool:
     return True
 
 
-def _print_demo(rows: "list[DemoRow]", out: Path) -> None:
+def _print_demo(rows: "list[DemoRow]") -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="does this sentence describe the function of this name?")
     for column in ("", "density", "accuracy", "of dense", "seconds", "run"):
-        table.add_column(column, justify="left" if column in ("", "run") else "right")
+        # A cut name of a folder could not be pasted.
+        table.add_column(column, justify="left" if column in ("", "run") else "right", overflow="fold")
     for row in rows:
         numbers = (f"{row.density:.1%}", f"{row.score:.1%}", f"{row.kept:.1%}", f"{row.seconds:.0f}")
         table.add_row(row.name, *numbers, str(row.folder))
     Console().print(table)
     print("density counts the matrices of the encoder's layers; embeddings and the head are whole")
-    print(
-        f"one seed each, so differences under about 2 points are noise; try: fineprune inspect {out}/movement"
-    )
+    print("pruned runs begin with the dense model, so they had twice its steps in all; one seed each, so")
+    print("differences under about 2 points are noise")
 
 
 if __name__ == "__main__":

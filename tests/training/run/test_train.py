@@ -1,7 +1,11 @@
 """A recipe's run: what its folder holds, and what can be made of it."""
 
 import json
+import logging
 import random
+import re
+import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +15,13 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from fineprune import FinepruneError, save_compact, summary
+from fineprune import FinepruneError, FinepruneWarning, save_compact, summary
 from fineprune.checkpoint.loading import open_model
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.text.prediction import predict
 from fineprune.training.run.evaluate import evaluate_run
-from fineprune.training.run.mask_snapshot import Record, matrices_of
+from fineprune.training.run.inspection import headline_of
+from fineprune.training.run.mask_snapshot import Record, Recorder, matrices_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -55,9 +60,10 @@ def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
     dense = sum(tensor.nbytes for tensor in load_file(out / "model" / "model.safetensors").values())
     packed = results["packed_bytes"]
     assert results["dense_bytes"] == dense
-    assert list(packed) == ["float32", "float16", "int8"]
+    assert list(packed) == ["float32", "float16", "int8", "int8, embeddings int8"]
     if method is None:
-        assert set(packed.values()) == {dense}
+        assert {packed[name] for name in ("float32", "float16", "int8")} == {dense}
+        assert packed["int8, embeddings int8"] < dense
     else:
         save_compact(model, tmp_path / "small", values="int8")
         small = load_file(tmp_path / "small" / "model.safetensors")
@@ -93,10 +99,9 @@ def test_metrics_are_a_line_for_each_log(files, tmp_path, logs):
     lines = logs(tmp_path / "run")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
     evaluations = [line for line in lines if "eval_loss" in line]
-    assert [line["step"] for line in evaluations] == [4, 8, 12, 12]  # the last: the finalized model
+    assert [line["step"] for line in evaluations] == [4, 8, 12]  # the last: the finalized model
     assert all("eval_accuracy" in line for line in evaluations)
-    assert [line.get("density") for line in evaluations][2:] == [0.25, None]
-    assert evaluations[2]["eval_loss"] == pytest.approx(evaluations[3]["eval_loss"])
+    assert [line.get("density") is None for line in evaluations] == [False, False, True]
 
 
 def test_runs_are_a_function_of_the_seed(files, tmp_path, assert_same_run, logs):
@@ -228,3 +233,56 @@ def test_a_model_folder_loads_too(files, tmp_path):
     model, tokenizer, _ = open_model(tmp_path / "run" / "model")
     assert model.num_labels == 2
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
+
+
+# -- what a run says about itself ------------------------------------------------------------------------
+
+
+def test_a_run_that_learned_nothing_says_so(files, tmp_path, caplog):
+    training = files.recipe().to_dict()["training"] | {"learning_rate": 0.0}
+    results = run_recipe(files.recipe(training=training, pruning=None), tmp_path / "run", progress=False)
+    rows = [json.loads(line)["label"] for line in files.validation.read_text().splitlines()]
+    assert results["majority"] == max(rows.count("pos"), rows.count("neg")) / len(rows)
+    assert "it always gives the same answer" in headline_of(results | {"constant": True})
+    assert "always" not in headline_of(results | {"constant": False})
+    said = [text for text in results["warnings"] if "it learned nothing" in text]
+    assert len(said) == results["constant"]
+
+
+def test_warnings_are_in_the_results(files, tmp_path, monkeypatch):
+    def warn(self):
+        warnings.warn("this went wrong", FinepruneWarning, stacklevel=2)
+        logging.getLogger("fineprune").warning("and %s", "that")
+        return take(self)
+
+    take = Recorder.take
+    monkeypatch.setattr(Recorder, "take", warn)
+    with pytest.warns(FinepruneWarning, match="this went wrong"):
+        results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    assert results["warnings"][:2] == ["this went wrong", "and that"]
+
+
+def test_final_scores_are_those_of_float32(files, tmp_path):
+    recipe = files.recipe(training=files.recipe().to_dict()["training"] | {"precision": "bfloat16"})
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert results["scored_in"] == "float32"
+    plain = replace(recipe, training=replace(recipe.training, precision="float32"))
+    (tmp_path / "run" / "recipe.yaml").write_text(plain.to_yaml())
+    assert results["scores"] == evaluate_run(tmp_path / "run")
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
+    assert results["scores"] == evaluate_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_lines_without_a_terminal(files, tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr("fineprune.training.run.callbacks.SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    run_recipe(files.recipe(), tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith(("training: ", "step "))]
+    if terminal:
+        assert said == []
+        return
+    assert said[0] == "training: 12 steps, evaluated every 4"
+    assert re.fullmatch(r"step 1 of 12(, loss .*)?, \d+ s left", said[1])
+    assert any(re.fullmatch(r"step 4: accuracy [\d.]+%", line) for line in said)

@@ -34,8 +34,7 @@ class ProgressBar(ProgressCallback):  # type: ignore[misc]
 class ProgressLines(TrainerCallback):  # type: ignore[misc]
     """Print a line of progress now and then, where there is no terminal for a bar: in CI, under Slurm."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._begin = self._said = time.monotonic()
         self._first = 0
         self._loss = ""
@@ -54,7 +53,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now, done = time.monotonic(), state.global_step - self._first
-        if now - self._said >= self._seconds and state.global_step < state.max_steps:
+        if now - self._said >= SECONDS and state.global_step < state.max_steps:
             remaining = (now - self._begin) / done * (state.max_steps - state.global_step)
             self._say(
                 f"step {state.global_step:,} of {state.max_steps:,}{self._loss}, {_duration(remaining)} left"

@@ -26,7 +26,8 @@ DENSITY = 0.25
 STEPS = 250
 VALIDATION = 1000
 _BATCH = 32
-_LENGTH = 32
+LENGTH = 32
+"""Tokens of a pair at most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
     for name in ("dense", "magnitude", "movement"):
         dense_run = "fine-tuning all-MiniLM-L6-v2 densely"
         what = dense_run if name == "dense" else f"fine-pruning that model by {name} to {DENSITY:.0%}"
-        say(f"{what}: {steps} steps of {_BATCH} pairs of at most {_LENGTH} tokens")
+        say(f"{what}: {steps} steps of {_BATCH} pairs of at most {LENGTH} tokens")
         results[name] = run_recipe(_recipe(out, name, steps), out / name, resume=True)
     dense = results["dense"]["score"]
     return [
@@ -95,7 +96,7 @@ def _recipe(out: Path, name: str, steps: int) -> Recipe:
             steps=steps,
             batch_size=_BATCH,
             learning_rate=1e-4,
-            max_length=_LENGTH,
+            max_length=LENGTH,
             group_by_length=True,
             evaluate_every=max(1, steps // 2),
         ),

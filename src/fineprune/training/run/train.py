@@ -49,6 +49,7 @@ from fineprune.training.run.run_folder import (
     tidy,
     tidy_later,
 )
+from fineprune.training.run.teacher_score import check_start, teacher_score, weak_teacher
 
 _log = logging.getLogger("fineprune")
 
@@ -122,6 +123,8 @@ def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
     clock = Clock()
     trainer.add_callback(clock)
+    if warning := check_start(recipe, data.metric):
+        _log.warning("%s", warning)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
     seconds = clock.seconds
@@ -136,6 +139,18 @@ def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
         "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
     }
     return _finish(job, trainer, run, trained)
+
+
+def _teacher_score(recipe: Recipe, metric: str, student: float, out: Path) -> float | None:
+    """Return the teacher's score for the results, and warn if it is below the student's; None without one."""
+    try:
+        score = teacher_score(recipe, metric, out / CHECKPOINTS)
+    except Exception as error:  # a score for comparison is no reason to lose a run
+        _log.warning("the teacher is not scored: %s", one_line(error))
+        return None
+    if score is not None and (warning := weak_teacher(score, student, metric, "now")):
+        _log.warning("%s", warning)
+    return score
 
 
 def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +179,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "score": measured[data.metric],
         "scores": measured,
         "scored_in": "float32",
+        "teacher_score": _teacher_score(recipe, data.metric, measured[data.metric], out),
         "constant": answers.constant,
         "majority": answers.majority,
         "density": stats.density,

@@ -1,0 +1,61 @@
+"""The score of a teacher beside its student's: a weak teacher makes a run worse, and nothing else says so."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fineprune.checkpoint.loading import open_model
+from fineprune.training.run.evaluate import evaluate_model
+from fineprune.training.run.recipe import Recipe
+from fineprune_runtime.reading import read_json
+
+
+def recorded_score(folder: str, recipe: Recipe, metric: str) -> float | None:
+    """Return the score in the results of a finished run on the same task; None where there is none."""
+    try:
+        results = read_json(Path(folder) / "results.json")
+        same = results["recipe"]["task"] == recipe.task.to_dict()
+        length = results["recipe"]["training"]["max_length"] == recipe.training.max_length
+        return float(results["scores"][metric]) if same and length else None
+    except (OSError, ValueError, KeyError, TypeError):  # no run, or one of another version
+        return None
+
+
+def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
+    """Return the score of the recipe's teacher on its validation data, a fraction; None without a teacher.
+
+    A teacher that is a run on the same task has it in its results; another one is evaluated.
+
+    Args:
+        recipe: the recipe.
+        metric: the main one of the task.
+        folder: where transformers' Trainer may write; it does not.
+    """
+    if recipe.distillation is None:
+        return None
+    source = recipe.distillation.teacher
+    known = recorded_score(source, recipe, metric)
+    if known is not None:
+        return known
+    model, tokenizer, _ = open_model(source, hub=True, need_tokenizer=True)
+    return evaluate_model(model, tokenizer, replace(recipe, pruning=None, distillation=None), folder)[metric]
+
+
+def weak_teacher(teacher: float, student: float, metric: str, when: str) -> str | None:
+    """Return the warning about a teacher that scores less than its student; None where it does not."""
+    if teacher >= student:
+        return None
+    return (
+        f"the teacher's {metric} of {teacher:.2%} is below the {student:.2%} of the student {when}: it may "
+        "hold the student back; name a better distillation.teacher, or a smaller distillation.alpha"
+    )
+
+
+def check_start(recipe: Recipe, metric: str) -> str | None:
+    """Return the warning about a teacher below the run that the student starts from, by their results."""
+    if recipe.distillation is None:
+        return None
+    teacher = recorded_score(recipe.distillation.teacher, recipe, metric)
+    start = recorded_score(recipe.model.name, recipe, metric)
+    if teacher is None or start is None:
+        return None
+    return weak_teacher(teacher, start, metric, "that it begins with")
