@@ -145,7 +145,8 @@ def test_regression(files, tmp_path):
     rng = random.Random(2)
     for name, count in (("train", 48), ("validation", 20)):
         values = [round(rng.random() * 5, 2) for _ in range(count)]
-        lines = [f"{'very ' * int(value)}good\t{'very ' * rng.randint(0, 4)}bad\t{value}" for value in values]
+        very = [(f"{name} {'very ' * int(value)}good", "very " * rng.randint(0, 4)) for value in values]
+        lines = [f"{one}\t{two}bad\t{value}" for (one, two), value in zip(very, values, strict=True)]
         (files.folder / f"{name}.tsv").write_text("one\ttwo\tscore\n" + "\n".join(lines) + "\n")
     recipe = files.recipe(
         task={"validation": str(files.folder / "validation.tsv"), "text": ["one", "two"], "label": "score"}
