@@ -285,7 +285,7 @@ def test_a_crash_leaves_what_was_there(crash, before, make_pruned, tmp_path, mon
 
 
 def test_a_kill_before_does_not_stand_in_the_way(make_pruned, tmp_path):
-    (tmp_path / ".m.writing").mkdir()
+    (tmp_path / ".m.0123abcd.writing").mkdir()
     save_compact(make_pruned(), tmp_path / "m")
     assert names(tmp_path) == {"m"}
     assert names(tmp_path / "m") == FILES

@@ -296,3 +296,36 @@ def assert_near(y: Any, expected: Any, dtype: str) -> None:
         assert np.abs(error).max() <= 3e-6 * max(1.0, np.abs(expected).max())
     share = np.sqrt((error**2).mean() / max((expected**2).mean(), 1e-30))
     assert share <= RMS[dtype], f"{share:.3g}"
+
+
+def floats(values):
+    return np.array(values, np.float32)
+
+
+def linear(weight, bias=None):
+    return Linear(Matrix.from_dense(floats(weight)), None if bias is None else floats(bias))
+
+
+def zeros(rows, columns):
+    return linear(np.zeros((rows, columns)))
+
+
+def plain(hidden):
+    return Norm(np.ones(hidden, np.float32), np.zeros(hidden, np.float32))
+
+
+def layer(hidden=4, inner=1, **parts):
+    """A layer whose parts do nothing but those that are given."""
+    return Layer(
+        **{
+            "query": zeros(inner, hidden),
+            "key": zeros(inner, hidden),
+            "value": zeros(inner, hidden),
+            "attention_output": zeros(hidden, inner),
+            "attention_norm": plain(hidden),
+            "ffn_in": zeros(2, hidden),
+            "ffn_out": zeros(hidden, 2),
+            "output_norm": plain(hidden),
+        }
+        | parts
+    )

@@ -2,8 +2,6 @@
 
 import math
 import struct
-import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
@@ -11,42 +9,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from runtime.blobs import (
+    BFLOAT16,
+    BITMASK,
+    DENSE,
+    FLOAT16,
+    FLOAT32,
+    GAPS,
+    INT4,
+    INT8,
+    MASK,
+    at,
+    blob_of,
+    header,
+    sealed,
+)
 
 from fineprune_runtime import codec
 from fineprune_runtime.codec import CodecError, decode, encode, read_header, unpack
 
-MASK, FLOAT32, FLOAT16, BFLOAT16, INT8, INT4 = range(6)
-DENSE, BITMASK, GAPS = range(3)
 TYPES = ("mask", "float32", "float16", "bfloat16", "int8", "int4")
 LEVELS = {"int8": 127, "int4": 7}
 # 0.0, -0.0, 1.0, NaNs with a payload, quiet and signaling, of either sign, infinities, the smallest and
 # the largest subnormal, the smallest normal, the largest float32
 ODD_BITS = [0, 1 << 31, 0x3F800000, 0x7FC12345, 0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000]
 ODD_BITS += [1, 0x807FFFFF, 0x00800000, 0x7F7FFFFF]
-
-
-def sealed(blob):
-    """`blob` with the checksum that belongs to it: what a forger would write."""
-    blob = bytes(blob)
-    return blob[:8] + struct.pack("<I", zlib.crc32(blob[:8] + blob[12:])) + blob[12:]
-
-
-def header(form, values, kept, shape, rice=0, magic=b"\x93FPK", version=1, zeros=(0, 0)):
-    """A header as docs/format.md has it, with no checksum yet."""
-    fields = bytes([version, form, values, len(shape)]) + b"????" + bytes([rice, zeros[0]])
-    numbers = struct.pack(f"<HQ{len(shape)}Q", zeros[1], kept, *shape)
-    return magic + fields + numbers
-
-
-def blob_of(*parts):
-    return np.frombuffer(sealed(b"".join(parts)), np.uint8)
-
-
-def at(shape, values):
-    """Zeros with `values` at flat positions."""
-    array = np.zeros(math.prod(shape), np.float32)
-    array[list(values)] = list(values.values())
-    return array.reshape(shape)
 
 
 def bits(array):
@@ -332,61 +319,6 @@ def test_no_level_times_a_scale_is_infinite(values, lowest, limit):
     assert -math.inf < decode(blob, (1,))[0] < -3.4e38
     with pytest.raises(CodecError, match="too large"):
         decode(blob_of(header(DENSE, values, 1, [1]), struct.pack("<f", limit), bytes([lowest])), (1,))
-
-
-@pytest.mark.parametrize("shape", [(2**63,), (2**63, 2**63), (2**64 - 1,) * 8, (2**40,), (2**63, 0)])
-@pytest.mark.parametrize(("form", "values"), [(GAPS, FLOAT32), (DENSE, MASK), (BITMASK, INT8), (GAPS, INT4)])
-def test_a_huge_shape_allocates_nothing(shape, form, values):
-    blob = blob_of(header(form, values, 3, shape), bytes(100))
-    tracemalloc.start()
-    try:
-        assert read_header(blob).shape == shape
-        for expected in ((3,), shape):  # the second: a caller who believed the header
-            with pytest.raises(CodecError):
-                decode(blob, expected)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    ("form", "values", "kept", "payload"),
-    [(GAPS, FLOAT32, 1, bytes(4) + b"\1"), (GAPS, INT4, 0, None), (DENSE, MASK, 3_200_000_000, b"")],
-)
-def test_an_array_out_of_all_proportion_to_its_bytes(form, values, kept, payload):
-    # 3.2e9 elements, 12.8 GB, which the caller asks for as well, from a few bytes or 8 MB of scales.
-    shape = (2_000_000, 1600)
-    payload = bytes(4 * shape[0]) if payload is None else payload
-    blob = blob_of(header(form, values, kept, shape), payload)
-    tracemalloc.start()
-    try:
-        with pytest.raises(CodecError, match=r"bytes say that they hold an array of 12,800,000,000 bytes"):
-            decode(blob, shape)
-        if form == DENSE:
-            with pytest.raises(CodecError, match=r"an array of 25,600,000,000 bytes; the file is damaged"):
-                unpack(blob, shape)
-        else:
-            assert unpack(blob, shape).positions.tolist() == [0] * kept
-        assert tracemalloc.get_traced_memory()[1] < 8 * len(blob) + 1_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_matrix_that_was_pruned_to_nothing(monkeypatch):
-    monkeypatch.setattr(codec, "SMALL", 40_000)
-    assert not decode(encode(np.zeros(10_000, np.float32)), (10_000,)).any()
-    with pytest.raises(CodecError, match="32 bytes say that they hold an array of 40,004 bytes"):
-        decode(encode(np.zeros(10_001, np.float32)), (10_001,))
-
-
-def test_the_memory_is_full(monkeypatch):
-    def zeros(*_):
-        raise MemoryError
-
-    blob = encode(np.array([0, 1, 0, 0], np.float32))
-    monkeypatch.setattr(np, "zeros", zeros)
-    with pytest.raises(CodecError, match="16 bytes of memory are not available"):
-        decode(blob, (4,))
 
 
 def test_values_that_a_type_cannot_hold():

@@ -15,57 +15,25 @@ from runtime.engines import (
     EncoderCase,
     LinearCase,
     assert_close,
-    assert_near,
     check_encoder,
     check_linear,
     encoder_case,
+    floats,
+    layer,
+    linear,
     linear_case,
-    make_hidden,
-    make_layers,
     make_linear,
+    zeros,
 )
-from runtime.reference import activate, reference_encoder
+from runtime.reference import activate
 
-from fineprune_runtime import Encoder, EngineError, Layer, Linear, Matrix, Norm, SparseLinear, codec
+from fineprune_runtime import Encoder, EngineError, Linear, Matrix, Norm, SparseLinear, codec
 
 ALL_BITS = np.array(2**32 - 1, np.uint32).view(np.float32)[()]  # a NaN, as erased memory has it
 
 everywhere = pytest.mark.parametrize(("level", "dtype"), PAIRS)
 linear_cases = st.composite(lambda draw: linear_case(lambda low, high: draw(st.integers(low, high))))
 encoder_cases = st.composite(lambda draw: encoder_case(lambda low, high: draw(st.integers(low, high))))
-
-
-def floats(values):
-    return np.array(values, np.float32)
-
-
-def linear(weight, bias=None):
-    return Linear(Matrix.from_dense(floats(weight)), None if bias is None else floats(bias))
-
-
-def zeros(rows, columns):
-    return linear(np.zeros((rows, columns)))
-
-
-def plain(hidden):
-    return Norm(np.ones(hidden, np.float32), np.zeros(hidden, np.float32))
-
-
-def layer(hidden=4, inner=1, **parts):
-    """A layer whose parts do nothing but those that are given."""
-    return Layer(
-        **{
-            "query": zeros(inner, hidden),
-            "key": zeros(inner, hidden),
-            "value": zeros(inner, hidden),
-            "attention_output": zeros(hidden, inner),
-            "attention_norm": plain(hidden),
-            "ffn_in": zeros(2, hidden),
-            "ffn_out": zeros(hidden, 2),
-            "output_norm": plain(hidden),
-        }
-        | parts
-    )
 
 
 # -- by hand -----------------------------------------------------------------------------------
@@ -260,89 +228,6 @@ def test_an_int8_level_has_127_as_its_most(level):
     given = Linear(Matrix((4, 1), None, values, scales), None)
     y = SparseLinear(given, dtype="int8", level=level)(floats([[255]]))
     assert y[0] / 255 == pytest.approx([127, -127, 1000, -3], rel=1e-5)
-
-
-@everywhere
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, ALL_BITS, 3e38])
-def test_what_is_not_finite_makes_its_text_nan_and_no_other(level, dtype, odd):
-    case = EncoderCase(2, 40, 2, 12, 50, 0.4, 9, 0, True, "gelu", 4, 37, 0, 2, 11)
-    layers, (hidden, _) = make_layers(case), make_hidden(case)
-    encoder = Encoder(layers, head_dim=12, dtype=dtype, threads=2, level=level)
-    expected = encoder(hidden)
-    broken = hidden.copy()
-    broken[1, 5, 7] = broken[3] = odd
-    y = encoder(broken)
-    assert y[[0, 2]].tobytes() == expected[[0, 2]].tobytes()
-    if odd != 3e38:  # a number, if a large one
-        assert np.isnan(y[[1, 3]]).all()
-    assert encoder(hidden).tobytes() == expected.tobytes()  # nothing of it is left behind
-    masked = np.ones((4, 37))
-    masked[:, 20:] = 0
-    y = encoder(broken, masked)
-    if odd != 3e38:
-        assert np.isnan(y[[1, 3], :20]).all()
-    assert not y[:, 20:].any()
-
-
-@everywhere
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, ALL_BITS])
-def test_what_is_not_finite_makes_its_token_nan_and_no_other(level, dtype, odd):
-    given = make_linear(np.random.default_rng(2), 30, 50, density=0.3, full=9)
-    engine = SparseLinear(given, dtype=dtype, level=level)
-    x = np.random.default_rng(3).standard_normal((40, 50)).astype(np.float32)
-    expected = engine(x)
-    for place in (0, 23, 49):  # every output is NaN, also one whose row has no weight for it: torch's 0 x NaN
-        broken = x.copy()
-        broken[[1, 17, 39], place] = odd
-        y = engine(broken)
-        assert np.isnan(y[[1, 17, 39]]).all()
-        others = np.delete(np.arange(40), [1, 17, 39])
-        assert y[others].tobytes() == expected[others].tobytes()
-
-
-@everywhere
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
-@pytest.mark.parametrize("part", ["query", "value", "ffn_in"])
-def test_what_overflows_on_the_way_is_nan(level, dtype, activation, part):
-    # Weights of 3e38 make infinity of 8, in one neuron of many: the sum, its norm and all after it are NaN,
-    # and the maximum of a range or of scores does not lose it.
-    weight = np.zeros((64, 4))
-    weight[5] = [3e38, 0, 0, 0]
-    weight[6] = [-3e38, 0, 0, 0]
-    odd = linear(weight, np.linspace(-1, 1, 64))
-    own = layer(
-        hidden=4,
-        inner=64,
-        **{
-            "query": linear(np.ones((64, 4))),
-            "key": linear(np.ones((64, 4))),
-            "value": linear(np.ones((64, 4))),
-        }
-        | {"attention_output": linear(np.full((4, 64), 0.1)), "ffn_in": linear(np.ones((64, 4)))}
-        | {"ffn_out": linear(np.full((4, 64), 0.1)), part: odd},
-    )
-    encoder = Encoder([own], head_dim=64, activation=activation, dtype=dtype, level=level, epsilon=1e-30)
-    y = encoder(floats([[[8, 0, 0, 1], [-8, 2, 0, 0], [8, 1, 1, 0]]]))
-    assert not np.isfinite(y).any()
-
-
-@everywhere
-def test_masked_tokens_may_hold_anything(level, dtype):
-    case = EncoderCase(2, 24, 2, 8, 30, 0.5, 0, 0, True, "relu", 3, 20, 2, 1, 6)
-    layers, (hidden, mask) = make_layers(case), make_hidden(case)
-    encoder = Encoder(layers, head_dim=8, activation="relu", dtype=dtype, level=level)
-    mask[:, 0] = [1, 0, 1]
-    expected = encoder(hidden, mask)
-    masked = mask == 0
-    hidden[:, 1:][masked[:, 1:]] = math.nan
-    assert encoder(hidden, mask).tobytes() == expected.tobytes()
-    hidden[1, 0] = math.nan  # the first place is computed; no other sees it
-    y = encoder(hidden, mask)
-    assert np.isnan(y[1, 0]).all()
-    assert y[[0, 2]].tobytes() + y[1, 1:].tobytes() == expected[[0, 2]].tobytes() + expected[1, 1:].tobytes()
-    hidden[1, 0] = 0.5
-    expected = encoder(hidden, mask)
-    assert_near(expected, reference_encoder(layers, np.nan_to_num(hidden), mask, 8, "relu", 1e-12), dtype)
 
 
 # -- inputs ------------------------------------------------------------------------------------

@@ -16,8 +16,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fineprune_runtime.positions import DENSE, GAPS, decode_positions, encode_positions
+from fineprune_runtime.positions import Bytes as Bytes
+from fineprune_runtime.positions import CodecError as CodecError
+
 Values = Literal["mask", "float32", "float16", "bfloat16", "int8", "int4"]
-Bytes = NDArray[np.uint8]
 
 VERSION = 1
 MAGIC = b"\x93FPK"
@@ -26,7 +29,6 @@ _MAX_DIMENSIONS = 8
 _VALUES: tuple[Values, ...] = get_args(Values)  # the code of a type is its index here
 _ITEM_BITS = {"mask": 0, "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _LEVELS = {"int8": 127, "int4": 7}
-_DENSE, _BITMASK, _GAPS = range(3)
 DENSE_FROM = 0.94
 """A matrix of this density or more counts as dense: leaving out its zeros saves no space."""
 
@@ -35,10 +37,6 @@ DENSE_FROM = 0.94
 # 0.3 % are refused. SMALL holds any matrix of the largest encoders, even if it was pruned to nothing.
 MOST_GROWTH = 1024
 SMALL = 256 * 2**20
-
-
-class CodecError(ValueError):
-    """The bytes are not a complete, valid blob, or the requested type cannot hold the array."""
 
 
 class Header(NamedTuple):
@@ -92,7 +90,7 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
         nonzero[:] = True
         kept = flat.size
     where = np.flatnonzero(nonzero)
-    form, rice, positions = _encode_positions(nonzero, where)
+    form, rice, positions = encode_positions(nonzero, where)
     stored, scales = _encode_values(flat[where], where, array.shape, values)
     header = _FIXED.pack(
         MAGIC, VERSION, form, _VALUES.index(values), array.ndim, 0, rice, 0, 0, kept
@@ -128,7 +126,7 @@ def fill(packed: Packed, values: NDArray[Any]) -> NDArray[Any]:
     """
     header = packed.header
     count = math.prod(header.shape)
-    is_full = header.positions == _DENSE
+    is_full = header.positions == DENSE
     if is_full and len(values) == count:
         return values.reshape(header.shape)
     _check_growth(packed, values.itemsize)
@@ -153,7 +151,7 @@ def _check_growth(packed: Packed, itemsize: int) -> None:
 def unpack(blob: Bytes, shape: Sequence[int]) -> Packed:
     """Check and unpack a blob without filling in the zeros. Raises as `decode`."""
     packed = take_apart(blob, shape)
-    if packed.header.positions != _DENSE:
+    if packed.header.positions != DENSE:
         return packed
     _check_growth(packed, 8)  # a mask stores nothing else
     return packed._replace(positions=np.arange(packed.header.kept))
@@ -165,7 +163,7 @@ def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
     if header.shape != tuple(shape):
         raise CodecError(f"holds an array of shape {header.shape}, expected {tuple(shape)}")
     count, kept = math.prod(header.shape), header.kept
-    if kept > count or (header.positions == _DENSE and kept != count):
+    if kept > count or (header.positions == DENSE and kept != count):
         raise CodecError(f"says that {kept} of {count} elements are stored")
     rows = _rows(header.shape) if header.values in _LEVELS else 0
     begin = header.size
@@ -179,7 +177,7 @@ def take_apart(blob: Bytes, shape: Sequence[int]) -> Packed:
     # A NaN fails both comparisons; up to the limit even the lowest level times the scale is finite.
     if rows and not ((scales >= 0) & (scales < _scale_limit(header.values))).all():
         raise CodecError("a scale is negative, too large or not finite")
-    positions = _decode_positions(blob[end:], header, count)
+    positions = decode_positions(blob[end:], header.positions, header.rice, header.kept, count)
     return Packed(header, positions, _decode_values(blob[middle:end], header), scales, len(blob))
 
 
@@ -187,7 +185,7 @@ def dequantized(packed: Packed) -> NDArray[np.float32]:
     """Return the stored values as float32, (kept,)."""
     if packed.header.values not in _LEVELS:
         return packed.values
-    if packed.header.positions == _DENSE and packed.header.kept:
+    if packed.header.positions == DENSE and packed.header.kept:
         rows: NDArray[np.float32] = packed.values.reshape(len(packed.scales), -1) * packed.scales[:, None]
         return rows.reshape(-1)
     counts = _row_counts(packed.positions, packed.header.shape)
@@ -207,10 +205,10 @@ def read_header(blob: Bytes) -> Header:
         raise CodecError(f"format version {version}; this fineprune reads version {VERSION}: upgrade it")
     size = _FIXED.size + 8 * dimensions
     if (
-        form > _GAPS
+        form > GAPS
         or values >= len(_VALUES)
         or dimensions > _MAX_DIMENSIONS
-        or rice > (31 if form == _GAPS else 0)
+        or rice > (31 if form == GAPS else 0)
         or pad
         or pad2
         or len(blob) < size
@@ -242,84 +240,6 @@ def _row_counts(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray
     rows = _rows(shape)
     width = math.prod(shape) // max(1, rows)
     return np.diff(np.searchsorted(positions, np.arange(rows + 1) * width))
-
-
-# -- positions ---------------------------------------------------------------------------------
-
-
-def _encode_positions(nonzero: NDArray[np.bool_], where: NDArray[np.int64]) -> tuple[int, int, Bytes]:
-    """Return the smallest form, its Rice parameter and its bytes."""
-    empty = np.empty(0, np.uint8)
-    kept, count = len(where), len(nonzero)
-    if kept == count:
-        return _DENSE, 0, empty
-    if kept == 0:
-        return _GAPS, 0, empty
-    gaps = np.diff(where, prepend=-1) - 1
-    rice, size = _best_rice(gaps)
-    if size >= -(-count // 8):
-        return _BITMASK, 0, np.packbits(nonzero, bitorder="little")
-    planes = [np.packbits((gaps >> bit) & 1 == 1, bitorder="little") for bit in range(rice)]
-    ends = np.cumsum((gaps >> rice) + 1) - 1
-    unary = np.zeros(ends[-1] + 1, np.bool_)
-    unary[ends] = True
-    return _GAPS, rice, np.concatenate([*planes, np.packbits(unary, bitorder="little")])
-
-
-def _best_rice(gaps: NDArray[np.int64]) -> tuple[int, int]:
-    """Return the number of remainder bits that takes the fewest bytes, and that number of bytes.
-
-    Geometric gaps of mean g are coded best with about log2(g ln 2) bits (Rice 1979, Golomb 1966);
-    clustered gaps need fewer bits, so neighboring numbers are tried.
-    """
-    guess = round(math.log2(max(1.0, (float(gaps.mean()) + 1) * math.log(2))))
-    sizes = {}
-    for rice in range(max(0, guess - 2), min(31, guess + 1) + 1):
-        unary = int((gaps >> rice).sum()) + len(gaps)
-        sizes[rice] = rice * -(-len(gaps) // 8) + -(-unary // 8)
-    best = min(sizes, key=sizes.__getitem__)
-    return best, sizes[best]
-
-
-def _decode_positions(stream: Bytes, header: Header, count: int) -> NDArray[np.int64]:
-    kept = header.kept
-    if header.positions == _DENSE or kept == 0:
-        if len(stream):
-            raise CodecError(f"{len(stream)} bytes too many")
-        return np.empty(0, np.int64)
-    if header.positions == _BITMASK:
-        if len(stream) != -(-count // 8):
-            raise CodecError(f"its bitmask has {len(stream)} bytes for {count} elements")
-        where = np.flatnonzero(_bits(stream))
-    else:
-        where = _decode_gaps(stream, header.rice, kept, count)
-    if len(where) != kept:
-        raise CodecError(f"says that {kept} elements are stored, and gives {len(where)} positions")
-    if where[-1] >= count:
-        raise CodecError(f"a position is {where[-1]}, and there are {count} elements")
-    return where
-
-
-def _decode_gaps(stream: Bytes, rice: int, kept: int, count: int) -> NDArray[np.int64]:
-    plane = -(-kept // 8)
-    if len(stream) < rice * plane:
-        raise CodecError("its gaps are cut off")
-    ends = np.flatnonzero(_bits(stream[rice * plane :]))
-    if len(ends) != kept:
-        raise CodecError(f"says that {kept} elements are stored, and gives {len(ends)} gaps")
-    if ends[-1] // 8 != len(stream) - rice * plane - 1:
-        raise CodecError("bytes follow its last gap")
-    # Checked before the shift, which could overflow. Remainders cannot: that takes 2^32 of them, gigabytes.
-    if (int(ends[-1]) + 1 - kept) << rice > count - kept:
-        raise CodecError(f"its gaps lead past the last of {count} elements")
-    gaps = (np.diff(ends, prepend=-1) - 1) << rice
-    for bit in range(rice):
-        gaps |= _bits(stream[bit * plane : (bit + 1) * plane])[:kept].astype(np.int64) << bit
-    return np.cumsum(gaps + 1) - 1
-
-
-def _bits(stream: Bytes) -> NDArray[np.bool_]:
-    return np.unpackbits(stream, bitorder="little").view(np.bool_)  # flatnonzero is fastest on bool
 
 
 # -- values ------------------------------------------------------------------------------------
