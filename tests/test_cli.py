@@ -133,8 +133,13 @@ def test_inspect(finished, capsys):
     assert rest[-1].startswith("run: 256 of 1,024 weights kept (25.00%)")
     assert rest[-1].endswith("; latency: not measured")
     assert rest[-2].startswith("accuracy")
-    sizes = json.loads((finished / "results.json").read_text())["packed_bytes"]
-    assert rest[-3].endswith(f"{sizes['int8'] / 1e6:.1f} MB as int8")
+    results = json.loads((finished / "results.json").read_text())
+    size = results["packed_bytes"]["int8, embeddings int8"]
+    assert rest[-3].endswith(f"{size / 1e6:.1f} MB as int8, embeddings int8")
+    assert told["warnings"] == results["warnings"]
+    assert [line for line in rest if "warning" in line] == [
+        f"warning of the run: {text}" for text in results["warnings"]
+    ]
 
 
 def test_inspect_lists_matrices_where_asked(finished, capsys):

@@ -29,8 +29,13 @@ from fineprune.errors import FinepruneWarning
 show_as_lines()
 warnings.warn("of two\\nlines", FinepruneWarning)
 warnings.warn("another", UserWarning)
+import logging
+from fineprune._warnings import collected
+with collected():
+    logging.getLogger("fineprune").warning("of the %s", "log")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours, other, *_ = done.stderr.splitlines()
     assert ours == "fineprune: warning: of two lines"
     assert other.endswith("UserWarning: another")
+    assert done.stderr.splitlines()[-1] == "fineprune: warning: of the log"

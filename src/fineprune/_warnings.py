@@ -15,9 +15,13 @@ def show_as_lines() -> None:
     """Print each `FinepruneWarning` as one line on stderr from now on, and others as Python does it."""
 
     def show(text: str, usual: Callable[[], None]) -> None:
-        print(f"fineprune: warning: {one_line(Warning(text), 600)}", file=sys.stderr)
+        _print(text)
 
     warnings.showwarning = _showing(show)
+
+
+def _print(text: str) -> None:
+    print(f"fineprune: warning: {one_line(Warning(text), 600)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -36,12 +40,16 @@ def collected() -> Iterator[list[str]]:
         keep(text)
         usual()
 
+    logger = logging.getLogger("fineprune")
+
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             keep(record.getMessage())
+            # Python prints what no handler takes; with this one it no longer does.
+            if logger.handlers == [self] and not logging.getLogger().handlers:
+                _print(record.getMessage())
 
     handler = Handler(logging.WARNING)
-    logger = logging.getLogger("fineprune")
     with warnings.catch_warnings():
         warnings.showwarning = _showing(show)
         logger.addHandler(handler)

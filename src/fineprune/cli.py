@@ -258,6 +258,8 @@ def inspect(
     for line in bars(found.layers, _can_print("▏█")):
         print(line)
     print(advice(density))
+    for text in found.warnings:
+        print(printable(f"warning of the run: {text}"))
     stored = "packed" if found.packed else "zeros are stored in full"
     print(f"weights on disk: {found.bytes / 1e6:.1f} MB ({stored})")
     if found.packed_bytes is not None:
@@ -328,13 +330,14 @@ def _print_demo(rows: "list[DemoRow]") -> None:
     from rich.table import Table
 
     table = Table(title="does this sentence describe the function of this name?")
-    for column in ("", "density", "accuracy", "of dense", "seconds", "run"):
-        # A cut name of a folder could not be pasted.
-        table.add_column(column, justify="left" if column in ("", "run") else "right", overflow="fold")
+    for column in ("", "density", "accuracy", "of dense", "seconds"):
+        table.add_column(column, justify="right" if column else "left")
     for row in rows:
         numbers = (f"{row.density:.1%}", f"{row.score:.1%}", f"{row.kept:.1%}", f"{row.seconds:.0f}")
-        table.add_row(row.name, *numbers, str(row.folder))
+        table.add_row(row.name, *numbers)
     Console().print(table)
+    for row in rows:  # not in the table, which may cut or fold them: they are to be pasted
+        print(row.folder)
     print("density counts the matrices of the encoder's layers; embeddings and the head are whole")
     print("pruned runs begin with the dense model, so they had twice its steps in all; one seed each, so")
     print("differences under about 2 points are noise")

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 from fineprune import FinepruneError, FinepruneWarning, save_compact, summary
 from fineprune.checkpoint.loading import open_model
@@ -287,3 +289,42 @@ def test_progress_is_lines_without_a_terminal(files, tmp_path, capsys, monkeypat
     assert said[0] == "training: 12 steps, evaluated every 4"
     assert re.fullmatch(r"step 1 of 12(, loss .*)?, \d+ s left", said[1])
     assert any(re.fullmatch(r"step 4: accuracy [\d.]+%", line) for line in said)
+
+
+class Tracker(TensorBoardCallback):
+    """TensorBoard's callback without its package."""
+
+    made: ClassVar[list["Tracker"]] = []
+
+    def __init__(self):
+        self.tb_writer, self.logging_dir, self.steps = None, None, []
+        self.made.append(self)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        pass
+
+    def on_log(self, args, state, control, **kwargs):
+        self.steps.append(state.global_step)
+
+
+def test_trackers_get_the_log_of_the_training(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(Tracker, "made", [])
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    training = files.recipe().to_dict()["training"] | {"report_to": ["tensorboard"]}
+    run_recipe(files.recipe(training=training), tmp_path / "run", progress=False)
+    (tracker,) = Tracker.made
+    assert set(tracker.steps) == set(range(1, 13))
+    assert tracker.logging_dir == str(tmp_path / "run" / "tensorboard")  # the checkpoints go at the end
+    evaluate_run(tmp_path / "run")
+    assert Tracker.made == [tracker]
+
+
+def test_trackers_that_are_not_installed_are_refused(files, tmp_path, monkeypatch):
+    def absent():
+        raise RuntimeError("it requires wandb to be installed")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", absent)
+    training = files.recipe().to_dict()["training"] | {"report_to": ["wandb"]}
+    with pytest.raises(FinepruneError, match="report_to='wandb': it requires wandb to be installed"):
+        run_recipe(files.recipe(training=training), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from fineprune._transformers_output import quiet
 from fineprune.checkpoint.loading import load, open_model
 from fineprune.checkpoint.packing import Packing
 from fineprune.inference.accelerate import accelerate
@@ -57,7 +58,8 @@ def serve(run: Path, dense: Path, out: Path, length: int) -> Served:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pruned, whole = load(out, packed=True), open_model(dense).model.float().eval()
+        with quiet():
+            pruned, whole = load(out, packed=True), open_model(dense).model.float().eval()
         accelerate(pruned, dtype="int8", threads=1)
         inputs = example(whole, 1, length)
         with torch.inference_mode():

@@ -86,6 +86,11 @@ class Inspection:
         return packed_of(self.results or {}) or None
 
     @property
+    def warnings(self) -> list[str]:
+        """What the run was warned of."""
+        return list((self.results or {}).get("warnings") or [])
+
+    @property
     def line(self) -> str:
         """A one-line summary to paste: weights kept and in all, the bytes, and the time of an answer."""
         stats = self.stats
@@ -110,6 +115,7 @@ class Inspection:
             "packed_bytes": self.packed_bytes,
             "latency": None if self.latency is None else self.latency._asdict(),
             "scores": None if self.results is None else self.results["scores"],
+            "warnings": self.warnings,
             "line": self.line,
             "blocks": [asdict(layer) | {"density": layer.density} for layer in self.layers],
             "layers": [layer._asdict() | {"density": layer.density} for layer in stats.layers],
@@ -218,7 +224,7 @@ def _results(path: Path) -> dict[str, Any] | None:
     try:
         results = read_json(path)
         headline_of(results)
-        dict(results["scores"]), dict(results.get("packed_bytes") or {})
+        dict(results["scores"]), dict(results.get("packed_bytes") or {}), list(results.get("warnings") or [])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
     return results  # type: ignore[no-any-return]

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import kind_named
@@ -18,6 +20,7 @@ from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.run_folder import TEACHER_LOGITS
 
 _LINES = 50  # of metrics.jsonl at least, for curves
+_TENSORBOARD = "tensorboard"
 
 
 class Job(NamedTuple):
@@ -41,6 +44,7 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     recipe, data, evaluation, tokenizer = job
     kind = kind_named(data.kind)
     train = data.train_rows(tokenizer, recipe.training.max_length)
+    trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
     trainer = PruningTrainer(
         model=model,
         args=_arguments(job, None if train is None else len(train), folder, progress),
@@ -56,7 +60,22 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     if progress:
         trainer.add_callback(ProgressBar if sys.stderr.isatty() else ProgressLines)
     trainer.add_callback(OneLastEvaluation)
+    for tracker in trackers:
+        trainer.add_callback(tracker)
     return trainer
+
+
+def _tracker(name: str, checkpoints: Path) -> TrainerCallback:
+    """Return the callback of a tracker; TensorBoard's files go beside the checkpoints, which are not kept."""
+    try:
+        tracker: TrainerCallback = INTEGRATION_TO_CALLBACK[name]()
+    except (RuntimeError, ImportError) as error:  # its package is not installed
+        raise FinepruneError(
+            f"training.report_to={name!r}: {one_line(error)}; install it, or leave it out"
+        ) from error
+    if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
+        tracker.logging_dir = str(checkpoints.parent / _TENSORBOARD)
+    return tracker
 
 
 def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> TrainingArguments:
@@ -96,7 +115,7 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         greater_is_better=True,
         logging_steps=max(1, min(every // 5, steps // _LINES)),
         logging_nan_inf_filter=False,
-        report_to=list(training.report_to),
+        report_to=[],  # trackers are callbacks of their own
         disable_tqdm=not (progress and sys.stderr.isatty()),
         dataloader_pin_memory=False,
     )
