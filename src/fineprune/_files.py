@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +29,7 @@ _REFUSALS = {  # by the system, of a write
     code: os.strerror(code)
     for code in (
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+        errno.EISDIR, errno.ENOTDIR,
     )
 }  # fmt: skip
 _RUST = re.compile(r"(?:os error|code:) (\d+)")  # safetensors and tokenizers
@@ -157,15 +158,15 @@ def staged(folder: Path) -> Iterator[Path]:
 def _workplace(place: Path) -> Iterator[Path]:
     """Yield a new folder beside `place`, locked while the block runs, and remove those of dead processes."""
     for other in place.parent.glob(f".{_escaped(place.name)}.*.writing"):
-        with _locked(other) as free:
-            if free:
+        with _lock(other) as state:
+            if state == "ours":
                 shutil.rmtree(other, ignore_errors=True)
     while True:
         workplace = place.with_name(f".{place.name}.{secrets.token_hex(4)}.writing")
         workplace.mkdir()
         try:
-            with _locked(workplace):
-                if not workplace.exists():  # taken for a dead one's before it was locked
+            with _lock(workplace) as state:
+                if state == "theirs" or not workplace.exists():  # taken for a dead one's before it was locked
                     continue
                 yield workplace
                 return
@@ -174,25 +175,27 @@ def _workplace(place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder while the block runs; yield whether it was free. The system unlocks it at a kill."""
-    if os.name != "posix":  # then a folder that a killed process was writing stays
-        yield False
-        return
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
+def _lock(folder: Path) -> Iterator[Literal["ours", "theirs", "none"]]:
+    """Lock a folder while the block runs, unless another process has; the system unlocks it at a kill.
+
+    Yields who has the lock: nobody can where the system or the file system has none, or the folder is gone.
+    """
+    number = None
+    state: Literal["ours", "theirs", "none"] = "none"
+    if os.name == "posix":
         try:
+            number = os.open(folder, os.O_RDONLY)
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:  # locked, or a file system without locks
-            free = False
-        yield free
+            state = "ours"
+        except BlockingIOError:
+            state = "theirs"
+        except OSError:
+            state = "none"
+    try:
+        yield state
     finally:
-        os.close(number)
+        if number is not None:
+            os.close(number)
 
 
 def _escaped(name: str) -> str:
