@@ -207,3 +207,31 @@ def test_advice():
         said = break_even.advice((low + high) / 2)
         assert said.startswith("the engine is faster than a dense model with ")
         assert ", not with " in said
+
+
+@pytest.mark.parametrize("complete", [2, 3, 5])
+def test_a_measurement_that_is_stopped_keeps_three_rounds_or_more(complete, monkeypatch):
+    monkeypatch.setattr(timing, "_turn", lambda call, usual: call())
+    calls = []
+
+    def call():
+        calls.append(None)
+        if len(calls) == 4 + 2 * complete + 1:  # two before the rounds for each name
+            raise KeyboardInterrupt
+
+    two = {"a": call, "b": call}
+    if complete < 3:
+        with pytest.raises(KeyboardInterrupt):
+            timing.interleave(two, 9)
+    else:
+        assert {name: len(times) for name, times in timing.interleave(two, 9).items()} == {
+            "a": complete,
+            "b": complete,
+        }
+
+
+def test_rounds_are_reported(monkeypatch):
+    monkeypatch.setattr(timing, "_SAY_EVERY", 0.0)
+    said = []
+    timing.interleave({"a": lambda: None}, 2, said.append)
+    assert said == ["round 1 of 2", "round 2 of 2"]

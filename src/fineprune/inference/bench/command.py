@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fineprune.errors import FinepruneError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,13 +29,18 @@ def bench(
     """Time a model: the sparse engine beside torch and the other runtimes that are installed."""
     from fineprune.inference.bench.measure import bench_folder
 
-    done = bench_folder(folder, against, batch, length, threads, rounds)
+    done = bench_folder(folder, against, batch, length, threads, rounds, _say)
     if as_json:
         print(json.dumps(done.to_dict(), allow_nan=False))
     else:
         _print(done)
     if (folder / "results.json").is_file():
         _keep(done, say=not as_json)
+
+
+def _say(line: str) -> None:
+    """Print a line of progress: on stderr, since --json has stdout."""
+    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 def _keep(done: "Bench", say: bool) -> None:
@@ -44,8 +51,8 @@ def _keep(done: "Bench", say: bool) -> None:
     path = done.folder / BENCH
     try:
         write_json(path, done.to_dict())
-    except OSError as error:
-        print(f"fineprune: {path}: cannot be written ({error.strerror}); it is not kept", file=sys.stderr)
+    except FinepruneError as error:
+        print(f"fineprune: {error}; it is not kept", file=sys.stderr)
         return
     if say:
         print(f"kept for inspect and report: {path}")

@@ -4,7 +4,7 @@ import contextlib
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench import resident_memory
 from fineprune.inference.bench.peers import PEERS, Job, Run, missing
 from fineprune.inference.bench.resident_memory import Loading
-from fineprune.inference.bench.timing import Timing, compare, interleave, machine
+from fineprune.inference.bench.timing import Timing, compare, interleave, machine, silent
 from fineprune.pruning.summary import summary
 from fineprune_runtime import dtypes
 
@@ -87,12 +87,16 @@ def bench_folder(
     length: int = 128,
     threads: int | None = None,
     rounds: int = 11,
+    say: Callable[[str], None] = silent,
 ) -> Bench:
     """Time every peer of `peers.PEERS` on the model of a run or model folder, in turns.
 
     The inputs are `batch` texts of `length` random tokens. `against` is another folder, or a name on the hub,
     which all peers run as well; ratios are always to torch on the model of `folder`. `threads` is for
-    all peers; None: as many as torch uses.
+    all peers; None: as many as torch uses. `say` is called with a line about each step of the measurement.
+
+    Ctrl-C while peers are timed ends the measurement with the rounds that are complete, if they are three or
+    more, and without memory.
 
     Raises:
         FinepruneError: for numbers below 1, and for a model that does not exist, does not take single texts,
@@ -113,10 +117,13 @@ def bench_folder(
         built = {}
         for number, (name, model) in enumerate(models.items()):
             given = inputs if name is None else example(model, batch, length)
-            built[name] = _build(Job(model, given, threads, Path(scratch) / str(number)), name)
+            built[name] = _build(Job(model, given, threads, Path(scratch) / str(number)), name, say)
         runs = {(peer, name): run for name, each in built.items() for peer, run in each.runs.items()}
         base: tuple[str, str | None] = (BASE, None)
-        timings = compare(interleave(runs, rounds), base)
+        say(f"timing {len(runs)} in {rounds} rounds")
+        times = interleave(runs, rounds, say)
+        done = len(times[base])
+        timings = compare(times, base)
         rows = []
         for (peer, name), timing in timings.items():
             error = built[name].errors[peer]
@@ -124,14 +131,18 @@ def bench_folder(
         density = summary(models[None]).density
         kind = type(models[None]).__name__
     places = {name: each.place for name, each in opened.items()}
-    loadings, skipped = _load(places, kind, inputs["input_ids"], threads)
+    if done < rounds:
+        loadings, skipped = [], [Left("memory", f"stopped after {done} of {rounds} rounds")]
+    else:
+        say("measuring memory, in a fresh process each")
+        loadings, skipped = _load(places, kind, inputs["input_ids"], threads)
     return Bench(
         folder=Path(folder),
         density=density,
         file_bytes=sum(file.stat().st_size for file in Path(opened[None].place).glob("*.safetensors")),
         batch=batch,
         length=length,
-        rounds=rounds,
+        rounds=done,
         machine=machine(threads),
         rows=rows,
         loadings=loadings,
@@ -179,7 +190,7 @@ def error_of(outputs: Any, expected: Any) -> float:
     return worst
 
 
-def _build(job: Job, model: str | None) -> _Built:
+def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
     """Make the peers ready, one after another, and compare each one's first answer."""
     named = f" ({model})" if model else ""
     runs: dict[str, Run] = {}
@@ -191,6 +202,7 @@ def _build(job: Job, model: str | None) -> _Built:
         why = missing(peer)
         try:
             if why is None:
+                say(f"building {name}{named}")
                 with quiet(), _heard() as said:
                     run = peer.build(job)
                     outputs = run()

@@ -27,6 +27,9 @@ _PACKAGES = (
     "deepsparse",
 )
 
+_SAY_EVERY = 10.0  # seconds
+_FEWEST = 3  # rounds of a measurement that was stopped
+
 
 class Timing(NamedTuple):
     """One call's time, and its speed relative to the base."""
@@ -40,16 +43,40 @@ class Timing(NamedTuple):
     """The ratio's quartiles."""
 
 
-def interleave(calls: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
-    """Return seconds of each call in each round; each round runs all calls, so noise affects all alike."""
+def silent(line: str) -> None:
+    """Say nothing about the progress of a measurement."""
+
+
+def interleave(
+    calls: Mapping[Name, Callable[[], Any]], rounds: int, say: Callable[[str], None] = silent
+) -> dict[Name, list[float]]:
+    """Return seconds of each call in each round; each round runs all calls, so noise affects all alike.
+
+    Ctrl-C ends it after three rounds or more with the rounds that are complete.
+
+    Args:
+        calls: what is timed, by name.
+        rounds: the number of rounds.
+        say: called with a line now and then, every ten seconds at most.
+    """
     usual = {}
     for name, call in calls.items():
         call()
         usual[name] = _seconds(call)
     times: dict[Name, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_turn(call, usual[name]))
+    said = time.monotonic()
+    try:
+        for number in range(rounds):
+            for name, call in calls.items():
+                times[name].append(_turn(call, usual[name]))
+            if time.monotonic() - said >= _SAY_EVERY:
+                said = time.monotonic()
+                say(f"round {number + 1} of {rounds}")
+    except KeyboardInterrupt:
+        complete = min(map(len, times.values()))
+        if complete < _FEWEST:
+            raise
+        return {name: seconds[:complete] for name, seconds in times.items()}
     return times
 
 
