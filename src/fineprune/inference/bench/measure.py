@@ -132,7 +132,7 @@ def bench_folder(
         kind = type(models[None]).__name__
     places = {name: each.place for name, each in opened.items()}
     if done < rounds:
-        loadings, skipped = [], [Left("memory", f"stopped after {done} of {rounds} rounds")]
+        loadings, skipped = list[Loading](), [Left("memory", f"stopped after {done} of {rounds} rounds")]
     else:
         say("measuring memory, in a fresh process each")
         loadings, skipped = _load(places, kind, inputs["input_ids"], threads)

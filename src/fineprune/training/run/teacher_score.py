@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fineprune.checkpoint.loading import open_model
+from fineprune.training.host.processes import this_process
 from fineprune.training.run.evaluate import evaluate_model
 from fineprune.training.run.recipe import Recipe
 from fineprune_runtime.reading import read_json
@@ -23,7 +24,8 @@ def recorded_score(folder: str, recipe: Recipe, metric: str) -> float | None:
 def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
     """Return the score of the recipe's teacher on its validation data, a fraction; None without a teacher.
 
-    A teacher that is a run on the same task has it in its results; another one is evaluated.
+    A teacher that is a run on the same task has it in its results; another one is evaluated, unless several
+    processes train.
 
     Args:
         recipe: the recipe.
@@ -34,7 +36,9 @@ def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
         return None
     source = recipe.distillation.teacher
     known = recorded_score(source, recipe, metric)
-    if known is not None:
+    if (
+        known is not None or this_process().num_processes > 1
+    ):  # an error of one would leave the others waiting
         return known
     model, tokenizer, _ = open_model(source, hub=True, need_tokenizer=True)
     return evaluate_model(model, tokenizer, replace(recipe, pruning=None, distillation=None), folder)[metric]

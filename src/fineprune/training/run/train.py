@@ -124,7 +124,7 @@ def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     clock = Clock()
     trainer.add_callback(clock)
     if warning := check_start(recipe, data.metric):
-        _log.warning("%s", warning)
+        _warn(warning)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
     seconds = clock.seconds
@@ -146,10 +146,10 @@ def _teacher_score(recipe: Recipe, metric: str, student: float, out: Path) -> fl
     try:
         score = teacher_score(recipe, metric, out / CHECKPOINTS)
     except Exception as error:  # a score for comparison is no reason to lose a run
-        _log.warning("the teacher is not scored: %s", one_line(error))
+        _warn(f"the teacher is not scored: {one_line(error)}")
         return None
     if score is not None and (warning := weak_teacher(score, student, metric, "now")):
-        _log.warning("%s", warning)
+        _warn(warning)
     return score
 
 
@@ -173,7 +173,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     measured = scores(trainer, evaluation.more)
     answers = trainer.compute_metrics.answers
     if answers.constant:
-        _log.warning("%s", _learned_nothing(recipe, answers))
+        _warn(_learned_nothing(recipe, answers))
     results = {
         "metric": data.metric,
         "score": measured[data.metric],
@@ -205,6 +205,12 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
             tidy(out)
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _warn(text: str) -> None:
+    """Say a warning of the run; of several processes, the first speaks for all."""
+    if this_process().is_main_process:
+        _log.warning("%s", text)
 
 
 def _learned_nothing(recipe: Recipe, answers: Answers) -> str:
