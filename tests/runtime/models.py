@@ -1,5 +1,7 @@
 """Tiny models of each architecture and task, with tokenizers of a few words, and questions to ask them."""
 
+import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,22 @@ def save(folder: Path, kind: str, task: str, values: str = "float32", embeddings
     tokenizer = make_tokenizer(kind)
     save_compact(make_model(kind, task, **made), folder, tokenizer, values, embeddings)  # type: ignore[arg-type]
     return load_torch(folder, kind, task)
+
+
+def renew(folder: Path) -> Path:
+    """Give a compact folder the checksums of the files beside its weights, after a test has changed one."""
+    for file in folder.glob("*.safetensors"):
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        about = header.get("__metadata__", {})
+        manifest = json.loads(about.get("fineprune", "{}"))
+        if "files" in manifest:
+            manifest["files"] = {name: zlib.crc32((folder / name).read_bytes()) for name in manifest["files"]}
+            about["fineprune"] = json.dumps(manifest)
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    return folder
 
 
 def load_torch(folder: Path, kind: str, task: str) -> tuple[Any, Any]:

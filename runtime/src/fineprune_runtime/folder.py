@@ -191,7 +191,8 @@ def _reading(file: Path) -> Iterator[None]:
     except EngineError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte or a lone surrogate in its name
-        raise EngineError(f"{str(file)!r}: cannot be read ({error}); {_AGAIN}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise EngineError(f"{repr(str(file))[:200]}: cannot be read ({reason}); {_AGAIN}") from error
 
 
 @contextmanager
