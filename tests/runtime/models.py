@@ -115,7 +115,9 @@ def renew(folder: Path) -> Path:
             manifest["files"] = {name: zlib.crc32((folder / name).read_bytes()) for name in manifest["files"]}
             about["fineprune"] = json.dumps(manifest)
         text = json.dumps(header).encode()
-        file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+        beside = file.with_suffix(".new")  # models may have the old file mapped
+        beside.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+        beside.replace(file)
     return folder
 
 
