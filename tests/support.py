@@ -52,6 +52,12 @@ pruning: {{method: movement, density: {density}}}
     )
 
 
+def without_progress(err: str) -> str:
+    """What a command said on stderr, less the lines of a run's progress."""
+    lines = err.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("training: ", "step ")))
+
+
 def call(*arguments) -> int:
     """The exit code of `fineprune ARGUMENTS`, in this process."""
     before = sys.argv

@@ -27,8 +27,8 @@ def place(save_body) -> Path:
     recipe = TASK.format(model=model, train=folder / "train.conll")
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "sst2").mkdir()
-    rows = "".join(f"ann is {('bad', 'good')[i % 2]}\t{i % 2}\n" for i in range(32))
-    for name in ("train", "dev"):
+    for name, who in (("train", "ann"), ("dev", "smith")):
+        rows = "".join(f"{who} is {('bad', 'good')[i % 2]}\t{i % 2}\n" for i in range(32))
         (folder / "sst2" / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
     return folder
 

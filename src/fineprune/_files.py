@@ -149,6 +149,8 @@ def staged(folder: Path) -> Iterator[Path]:
         WriteError: the disk is full, or the place cannot be written.
     """
     place = folder.resolve()  # the target of a link
+    with _writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
     with _writing(place), _workplace(place) as workplace:
         yield workplace / place.name
         replace_folder(workplace / place.name, place)

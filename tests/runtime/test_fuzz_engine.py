@@ -318,7 +318,8 @@ def raw_encoder(chance: random.Random, level: str, dtype: str) -> str:
         mask = None if chance.random() < 0.3 else seeded(chance).integers(0, 2, shape[:2], np.uint8)
         flags = None if mask is None else pointer(mask, ctypes.c_uint8)
         native.call(library, "fp_encoder_run", handle, pointer(x), flags, batch, length, pointer(out))
-        assert mask is None or not out[mask == 0].any()
+        # A hidden first token is computed all the same, as torch does; other hidden tokens are 0.
+        assert mask is None or not out[:, 1:][mask[:, 1:] == 0].any()
         assert library.fp_encoder_bytes(handle) >= 0
     finally:
         library.fp_encoder_free(handle)

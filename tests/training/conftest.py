@@ -226,7 +226,11 @@ def assert_same_run(names: Callable[[Path], set[str]], logs) -> Callable[[Path, 
 
     def results(folder: Path) -> dict[str, Any]:
         values = json.loads((folder / "results.json").read_text())
-        return {name: value for name, value in values.items() if name not in ("seconds", "resumed_from_step")}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ("seconds", "resumed_from_step", "warnings")
+        }
 
     def check(one: Path, other: Path) -> None:
         assert names(one) == names(other)

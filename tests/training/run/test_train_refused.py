@@ -36,9 +36,12 @@ def test_resume_of_another_recipe_is_refused(files, tmp_path, refused_run):
     run_recipe(files.recipe(), out, progress=False)
     before = (out / "results.json").read_bytes()
     refused_run(
-        files.recipe(pruning={"density": 0.5}), out, "another recipe", "pruning: ", "0.25", "0.5", resume=True
+        files.recipe(pruning={"density": 0.5}),
+        out,
+        "another recipe (pruning.density: 0.25 there, 0.5 now)",
+        resume=True,
     )
-    refused_run(files.recipe(training={"seed": 6}), out, "another recipe", "training: ", resume=True)
+    refused_run(files.recipe(training={"seed": 6}), out, "another recipe", "training.seed: ", resume=True)
     assert (out / "results.json").read_bytes() == before
 
 
