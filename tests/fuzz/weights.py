@@ -1,31 +1,19 @@
-"""Throws broken and forged checkpoints at the reader: python tests/checkpoint/fuzz.py --count 100000.
+"""The weights of a compact checkpoint: damage, odd structure, and forged blobs with right checksums."""
 
-A case is refused (`FinepruneError`, `CodecError`), or gives what was saved; a forged one, others of the same
-shapes. All else fails, much memory and time too. --first i --count 1 repeats case i of a seed.
-"""
-
-import argparse
 import json
 import math
 import random
 import re
-import resource
-import shutil
 import struct
-import tempfile
-import time
-import tracemalloc
-import warnings
 import zlib
-from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fuzz.mutation import ODD, dumped, mangled
 from safetensors import safe_open
-from transformers import BertConfig, BertForSequenceClassification, logging
+from transformers import BertConfig, BertForSequenceClassification
 
 import fineprune
 from fineprune.checkpoint import packing
@@ -33,13 +21,6 @@ from fineprune.errors import FinepruneError
 from fineprune_runtime import codec
 from fineprune_runtime.manifest import KEY
 
-MEGABYTES = 50
-SECONDS = 1.0
-DEEP, LONG, NAN = "@deep", "@long", "@nan"  # what json.dumps does not write
-ODD: list[Any] = [
-    None, True, False, 0, 1, 2, -1, 0.5, 1e300, 255, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
-    10**400, "", "x", "\0", "1", [], [1], [[]], [0, 1], {}, {"": []}, DEEP, LONG, NAN,
-]  # fmt: skip
 NUMBERS = (0, 1, 2, 3, 7, 8, 9, 31, 32, 64, 127, 255, 2**16, 2**31, 2**32, 2**40, 2**62, 2**63, 2**64 - 1)
 FLOATS = (math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, 1e-45, 1e-38, 2.0**121, 2.0**125, 3.4e38, 1.0)
 SHAPES = ([], [0], [2**63, 0], [2**64 - 1, 0], [0] * 70, [1] * 70, [2**32, 2**32], [2**63 - 1, 0])
@@ -113,33 +94,6 @@ def read_target(folder: Path) -> Target:
 
 def make_case(chance: random.Random, target: Target) -> Case:
     return chance.choice((broken, broken, tweaked, restructured, forged, forged))(chance, target)
-
-
-def mangled(chance: random.Random, content: bytes, begin: int = 0) -> bytes:
-    """Bytes with something wrong from `begin` on."""
-    size = len(content)
-    if size <= begin:
-        return content + chance.randbytes(3)
-    one, other = chance.randrange(begin, size), chance.randrange(begin, size)
-    length = min(chance.choice((1, 2, 4, 8, 64, size)), size - max(one, other))
-    action = chance.randrange(9)
-    changed = bytearray(content)
-    if action == 0:
-        return content[:one]
-    if action == 1:
-        return content + (chance.randbytes(length) if chance.random() < 0.5 else bytes(length))
-    if action in (2, 3):
-        changed[one : one + length] = (b"\0" if action == 2 else b"\xff") * length
-    elif action == 4:  # one range over another
-        changed[one : one + length] = content[other : other + length]
-    elif action == 5:  # a range twice
-        changed[one:one] = content[one : one + length]
-    elif action == 6:
-        del changed[one : one + length]
-    else:
-        for _ in range(chance.choice((1, 1, 2, 8))):
-            changed[chance.randrange(begin, size)] ^= 1 << chance.randrange(8)
-    return bytes(changed)
 
 
 def broken(chance: random.Random, target: Target) -> Case:
@@ -244,8 +198,13 @@ def forged_blob(chance: random.Random, blob: bytes, shape: tuple[int, ...]) -> b
 
 
 def written(metadata: dict[str, str], manifest: Any, tensors: dict[str, Stored]) -> bytes:
+    """A safetensors file with a manifest."""
+    return packed_file(metadata | {KEY: dumped(manifest)}, tensors)
+
+
+def packed_file(metadata: dict[str, str], tensors: dict[str, Stored]) -> bytes:
     """A safetensors file."""
-    header: dict[str, Any] = {"__metadata__": metadata | {KEY: dumped(manifest)}}
+    header: dict[str, Any] = {"__metadata__": metadata}
     data = b""
     for name, stored in tensors.items():
         offsets = [len(data), len(data) + len(stored.data)]
@@ -254,24 +213,6 @@ def written(metadata: dict[str, str], manifest: Any, tensors: dict[str, Stored])
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + data
-
-
-def dumped(value: Any) -> str:
-    text = json.dumps(value)
-    for name, instead in ((DEEP, "[" * 5000 + "]" * 5000), (LONG, "1" * 5000), (NAN, "NaN")):
-        text = text.replace(f'"{name}"', instead)
-    return text
-
-
-def changed_config(chance: random.Random, text: str) -> str:
-    """Other settings. Only small numbers: transformers makes as many layers as it is told."""
-    config = json.loads(text)
-    small = [odd for odd in ODD if not isinstance(odd, int | float) or abs(odd) < 256]
-    if chance.random() < 0.25:
-        return mangled(chance, text.encode()).decode(errors="replace")
-    inner = chance.choice((config, config, config["quantization_config"]))
-    inner[chance.choice((*inner, "more"))] = chance.choice((*small, "float16", "gelu", 16))
-    return dumped(config)
 
 
 def check_files(chance: random.Random, target: Target, scratch: Path) -> str:
@@ -310,91 +251,16 @@ def same_as(array: np.ndarray, expected: np.ndarray, case: Case, name: str) -> N
         raise AssertionError(f"{name}: decodes to other values, and no checksum told")
 
 
-def check_load(chance: random.Random, target: Target, scratch: Path) -> str:
-    """Load a whole folder of which the weights or the settings are wrong."""
-    place = shutil.copytree(target.folder, scratch / "folder", dirs_exist_ok=True)
-    what = chance.choice(("config", "weights"))
-    case = make_case(chance, target) if what == "weights" else Case(target.content, {}, False)
-    (place / "model.safetensors").write_bytes(case.content)
-    if what == "config":
-        text = (place / "config.json").read_text(encoding="utf-8")
-        (place / "config.json").write_text(changed_config(chance, text), encoding="utf-8")
-    try:
-        state = fineprune.load(place).state_dict()
-    except FinepruneError:
-        return f"load, {what}: refused"
-    for name, tensor in state.items():
-        expected = target.state.get(name)
-        # Settings may ask for another type or leave weights out; those that are there are the ones saved.
-        if expected is None or tensor.shape != expected.shape:
-            raise AssertionError(f"{name}: {tuple(tensor.shape)} was not saved")
-        if not case.forged and not torch.equal(tensor, expected.to(tensor.dtype)):
-            raise AssertionError(f"{name}: loads with other values")
-    return f"load, {what}: {'other' if case.forged else 'same'}"
+class Weights:
+    """`packing.verify`, and what it lets through decoded."""
 
+    share = 4.0
+    seconds = 2.0
 
-def watched(check: Any, traced: bool) -> str:
-    """What `check` returns; an error where it took too long, or too much memory."""
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    if traced:
-        tracemalloc.start()
-    try:
-        outcome: str = check()
-        peak = tracemalloc.get_traced_memory()[1] if traced else 0
-    finally:
-        tracemalloc.stop()
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    if max(peak, grown) > MEGABYTES * 2**20:
-        raise AssertionError(f"took {max(peak, grown) >> 20} MB")
-    if (took := time.process_time() - began) > SECONDS:
-        raise AssertionError(f"took {took:.1f} s")
-    return outcome
+    def __init__(self, folder: Path) -> None:
+        types = (("int8", "int4"), ("float32", "keep"), ("float16", "int8"), ("bfloat16", "float16"))
+        self.targets = [read_target(make_folder(folder / "-".join(pair), *pair)) for pair in types]
+        self.size = max(len(target.content) for target in self.targets)
 
-
-def run(
-    targets: list[Target], count: int, seed: int, first: int = 0, loads: int = 200
-) -> tuple[Counter[str], list[str]]:
-    """Outcomes of `count` cases, and the failures; each `loads`th is a folder loaded whole."""
-    outcomes, failures = Counter[str](), []
-    with tempfile.TemporaryDirectory() as scratch:
-        for index in range(first, first + count):
-            chance = random.Random(f"{seed} {index}")
-            target = targets[index // loads % len(targets)]
-            whole = index % loads == loads - 1
-            check = partial(check_load if whole else check_files, chance, target, Path(scratch))
-            try:
-                outcome = check() if whole else watched(check, traced=index % 16 == 0)
-            except Exception as error:  # what is looked for
-                outcome = "FAILED"
-                failures.append(f"case {index}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            outcomes[outcome] += 1
-    return outcomes, failures
-
-
-def make_targets(folder: Path) -> list[Target]:
-    types = (("int8", "int4"), ("float32", "keep"), ("float16", "int8"), ("bfloat16", "float16"))
-    return [read_target(make_folder(folder / "-".join(pair), *pair)) for pair in types]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("count", 10_000), ("seed", 0), ("first", 0), ("loads", 200)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    warnings.simplefilter("error")  # as under pytest
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        targets = make_targets(Path(scratch))
-        outcomes, failures = run(targets, given.count, given.seed, given.first, given.loads)
-    for outcome, times in sorted(outcomes.items()):
-        print(f"{times:8,}  {outcome}")
-    took = time.monotonic() - began
-    print(f"{given.count:,} cases in {took:.0f} s, {len(failures)} failures", *failures, sep="\n")
-    return bool(failures)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    def check(self, chance: random.Random, scratch: Path) -> str:
+        return check_files(chance, chance.choice(self.targets), scratch)
