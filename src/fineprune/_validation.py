@@ -12,11 +12,11 @@ def check_keys(values: Any, known: Iterable[str], where: str) -> None:
     """Raise `FinepruneError` unless `values` is a mapping whose keys are all in `known`."""
     allowed = list(known)
     if not isinstance(values, Mapping):
-        raise FinepruneError(f"{where}: expected a mapping of settings, got {values!r}")
+        raise FinepruneError(f"{where}: expected a mapping of settings, got {shown(values)}")
     for key in values:
         if key not in allowed:
             hint = suggestion(key, allowed, 3).rstrip() or f"known: {', '.join(allowed)}"
-            raise FinepruneError(f"{where}: unknown setting {key!r}; {hint}")
+            raise FinepruneError(f"{where}: unknown setting {shown(key)}; {hint}")
 
 
 def is_number(value: Any) -> bool:
@@ -30,6 +30,11 @@ def is_number(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return how a message shows a value; Python refuses to print whole numbers of thousands of digits."""
-    too_long = isinstance(value, int) and value.bit_length() > 1100
-    return f"(a whole number of {value.bit_length()} bits)" if too_long else repr(value)
+    """Return how a message shows a value, in 200 characters at most.
+
+    Python refuses to print whole numbers of thousands of digits.
+    """
+    if isinstance(value, int) and value.bit_length() > 1100:
+        return f"(a whole number of {value.bit_length()} bits)"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"

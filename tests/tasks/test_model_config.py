@@ -22,6 +22,8 @@ def test_labels_are_written_and_read_by_id():
     }
     model = SimpleNamespace(config=BertConfig(**label_settings(["neg", "pos"])))
     assert labels_of(model) == ("neg", "pos")
+    model.config.id2label[0] = True  # as JSON may have it; the runtime reads text, too
+    assert labels_of(model) == ("True", "pos")
 
 
 @pytest.mark.parametrize(

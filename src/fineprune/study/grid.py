@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from fineprune._messages import choose, suggestion
-from fineprune._validation import check_keys
+from fineprune._validation import check_keys, shown
 from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
 from fineprune.training.run.builtin_recipes import locate
@@ -143,7 +143,9 @@ class Study:
         name, recipes, axes = values["name"], values["recipes"], values["axes"]
         _check_label("name", name)
         if not isinstance(recipes, Mapping) or not recipes:
-            raise FinepruneError(f"recipes={recipes!r}: give a recipe for each task, as {{sst2: small-sst2}}")
+            raise FinepruneError(
+                f"recipes={shown(recipes)}: give a recipe for each task, as {{sst2: small-sst2}}"
+            )
         overrides = _texts("overrides", values.get("overrides") or [])
         _check_overrides("overrides", overrides)
         named: dict[str, tuple[str, ...]] = {}
@@ -296,7 +298,7 @@ def _told(cell: Cell) -> str:
 def _check_label(where: str, label: Any) -> None:
     if not isinstance(label, str) or not _LABEL.fullmatch(label):
         raise FinepruneError(
-            f"{where}: {label!r} becomes the name of a folder; use letters, digits, and . _ - inside"
+            f"{where}: {shown(label)} becomes the name of a folder; use letters, digits, and . _ - inside"
         )
 
 
@@ -304,7 +306,7 @@ def _texts(where: str, value: Any) -> tuple[str, ...]:
     """Return a text, or a list of texts, as a tuple."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise FinepruneError(f"{where}={value!r}: expected texts such as training.steps=600")
+        raise FinepruneError(f"{where}={shown(value)}: expected texts such as training.steps=600")
     return tuple(texts)
 
 
@@ -355,12 +357,12 @@ def _check_value(where: str, axis: str, value: Any) -> None:
     right, allowed = known[axis]
     if not right:
         hint = suggestion(value, (DENSE, *METHODS)) if axis == "method" else ""
-        raise FinepruneError(f"{where}={value!r}: {hint}allowed are {allowed}")
+        raise FinepruneError(f"{where}={shown(value)}: {hint}allowed are {allowed}")
 
 
 def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(skip, (list, type(None))):
-        raise FinepruneError(f"skip={skip!r}: expected a list such as [{{method: l0, density: 0.03}}]")
+        raise FinepruneError(f"skip={shown(skip)}: expected a list such as [{{method: l0, density: 0.03}}]")
     for rule in skip or []:
         check_keys(rule, AXES, "skip")
         if not rule:

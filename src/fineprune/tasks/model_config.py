@@ -14,7 +14,7 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 
 def labels_of(model: Any) -> tuple[str, ...]:
     """Return the names of a trained model's classes by id."""
-    return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    return tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
 
 
 def is_regression(model: Any) -> bool:

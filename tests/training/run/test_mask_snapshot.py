@@ -340,6 +340,23 @@ def test_arrays_that_do_not_fit_together(written, tmp_path, name, change):
     broken(tmp_path)
 
 
+def test_a_header_that_claims_more_than_the_file_holds(written, tmp_path):
+    with (
+        zipfile.ZipFile(written[1] / "weights.npz") as old,
+        zipfile.ZipFile(tmp_path / "weights.npz", "w") as new,
+    ):
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "after.npy":  # as long as before, but for 2**40 weights
+                header = data[: data.index(b"\n")]
+                shape = header[header.index(b"(") : header.index(b")") + 1]
+                data = data.replace(
+                    shape + b", }" + b" " * 20, b"(1099511627776,), }" + b" " * (4 + len(shape)), 1
+                )
+            new.writestr(name, data)
+    assert "its header says 4,398,046,511" in broken(tmp_path)
+
+
 def test_another_file_of_numpy(tmp_path):
     file = io.BytesIO()
     np.save(file, np.zeros(3))

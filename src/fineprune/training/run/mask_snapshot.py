@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -126,6 +127,8 @@ class Record:
                 unpacked = sum(entry.file_size for entry in stored.zip.infolist())
                 if unpacked > _LIMIT:
                     raise ValueError(f"it unpacks to {unpacked:,} bytes, the most that is read is {_LIMIT:,}")
+                for entry in stored.zip.infolist():
+                    _check_size(stored.zip, entry)
                 return cls._of({name: stored[name] for name in stored.files})
         except Exception as error:  # from zipfile, zlib or numpy, depending on the damage
             raise FinepruneError(f"{path}: cannot be read ({one_line(error)}); delete it") from error
@@ -225,6 +228,19 @@ def matrices_of(model: nn.Module) -> tuple[MatrixSnapshot, ...]:
     weights = {name: module.get_parameter("weight") for name, module in find_targets(model).items()}
     first = {id(weight): name for name, weight in reversed(weights.items())}  # shared ones once
     return tuple(_matrix(name, weights[name] != 0) for name in weights if first[id(weights[name])] == name)
+
+
+def _check_size(archive: ZipFile, entry: ZipInfo) -> None:
+    """Raise `ValueError` unless an array has the size that its header says: numpy takes that memory first."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+        said = file.tell() + math.prod(shape) * dtype.itemsize
+    if said != entry.file_size:
+        raise ValueError(f"{entry.filename} holds {entry.file_size:,} bytes, its header says {said:,}")
 
 
 def _histogram(remaining: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

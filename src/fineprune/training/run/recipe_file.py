@@ -17,6 +17,7 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import check_plain, check_regular
 
 _LIMIT, _VALUES = 2**20, 100_000  # bytes, and values with aliases written out: far beyond any recipe or study
+_BRACKETS = 200  # that are open at once: the time that PyYAML takes grows with their square
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,13 +68,24 @@ def parse_yaml(text: str, where: object) -> Any:
     Raises:
         FinepruneError: it is not YAML, or stands for more values than a setting can have.
     """
+    if _deepest(text) > _BRACKETS:
+        raise FinepruneError(f"{where}: more than {_BRACKETS} brackets are open at once")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
+    except Exception as error:  # of Python itself for `!!int ''`, `!!timestamp 1` or the date 2020-13-45
         raise FinepruneError(f"{where}: not YAML ({one_line(error)})") from error
     with engine_errors():
         check_plain(value, where, _VALUES)
     return value
+
+
+def _deepest(text: str) -> int:
+    """Return the number of brackets that are open at once, those in quotes and comments included."""
+    depth = most = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        most = max(most, depth)
+    return most
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
