@@ -39,6 +39,7 @@ from fineprune.tasks.text.labels import (
         (None, None),
         ([1], None),
         ("9" * 5000, None),
+        (10**400, None),  # no float holds it
     ],
 )
 def test_what_is_a_number(cell, expected):

@@ -4,12 +4,12 @@ A cell is what a table held: text, a number, or nothing. Rows are counted from 1
 header. Every error names the file, the row and the value.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from fineprune._messages import listing
+from fineprune._validation import is_number
 from fineprune.errors import FinepruneError
 
 _NUMBER = re.compile(r"[+-]?(\d{1,300}(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -26,7 +26,7 @@ def number(cell: Any) -> int | float | None:
             return int(cell)
         except ValueError:
             cell = float(cell)
-    if isinstance(cell, bool) or not isinstance(cell, int | float) or not math.isfinite(cell):
+    if not is_number(cell):
         return None
     return int(cell) if cell == int(cell) else cell
 
