@@ -95,10 +95,20 @@ def test_predict_texts_files_and_pairs(place, finished, capsys):
     assert {row["label"] for row in rows} <= {"no", "yes"}
     (place / "pairs.txt").write_text("good\tfilm\nbad\tfilm\n", encoding="utf-8")
     assert call("predict", finished, "--file", place / "pairs.txt") == 2
-    assert "the model was trained on single texts" in capsys.readouterr().err
-    (place / "texts.txt").write_text("good\nbad film\n", encoding="utf-8")
-    assert call("predict", finished, "--file", place / "texts.txt") == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith("\tbad film")
+    assert "trained on single texts; leave the second texts out, --pair" in capsys.readouterr().err
+    shutil.copytree(finished / "model", place / "unknown")
+    config = json.loads((place / "unknown" / "config.json").read_text())
+    assert config.pop("fineprune_text_pairs") is False
+    (place / "unknown" / "config.json").write_text(json.dumps(config))
+    assert call("predict", place / "unknown", "--file", place / "pairs.txt") == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("\tbad\tfilm")
+
+
+def test_predict_prints_no_control_characters(finished, capsys):
+    assert call("predict", finished, "good \x1b[31mred\x07\nfilm\x9b") == 0
+    assert capsys.readouterr().out.endswith("\tgood \\x1b[31mred\\x07\\nfilm\\x9b\n")
+    assert call("predict", finished, "good", "--file", "\x1b]0;a.txt") == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_predict_reads_as_many_tokens_as_the_recipe_says(finished, capsys):

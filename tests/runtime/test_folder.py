@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from fineprune import save_compact
 from fineprune_runtime import EngineError, codec
 from fineprune_runtime.folder import Folder, Table
+from fineprune_runtime.predictor import load
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"
@@ -215,12 +217,77 @@ def test_a_tensor_of_whole_numbers(dense):
         Folder(dense).matrix(QUERY, (16, 16))
 
 
-@pytest.mark.parametrize("named", [{"a": "../model.safetensors"}, {}, None, {"a": 3}, ["model.safetensors"]])
+@pytest.mark.parametrize(
+    "named", [{"a": "../model.safetensors"}, {}, None, {"a": 3}, ["model.safetensors"], {"a": {"x": 1}}]
+)
 def test_an_index_names_files_of_the_folder(dense, named):
     shutil.move(dense / "model.safetensors", dense.parent / "model.safetensors")
     (dense / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     with pytest.raises(EngineError, match=r"weight_map does not name files of the folder"):
         Folder(dense)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("\ud800", r"ud800': cannot be read \(.*surrogates not allowed\)"),
+    ("a\0b", r"x00b': cannot be read \(embedded null byte\)"),
+    ("x" * 5000, r"xxx: cannot be read \(File name too long\)"),
+    ("..", r"is not a regular file"),
+    ("", r"is not a regular file"),
+])  # fmt: skip
+def test_an_index_with_names_that_no_file_has(dense, name, message):
+    (dense / "model.safetensors").unlink()
+    (dense / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(EngineError, match=message) as error:
+        Folder(dense)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "itself"])
+def test_files_that_are_none(dense, name, target):
+    make_tokenizer("bert").save_pretrained(dense)
+    (dense / name).unlink()
+    if target == "pipe":
+        os.mkfifo(dense / name)
+    else:
+        (dense / name).symlink_to(name if target == "itself" else target)
+    with pytest.raises(EngineError, match=r"regular file|symbolic links|has no tokenizer.json"):
+        load(dense)
+
+
+def test_a_very_sparse_table_takes_little_memory(tmp_path):
+    table = np.zeros((1000, 16), np.float32)
+    table[[3, 998]] = np.arange(1, 33).reshape(2, 16)
+    table[3, 5] = 0
+    for values in ("float32", "float16", "int8"):
+        blob = codec.encode(table, values)
+        packed = {"words": blob, "none": codec.encode(0 * table, values)}
+        tensors = {name: torch.from_numpy(each) for name, each in packed.items()}
+        save_file(tensors, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text("{}")
+        folder = Folder(tmp_path)
+        found = folder.table("words", (1000, 16))
+        assert (found.size, found.rows.shape) == (1000, (2, 16))
+        every = np.arange(1000).reshape(10, 100)
+        assert np.array_equal(found(every), codec.decode(blob, (1000, 16))[every])
+        empty = folder.table("none", (1000, 16))
+        assert empty.size == 1000
+        assert not empty(every).any()
+
+
+def test_a_mask_is_no_weight(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    mask = torch.from_numpy(codec.encode(np.eye(4, dtype=np.float32), "mask"))
+    vector = torch.from_numpy(codec.encode(np.ones(4, np.float32), "float32"))
+    save_file({"mask": mask, "vector": vector}, tmp_path / "model.safetensors")
+    folder = Folder(tmp_path)
+    for read in (folder.matrix, folder.dense, folder.table):
+        with pytest.raises(EngineError, match=r"mask: is a mask, expected numbers"):
+            read("mask", (4, 4))
+    with pytest.raises(EngineError, match=r"vector is packed, expected numbers"):
+        folder.dense("vector", (4,))
 
 
 def test_a_file_may_be_absent(dense):

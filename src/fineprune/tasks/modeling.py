@@ -1,6 +1,7 @@
 """Build a pre-trained transformer with the head of a task."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from fineprune._padding import ensure_padding
 from fineprune._transformers_output import without_load_report
 from fineprune.checkpoint.model_files import check_files, explained
 from fineprune.checkpoint.model_folder import find_model
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.data import TaskData
 from fineprune.tasks.kinds import kind_named
 from fineprune.tasks.text.data import ClassificationData
@@ -54,13 +55,13 @@ def build_model(
     with explained(_cannot(name, source, "config")):
         if not trust_remote_code:
             refuse_code(config_of(source), name)
-        labels = AutoConfig.from_pretrained(source, **trust).id2label
+        before = AutoConfig.from_pretrained(source, **trust)
         config = AutoConfig.from_pretrained(source, **trust, **head)
     for key, value in head.items():
         if not hasattr(config, key):  # from_pretrained drops settings that the config does not know
             setattr(config, key, value)
-    if isinstance(data, ClassificationData) and len(data.validation):
-        setattr(config, TEXT_PAIRS, data.validation.pairs is not None)
+    if isinstance(data, ClassificationData):
+        _describe(config, data, before, name)
     if layers is not None:
         _keep_layers(config, layers, name)
     with explained(_cannot(name, source, "tokenizer")):
@@ -76,6 +77,7 @@ def build_model(
         )
     check_body(model, info, name, cut=layers is not None)
     check_tokenizer(model, tokenizer, name)
+    labels = before.id2label
     trained, wanted = ([str(label).casefold() for label in ids.values()] for ids in (labels, config.id2label))
     if trained != wanted and trained != [f"label_{index}" for index in labels]:
         _log.warning(
@@ -84,6 +86,19 @@ def build_model(
         _renew_head(model)
     ensure_padding(model, tokenizer)
     return to_dense(model), tokenizer
+
+
+def _describe(config: Any, data: ClassificationData, before: Any, name: str) -> None:
+    """Record whether the texts are pairs; warn if the model gave several labels, as `before` says."""
+    if len(data.validation):
+        setattr(config, TEXT_PAIRS, data.validation.pairs is not None)
+    if before.problem_type == "multi_label_classification":
+        warnings.warn(
+            f"{name}: gave several labels to a text (problem_type multi_label_classification), and is "
+            "trained to give one: fineprune trains no model of several labels",
+            FinepruneWarning,
+            stacklevel=3,
+        )
 
 
 def _keep_layers(config: Any, layers: int, name: str) -> None:

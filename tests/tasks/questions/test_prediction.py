@@ -82,3 +82,11 @@ def test_a_line_has_the_answer_the_score_and_the_question():
         {"answer": "", "score": 0.25, "text": "who"},
     ]
     assert list(text_lines(rows)) == ["a film\t0.5000\twhat", "(no answer)\t0.2500\twho"]
+
+
+def test_an_output_that_is_not_finite(trained):
+    model, tokenizer = trained
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("film")] = float("nan")
+    with pytest.raises(FinepruneError, match=r"output for texts\[1\] is NaN or infinite"):
+        answer(model, tokenizer, ["good", "bad"], ["very " * 40, "a " * 40 + "film"], max_length=24)

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.tasks.batches import Asked, tokenizing
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.text.data import ClassificationData, Examples, encode
-from fineprune.tasks.text.prediction import predict, text_lines
+from fineprune.tasks.text.prediction import predict, predict_rows, text_lines
 
 TEXTS = ["good", "bad bad bad bad film", "", "very good film", "film", "very very bad a b"]
 
@@ -89,6 +90,10 @@ def test_the_training_mode_of_every_module_is_as_before(trained, monkeypatch):
         ({"texts": ["a", None]}, r"texts\[1\] is None, which is not text"),
         ({"texts": ["a"], "pairs": [3]}, r"pairs\[0\] is 3, which is not text"),
         ({"texts": ["a", "b"], "pairs": ["c"]}, r"2 texts but 1 pairs"),
+        (
+            {"texts": ["a", "b\udcff"]},
+            r"texts\[1\] 'b\\udcff' holds a lone surrogate at 1, which is not text",
+        ),
         ({"texts": ["a"], "batch_size": 0}, r"batch_size is 0, allowed: 1 or more"),
     ],
 )
@@ -105,3 +110,74 @@ def test_lines_have_the_label_the_score_and_the_texts():
         {"text": "a", "label": "neg", "score": 0.25, "pair": "b"},
     ]
     assert list(text_lines(rows)) == ["pos\t0.5000\tgood", "2.0000\tbad", "neg\t0.2500\ta\tb"]
+
+
+@pytest.fixture
+def several_labels(pretrained):
+    """A model of three labels whose logits are 3, 4 and -3 for every text."""
+    model, tokenizer = build_model(
+        pretrained, ClassificationData(None, Examples([]), ("x", "y", "z"), "accuracy")
+    )
+    model.config.problem_type = "multi_label_classification"
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([3.0, 4.0, -3.0]))
+    return model, tokenizer
+
+
+def test_a_model_of_several_labels_gives_all_that_are_probable(several_labels):
+    model, tokenizer = several_labels
+    (found,) = predict(model, tokenizer, ["good"])
+    assert [one.label for one in found] == ["y", "x"]
+    assert [one.score for one in found] == pytest.approx([0.9820138, 0.9525741])  # 1 / (1 + exp(-logit))
+    rows = predict_rows(model, tokenizer, Asked(["good"], []))
+    assert [one["label"] for one in rows[0]["labels"]] == ["y", "x"]
+    assert list(text_lines(rows)) == ["y 0.9820, x 0.9526\tgood"]
+    assert list(text_lines([{"text": "a", "labels": [], "pair": "b"}])) == ["(no label)\ta\tb"]
+
+
+def test_a_model_of_several_labels_that_is_trained_for_one(several_labels, tmp_path):
+    model, tokenizer = several_labels
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    data = ClassificationData(None, Examples(["a"]), ("x", "y", "z"), "accuracy")
+    with pytest.warns(FinepruneWarning, match=r"gave several labels to a text .* trained to give one"):
+        model, _ = build_model(str(tmp_path), data)
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_texts_for_a_model_of_pairs(pretrained):
+    for pairs, given, message in (
+        (["b"], None, r"trained on pairs of texts; give the second text of each, --pair .* pairs="),
+        (None, ["b"], r"trained on single texts; leave the second texts out, --pair .* pairs="),
+    ):
+        data = ClassificationData(None, Examples(["a"], pairs), ("x", "y"), "accuracy")
+        model, tokenizer = build_model(pretrained, data)
+        assert model.config.fineprune_text_pairs is (pairs is not None)
+        assert len(predict(model, tokenizer, ["a"], pairs)) == 1
+        with pytest.raises(FinepruneError, match=message):
+            predict(model, tokenizer, ["a"], given)
+
+
+def test_an_output_that_is_not_finite(trained):
+    model, tokenizer = trained
+    row = tokenizer.convert_tokens_to_ids("film")
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            model.bert.embeddings.word_embeddings.weight[row] = value
+        with pytest.raises(
+            FinepruneError, match=r"output for texts\[2\] is NaN or infinite: its weights are"
+        ):
+            predict(model, tokenizer, ["good bad good", "a", "film"], batch_size=2)
+
+
+def test_errors_of_the_tokenizers_library():
+    panic = type("PanicException", (BaseException,), {})
+    for error, expected in (
+        (Exception("no unk"), FinepruneError),
+        (panic("unwrap"), FinepruneError),
+        (KeyError("ours"), KeyError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
+        with pytest.raises(expected), tokenizing():
+            raise error

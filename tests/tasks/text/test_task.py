@@ -81,3 +81,16 @@ def test_reading_a_config_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_of_several_labels_is_not_scored(write):
+    from types import SimpleNamespace
+
+    names = SimpleNamespace(
+        problem_type="multi_label_classification", num_labels=2, id2label={0: "a", 1: "b"}
+    )
+    config = ClassificationConfig(validation=write("v.tsv", "text\tlabel\ngood\ta\n"))
+    with pytest.raises(
+        FinepruneError, match=r"several labels .* predicts with such a model, but does not score"
+    ):
+        config.load(need_train=False, model=SimpleNamespace(config=names))

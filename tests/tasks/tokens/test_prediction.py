@@ -1,5 +1,6 @@
 """The entities of plain text."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,3 +80,28 @@ def test_rows_and_lines(tagger, tokenizer):
     assert list(text_lines(rows)) == [f"PER\t{score}\t0-4\tgood", "", f"LOC\t{score}\t0-3\tbad"]
     with pytest.raises(FinepruneError, match="finds entities, in single texts; leave the second texts out"):
         predict_rows(model, tokenizer, Asked(["good"], ["bad"]))
+
+
+def test_a_tokenizer_that_pads_on_the_left(tagger, tokenizer):
+    model, texts = tagger(LABELS, {5: 1, 7: 2, 6: 3}), ["very good film , bad", "film"]
+    expected = predict_entities(model, tokenizer, texts)
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    assert predict_entities(model, left, texts) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_output_that_is_not_finite(tagger, tokenizer, value):
+    model = tagger(LABELS, {5: 1, 7: 2})
+    forward = model.forward
+
+    def broken(input_ids, **inputs):
+        output = forward(input_ids, **inputs)
+        output.logits[input_ids == 7] = value
+        output.logits[input_ids == 0] = value  # padding does not count
+        return output
+
+    model.forward = broken
+    assert len(predict_entities(model, tokenizer, ["good", "good good bad"])) == 2
+    with pytest.raises(FinepruneError, match=r"output for texts\[1\] is NaN or infinite"):
+        predict_entities(model, tokenizer, ["good good good bad", "good " * 9 + "film"], max_length=5)

@@ -146,15 +146,16 @@ BOMB = "- &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        (BOMB, "holds more than 100,000 values, with aliases (*) written out"),
+        (BOMB, "holds more than 30,000 values, with aliases (*) written out"),
         ("a: &a [*a]", "nested more than 100 levels deep"),
+        ("[" + "[],1," * 20_000 + "]", "it holds more than 30,000 values"),
         ("[" * 20_000, "more than 200 brackets"),
         ("a: " + "{a: " * 150 + "1" + "}" * 150, "nested more than 100 levels deep"),
         ("rate: 1" + "0" * 400, "a whole number of 1329 bits"),
         ("rate: 0x" + "f" * 5000, "a whole number of 20000 bits"),
         ("rate: 1" + "0" * 5000, "not YAML (Exceeds the limit"),
     ],
-    ids=["bomb", "cycle", "brackets", "deep", "large", "hexadecimal", "digits"],
+    ids=["bomb", "cycle", "many", "brackets", "deep", "large", "hexadecimal", "digits"],
 )
 def test_what_no_setting_can_be(tmp_path, text, part):
     path = tmp_path / "recipe.yaml"

@@ -16,7 +16,8 @@ from fineprune.errors import FinepruneError
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import check_plain, check_regular
 
-_LIMIT, _VALUES = 2**20, 100_000  # bytes, and values with aliases written out: far beyond any recipe or study
+# Bytes, and values with aliases written out: far beyond any recipe or study. PyYAML reads 30,000 in a second.
+_LIMIT, _VALUES = 2**20, 30_000
 _BRACKETS = 200  # that are open at once: the time that PyYAML takes grows with their square
 
 
@@ -31,6 +32,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._nodes = getattr(self, "_nodes", 0) + 1
+        if self._nodes > _VALUES:
+            raise yaml.YAMLError(f"it holds more than {_VALUES:,} values")
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
