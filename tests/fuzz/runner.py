@@ -161,6 +161,8 @@ def run_in_workers(kinds: Mapping[str, Kind], indices: range, seed: int, workers
                     why = f"the process ended with {process.exitcode}"
                 else:
                     cases.append(case)
+                    if case.failure:  # at once, since a long run may be stopped
+                        print(f"case {case.index}, {case.kind}: {case.failure}", file=sys.stderr, flush=True)
                     running[pipe] = (process, some[1:], time.monotonic())
                     continue
             elif time.monotonic() - since > WALL:
