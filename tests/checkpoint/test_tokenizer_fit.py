@@ -5,6 +5,7 @@ from support import call, tiny_bert
 from transformers import BertTokenizer
 
 from fineprune import FinepruneError
+from fineprune.checkpoint.loading import open_model
 from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 
 
@@ -48,6 +49,20 @@ def test_a_length_that_is_no_number(words):
     words.model_max_length = "x"
     with pytest.raises(FinepruneError, match=r"model_max_length of tokenizer_config\.json is 'x'"):
         check_tokenizer(tiny_bert(), words, "m")
+
+
+def test_a_vocabulary_that_is_missing(words, tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    assert open_model(tmp_path).tokenizer("7")["input_ids"] == [2, 12, 3]
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(FinepruneError, match=r"no vocabulary \(tokenizer\.json or vocab\.txt is missing\)"):
+        open_model(tmp_path)
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(FinepruneError, match=r"no vocabulary"):
+        open_model(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(words.get_vocab()))
+    assert open_model(tmp_path).tokenizer("7")["input_ids"]
 
 
 def test_every_command_says_so_in_one_line(words, tmp_path, capsys):

@@ -350,6 +350,14 @@ def test_what_needs_the_weights_says_so(name, make, tmp_path):
     assert not list(tmp_path.glob("**/*.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.filterwarnings("ignore")  # of tracing, which says more than once that it may be wrong
+def test_a_trace_is_refused(name, make, texts):
+    model, inputs = fineprune.accelerate(make(name)).eval(), texts(1, 4)
+    with pytest.raises(FinepruneError, match="cannot be traced"), torch.no_grad():
+        torch.jit.trace(model, example_kwarg_inputs=dict(inputs), strict=False)
+
+
 def test_a_compact_model_is_not_saved_either(make, tmp_path):
     folder = fineprune.save_compact(make("bert"), tmp_path / "m").folder
     model = fineprune.accelerate(fineprune.load(folder))

@@ -1,7 +1,6 @@
 """Load a model folder and predict without torch: `load(DIR).predict(texts)`."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.heads import Head, labels, read_head, softmax
 from fineprune_runtime.layers import Matrix
+from fineprune_runtime.processors import usable_processors
 from fineprune_runtime.questions import read_windows
 from fineprune_runtime.results import (
     TEXT_PAIRS,
@@ -329,14 +329,14 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
         folder: packed by fineprune, or with ordinary safetensors. The model classifies texts or tokens, or
             answers questions, and is a BERT, RoBERTa, XLM-RoBERTa, ELECTRA or DistilBERT.
         dtype: "float32", "bfloat16" or "int8", the type of the calculations in the encoder.
-        threads: the number of threads; None: one per core.
+        threads: the number of threads; None: one for each core, and no more than a container may use.
 
     Raises:
         EngineError: the folder does not have a complete model, the engine cannot run its architecture, or
             this processor does not have the dtype.
     """
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = usable_processors()
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise EngineError(f"threads is {threads!r}, expected a whole number, 1 or more")
     try:

@@ -1,5 +1,7 @@
-"""Check that a tokenizer gives a model nothing that lies beyond the model's tables."""
+"""Check that a tokenizer has its vocabulary, and nothing that lies beyond the tables of its model."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from fineprune.checkpoint.model_files import explained
@@ -9,14 +11,23 @@ from fineprune.errors import FinepruneError
 def check_tokenizer(model: Any, tokenizer: Any, source: Any) -> None:
     """Raise where a tokenizer has tokens, or gives texts types, that the model's embedding tables lack.
 
+    Without the files of its vocabulary, transformers makes one that knows special tokens only.
+
     Args:
         model: a model of texts; of any other there is nothing to check.
         tokenizer: the tokenizer that goes with it.
         source: where both were found, for messages.
 
     Raises:
-        FinepruneError: the tokenizer does not fit, or breaks on any text.
+        FinepruneError: the tokenizer does not fit, has no vocabulary, or breaks on any text.
     """
+    place, files = getattr(tokenizer, "name_or_path", ""), getattr(tokenizer, "vocab_files_names", {})
+    there = [path for name in (*files.values(), "*.model") for path in Path(place).glob(name)]
+    if place and os.path.isdir(place) and files and not any(map(os.path.isfile, there)):
+        raise FinepruneError(
+            f"{place}: its tokenizer has no vocabulary ({' or '.join(sorted(set(files.values())))} is "
+            "missing); fetch the model again, or save its tokenizer there"
+        )
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):  # a model without words

@@ -38,6 +38,7 @@ class EncoderModule(EngineModule):
 
         The type may be any floating one.
         """
+        self.refuse_tracing()  # before the mask is read, of which tracing has warnings of its own
         self._refuse(kwargs)
         batch, length, _ = hidden_states.shape
         mask = keep_mask(attention_mask, batch, length)

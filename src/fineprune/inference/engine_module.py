@@ -25,8 +25,18 @@ class EngineModule(nn.Module):
         self.trainable = trainable
         self.eval()
 
+    @staticmethod
+    def refuse_tracing() -> None:
+        """Raise while `torch.jit.trace` records: the engine's answer would become a constant of the trace."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise FinepruneError(
+                "an accelerated model cannot be traced (torch.jit.trace, torch.onnx.export): trace it before "
+                "accelerate, or serve it with fineprune_runtime"
+            )
+
     def apply_engine(self, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Return `run` of `x` as float32, contiguous and without grad; a backward pass raises an error."""
+        self.refuse_tracing()
         if self.training:
             raise FinepruneError(
                 "this model is accelerated, and in training mode: call its eval(); to train, load it again "

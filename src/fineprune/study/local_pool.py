@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from fineprune_runtime.processors import usable_processors
+
 Outcome = TypeVar("Outcome")
 _gpu_locks: list[FileLock] = []  # of a worker process: the lock of the GPU that it uses
 
@@ -27,8 +29,7 @@ def outcomes(
     """
     from joblib import Parallel, delayed
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = None if jobs == 1 else max(1, cores // jobs)
+    threads = None if jobs == 1 else max(1, usable_processors() // jobs)
     call = work if jobs == 1 else partial(_in_worker, work, locks)
     with warnings.catch_warnings():
         # loky replaces workers whose memory has grown, as it does here, and then warns about it.

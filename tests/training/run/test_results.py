@@ -36,6 +36,7 @@ def test_the_fastest_is_the_engines_row_with_the_lowest_time():
         (bench(("torch", 1.0, 1.0)), 6, 0, "bench.json is of other weights"),
         (bench(("torch", 1.0, 1.0, True)), 5, 0, "bench.json has no right answer"),
         (bench(("torch", 10**400, 1.0)), 5, 0, "bench.json cannot be read: "),
+        (bench(("torch", 1.0, float("nan"))), 5, 0, "bench.json cannot be read: a time that is not a finite"),
         (None, None, 0, "bench.json cannot be read: "),
     ],
 )

@@ -1,6 +1,5 @@
 """Time calls on a shared machine: interleaved rounds, medians, ratios within a round."""
 
-import os
 import platform
 import statistics
 import time
@@ -93,11 +92,11 @@ def compare(times: Mapping[Name, list[float]], base: Name) -> dict[Name, Timing]
 def machine(threads: int) -> dict[str, Any]:
     """Return a description of the machine: processor, cores, threads, instruction levels, versions."""
     from fineprune_runtime import levels
+    from fineprune_runtime.processors import usable_processors
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor(),
-        "cores": usable,
+        "cores": usable_processors(),
         "threads": threads,
         "levels": list(levels()),
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,5 +1,6 @@
 """Read size and speed from the files of a run, in one place for all callers."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +72,10 @@ def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[PeerTiming], st
 
 
 def _numbers(timing: Any) -> tuple[float, float, float, float]:
-    return float(timing["milliseconds"]), float(timing["ratio"]), float(timing["low"]), float(timing["high"])
+    one, ratio, low, high = (float(timing[name]) for name in ("milliseconds", "ratio", "low", "high"))
+    if not all(map(math.isfinite, (one, ratio, low, high))):
+        raise ValueError("a time that is not a finite number")
+    return one, ratio, low, high
 
 
 def fastest(rows: Iterable[PeerTiming]) -> PeerTiming | None:
