@@ -322,6 +322,8 @@ def test_packed_bytes_are_those_of_the_file(architecture, make_pruned, tmp_path)
     for values in ("float32", "float16", "int8"):
         save_compact(model, tmp_path / values, values=values)
         expected[values] = stored(tmp_path / values)
+    save_compact(model, tmp_path / "small", values="int8", embeddings="int8")
+    expected["int8, embeddings int8"] = stored(tmp_path / "small")
     assert packing.packed_bytes(model) == expected
     model.save_pretrained(tmp_path / "dense")
     assert packing.bytes_of(model.state_dict()) == stored(tmp_path / "dense")
@@ -330,14 +332,16 @@ def test_packed_bytes_are_those_of_the_file(architecture, make_pruned, tmp_path)
 def test_a_dense_model_takes_no_less(make_dense):
     model = make_dense("bert")
     whole = packing.bytes_of(model.state_dict())
-    assert packing.packed_bytes(model) == {"float32": whole, "float16": whole, "int8": whole}
+    sizes = packing.packed_bytes(model)
+    assert sizes.pop("int8, embeddings int8") < whole
+    assert sizes == {"float32": whole, "float16": whole, "int8": whole}
 
 
 def test_a_type_that_cannot_hold_the_values_has_no_size():
     net = Net()
     with torch.no_grad():
         net.sparse.weight[0, 0] = 1e6
-    assert set(packing.packed_bytes(net)) == {"float32", "int8"}
+    assert set(packing.packed_bytes(net)) == {"float32", "int8", "int8, embeddings int8"}
     with torch.no_grad():
         net.sparse.weight[0, 0] = float("nan")  # a run that diverged
     assert set(packing.packed_bytes(net)) == {"float32", "float16"}

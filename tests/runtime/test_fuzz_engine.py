@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint.fuzz import forged_blob, mangled
+from fuzz.weights import forged_blob, mangled
 from runtime.engines import (
     PAIRS,
     check_encoder,
