@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fineprune
 from fineprune import FinepruneError, FinepruneWarning
@@ -350,12 +351,28 @@ def test_what_needs_the_weights_says_so(name, make, tmp_path):
     assert not list(tmp_path.glob("**/*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "albert"])
 @pytest.mark.filterwarnings("ignore")  # of tracing, which says more than once that it may be wrong
 def test_a_trace_is_refused(name, make, texts):
     model, inputs = fineprune.accelerate(make(name)).eval(), texts(1, 4)
-    with pytest.raises(FinepruneError, match="cannot be traced"), torch.no_grad():
-        torch.jit.trace(model, example_kwarg_inputs=dict(inputs), strict=False)
+    ids = inputs["input_ids"]
+    for record in (
+        lambda: torch.jit.trace(model, example_kwarg_inputs=dict(inputs), strict=False),
+        lambda: torch.jit.trace_module(model, {"forward": ids}, strict=False),
+        lambda: make_fx(lambda given: model(given).logits)(ids),
+        lambda: torch.export.export(model, (ids,)),
+    ):
+        with pytest.raises(FinepruneError, match="cannot be traced"), torch.no_grad():
+            record()
+
+
+@pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning", "ignore:Dynamo does not know:UserWarning")
+def test_a_compiled_model_answers_every_text(make, texts):
+    model = fineprune.accelerate(make("albert"))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for inputs in (texts(2, 6), texts(3, 6), texts(2, 6, padded=2)):
+            assert torch.equal(compiled(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_compact_model_is_not_saved_either(make, tmp_path):
@@ -375,10 +392,12 @@ def test_copies_share_the_engine(make, ask, texts):
     assert all(map(torch.equal, expected, ask(twin, inputs)))
 
 
-def test_threads_are_those_that_torch_has_at_the_call(make):
+@pytest.mark.parametrize(("cores", "expected"), [(4, 2), (1, 1)])
+def test_threads_are_those_that_torch_has_at_the_call(cores, expected, make, monkeypatch):
+    monkeypatch.setattr("fineprune.inference.accelerate.usable_processors", lambda: cores)
     torch.set_num_threads(2)
     try:
         model = fineprune.accelerate(make("bert"))
     finally:
         torch.set_num_threads(1)
-    assert model.bert.encoder.engine.threads == 2
+    assert model.bert.encoder.engine.threads == expected

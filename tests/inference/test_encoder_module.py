@@ -10,6 +10,7 @@ import fineprune
 from fineprune import FinepruneError
 from fineprune.inference.encoder_module import encoder_name, keep_mask
 from fineprune.pruning.probe import difference
+from fineprune_runtime import native
 
 KEPT = torch.tensor([[True, True, False], [True, False, False]])
 ADDED = torch.where(KEPT, 0.0, torch.finfo(torch.float32).min)
@@ -81,6 +82,51 @@ def test_no_answer_where_there_is_no_token(make, texts):
     assert not hidden[0, 4:].any()
     assert hidden[0, :4].all()
     assert hidden[1].all()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("mask", [[0, 0, 1, 1, 1], [0, 1, 0, 1, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 1]])
+def test_padding_on_either_side_and_holes(mask, attention, whole, make, texts):
+    # Heads of texts read the first token, masked or not; those of tokens are compared where there is one.
+    kind = type(make(whole)).__name__.rpartition("For")[0]
+    for head in ("ForSequenceClassification", "ForTokenClassification"):
+        model = make(whole, kind=kind + head)
+        model.set_attn_implementation(attention)
+        inputs = {**texts(2, 5), "attention_mask": torch.tensor([mask, [1, 1, 1, 1, 1]])}
+        fast = fineprune.accelerate(copy.deepcopy(model))
+        with torch.no_grad():
+            expected, found = model(**inputs).logits, fast(**inputs).logits
+        rows = inputs["attention_mask"] == 1
+        rows[:, 0] = True
+        if head == "ForTokenClassification":
+            expected, found = expected[rows], found[rows]
+        assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning")
+def test_a_text_of_masked_tokens_only(make, texts):
+    model = make("bert", density=1.0)  # no head without values, whose constant does not ask for a token
+    inputs = {**texts(2, 5), "attention_mask": torch.tensor([[0] * 5, [1] * 5])}
+    fast = fineprune.accelerate(copy.deepcopy(model))
+    with torch.no_grad():
+        expected, found = model(**inputs).logits, fast(**inputs).logits
+    assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", native.dtypes())
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e38])
+@pytest.mark.parametrize("name", ["bert", "albert"])
+@pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning")
+def test_what_is_nan_in_torch_is_nan(name, value, dtype, make, texts):
+    model, inputs = make(name), texts(2, 6)
+    inputs["input_ids"] = torch.tensor([[3, 4, 5, 6, 7, 8], [3, 4, 5, 9, 7, 8]])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9] = value
+        assert model(**inputs).logits.isnan().tolist() == [[False] * 2, [True] * 2]
+        assert fineprune.accelerate(model, dtype=dtype)(**inputs).logits.isnan().tolist() == [
+            [False] * 2,
+            [True] * 2,
+        ]
 
 
 @pytest.mark.parametrize("by_config", [False, True])

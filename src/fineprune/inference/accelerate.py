@@ -23,6 +23,7 @@ from fineprune.pruning.targets import is_linear, refuse_accelerated
 from fineprune_runtime import architectures, engine, native
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Linear
+from fineprune_runtime.processors import usable_processors
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -57,8 +58,9 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
 
     `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
     "bfloat16" and "int8" are faster and coarser, where the processor has instructions for them. `threads`
-    is the number that the engine uses; None: as many as torch uses now. Without the engine's native library
-    torch's own sparse matrices are used, in "float32" and on torch's threads, with a warning.
+    is the number that the engine uses; None: as many as torch uses now, and no more than a container may
+    use. Without the engine's native library torch's own sparse matrices are used, in "float32" and on torch's
+    threads, with a warning.
 
     The engine's weights are removed from the model: calls, pipelines and deep copies work as before;
     attentions, hidden states of inner layers, training, saving and pickling raise an error.
@@ -70,7 +72,7 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     check(model)
     available = native.dtypes()  # none without a native library
     _check_settings(dtype, threads, available)
-    threads = torch.get_num_threads() if threads is None else threads
+    threads = min(torch.get_num_threads(), usable_processors()) if threads is None else threads
     model.eval()
     with engine_errors():
         if available:

@@ -25,8 +25,9 @@ class EncoderModule(EngineModule):
     """Replace `BertModel.encoder` or `DistilBertModel.transformer`, with the same outputs.
 
     `engine` is called as engine(hidden, mask) on float32 (batch, length, hidden) and bool (batch, length).
-    Where the mask is 0 the output is 0; torch's values there are arbitrary. `config` is the live model's,
-    read at each call.
+    Where the mask is 0 the output is 0, except for the first token, which heads read; torch has values of no
+    meaning there. A text of masked tokens only has the answer of torch's "sdpa". `config` is the live
+    model's, read at each call.
     """
 
     def __init__(self, engine: Any, config: Any, trainable: bool) -> None:

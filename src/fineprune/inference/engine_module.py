@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fineprune.errors import FinepruneError
 
@@ -27,11 +28,16 @@ class EngineModule(nn.Module):
 
     @staticmethod
     def refuse_tracing() -> None:
-        """Raise while `torch.jit.trace` records: the engine's answer would become a constant of the trace."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        """Raise while a call is recorded as a graph: the engine's answer would become a constant of it.
+
+        torch.compile is no such recording: it calls the engine between its graphs.
+        """
+        is_recorded = torch.compiler.is_exporting()
+        is_recorded |= torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if is_recorded or (not torch.compiler.is_compiling() and get_proxy_mode() is not None):
             raise FinepruneError(
-                "an accelerated model cannot be traced (torch.jit.trace, torch.onnx.export): trace it before "
-                "accelerate, or serve it with fineprune_runtime"
+                "an accelerated model cannot be traced (torch.jit.trace, torch.export, make_fx, "
+                "torch.onnx.export): trace it before accelerate, or serve it with fineprune_runtime"
             )
 
     def apply_engine(self, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
