@@ -367,12 +367,16 @@ def test_a_trace_is_refused(name, make, texts):
 
 
 @pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning", "ignore:Dynamo does not know:UserWarning")
-def test_a_compiled_model_answers_every_text(make, texts):
-    model = fineprune.accelerate(make("albert"))
+def test_a_compiled_model_answers_every_input():  # takes 4 s: no compilation is shorter
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 4)
+    with torch.no_grad():
+        layer.weight[:, 4:] = 0
+    model = fineprune.accelerate(nn.Sequential(layer, nn.ReLU()))
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
-        for inputs in (texts(2, 6), texts(3, 6), texts(2, 6, padded=2)):
-            assert torch.equal(compiled(**inputs).logits, model(**inputs).logits)
+        for inputs in (torch.randn(2, 16), torch.randn(2, 16), torch.randn(5, 16)):
+            assert torch.equal(compiled(inputs), model(inputs))
 
 
 def test_a_compact_model_is_not_saved_either(make, tmp_path):

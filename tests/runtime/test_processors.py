@@ -23,7 +23,44 @@ HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.
     ],
 )
 def test_the_quota_of_a_container(tmp_path, files, most):
+    _write(tmp_path, files)
+    assert usable_processors(tmp_path, tmp_path / "none") == (HERE if most is None else min(HERE, most))
+
+
+@pytest.mark.parametrize("quota_in", ["", "pod", "pod/box", "pod/box/own"])
+@pytest.mark.parametrize(
+    ("groups", "top", "files"),
+    [
+        ("0::/pod/box/own\n", "", {"cpu.max": "100000 100000\n"}),
+        (
+            "5:memory:/other\n4:cpu,cpuacct:/pod/box/own\n0::/\n",
+            "cpu",
+            {"cpu.cfs_quota_us": "100000\n", "cpu.cfs_period_us": "100000\n"},
+        ),
+    ],
+)
+def test_the_smallest_quota_of_nested_groups(quota_in, groups, top, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    mount, own = tmp_path / "mount", tmp_path / "own"
+    own.write_text(groups)
+    inner = mount / top / "pod" / "box" / "own"
+    _write(inner.parent, {"cpu.max": "300000 100000\n", "own/cpu.max": "max 100000\n"})
+    _write(mount, {"pod/sister/cpu.max": "1000 100000\n", "other/cpu.max": "1000 100000\n"})
+    assert usable_processors(mount, own) == 3
+    (inner.parent / "cpu.max").unlink()
+    (inner / "cpu.max").unlink()
+    _write(mount / top / quota_in, files)
+    assert usable_processors(mount, own) == 1
+
+
+@pytest.mark.parametrize("groups", ["", "damaged", "0::/", "0::/../..", "0::/docker/of-the-host", ":::"])
+def test_groups_that_are_not_there(groups, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    _write(tmp_path, {"cpu.max": "200000 100000\n", "own": groups})
+    assert usable_processors(tmp_path, tmp_path / "own") == 2
+
+
+def _write(folder, files):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert usable_processors(tmp_path) == (HERE if most is None else min(HERE, most))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)

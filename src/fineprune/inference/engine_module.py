@@ -30,11 +30,12 @@ class EngineModule(nn.Module):
     def refuse_tracing() -> None:
         """Raise while a call is recorded as a graph: the engine's answer would become a constant of it.
 
-        torch.compile is no such recording: it calls the engine between its graphs.
+        torch.compile is not refused: it calls the engine between its graphs.
         """
-        is_recorded = torch.compiler.is_exporting()
-        is_recorded |= torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if is_recorded or (not torch.compiler.is_compiling() and get_proxy_mode() is not None):
+        is_recorded = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not torch.compiler.is_dynamo_compiling():
+            is_recorded |= get_proxy_mode() is not None  # make_fx, and torch.export by way of it
+        if is_recorded:
             raise FinepruneError(
                 "an accelerated model cannot be traced (torch.jit.trace, torch.export, make_fx, "
                 "torch.onnx.export): trace it before accelerate, or serve it with fineprune_runtime"
