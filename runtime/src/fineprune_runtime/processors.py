@@ -1,4 +1,4 @@
-"""Count the threads that can run at once: the processors of this process, less what a container may not use."""
+"""Count the threads that can run at once: this process's processors, less what a container may not use."""
 
 import math
 import os
@@ -49,7 +49,7 @@ def _groups(cgroups: Path, of_process: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Return the processors that a group's quota amounts to (control groups v2, else v1); None for no quota."""
+    """Return the processors that a group's quota amounts to (version 2, else 1); None for no quota."""
     try:
         limit, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
