@@ -66,6 +66,8 @@ class Table(NamedTuple):
 class Folder:
     """An opened model folder: its `path`, its `config`, and its weights by name.
 
+    `packed` says whether fineprune wrote it, so that it holds nothing but the model.
+
     Raises:
         EngineError: there is no such folder, or one of its files is missing or damaged.
     """
@@ -80,10 +82,10 @@ class Folder:
             with _reading(file):
                 check_regular(file)
         asked = self.config.get("quantization_config")
-        packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
-        if asked is not None and not packed:
+        self.packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
+        if asked is not None and not self.packed:
             raise EngineError(f"{path}: its weights are quantized by another program than {_METHOD}: {asked}")
-        if packed:
+        if self.packed:
             manifest.verify_files(self.path, manifest.verify(files))
         self._read: set[str] = set()
         self._tensors = {tensor.name: (file, tensor) for file in files for tensor in manifest.read(file)[1]}

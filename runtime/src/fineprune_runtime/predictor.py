@@ -355,7 +355,7 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
     embeddings, head, names = read_embeddings(folder, prefix), read_head(folder), labels(config)
     tokens = Tokens(folder, embeddings.limit)
     encoder = _encoder(folder, prefix, dtype, threads)
-    _check_layers(folder, prefix)
+    _check_surplus(folder, prefix)
     solves = problem(config.get("problem_type"), len(names))
     made = MultiLabelPredictor if kind == "text" and solves == "labels" else _KINDS[kind]
     predictor = made(Network(embeddings, encoder, head), tokens, names, solves == "value")
@@ -366,13 +366,16 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
     return predictor
 
 
-def _check_layers(folder: Folder, prefix: str) -> None:
-    """Raise `EngineError` if the layers in a folder have weights that config.json does not ask for."""
-    layer = f"{prefix}{architecture(folder.config).layer}."
-    if unused := folder.unused(layer):
+def _check_surplus(folder: Folder, prefix: str) -> None:
+    """Raise `EngineError` if a folder has weights that config.json does not ask for.
+
+    Ordinary files may hold another head or a pooler beside the layers; fineprune's hold the model alone.
+    """
+    beginning = "" if folder.packed else f"{prefix}{architecture(folder.config).layer}."
+    if unused := folder.unused(beginning):
         raise EngineError(
-            f"{folder.path}: {len(unused)} weights of its layers are not of the model in config.json, "
-            f"such as {unused[0]}; config.json was changed, or is of another model: save or fetch it again"
+            f"{folder.path}: {len(unused)} of its weights are not of the model in config.json, such as "
+            f"{unused[0]}; config.json was changed, or is of another model: save or fetch it again"
         )
 
 
