@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import call, without_progress, write_recipe
 
+LONG = "x" * 300
+
 
 @pytest.fixture(scope="module")
 def place(save_body) -> Path:
@@ -218,6 +220,34 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, said, capsys
 )
 def test_bad_folders_and_files(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", LONG], "no such file, and no recipe of that name"),
+        (["run", "tiny.yaml", "--out", LONG], "(File name too long); name another folder with --out"),
+        (["evaluate", LONG], "no recipe.yaml in it"),
+        (["inspect", LONG], "cannot be read (File name too long)"),
+        (["predict", LONG, "text"], "no model in it"),
+        (["predict", "tiny", "--file", LONG], "cannot be read: File name too long"),
+        (["compact", "tiny", LONG], "cannot be written (File name too long)"),
+        (["report", LONG], "no such folder"),
+        (["study", "tiny-study.yaml", "--out", LONG, "--table"], "no such folder"),
+        (["demo", "--out", LONG], "cannot be made (File name too long)"),
+    ],
+)
+def test_names_that_no_file_can_have(place, arguments, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(place / "tiny")
+    (tmp_path / "tiny.yaml").symlink_to(place / "recipe.yaml")
+    (tmp_path / "tiny-study.yaml").write_text(
+        "name: s\nrecipes: {a: tiny.yaml}\naxes: {method: [movement], density: [0.5]}\n"
+    )
     assert call(*arguments) == 2
     error = capsys.readouterr().err
     assert said in error

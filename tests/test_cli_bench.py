@@ -75,10 +75,9 @@ def test_a_run_keeps_it(folder, capsys, tmp_path, quiet):
     run = tmp_path / "run"
     run.mkdir()
     folder.rename(run / "model")
-    numbers = {"density": 1.0, "total": 1024, "score": 0.5, "steps": 7, "seconds": 1.5}
-    (run / "results.json").write_text(
-        json.dumps(numbers | {"metric": "accuracy", "scores": {"accuracy": 0.5}})
-    )
+    results = dict.fromkeys(("density", "kept", "total", "parameters", "score", "steps", "seconds"), 1)
+    results |= {"metric": "accuracy", "scores": {"accuracy": 0.5}, "recipe": {"training": {}}}
+    (run / "results.json").write_text(json.dumps(results))
     options = ["--length", 8, "--rounds", 2, "--threads", 1]
     assert call("bench", run, *options, *(["--json"] if quiet else [])) == 0
     told = capsys.readouterr()

@@ -146,7 +146,8 @@ def test_inspect(place, capsys, tmp_path):
 def test_inspect_damaged_results(content, place, capsys, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     (tmp_path / "run/results.json").write_text(content)
-    assert "results.json: not the results of a run" in refused(capsys, "inspect", tmp_path / "run")
+    said = "not the results of a run" if content else "cannot be read, it is damaged"
+    assert f"results.json: {said}" in refused(capsys, "inspect", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

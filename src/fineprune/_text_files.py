@@ -4,6 +4,7 @@ A line ends at a line feed, or a carriage return and a line feed; every other ch
 U+0085, is part of the text. `str.splitlines` knows eight more ends, so one text would become several.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def find_file(path: str | Path) -> Path:
         FinepruneError: no such file, or a folder, a pipe or a device.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FinepruneError(f"{path}: is a folder; name a file in it")
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
         raise FinepruneError(f"{path}: no such file (looked in {path.absolute().parent})")
     with engine_errors():
         check_regular(path)

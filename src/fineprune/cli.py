@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -100,8 +101,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the model of a run, in float32, on its validation data or on another file of the same columns."""
-    if not (folder / "recipe.yaml").is_file():
-        runs = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
+    if not os.path.isfile(folder / "recipe.yaml"):
+        within = folder.glob("*/recipe.yaml") if os.path.isdir(folder) else ()
+        runs = sorted(path.parent.name for path in within)
         inside = f"; it holds the runs {listing(runs)}" if runs else ""
         raise FinepruneError(
             f"{folder}: no recipe.yaml in it{inside}; evaluate needs the folder of a run, whose recipe names "

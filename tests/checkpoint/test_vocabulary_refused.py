@@ -65,6 +65,9 @@ def test_refuses_these_tokenizers(bert_of):
         shrink_vocabulary(model, other, CORPUS)
     with pytest.raises(FinepruneError, match="has ids up to 15, but the model has 10 rows"):
         shrink_vocabulary(bert_of(TOKENS, rows=10)[0], tokenizer, CORPUS)
+    tokenizer.model_max_length = "many"
+    with pytest.raises(FinepruneError, match="BertTokenizer cannot tokenize the texts: "):
+        shrink_vocabulary(model, tokenizer, CORPUS)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(SimpleNamespace())
     with pytest.raises(FinepruneError, match=r"BertTokenizer cannot be copied: .*Custom PreTokenizer"):
         shrink_vocabulary(model, tokenizer, CORPUS)

@@ -27,6 +27,7 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
             "density": more.get("kept", density or 1.0),
             "kept": 10,
             "total": 100,
+            "parameters": 200,
             "steps": 7,
             "seconds": 1.5,
             "examples": {"train": 3} | ({"validation": more["validation"]} if "validation" in more else {}),

@@ -124,6 +124,7 @@ def test_skip():
         ({"axes": {"distillation": ["yes"]}}, ["axes.distillation='yes'"]),
         ({"axes": []}, ["axes: expected a mapping"]),
         ({"name": "../up"}, ["'../up' becomes the name of a folder"]),
+        ({"name": "a" * 101}, ["becomes the name of a folder; use up to 100 letters"]),
         ({"recipes": {"a/b": "paper-mnli"}}, ["'a/b' becomes the name of a folder"]),
         ({"recipes": ["paper-mnli"]}, ["give a recipe for each task"]),
         ({"recipes": {"a": []}}, ["recipes.a: give a recipe"]),

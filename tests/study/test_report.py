@@ -250,7 +250,7 @@ def test_what_is_missing_is_said_and_the_rest_shown(study):
     assert "cannot be made" not in page.text
 
 
-@pytest.mark.parametrize("results", [{}, {"packed_bytes": "some", "dense_bytes": None}])
+@pytest.mark.parametrize("results", [{}, {"packed_bytes": {"float32": "some"}, "dense_bytes": None}])
 @pytest.mark.usefixtures("plain")
 def test_older_runs_were_not_measured(tmp_path, results):
     run = make_run(tmp_path / "run", results={"packed_bytes": None, **results})

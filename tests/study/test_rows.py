@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, text):
     folder = tmp_path / "out" / "a-dense-s0"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(text)
-    with pytest.raises(FinepruneError, match=r"results.json: not the results of a run .*; delete it"):
+    with pytest.raises(FinepruneError, match=r"results.json: (cannot be read|not the results of a run)"):
         collect(tmp_path / "out")
 
 

@@ -214,8 +214,8 @@ def test_dense_runs_have_no_record(run, write_results):
         ("results.json", b"{", "results.json: cannot be read"),
         ("results.json", b"[" * 100_000, "results.json: cannot be read"),
         ("results.json", b"\xff", "results.json: cannot be read"),
-        ("results.json", b"[]", "results.json: is no mapping"),
-        ("results.json", b"{}", "results.json: is not the results of a run"),
+        ("results.json", b"[]", "results.json: not the results of a run"),
+        ("results.json", b"{}", "results.json: not the results of a run"),
         ("metrics.jsonl", b"\xff", "metrics.jsonl: cannot be read"),
         ("metrics.jsonl", b'{"step": 1}\n[]\n{"st', "metrics.jsonl: 2 lines cannot be read"),
         ("model/config.json", b"{", "config.json: cannot be read"),
@@ -252,6 +252,10 @@ def test_one_broken_file_costs_only_itself(run, name, content, said):
         {"recipe": {"training": []}},
         {"steps": None},
         {"parameters": None},
+        {"examples": {"train": "3"}},
+        {"warnings": "one"},
+        {"packed_bytes": 7},
+        {"recipe": {"training": {}, "pruning": 7}},
     ],
 )
 def test_results_that_lack_something(run, change):
@@ -259,7 +263,10 @@ def test_results_that_lack_something(run, change):
     (run / "results.json").write_text(json.dumps(results | change))
     (found,) = read_folder(run)
     assert found.results is None
-    assert found.notes == ["results.json: is not the results of a run"]
+    (note,) = found.notes
+    (name,) = change
+    assert note.startswith(f"results.json: not the results of a run ({name}: ")
+    assert note.endswith("; delete it and run again with --resume")
     assert found.cell.name == run.name  # by recipe.yaml
 
 

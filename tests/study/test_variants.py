@@ -139,6 +139,16 @@ def test_a_page_says_in_what_the_dense_run_differs(two):
     assert "differs" not in score
 
 
+@pytest.mark.parametrize("training", [{"seed": 0, "keep_best": "no", "steps": []}, ["seed"], ["ab"], 7])
+def test_a_recipe_with_an_odd_training_has_a_page_and_no_dense_run(two, training):
+    place = two / "second"
+    recipe = yaml.safe_load((place / "recipe.yaml").read_text())
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"training": training}))
+    (place / "results.json").unlink()
+    assert "not finished" in Page(write_report(place)).text
+    assert "not finished" in Page(write_report(two)).text
+
+
 def test_a_share_of_dense_is_that_of_the_dense_run_that_is_most_alike(two):
     written(two / "dense-150", {"training": {"steps": 150}}, method="dense", score=0.704)
     found = groups(Row(run.cell, run.results) for run in read_folder(two))

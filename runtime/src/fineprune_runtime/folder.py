@@ -74,7 +74,7 @@ class Folder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):  # unlike Path.is_dir, False for a name that is too long
             raise EngineError(f"{path}: no such folder; name the folder of a model")
         self.config = self.json("config.json")
         files = self._files()

@@ -45,12 +45,14 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        EngineError: it is not a regular file, larger than `limit` bytes, or not JSON.
+        EngineError: it cannot be read, is not a regular file, larger than `limit` bytes, or not JSON.
     """
     check_regular(path, limit)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number too long
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number too long
         raise EngineError(f"{path}: cannot be read, it is damaged ({error})") from error
     check_plain(value, path)
     return value

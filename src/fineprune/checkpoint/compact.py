@@ -1,6 +1,7 @@
 """save_compact: pack a pruned model, verify the written files, and only then put them in their place."""
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,13 +141,14 @@ def finalized(model: "PreTrainedModel | Pruner") -> PreTrainedModel:
 
 def check_place(folder: Path) -> None:
     """Raise where something other than a model would be overwritten; create the parent folder."""
-    if folder.exists() and not folder.is_dir():
+    if not os.path.isdir(folder) and os.path.exists(folder):
         raise FinepruneError(f"{folder}: is a file; name a folder to write to")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    there = list(folder.iterdir()) if os.path.isdir(folder) else []
+    if there and not (folder / "config.json").is_file():
         raise FinepruneError(f"{folder}: not empty, and no model that could be replaced; name another folder")
     if Path.cwd().is_relative_to(folder.resolve()):  # this process would be left in a deleted folder
         raise FinepruneError(f"{folder}: is, or holds, the current folder; name a folder inside it")
-    if inside := sorted(entry.name for entry in folder.glob("*/")):
+    if inside := sorted(entry.name for entry in there if entry.is_dir()):
         raise FinepruneError(f"{folder}: holds other folders, for example {inside[0]}; name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

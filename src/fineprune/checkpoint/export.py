@@ -7,6 +7,7 @@ quantization (weights when written, activations when run), or NNCF's compression
 import io
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def export_model(
     """
     choose(to, _PACKAGES, "to")
     place = Path(out).resolve()
-    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+    if os.path.isfile(place) or (os.path.isdir(place) and any(place.iterdir())):
         raise FinepruneError(f"{out}: exists, and is not an empty folder; name another for the export")
     _check_packages(to, int8)
     _check_model(model)

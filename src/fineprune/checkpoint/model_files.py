@@ -43,7 +43,7 @@ def check_files(folder: Path, tokenizer: bool = False) -> None:
         FinepruneError: a file is a pipe or a device, an index leads out of the folder, or a file that the
             manifest lists was changed.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return
     with engine_errors():
         for path in folder.iterdir():

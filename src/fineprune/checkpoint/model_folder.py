@@ -1,5 +1,6 @@
 """Find the model that a user named: a run folder, a model folder, a name on the hub, or minilm."""
 
+import os
 from pathlib import Path
 
 from fineprune._extras import require
@@ -15,9 +16,9 @@ def model_place(folder: Path) -> Path:
     Raises:
         FinepruneError: there is no model in it.
     """
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    if not (place / "config.json").is_file():
-        unfinished = (folder / "recipe.yaml").is_file()
+    place = folder / "model" if os.path.isdir(folder / "model") else folder
+    if not os.path.isfile(place / "config.json"):
+        unfinished = os.path.isfile(folder / "recipe.yaml")
         hint = (
             "the run is not finished: fineprune run … --resume"
             if unfinished
@@ -37,10 +38,10 @@ def find_model(source: str | Path) -> Path | str:
     if name == MINILM:
         return Path(minilm_folder())
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         return model_place(path)
-    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        reason = "is a file" if path.exists() else "no such folder"
+    if os.path.exists(path) or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        reason = "is a file" if os.path.exists(path) else "no such folder"
         raise FinepruneError(
             f"{name}: {reason}; name a run folder, a model folder, a model on the hub, or {MINILM}"
         )

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fineprune._messages import one_line
+from fineprune.checkpoint.model_files import explained
 from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
@@ -178,7 +179,9 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", corpus: list[_Text]) -> list[n
         raise FinepruneError(f"{type(tokenizer).__name__} cannot be copied: {one_line(error)}") from error
     encoded = []
     for start in range(0, len(corpus), _BATCH):
-        batch = tokenizer(corpus[start : start + _BATCH], truncation=False, padding=False, verbose=False)
+        texts = corpus[start : start + _BATCH]
+        with explained(f"{type(tokenizer).__name__} cannot tokenize the texts"):
+            batch = tokenizer(texts, truncation=False, padding=False, verbose=False)
         encoded += [np.array(ids, dtype=np.int64) for ids in batch["input_ids"]]
     return encoded
 

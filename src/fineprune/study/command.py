@@ -1,5 +1,6 @@
 """The command `fineprune study`; modules that take seconds to import are imported in the call."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +38,7 @@ def study(
     loaded = Study.load(source)
     place = out or Path("runs") / loaded.name
     if table:
-        if not place.is_dir():
+        if not os.path.isdir(place):
             raise FinepruneError(
                 f"{place}: no such folder; run the study first, or name its folder with --out"
             )

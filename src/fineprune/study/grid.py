@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from fineprune._messages import choose, suggestion
-from fineprune._validation import check_keys, shown
+from fineprune._validation import check_keys, is_number, shown
 from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
 from fineprune.training.run.builtin_recipes import locate
@@ -41,7 +41,7 @@ FOLDER = Path(__file__).resolve().parent / "studies"
 
 DENSE = "dense"
 AXES = ("task", "method", "density", "scope", "distillation", "seed")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SET_BY_AXES = {
     "pruning": "method",
     "pruning.method": "method",
@@ -262,12 +262,16 @@ def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
 def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
     """Return the cell of a resolved recipe, without a task. Raises `KeyError` or `TypeError` for others."""
     pruning, seed = recipe["pruning"], recipe["training"]["seed"]
+    if type(seed) is not int:
+        raise TypeError(f"seed {seed!r}")
     distilled = recipe.get("distillation") is not None
     if pruning is None:
         return Cell("", DENSE, None, None, distilled, seed)
     method = method_name(pruning["method"])
     scope = None if pruning["scope"] == METHODS[method].scopes[0] else pruning["scope"]
     density = None if METHODS[method].holds_zeros else pruning["density"]
+    if not (density is None or is_number(density)) or scope not in (None, *METHODS[method].scopes):
+        raise TypeError(f"density {density!r}, scope {scope!r}")
     return Cell("", method, density, scope, distilled, seed)
 
 
@@ -298,7 +302,7 @@ def _told(cell: Cell) -> str:
 def _check_label(where: str, label: Any) -> None:
     if not isinstance(label, str) or not _LABEL.fullmatch(label):
         raise FinepruneError(
-            f"{where}: {shown(label)} becomes the name of a folder; use letters, digits, and . _ - inside"
+            f"{where}: {shown(label)} becomes the name of a folder; use up to 100 letters, digits, and . _ -"
         )
 
 

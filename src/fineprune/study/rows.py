@@ -6,7 +6,6 @@ A notebook shows the rows of a folder as the tables of the study:
     collect("runs/small")
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from fineprune.study.grouping import Group, Row, groups, place
 from fineprune.study.tables import tables
 from fineprune.study.variants import settings_of, variants
 from fineprune.training.run.mask_snapshot import Record, counts_by
+from fineprune.training.run.results import read_results
 
 _REMARKS = ("constant", "majority", "teacher_score", "scored_in", "warnings")
 """Of the results, only where a run has them."""
@@ -47,12 +47,13 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
     out, by_cell = Path(out), {cell: Row(cell, None) for cell in planned}
     for path in sorted(out.glob("*/results.json")):
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
+            results = read_results(path)
+        except FileNotFoundError:  # a study that is under way has just replaced it
+            continue
+        try:
             cell = cell_of(path.parent.name, results["recipe"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FinepruneError(
-                f"{path}: not the results of a run ({one_line(error)}); delete it"
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise FinepruneError(f"{path}: its recipe is of no run ({one_line(error)}); delete it") from error
         if cell is None:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
@@ -116,7 +117,7 @@ def _check_alike(group: Group, out: Path) -> None:
             continue
         recipe = row.results["recipe"]
         alike = recipe | {"training": recipe["training"] | {"seed": None}}
-        if recipe["distillation"] is not None:
+        if recipe.get("distillation") is not None:
             alike["distillation"] = recipe["distillation"] | {"teacher": None}
         if recipe["pruning"] is not None:  # a field that is newer than the run had its default
             alike["pruning"] = PruningConfig().to_dict() | recipe["pruning"]

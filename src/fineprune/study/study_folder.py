@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fineprune._messages import one_line
-from fineprune._validation import is_number
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
@@ -17,7 +16,7 @@ from fineprune.study.variants import Settings, settings_of, variants
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
 from fineprune.training.run.recipe_file import read_yaml
-from fineprune.training.run.results import PeerTiming, timings_of, weight_bytes
+from fineprune.training.run.results import PeerTiming, read_results, timings_of, weight_bytes
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import check_regular, parse_json, read_json
 
@@ -90,7 +89,7 @@ def read_folder(folder: str | Path) -> list[RunFolder]:
     Raises `FinepruneError` only where there is no such folder.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FinepruneError(f"{folder}: no such folder; name that of a run, or of a study")
     if _is_run(folder):
         return [_read(folder)]
@@ -132,12 +131,13 @@ def _is_run(path: Path) -> bool:
 def _read(path: Path) -> RunFolder:
     notes: list[str] = []
     recipe = _mapping(path / "recipe.yaml", notes) or {}
-    results = _mapping(path / "results.json", notes)
-    if results is not None and not _is_complete(results):
-        notes.append("results.json: is not the results of a run")
-        results = None
-    elif not (path / "results.json").exists():
+    results = None
+    try:
+        results = read_results(path / "results.json")
+    except FileNotFoundError:
         notes.append("not finished: there is no results.json")
+    except FinepruneError as error:
+        notes.append(one_line(error).replace(f"{path}{os.sep}", ""))
     if results is not None:
         recipe = results["recipe"]
     lines = tuple(_lines(path / "metrics.jsonl", notes)) if (path / "metrics.jsonl").is_file() else ()
@@ -187,19 +187,6 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _is_complete(results: dict[str, Any]) -> bool:
-    """Return whether results have all that every reader expects."""
-    numbers = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
-    return (
-        all(is_number(results.get(name)) for name in numbers)
-        and isinstance(results.get("metric"), str)
-        and isinstance(results.get("scores"), dict)
-        and all(map(is_number, results["scores"].values()))
-        and isinstance(results.get("recipe"), dict)
-        and isinstance(results["recipe"].get("training"), dict)
-    )
-
-
 def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:
     whole = Path(os.path.abspath(path))
     above = whole.parent.name or whole.name
@@ -209,8 +196,6 @@ def _cell(path: Path, recipe: dict[str, Any], notes: list[str]) -> Cell:
             PruningConfig(**cell.pruning)  # its checks
             if cell.density is None and not METHODS[cell.method].holds_zeros:
                 raise TypeError
-        if type(cell.seed) is not int:
-            raise TypeError
         return cell_of(whole.name, recipe) or replace(cell, task=data_of(recipe) or above)
     except (KeyError, TypeError, AttributeError, FinepruneError):
         notes.append("its recipe does not say what it is a run of: taken for a dense one")

@@ -170,7 +170,7 @@ def _of_run(
             recipe = others[str(run)]
             told = sorted((name, one.value) for name, one in settings_of(recipe, rest, folder).items())
             return Setting(f"{told} {recipe['pruning'] and sorted(recipe['pruning'].items(), key=str)}", text)
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             return Setting(str(run), text)
     stripped = ending.sub("", str(path)) or str(path)
     return Setting(stripped, prefix + "/".join(PurePath(stripped).parts[-2:]))

@@ -1,5 +1,6 @@
 """Well-known tasks by name: `task: mnli` is the data of GLUE, from the hub or from a folder."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
 def _files(name: str, folder: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data files of a folder."""
     place = Path(str(folder)).expanduser()
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise FinepruneError(
             f"task: data_dir is {str(folder)!r}, which is not a folder; it should hold the files train and "
             f"dev of {name}. Without data_dir the data come from the hub ({usual['hub']})"

@@ -62,10 +62,9 @@ def test_bad_vocabulary_files(content, message, finished, tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("results.json", "{", "results.json: not the results of a run"),
+        ("results.json", "{", "results.json: cannot be read, it is damaged"),
         ("results.json", "[]", "results.json: not the results of a run"),
         ("results.json", '{"recipe": {"pruning": null}, "scores": 7}', "results.json: not the results"),
-        ("results.json", '{"recipe": {"pruning": {"method": "no"}}, "scores": {}}', "method"),
         ("model/tokenizer.json", "{", "model: cannot load the tokenizer"),
         ("model/config.json", "{", "config.json: no JSON object"),
         ("model/config.json", "{}", "config.json: names no architecture"),

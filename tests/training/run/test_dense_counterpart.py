@@ -15,7 +15,9 @@ def recipe(model="minilm", pruning=None, seed=0, task=TASK, layers=None, **secti
 
 
 def run(folder, score, metric="accuracy", **settings):
-    results = {"recipe": recipe(**settings), "metric": metric, "scores": {metric: score}}
+    numbers = dict.fromkeys(("density", "kept", "total", "parameters", "steps", "seconds"), 1)
+    results = {"recipe": recipe(**settings), "metric": metric, "score": score, "scores": {metric: score}}
+    results |= numbers
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
     return results

@@ -1,8 +1,65 @@
-"""Sizes and speeds are read from the files of a run in one way."""
+"""Results, sizes and speeds are read from the files of a run in one way."""
+
+import json
 
 import pytest
 
-from fineprune.training.run.results import fastest, packed_of, size_of, timings_of, weight_bytes
+from fineprune import FinepruneError
+from fineprune.training.run.results import (
+    fastest,
+    packed_of,
+    read_results,
+    size_of,
+    timings_of,
+    weight_bytes,
+)
+
+NUMBERS = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
+RESULTS = dict.fromkeys(NUMBERS, 1) | {
+    "metric": "f1",
+    "scores": {"f1": 1},
+    "recipe": {"training": {"seed": 0}, "pruning": None},
+}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"warnings": ["slow"], "packed_bytes": {}, "examples": {"train": 3}}, {"warnings": None}]
+)
+def test_results_are_read_as_they_are(tmp_path, more):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS | more))
+    assert read_results(path) == RESULTS | more
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"cannot be read, it is damaged \(.*\); delete it and run again with --resume"),
+        ("[" * 100_000, "cannot be read, it is damaged"),
+        (
+            "[1]",
+            r"not the results of a run \(a mapping is expected, got \[1\]\); delete it",
+        ),
+        ("{}", r"not the results of a run \(score: None\); delete it"),
+        *((json.dumps(RESULTS | {name: True}), rf"\({name}: True\)") for name in NUMBERS),
+        (json.dumps(RESULTS | {"score": float("nan")}), r"\(score: nan\)"),
+        (json.dumps(RESULTS | {"scores": {"f1": "1"}}), r"\(scores: {'f1': '1'}\)"),
+        (json.dumps(RESULTS | {"recipe": {"training": {}, "model": "minilm"}}), r"\(recipe: {'training"),
+    ],
+)
+def test_what_are_no_results_is_one_line(tmp_path, text, said):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(FinepruneError, match=rf"results\.json: .*{said}") as error:
+        read_results(path)
+    assert "\n" not in str(error.value)
+
+
+def test_without_results_the_caller_says_why(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_results(tmp_path / "results.json")
+    with pytest.raises(FinepruneError, match=r"cannot be read \(File name too long\)"):
+        read_results(tmp_path / ("x" * 300) / "results.json")
 
 
 def bench(*rows):

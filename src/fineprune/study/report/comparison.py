@@ -1,6 +1,5 @@
 """Read from single files of a run how far it came, and find its dense counterpart."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ from fineprune.study.report.formatting import number_of
 from fineprune.study.study_folder import RunFolder
 from fineprune.study.task_labels import model_of, plain, run_of
 from fineprune.study.variants import LENGTH, differences, settings_of
+from fineprune.training.run.results import read_results
 
 
 class Dense(NamedTuple):
@@ -34,19 +34,18 @@ def dense_beside(run: RunFolder) -> Dense | None:
     every = {}
     for path in sorted(above.glob("*/results.json")):
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-            every[path.parent.name] = (results["recipe"], results)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            every[path.parent.name] = read_results(path)
+        except (OSError, ValueError):
             continue  # another run's files are not what this page is about
-    recipes = {name: recipe for name, (recipe, _) in every.items() if isinstance(recipe, dict)}
+    recipes = {name: results["recipe"] for name, results in every.items()}
     own = _kind(run.recipe, recipes, above.name)
     try:
         settings = settings_of(run.recipe, recipes, above.name)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return None
     found = []
     for name, recipe in recipes.items():
-        results = every[name][1]
+        results = every[name]
         try:
             if recipe["pruning"] is not None or recipe.get("distillation") is not None:
                 continue
@@ -55,11 +54,10 @@ def dense_beside(run: RunFolder) -> Dense | None:
                 differs = differences(settings, theirs)
                 began = run_of(_model(run.recipe), above.name) == name
                 after = theirs[LENGTH].text if began else ""
-                score, scores = float(results["score"]), dict(results["scores"])
-                dense = Dense(above / name, score, scores, seed, differs, after)
+                dense = Dense(above / name, results["score"], results["scores"], seed, differs, after)
                 unlike = settings[LENGTH] != theirs[LENGTH], not began, len(differs)
                 found.append(((*unlike, seed != _seed(run.recipe)), dense))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return min(found, key=lambda entry: entry[0])[1] if found else None
 

@@ -1,5 +1,6 @@
 """Find the recipes that come with the package: the paper's settings, and small runs for a laptop."""
 
+import os
 from pathlib import Path
 
 from fineprune._messages import suggestion
@@ -28,10 +29,10 @@ def locate(recipe: str | Path, folder: Path = FOLDER, what: str = "recipe") -> P
         FinepruneError: for a bare name that is neither; the message suggests similar names.
     """
     path = Path(recipe)
-    if path.is_file() or path.suffix or path.name != str(recipe):
+    if os.path.isfile(path) or path.suffix or path.name != str(recipe):
         return path
     within = folder / f"{path.name}.yaml"
-    if within.is_file():
+    if os.path.isfile(within):  # unlike Path.is_file, False for a name that is too long
         return within
     names = list(packaged(folder))
     raise FinepruneError(

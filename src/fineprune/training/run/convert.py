@@ -23,6 +23,7 @@ from fineprune.checkpoint.compact import (
 from fineprune.checkpoint.delta import write_delta
 from fineprune.checkpoint.export import Exported, export_model
 from fineprune.checkpoint.loading import open_model, to_dense
+from fineprune.checkpoint.model_files import read_json
 from fineprune.checkpoint.model_folder import model_place
 from fineprune.checkpoint.packing import Packing
 from fineprune.checkpoint.provenance import Provenance
@@ -30,6 +31,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
 from fineprune.training.run.dense_counterpart import dense_scores
+from fineprune.training.run.results import read_results
 from fineprune_runtime import manifest
 
 _TABLE = re.compile(r"embed|\bshared\.|\bwte\.")  # what models call their tables of words
@@ -153,17 +155,26 @@ def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = Fal
 def _provenance(folder: Path, command: str) -> Provenance:
     """Return the provenance recorded in a run's results or an earlier compact model, with a new command."""
     path = folder / "results.json"
-    packed = model_place(folder) / ABOUT
-    if not path.is_file():
-        if not packed.is_file():
-            return Provenance(command=command)
-        path = packed
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        pruning = content["pruning"] if path == packed else content["recipe"]["pruning"]
+        results = read_results(path)
+    except FileNotFoundError:
+        return _earlier_provenance(model_place(folder) / ABOUT, command)
+    pruning = results["recipe"].get("pruning")
+    try:
         config = None if pruning is None else PruningConfig.from_dict(pruning)
-        scores = content["scores"] and dict(content["scores"])
-        dense = content.get("dense_scores") if path == packed else dense_scores(folder, content)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
-    return Provenance(scores, dense, command, config)
+    except FinepruneError as error:
+        raise FinepruneError(f"{path}: {error}") from error
+    return Provenance(results["scores"], dense_scores(folder, results), command, config)
+
+
+def _earlier_provenance(path: Path, command: str) -> Provenance:
+    """Return the provenance in a fineprune.json, if there is one, with a new command."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return Provenance(command=command)
+    try:
+        config = None if content["pruning"] is None else PruningConfig.from_dict(content["pruning"])
+        return Provenance(content["scores"], content.get("dense_scores"), command, config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FinepruneError(f"{path}: not written by fineprune ({one_line(error)}); delete it") from error

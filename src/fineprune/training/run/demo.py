@@ -9,6 +9,7 @@ layers, and a run of 250 steps keeps its accuracy at 25 %; movement to 10 % fell
 Other tasks, and longer runs, go lower (README).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
     from fineprune.training.run.train import run_recipe
 
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "demo.json").is_file())):
+    there = os.listdir(out) if os.path.isdir(out) else []
+    if os.path.isfile(out) or (there and "demo.json" not in there):
         raise FinepruneError(f"{out}: not empty, and not a demo; name another folder with --out")
     settings = {"steps": steps, "density": DENSITY}
     _data(out, steps, settings, say)
@@ -67,12 +69,17 @@ def run_demo(out: str | Path, steps: int = STEPS, say: Callable[[str], None] = p
 
 def _data(out: Path, steps: int, settings: dict[str, Any], say: Callable[[str], None]) -> None:
     """Write train.jsonl and validation.jsonl, then demo.json, which marks them as complete."""
-    if (out / "demo.json").is_file():
+    if os.path.isfile(out / "demo.json"):
         say(f"continuing the demo in {out}")
         return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FinepruneError(
+            f"{out}: cannot be made ({error.strerror}); name another folder with --out"
+        ) from error
     say("reading the docstrings of the installed libraries")
     train, validation = docstring_pairs.build(steps * _BATCH, VALIDATION)
-    out.mkdir(parents=True, exist_ok=True)
     docstring_pairs.write_jsonl(train, out / "train.jsonl")
     docstring_pairs.write_jsonl(validation, out / "validation.jsonl")
     write_json(out / "demo.json", settings)

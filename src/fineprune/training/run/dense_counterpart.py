@@ -1,14 +1,14 @@
 """Find the dense run that the run of a pruned model is compared with."""
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fineprune.training.run.results import read_results
+
 _Dense = tuple[Path, Mapping[str, Any], dict[str, float]]
 # What damaged results, or results of another version, raise.
-_ODD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_ODD = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | None:
@@ -41,13 +41,12 @@ def _dense_runs(folders: list[Path], metric: Any) -> Iterator[_Dense]:
     """Yield path, recipe and scores of each of the folders that is a dense run."""
     for folder in dict.fromkeys(folders):
         try:
-            content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            content = read_results(folder / "results.json")
             recipe = content["recipe"]
-            scores = {str(name): float(score) for name, score in content["scores"].items()}
             dense = recipe["pruning"] is None and recipe.get("distillation") is None
             whole = "seed" in recipe["training"] and "task" in recipe and "name" in recipe["model"]
-            if dense and whole and content["metric"] == metric and all(map(math.isfinite, scores.values())):
-                yield folder, recipe, scores
+            if dense and whole and content["metric"] == metric:
+                yield folder, recipe, content["scores"]
         except _ODD:
             continue  # another run's files are not what this model is about
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._messages import one_line
-from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
-from fineprune.training.run.results import fastest, packed_of, timings_of, weight_bytes
+from fineprune.training.run.results import fastest, packed_of, read_results, timings_of, weight_bytes
 from fineprune_runtime.reading import read_json
 
 if TYPE_CHECKING:
@@ -218,16 +217,11 @@ def _layers(
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    """Return the checked content of results.json; None if the file does not exist."""
-    if not path.is_file():
-        return None
+    """Return the content of results.json; None if the file does not exist."""
     try:
-        results = read_json(path)
-        headline_of(results)
-        dict(results["scores"]), dict(results.get("packed_bytes") or {}), list(results.get("warnings") or [])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FinepruneError(f"{path}: not the results of a run ({one_line(error)})") from error
-    return results  # type: ignore[no-any-return]
+        return read_results(path)
+    except FileNotFoundError:
+        return None
 
 
 def headline_of(results: dict[str, Any]) -> str:
@@ -246,7 +240,7 @@ def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
         return None, None
     try:
         bench = read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return None, f"{path.name} cannot be read: {one_line(error)}"
     rows, why = timings_of(bench, size)
     if not rows:

@@ -1,15 +1,23 @@
-"""Read size and speed from the files of a run, in one place for all callers."""
+"""Read the results, size and speed of a run from its files, in one place for all callers."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._messages import one_line
+from fineprune._validation import is_number, shown
+from fineprune.errors import FinepruneError
 from fineprune.inference.bench import BENCH
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import read_json
 
 ENGINE = "engine "
 """Prefix of the names of the engine's peers; the rest is the type it computes in."""
+
+_NUMBERS = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
+_SECTIONS = ("model", "task", "pruning", "distillation")  # of a recipe; each may be missing
+_REMEDY = "delete it and run again with --resume"
 
 
 class PeerTiming(NamedTuple):
@@ -43,6 +51,55 @@ class Size(NamedTuple):
     """As `fineprune compact` writes them, by the type of the values."""
 
     dense: int
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return the content of a results.json that has all fields that its readers use.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FinepruneError: it cannot be read, or is something else.
+    """
+    try:
+        results = read_json(path)
+        wrong = _wrong_field(results)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FinepruneError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except EngineError as error:
+        raise FinepruneError(f"{one_line(error)}; {_REMEDY}") from error
+    if wrong is not None:
+        raise FinepruneError(f"{path}: not the results of a run ({wrong}); {_REMEDY}")
+    return results  # type: ignore[no-any-return]
+
+
+def _wrong_field(results: Any) -> str | None:
+    """Return the first field that is missing or of another kind, with its value; None if all are right."""
+    if not isinstance(results, dict):
+        return f"a mapping is expected, got {shown(results)}"
+    checks: dict[str, Callable[[Any], bool]] = dict.fromkeys(_NUMBERS, is_number) | {
+        "metric": lambda value: isinstance(value, str),
+        "scores": _are_numbers,
+        "examples": lambda value: value is None or _are_numbers(value),
+        "warnings": lambda value: isinstance(value, list | None),
+        "packed_bytes": lambda value: isinstance(value, dict | None),
+        "recipe": _is_recipe,
+    }
+    wrong = (name for name, fits in checks.items() if not fits(results.get(name)))
+    return next((f"{name}: {shown(results.get(name))}" for name in wrong), None)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(map(is_number, values.values()))
+
+
+def _is_recipe(recipe: Any) -> bool:
+    return (
+        isinstance(recipe, dict)
+        and isinstance(recipe.get("training"), dict)
+        and all(isinstance(recipe.get(name), dict | None) for name in _SECTIONS)
+    )
 
 
 def timings_of(bench: Any, file_bytes: int | None) -> tuple[list[PeerTiming], str | None]:

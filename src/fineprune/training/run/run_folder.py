@@ -2,18 +2,18 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fineprune._files import exclusive
-from fineprune._messages import differences, one_line
+from fineprune._messages import differences
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
 from fineprune.training.run.recipe import Recipe
-from fineprune_runtime.errors import EngineError
-from fineprune_runtime.reading import read_json
+from fineprune.training.run.results import read_results
 
 CHECKPOINTS = "checkpoints"
 """In a run's folder while the run is under way."""
@@ -30,9 +30,9 @@ _log = logging.getLogger("fineprune")
 
 def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
     """Check that `out` is free or this recipe's; return the results of a finished run, else None."""
-    if out.exists() and not out.is_dir():
-        raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
-    if not out.is_dir():
+    if not os.path.isdir(out):
+        if os.path.exists(out):
+            raise FinepruneError(f"{out}: is a file; name a folder for the run with --out")
         return None
     if not (out / "recipe.yaml").is_file():
         names = {path.name for path in out.iterdir()} - {CHECKPOINTS, LOCK}
@@ -46,11 +46,9 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         differing = "; ".join(differences(existing.to_dict(), recipe.to_dict()))
         raise FinepruneError(f"{out}: holds a run of another recipe ({differing}); name another --out")
     try:
-        return read_json(out / "results.json")  # type: ignore[no-any-return]
+        return read_results(out / "results.json")
     except FileNotFoundError:
         return None
-    except (OSError, EngineError) as error:
-        raise FinepruneError(f"{one_line(error)}; delete it and --resume to evaluate again") from error
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ from fineprune.checkpoint.loading import open_model
 from fineprune.training.host.processes import this_process
 from fineprune.training.run.evaluate import evaluate_model
 from fineprune.training.run.recipe import Recipe
-from fineprune_runtime.reading import read_json
+from fineprune.training.run.results import read_results
 
 
 def recorded_score(folder: str, recipe: Recipe, metric: str) -> float | None:
     """Return the score in the results of a finished run on the same task; None where there is none."""
     try:
-        results = read_json(Path(folder) / "results.json")
+        results = read_results(Path(folder) / "results.json")
         same = results["recipe"]["task"] == recipe.task.to_dict()
         length = results["recipe"]["training"]["max_length"] == recipe.training.max_length
         return float(results["scores"][metric]) if same and length else None
