@@ -26,7 +26,8 @@ def test_table_1():
         "pins": ("global",),
         "keep_zeros": ("local",),
     }
-    assert [name for name, traits in METHODS.items() if traits.takes_penalty] == ["l0", "soft_movement"]
+    takers = {name: traits.penalty_decides for name, traits in METHODS.items() if traits.takes_penalty}
+    assert takers == {"l0": True, "movement": False, "soft_movement": True}
     assert [name for name, traits in METHODS.items() if not traits.learns_scores] == [
         "magnitude",
         "platon",
@@ -105,7 +106,10 @@ BAD = [
     ({"score_lr": -1e-2}, r"score_lr=-0\.01"),
     ({"score_lr": "1e-2"}, "score_lr='1e-2'"),
     ({"method": "l0", "penalty": -1}, "penalty=-1"),
-    ({"penalty": 1.0}, r"penalty=1\.0: movement has no penalty; only l0, soft_movement have"),
+    (
+        {"method": "platon", "penalty": 1.0},
+        r"penalty=1\.0: platon has no penalty; only l0, movement, soft_movement",
+    ),
     ({"method": "magnitude", "penalty": 1.0}, "magnitude has no penalty"),
     ({"method": "magnitude", "score_lr": 1e-2}, r"score_lr=0\.01: magnitude learns no scores"),
     ({"method": "magnitude", "score_init": "zero"}, "score_init='zero': magnitude learns no scores"),
@@ -119,6 +123,12 @@ BAD = [
     ({"exclude": {"a": 1}}, "exclude={'a': 1}"),
     ({"freeze_embeddings": 1}, "freeze_embeddings=1: must be true or false"),
     ({"score_lr": 10**400}, "score_lr=.a whole number of 1329 bits.: must be a finite number"),
+    ({"fix_masks": 1}, "fix_masks=1: must be true or false"),
+    ({"initial_density": 0.05}, r"initial_density=0\.05: must lie between density \(0\.1\) and 1"),
+    ({"initial_density": 1.5}, r"initial_density=1\.5: must lie"),
+    ({"initial_density": True}, "initial_density=True: must be a finite number"),
+    ({"method": "keep_zeros", "initial_density": 0.5}, "method='keep_zeros' follows no schedule"),
+    ({"method": "l0", "penalty": 9.0, "initial_density": 0.5}, "a fixed penalty follows no schedule"),
     ({"mask_interval": 0}, "mask_interval=0: must be at least 1"),
     ({"mask_interval": 1.5}, r"mask_interval=1\.5: must be a whole number"),
     ({"mask_interval": True}, "mask_interval=True"),

@@ -82,7 +82,7 @@ def test_what_the_golden_runs_cover(method):
         assert [step["density"] for step in steps[:2]] == [1.0, 1.0]
         assert steps[-1]["density"] == pytest.approx(0.3, abs=0.001)
     assert len({step["loss"] for step in steps}) == STEPS
-    assert (max(step["penalty"] for step in steps) > 0) == METHODS[method].takes_penalty
+    assert (max(step["penalty"] for step in steps) > 0) == METHODS[method].penalty_decides
 
 
 def test_a_trajectory_with_a_teacher():

@@ -37,6 +37,9 @@ class Traits(NamedTuple):
     """Whether the optimizer moves scores."""
 
     takes_penalty: bool = False
+    penalty_decides: bool = False
+    """Whether a fixed penalty makes the density an outcome; else the masks keep the scheduled density."""
+
     score_lr: float | None = None
     mask_interval: int = 1
     holds_zeros: bool = False
@@ -51,10 +54,21 @@ _METHODS = "fineprune.pruning.methods"
 METHODS: dict[str, Traits] = {
     "magnitude": Traits(f"{_METHODS}.magnitude:Magnitude", ("local", "global"), order=0),
     "l0": Traits(
-        f"{_METHODS}.l0:L0", ("global",), order=1, learns_scores=True, takes_penalty=True, score_lr=1e-1
+        f"{_METHODS}.l0:L0",
+        ("global",),
+        order=1,
+        learns_scores=True,
+        takes_penalty=True,
+        penalty_decides=True,
+        score_lr=1e-1,
     ),
     "movement": Traits(
-        f"{_METHODS}.movement:Movement", ("local", "global"), order=1, learns_scores=True, score_lr=3e-2
+        f"{_METHODS}.movement:Movement",
+        ("local", "global"),
+        order=1,
+        learns_scores=True,
+        takes_penalty=True,
+        score_lr=3e-2,
     ),
     "soft_movement": Traits(
         f"{_METHODS}.soft_movement:SoftMovement",
@@ -62,6 +76,7 @@ METHODS: dict[str, Traits] = {
         order=1,
         learns_scores=True,
         takes_penalty=True,
+        penalty_decides=True,
         score_lr=3e-2,
     ),
     "platon": Traits(f"{_METHODS}.platon:Platon", ("global",), order=1, mask_interval=10, in_paper=False),
@@ -102,8 +117,12 @@ class PruningConfig:
     `warmup`, `cooldown` and `mask_interval` are not used."""
 
     density: float = 0.1
-    """Share of the target weights that remain at the end, in (0, 1]. With a fixed `penalty` the
-    density is an outcome, and this field is not used."""
+    """Share of the target weights that remain at the end, in (0, 1]. With a fixed `penalty` of
+    soft_movement or l0 the density is an outcome, and this field is not used."""
+
+    initial_density: float = 1.0
+    """Density of the first cut, at the end of the warm-up: v_i of Eq. 5. Below 1 the run begins with one
+    large cut, and more steps remain to recover."""
 
     scope: Scope | None = None
     """"local" ranks matrix by matrix, "global" all matrices together. None: the method's own
@@ -131,7 +150,8 @@ class PruningConfig:
 
     penalty: float | None = None
     """soft_movement and l0: None controls lambda such that `density` is reached; a number is the
-    paper's fixed lambda."""
+    paper's fixed lambda. movement: a number adds soft movement's penalty, with that lambda, to the loss, and
+    `density` is kept all the same; None adds none."""
 
     targets: tuple[str, ...] | None = None
     """Patterns (`*` and `?`) of the linear layers to prune, matched against the end of their
@@ -146,6 +166,9 @@ class PruningConfig:
     mask_interval: int = None  # type: ignore[assignment]  # __post_init__ fills it in
     """Refresh the masks every N optimizer steps. None: the method's own (1, where it does not say more)."""
 
+    fix_masks: bool = False
+    """Keep the masks that reach the final density to the end, so that in the cool-down only weights move."""
+
     options: Any = None
     """Settings that the method alone has, a mapping; None: its defaults. Becomes the method's own frozen
     dataclass `Options`."""
@@ -159,7 +182,7 @@ class PruningConfig:
         object.__setattr__(self, "mask_interval", self.traits.mask_interval if given is None else given)
         for check in _CHECKS:
             check(self)
-        for name in ("density", "score_lr", "penalty"):
+        for name in ("density", "initial_density", "score_lr", "penalty"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("targets", "exclude"):
@@ -174,7 +197,7 @@ class PruningConfig:
     @property
     def controlled(self) -> bool:
         """Whether the run ends at `density`; else a fixed lambda decides where it ends."""
-        return self.penalty is None
+        return self.penalty is None or not self.traits.penalty_decides
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON and YAML can hold."""
@@ -206,6 +229,23 @@ def _check_density(config: PruningConfig) -> None:
         raise FinepruneError(
             f"density={config.density!r}: the share of weights that remain must lie in (0, 1]; "
             "for 10 % write 0.1"
+        )
+
+
+def _check_initial_density(config: PruningConfig) -> None:
+    _number("initial_density", config.initial_density)
+    if config.initial_density == 1:
+        return
+    if config.traits.holds_zeros or not config.controlled:
+        reason = "a fixed penalty" if config.traits.penalty_decides else f"method={config.method!r}"
+        raise FinepruneError(
+            f"initial_density={config.initial_density!r}: {reason} follows no schedule of the density; leave "
+            "initial_density out"
+        )
+    if not config.density <= config.initial_density <= 1:
+        raise FinepruneError(
+            f"initial_density={config.initial_density!r}: must lie between density "
+            f"({config.density!r}) and 1; 0.3 cuts to 30 % at once"
         )
 
 
@@ -264,8 +304,9 @@ def _check_penalty(config: PruningConfig) -> None:
 
 
 def _check_rest(config: PruningConfig) -> None:
-    if not isinstance(config.freeze_embeddings, bool):
-        raise FinepruneError(f"freeze_embeddings={config.freeze_embeddings!r}: must be true or false")
+    for name in ("freeze_embeddings", "fix_masks"):
+        if not isinstance(getattr(config, name), bool):
+            raise FinepruneError(f"{name}={getattr(config, name)!r}: must be true or false")
     if isinstance(config.mask_interval, bool) or not isinstance(config.mask_interval, int):
         raise FinepruneError(f"mask_interval={config.mask_interval!r}: must be a whole number of steps")
     if config.mask_interval < 1:
@@ -274,6 +315,7 @@ def _check_rest(config: PruningConfig) -> None:
 
 _CHECKS = (
     _check_density,
+    _check_initial_density,
     _check_choices,
     _check_schedule,
     _check_rates,

@@ -41,6 +41,8 @@ def test_ramp_and_initial():
     assert TWENTY.ramp(8) == 0.875  # 1 - (1/2)^3
     # v_i = 0.6: 0.2 + (0.6 - 0.2) / 8
     assert TWENTY.density(8, final=0.2, initial=0.6) == pytest.approx(0.25)
+    # v_i = 0.3: nothing is cut before t_i, then 30 % remain; 0.1 + 0.2 / 8 half-way
+    assert [TWENTY.density(step, 0.1, 0.3) for step in (1, 2, 8)] == [1.0, 0.3, pytest.approx(0.125)]
 
 
 def test_at_final_from_the_cooldown_on():

@@ -252,6 +252,8 @@ class Pruner:
             )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
+        if self.config.fix_masks and self.steps_done > boundaries[0]:
+            due = False
         if due and not self.config.traits.holds_zeros:
             self._refresh()
         self._watch.needs_penalty = self._control.lambda_ > 0

@@ -44,7 +44,9 @@ class Schedule(NamedTuple):
         return 1.0 - (1.0 - x) ** 3
 
     def density(self, step: int, final: float, initial: float = 1.0) -> float:
-        """Return the density v(t) of Eq. 5 after `step` optimizer steps."""
+        """Return the density v(t) of Eq. 5 after `step` optimizer steps: 1 before t_i, `initial` at t_i."""
+        if step < self.warmup:
+            return 1.0
         return final + (initial - final) * (1.0 - self.ramp(step))
 
     def at_final(self, step: int) -> bool:

@@ -289,3 +289,61 @@ def test_controlled_density_is_exact_at_every_step(method):
         wanted = pruner.schedule.density(step, 0.1)
         assert pruner.density == round(wanted * 297) / 297
     assert pruner.density == 30 / 297
+
+
+# ---- settings of a short run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["magnitude", "movement", "soft_movement", "l0"])
+def test_the_first_cut_is_the_initial_density(method):
+    scope = None if method in ("soft_movement", "l0") else "global"
+    pruner = toy(method, density=0.25, initial_density=0.5, scope=scope)
+    to_step(pruner, 1)
+    assert pruner.density == 1
+    to_step(pruner, 2)
+    assert pruner.density == 0.5  # four of eight at t_i, at once
+    to_step(pruner, 8)
+    assert pruner.density == 0.25
+
+
+def test_movement_with_a_penalty_keeps_the_density():
+    scores = [[[0.0, 0.0], [0.0, 0.0]], [[math.log(3), 0.0], [0.0, 0.0]]]  # sigmoid: 1/2, and one 3/4
+    pruner = toy("movement", density=0.25, penalty=8.0, scores=scores)
+    assert pruner.penalty().item() == 0  # in the warm-up
+    to_step(pruner, 5)  # x = 1/2: the ramp is 7/8, lambda 7
+    assert pruner.lambda_ == 7.0
+    # R is the mean of 1/2 and of (3/4 + 3/2) / 4 = 9/16
+    assert pruner.penalty().item() == pytest.approx(7 * (1 / 2 + 9 / 16) / 2)
+    to_step(pruner, 8)
+    assert pruner.density == 0.25
+    assert pruner.lambda_ == 8.0
+
+
+def test_movement_without_a_penalty_has_none():
+    pruner = toy("movement", density=0.25)
+    to_step(pruner, 8)
+    assert not pruner.has_penalty
+    assert (pruner.lambda_, pruner.penalty().item()) == (0, 0)
+
+
+def test_global_movement_leaves_each_matrix_its_floor():
+    a, b = torch.ones(20, 20).tolist(), torch.ones(20, 20).tolist()
+    scores = [torch.full((20, 20), -1.0).tolist(), torch.rand(20, 20).tolist()]
+    pruner = toy("movement", density=0.25, scope="global", matrices=(a, b), scores=scores)
+    # 200 of 800 remain; the first matrix keeps 0.5 % of its 400 weights although all of them rank lower
+    kept = [sum(map(sum, mask)) for mask in to_step(pruner, 8)]
+    assert kept == [2, 198]
+
+
+def test_fixed_masks_stay_in_the_cool_down():
+    masks = {}
+    for fix in (False, True):
+        pruner = toy("movement", density=0.5, scores=[A, B], fix_masks=fix)
+        at_final = to_step(pruner, 8)
+        with torch.no_grad():
+            for target in pruner.targets:
+                target.scores.neg_()
+        masks[fix] = (at_final, to_step(pruner, 9))
+    assert masks[True][0] == masks[True][1]
+    assert masks[False][0] != masks[False][1]
+    assert masks[True][0] == masks[False][0]

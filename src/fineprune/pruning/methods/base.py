@@ -142,13 +142,15 @@ class Method(ABC):
     @final
     def refresh(self, targets: Sequence[Target], step: int) -> Control:
         """Set the masks for the forward pass after `step` optimizer steps."""
-        rule, penalty = self.bundle.rule, self.bundle.penalty
+        rule, config = self.bundle.rule, self.config
         if rule is None:
             return Control()
-        if penalty is not None and self.config.penalty is not None:
-            control = penalty.fixed(targets, self.schedule.ramp(step), self.config.penalty)
-        else:
+        if config.controlled:
             control = self._at_density(rule, targets, step)
+        else:
+            assert self.bundle.penalty is not None
+            assert config.penalty is not None
+            control = self.bundle.penalty.fixed(targets, self.schedule.ramp(step), config.penalty)
         for target in targets:
             target.masked.spread()
         self.bundle.after_cut(targets)
@@ -160,8 +162,8 @@ class Method(ABC):
         return None if self.bundle.penalty is None else lambda_ * self.bundle.penalty.value(targets)
 
     def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int) -> Control:
-        """Keep the scheduled density, with the lambda that leads the threshold along its path."""
-        density = self.schedule.density(step, self.config.density)
+        """Keep the scheduled density, with the fixed lambda or the one that leads the threshold along its path."""
+        density = self.schedule.density(step, self.config.density, self.config.initial_density)
         if density >= 1:
             for target in targets:
                 target.masked.units.fill_(True)
@@ -174,6 +176,8 @@ class Method(ABC):
         if penalty is None:
             return Control(threshold)
         ramp = self.schedule.ramp(step)
+        if self.config.penalty is not None:
+            return Control(threshold, self.config.penalty * ramp)
         units = sum(target.scores.numel() for target in targets)
         wanted = path(ramp, penalty.start, penalty.end)
         return Control(threshold, controlled_lambda(threshold, wanted, ramp, units))

@@ -12,14 +12,15 @@ from fineprune.pruning.score_rules import Learned
 from fineprune.pruning.target import Target
 
 _TAU = 0.1  # sigmoid(S) > tau is kept, and tau ends here
-_FLOOR = 0.005  # the share that the reference leaves each matrix
+FLOOR = 0.005
+"""The share that the reference leaves each matrix."""
 
 
 class SoftMovement(Method):
     """Soft movement pruning (SMvP): a threshold on sigmoid(S), a penalty on R(S)."""
 
     def parts(self) -> Parts:
-        return Parts(rule=Learned(self.config), floor=_FLOOR, penalty=MeanSigmoid())
+        return Parts(rule=Learned(self.config), floor=FLOOR, penalty=MeanSigmoid())
 
 
 class MeanSigmoid(Penalty):
@@ -36,5 +37,5 @@ class MeanSigmoid(Penalty):
         tau = _TAU * ramp
         cut = math.log(tau / (1 - tau)) if tau > 0 else -math.inf
         scores = [target.scores for target in targets]
-        ranks.of(scores).above(scores, cut, [target.masked.units for target in targets], _FLOOR)
+        ranks.of(scores).above(scores, cut, [target.masked.units for target in targets], FLOOR)
         return Control(None if math.isinf(cut) else cut, penalty * ramp)
