@@ -143,7 +143,10 @@ def test_skip():
             ["a-movement-0.1-s0: paper-mnl: no such file", "did you mean paper-mnli"],
         ),
         ({"overrides": ["trainig.steps=3"]}, ["a-movement-0.1-s0", "unknown setting 'trainig'"]),
-        ({"overrides": ["pruning.penalty=3"]}, ["movement has no penalty"]),
+        (
+            {"overrides": ["pruning.penalty=3"], "axes": {"method": ["magnitude"]}},
+            ["magnitude has no penalty"],
+        ),
         ({"claims": "yes"}, ["claims='yes': must be true or false"]),
         (
             {"axes": {"distillation": True}, "teacher": "recipe"},

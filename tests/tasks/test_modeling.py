@@ -314,3 +314,34 @@ def test_a_compact_folder_gives_an_ordinary_model(pretrained, tmp_path, same_wei
     assert getattr(opened, "hf_quantizer", None) is None
     opened.save_pretrained(tmp_path / "again")
     assert "quantization_config" not in json.loads((tmp_path / "again" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_dropouts_of_the_training_are_not_in_the_config(pretrained, dropout):
+    own, _ = build_model(pretrained, TWO)
+    model, _ = build_model(pretrained, TWO, dropout=dropout)
+    probabilities = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert probabilities == {dropout}
+    assert {module.p for module in own.modules() if isinstance(module, torch.nn.Dropout)} == {0.1}
+    assert model.config.to_dict() == own.config.to_dict()
+    assert model.config.hidden_dropout_prob == 0.1
+
+
+def test_dropouts_that_are_no_modules(tmp_path, tokenizer):
+    from transformers import ModernBertConfig, ModernBertModel
+
+    config = ModernBertConfig(
+        vocab_size=11, hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=1,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, attention_dropout=0.2,
+    )  # fmt: skip
+    ModernBertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = build_model(str(tmp_path), TWO, dropout=0.0)
+    assert model.model.layers[0].attn.attention_dropout == 0.0
+    assert model.config.attention_dropout == 0.2
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_implementation_of_attention(pretrained, attention):
+    model, _ = build_model(pretrained, TWO, attention=attention)
+    assert model.config._attn_implementation == attention

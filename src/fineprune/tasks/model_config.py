@@ -38,3 +38,15 @@ def longest_input(model: Any) -> int | None:
         if getattr(module, "num_embeddings", None) == limit and getattr(module, "padding_idx", None):
             return limit - int(module.padding_idx) - 1  # RoBERTa and its kin count from behind the padding id
     return limit
+
+
+def override_dropouts(config: Any, probability: float) -> dict[str, float]:
+    """Set every dropout in the config of a model that is made next; return the values before, by name."""
+    own = {
+        name: value
+        for name, value in vars(config).items()
+        if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    for name in own:
+        setattr(config, name, probability)
+    return own

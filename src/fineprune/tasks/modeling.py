@@ -12,6 +12,7 @@ from fineprune.checkpoint.model_folder import find_model
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.data import TaskData
 from fineprune.tasks.kinds import kind_named
+from fineprune.tasks.model_config import override_dropouts
 from fineprune.tasks.text.data import ClassificationData
 from fineprune_runtime.results import TEXT_PAIRS
 
@@ -22,7 +23,12 @@ _log = logging.getLogger("fineprune")
 
 
 def build_model(
-    name: str, data: TaskData, layers: int | None = None, trust_remote_code: bool = False
+    name: str,
+    data: TaskData,
+    layers: int | None = None,
+    dropout: float | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a pre-trained model and its tokenizer, and give the model a head for the task.
 
@@ -33,6 +39,9 @@ def build_model(
             `minilm`, the model in the package of `fineprune[demo]`.
         data: determines the head.
         layers: keep only this number of transformer layers, the first ones.
+        dropout: the probability of every dropout in the model; its config, which later trainings read, keeps
+            its own values. None: the model's own.
+        attention: the implementation of attention, by its name in transformers; None: the one it chooses.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
@@ -66,6 +75,7 @@ def build_model(
         _keep_layers(config, layers, name)
     with explained(_cannot(name, source, "tokenizer")):
         tokenizer = AutoTokenizer.from_pretrained(source, **trust)
+    own_dropouts = {} if dropout is None else override_dropouts(config, dropout)
     with explained(_cannot(name, source, "weights")), without_load_report():
         model, info = getattr(transformers, kind_named(data.kind).auto_class).from_pretrained(
             source,
@@ -74,7 +84,10 @@ def build_model(
             **trust,
             ignore_mismatched_sizes=True,  # a head for other labels; other mismatches are refused below
             output_loading_info=True,
+            attn_implementation=attention,
         )
+    for key, value in own_dropouts.items():  # models read their config when they are made
+        setattr(model.config, key, value)
     check_body(model, info, name, cut=layers is not None)
     check_tokenizer(model, tokenizer, name)
     labels = before.id2label

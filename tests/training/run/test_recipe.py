@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fineprune import FinepruneError, PruningConfig
 from fineprune.tasks.text.task import ClassificationConfig
+from fineprune.training.host.learning_rates import Plan, Rates
 from fineprune.training.run.recipe import ModelConfig, Recipe, TrainingConfig
 
 TEXT = """\
@@ -96,6 +97,11 @@ def test_defaults():
 def test_the_model_is_a_name_or_a_section():
     assert Recipe.from_dict(VALUES).model == ModelConfig("minilm", None)
     assert Recipe.from_dict(changed("model", layers=3)).model == ModelConfig("minilm", 3)
+    refused(
+        lambda: Recipe.from_dict(changed("model", attention="flash")),
+        "model.attention='flash'",
+        "eager, sdpa",
+    )
 
 
 def test_what_only_looks_like_a_number_stays_text(path):
@@ -314,8 +320,19 @@ def test_real_numbers(name):
         ({"steps": None, "epochs": "3"}, "training.epochs='3'"),
         ({"warmup": 1.0}, "training.warmup=1.0: must be a share"),
         ({"warmup": -1}, "training.warmup=-1"),
-        ({"precision": "float16"}, "training.precision='float16': allowed are float32, bfloat16"),
+        (
+            {"precision": "float16"},
+            "training.precision='float16': did you mean bfloat16? allowed are float32, bfloat16",
+        ),
         ({"precision": None}, "training.precision=None"),
+        ({"schedule": "hodl"}, "training.schedule='hodl': did you mean hold"),
+        ({"score_schedule": 3}, "training.schedule=3"),
+        ({"cycles": 3}, "training.cycles=3: only with training.schedule=cycles, not linear"),
+        ({"final_lr": -0.1}, "training.final_lr=-0.1: must be a share of the learning rate, in [0, 1]"),
+        ({"dropout": 1.0}, "training.dropout=1.0: must be a probability, in [0, 1)"),
+        ({"dropout": "0"}, "training.dropout='0'"),
+        ({"head_lr": -1e-3}, "training.head_lr=-0.001: must be a learning rate, at least 0"),
+        ({"norm_lr": True}, "training.norm_lr=True"),
         ({"keep_best": "yes"}, "training.keep_best='yes': must be true or false"),
         ({"keep_best": 1}, "training.keep_best=1"),
         ({"group_by_length": None}, "training.group_by_length=None: must be true or false"),
@@ -342,3 +359,11 @@ def test_wrong_training(training, part):
 )
 def test_errors_of_the_other_sections_come_through(section, values, part):
     refused(lambda: Recipe.from_dict(changed(section, **values)), part)
+
+
+def test_the_rates_of_a_training():
+    training = TrainingConfig(
+        steps=9, schedule="cycles", cycles=3, final_lr=0.1, score_schedule="hold", head_lr=1e-3
+    )
+    assert training.rates == Rates(Plan("cycles", 3, 0.1), Plan("hold", 1, 0.1), 1e-3, None)
+    assert TrainingConfig(steps=9).rates == Rates()

@@ -162,7 +162,7 @@ class Method(ABC):
         return None if self.bundle.penalty is None else lambda_ * self.bundle.penalty.value(targets)
 
     def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int) -> Control:
-        """Keep the scheduled density, with the fixed lambda or the one that leads the threshold along its path."""
+        """Keep the scheduled density; lambda is fixed, or leads the threshold along its path."""
         density = self.schedule.density(step, self.config.density, self.config.initial_density)
         if density >= 1:
             for target in targets:

@@ -8,7 +8,7 @@ from fineprune.pruning.score_rules import Learned
 class Movement(Method):
     """Movement pruning (MvP): Top_v of learned scores, straight-through.
 
-    A `penalty` adds lambda * R(S) of soft movement to the loss, while Top_v goes on keeping the scheduled density.
+    A `penalty` adds lambda * R(S) of soft movement to the loss; Top_v keeps the scheduled density anyway.
     A global ranking leaves each matrix the share that soft movement leaves it.
     """
 

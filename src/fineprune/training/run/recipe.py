@@ -1,6 +1,7 @@
 """Define a recipe: one YAML file with the model, the data, the training and the pruning of a run."""
 
 from collections.abc import Iterable, Mapping
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,7 @@ from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
+from fineprune.training.host.learning_rates import Plan, Rates, Shape
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 
@@ -33,6 +35,11 @@ class ModelConfig:
     layers: int | None = None
     """Keep only the first N transformer layers. None: all."""
 
+    attention: str | None = None
+    """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
+    speed. None: eager for a run without dropout in bfloat16 on a CPU, where torch's fused backward is slow;
+    else what transformers chooses."""
+
     trust_remote_code: bool = False
     """Run Python code that comes with the model; read it first."""
 
@@ -40,6 +47,8 @@ class ModelConfig:
         if not isinstance(self.name, str) or not self.name:
             raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
         _whole("model.layers", self.layers, 1, optional=True)
+        if self.attention is not None:
+            choose(self.attention, ("eager", "sdpa"), "model.attention")
         if not isinstance(self.trust_remote_code, bool):
             raise FinepruneError(f"model.trust_remote_code={self.trust_remote_code!r}: must be true or false")
 
@@ -58,8 +67,28 @@ class TrainingConfig:
 
     learning_rate: float = 3e-5
     warmup: float | int = 0.1
-    """Steps over which the learning rates rise; they then fall linearly to 0. A float is a share of all
-    steps, an int is steps."""
+    """Steps over which the learning rates rise. A float is a share of all steps, an int is steps."""
+
+    schedule: Shape = Plan.shape
+    """How the learning rates go on. "linear" falls to the end; "hold" stays at the peak until the final
+    density is reached (a dense run: for 70 % of the steps), then falls linearly; "cycles" falls linearly and
+    begins again, `cycles` times; "cosine" falls along half a cosine."""
+
+    cycles: int = Plan.cycles
+    final_lr: float = Plan.final
+    """Where the learning rates end, in the run or in each cycle, as a share of the peak."""
+
+    score_schedule: Shape | None = None
+    """The schedule of the scores' learning rate. None: `schedule`."""
+
+    head_lr: float | None = None
+    """Learning rate of the parameters outside the encoder. None: `learning_rate`."""
+
+    norm_lr: float | None = None
+    """Learning rate of biases and norms. None: `learning_rate`."""
+
+    dropout: float | None = None
+    """Every dropout of the model while it trains. None: the model's own."""
 
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -106,12 +135,28 @@ class TrainingConfig:
             raise FinepruneError(
                 f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1), or steps, an int"
             )
-        if self.precision not in ("float32", "bfloat16"):
-            raise FinepruneError(f"training.precision={self.precision!r}: allowed are float32, bfloat16")
+        for name in ("head_lr", "norm_lr", "dropout"):
+            _real(f"training.{name}", getattr(self, name), optional=True)
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < (
+                1 if name == "dropout" else math.inf
+            ):
+                allowed = "a probability, in [0, 1)" if name == "dropout" else "a learning rate, at least 0"
+                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be {allowed}, or null")
+        self.rates  # noqa: B018 - raises where a plan makes no sense
+        choose(self.precision, ("float32", "bfloat16"), "training.precision")
         object.__setattr__(self, "report_to", _trackers(self.report_to))
         for name in ("keep_best", "group_by_length"):
             if not isinstance(getattr(self, name), bool):
                 raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be true or false")
+
+    @property
+    def rates(self) -> Rates:
+        """The plans of the learning rates."""
+        plan = Plan(self.schedule, self.cycles, self.final_lr)
+        own = self.score_schedule
+        cycles = self.cycles if own == "cycles" else 1
+        scores = None if own is None else Plan(own, cycles, self.final_lr)
+        return Rates(plan, scores, self.head_lr, self.norm_lr)
 
 
 @dataclass(frozen=True)

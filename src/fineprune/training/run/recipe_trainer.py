@@ -13,6 +13,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import kind_named
 from fineprune.training.host.processes import this_process
+from fineprune.training.host.rated_trainer import RatedTrainer
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import OneLastEvaluation, ProgressBar, ProgressLines
 from fineprune.training.run.constant_answers import Watched
@@ -45,7 +46,8 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     kind = kind_named(data.kind)
     train = data.train_rows(tokenizer, recipe.training.max_length)
     trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
-    trainer = PruningTrainer(
+    trainer = RatedTrainer(
+        rates=recipe.training.rates,
         model=model,
         args=_arguments(job, None if train is None else len(train), folder, progress),
         pruning=recipe.pruning if train is not None else None,

@@ -106,7 +106,12 @@ def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     data = recipe.task.load()
     set_seed(recipe.training.seed)
     model, tokenizer = build_model(
-        recipe.model.name, data, recipe.model.layers, recipe.model.trust_remote_code
+        recipe.model.name,
+        data,
+        recipe.model.layers,
+        recipe.training.dropout,
+        _attention(recipe),
+        recipe.model.trust_remote_code,
     )
     _check_length(recipe, model)
     job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
@@ -234,6 +239,13 @@ def _environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processes": this_process().num_processes,
     }
+
+
+def _attention(recipe: Recipe) -> str | None:
+    """Return the implementation of attention, where the recipe or the machine asks for one."""
+    slow = recipe.training.dropout == 0 and recipe.training.precision == "bfloat16"
+    on_cpu = not torch.accelerator.is_available()
+    return recipe.model.attention or ("eager" if slow and on_cpu else None)
 
 
 def _check_length(recipe: Recipe, model: Any) -> None:

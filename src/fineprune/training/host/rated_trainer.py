@@ -1,0 +1,85 @@
+"""A trainer whose learning rates follow plans, with rates of their own for scores, head and norms."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from fineprune.training.host.learning_rates import Rates
+from fineprune.training.host.trainer import PruningTrainer
+
+
+class RatedTrainer(PruningTrainer):
+    """A `PruningTrainer` whose learning rates follow `rates`, in place of `lr_scheduler_type`."""
+
+    def __init__(self, *args: Any, rates: Rates, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rates = rates
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make the optimizer, and groups of their own for head, norms and biases where their rates differ."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh:
+            _split(getattr(optimizer, "optimizer", optimizer), self._peaks())
+        return optimizer
+
+    def _peaks(self) -> dict[int, float]:
+        """Return the peak rates that differ from the trainer's, by the id of the parameter."""
+        rates, model = self._rates, self.model
+        scores = (
+            set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
+        )
+        peaks: dict[int, float] = {}
+        if rates.norms is not None:
+            vectors = (entry for entry in model.parameters() if entry.ndim <= 1)
+            peaks |= {id(entry): rates.norms for entry in vectors if id(entry) not in scores}
+        if rates.head is not None:
+            peaks |= {id(entry): rates.head for entry in _head(model)}
+        return peaks
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the scheduler of the plans, one function for each group."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            inner = getattr(optimizer, "optimizer", optimizer)
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            cooldown = (
+                round(0.3 * num_training_steps) if self.pruner is None else self.pruner.schedule.cooldown
+            )
+            scores = (
+                set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
+            )
+            plans = [
+                self._rates.scores
+                if self._rates.scores is not None and any(id(entry) in scores for entry in group["params"])
+                else self._rates.plan
+                for group in inner.param_groups
+            ]
+            for plan in plans:
+                plan.check(num_training_steps, warmup, cooldown)
+            steps = {"total": num_training_steps, "warmup": warmup, "cooldown": cooldown}
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                inner, [functools.partial(plan.factor, **steps) for plan in plans]
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
+def _head(model: Any) -> list[nn.Parameter]:
+    """Return the parameters of a model outside its encoder."""
+    encoder = {id(entry) for entry in model.base_model.parameters()}
+    return [entry for entry in model.parameters() if id(entry) not in encoder]
+
+
+def _split(optimizer: torch.optim.Optimizer, peaks: dict[int, float]) -> None:
+    """Move the parameters that have a peak of their own from each group to groups with that rate."""
+    for group in list(optimizer.param_groups):
+        for peak in sorted({peaks[id(entry)] for entry in group["params"] if id(entry) in peaks}):
+            moved = [entry for entry in group["params"] if peaks.get(id(entry)) == peak]
+            group["params"] = [entry for entry in group["params"] if peaks.get(id(entry)) != peak]
+            optimizer.add_param_group(group | {"params": moved, "lr": peak})
+    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
