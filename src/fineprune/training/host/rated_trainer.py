@@ -13,6 +13,8 @@ from fineprune.training.host.trainer import PruningTrainer
 class RatedTrainer(PruningTrainer):
     """A `PruningTrainer` whose learning rates follow `rates`, in place of `lr_scheduler_type`."""
 
+    lr_scheduler: Any
+
     def __init__(self, *args: Any, rates: Rates, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rates = rates
@@ -66,7 +68,8 @@ class RatedTrainer(PruningTrainer):
                 inner, [functools.partial(plan.factor, **steps) for plan in plans]
             )
             self._created_lr_scheduler = True
-        return self.lr_scheduler
+        scheduler: torch.optim.lr_scheduler.LRScheduler = self.lr_scheduler
+        return scheduler
 
 
 def _head(model: Any) -> list[nn.Parameter]:
