@@ -11,6 +11,7 @@ from fineprune import Distillation, FinepruneError, PruningConfig
 from fineprune.training.distillation.losses import (
     distillation_loss,
     divergence,
+    hidden_distance,
     next_token_divergence,
     span_divergence,
     squared_error,
@@ -29,8 +30,13 @@ KL = 0.130812  # of SURE from EVEN: 1/4 · ln(1/4 / 1/2) + 3/4 · ln(3/4 / 1/2) 
 
 
 def test_the_defaults_are_the_papers():
-    assert Distillation().to_dict() == {"alpha": 0.9, "temperature": 2.0}
+    assert Distillation().to_dict() == {"alpha": 0.9, "temperature": 2.0, "task": None, "hidden": 0.0}
     assert Distillation.from_dict({"alpha": 1, "temperature": 4}) == Distillation(1.0, 4.0)
+
+
+def test_the_labels_have_the_rest_unless_their_weight_is_given():
+    assert Distillation(alpha=0.75).task_weight == 0.25
+    assert Distillation(alpha=2.7, task=0.3).task_weight == 0.3
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,11 @@ def test_the_defaults_are_the_papers():
     [
         ({"alpha": 1.5}, "alpha=1.5"),
         ({"alpha": -0.1}, "alpha=-0.1"),
+        ({"alpha": -0.1, "task": 1}, "alpha=-0.1: a weight of the loss must be at least 0"),
+        ({"task": -1}, "task=-1.0: a weight"),
+        ({"task": True}, "task=True"),
+        ({"hidden": -1}, "hidden=-1.0: a weight"),
+        ({"hidden": None}, "hidden=None"),
         ({"alpha": "all"}, "alpha='all'"),
         ({"alpha": math.nan}, "alpha=nan"),
         ({"temperature": 0}, "temperature=0.0"),
@@ -144,3 +155,28 @@ def test_at_high_temperature_it_is_half_the_mean_squared_error():
     """Eq. 4 of the paper, for logits of mean 0: here (1 + 0 + 1) / 3 / 2."""
     student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, -1.0]])
     assert float(divergence(student, teacher, 100.0)) == pytest.approx(1 / 3, rel=1e-2)
+
+
+# -- hidden states ----------------------------------------------------------------------------
+
+
+def test_the_distance_of_hidden_states_is_relative_to_the_teachers_size():
+    # layer 1: errors 1, 0 and of the teacher 1, 9: 1/10; layer 2: a student of zeros: 1
+    student = [torch.tensor([[[2.0, 3.0]]]), torch.zeros(1, 1, 2)]
+    teacher = [torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[50.0, 0.0]]])]
+    assert hidden_distance(student, teacher).item() == pytest.approx((0.1 + 1) / 2, rel=1e-2)
+
+
+def test_padding_and_the_teachers_gradients_are_left_out():
+    student = torch.tensor([[[1.0], [7.0]]], requires_grad=True)
+    teacher = torch.tensor([[[2.0], [-9.0]]], requires_grad=True)
+    distance = hidden_distance([student], [teacher], torch.tensor([[1, 0]]))
+    assert distance.item() == pytest.approx(0.25, rel=1e-2)
+    distance.backward()
+    assert student.grad[0, 1] == 0
+    assert student.grad[0, 0] != 0
+    assert teacher.grad is None
+
+
+def test_a_teacher_whose_hidden_states_are_zero_gives_a_finite_distance():
+    assert math.isfinite(hidden_distance([torch.ones(1, 2, 3)], [torch.zeros(1, 2, 3)]).item())

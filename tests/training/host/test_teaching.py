@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fineprune import Distillation, FinepruneWarning, PruningConfig
-from fineprune.training.distillation.losses import divergence
+from fineprune import Distillation, FinepruneError, FinepruneWarning, PruningConfig
+from fineprune.training.distillation.losses import divergence, hidden_distance
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MOVEMENT = PruningConfig("movement", density=0.2)
@@ -36,6 +36,43 @@ def test_the_loss_is_mixed_and_the_penalty_comes_on_top(make_trainer, make_model
     assert float(trainer.compute_loss(trainer.model, batch).detach()) == pytest.approx(
         float(outputs.loss), rel=1e-6
     )
+
+
+def test_weights_need_not_add_up_and_hidden_states_are_compared(make_trainer, make_model, teacher, history):
+    config = Distillation(2.0, 3.0, task=0.5, hidden=0.25)
+    given = {"model": make_model(**NO_DROPOUT), "teacher": teacher, "distillation": config}
+    trainer = make_trainer(MOVEMENT, given=given, max_steps=3)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+    with torch.no_grad():
+        own, other = (model(**batch, output_hidden_states=True) for model in (trainer.model.eval(), teacher))
+        distilled = divergence(own.logits, other.logits, 3.0).mean()
+        distance = hidden_distance(own.hidden_states[1:], other.hidden_states[1:], batch["attention_mask"])
+    assert float(distance) > 0
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    expected = 0.5 * float(own.loss) + 2.0 * float(distilled) + 0.25 * float(distance)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    logged = [line for line in history(trainer) if "loss" in line]
+    for line in logged[1:]:  # the first also counts the loss above
+        parts = 0.5 * line["task_loss"] + 2.0 * line["distillation"] + 0.25 * line["hidden"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-3)
+    assert not any("hidden" in line for line in history(trainer) if "eval_loss" in line)
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [({"num_hidden_layers": 5}, "has 5 layers"), ({"hidden_size": 64}, "has 64 hidden units")],
+)
+def test_a_teacher_of_another_size_has_other_hidden_states(make_trainer, make_model, change, differing):
+    given = {"teacher": make_model(**change), "distillation": Distillation(hidden=1.0)}
+    with pytest.raises(FinepruneError, match=f"teacher: {differing}, .* leave distillation's hidden out"):
+        make_trainer(MOVEMENT, given=given)
+
+
+def test_hidden_states_are_not_stored(make_trainer, teacher, tmp_path):
+    given = {"teacher": teacher, "distillation": Distillation(hidden=1.0), "teacher_logits": tmp_path}
+    with pytest.raises(FinepruneError, match=r"teacher_logits: hidden=1 needs the teacher's hidden states"):
+        make_trainer(MOVEMENT, given=given)
 
 
 def test_the_log_has_the_mean_distillation_since_the_last_line(make_trainer, make_model, teacher, history):
@@ -97,11 +134,12 @@ def test_accumulating_two_batches_of_4_is_a_batch_of_8(
 
 
 @pytest.mark.parametrize("pruning", [None, MOVEMENT, PruningConfig("l0", density=0.2)])
-@pytest.mark.parametrize("kept", [False, True], ids=["live", "kept"])
+@pytest.mark.parametrize("way", ["live", "kept", "hidden"])
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
-    make_trainer, teacher, tmp_path, pruning, kept, history, tensors, assert_same
+    make_trainer, teacher, tmp_path, pruning, way, history, tensors, assert_same
 ):
-    given = {"teacher": teacher, "teacher_logits": tmp_path / "logits" if kept else None}
+    given = {"teacher": teacher, "teacher_logits": tmp_path / "logits" if way == "kept" else None}
+    given["distillation"] = Distillation(hidden=1.0 if way == "hidden" else 0.0)
     whole = make_trainer(pruning, given=given)
     whole.train()
     resumed = make_trainer(pruning, "other", given=given)

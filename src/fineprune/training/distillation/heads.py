@@ -5,6 +5,7 @@ regression or the score of a cross-encoder), (rows, positions, classes) for toke
 vocabulary) for next tokens, and (rows, positions, 2) for spans, the logits of start and end side by side.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,17 @@ def head_module(model: nn.Module) -> nn.Module:
     A model without a known head is returned as it is.
     """
     return next((module for module in model.modules() if head_of(module) is not None), model)
+
+
+def hidden_states(outputs: Any) -> Sequence[Tensor]:
+    """Return the hidden states after each layer of a model's output."""
+    states = outputs.get("hidden_states") if hasattr(outputs, "get") else None
+    if not states:
+        raise FinepruneError(
+            "distillation: the model's output has no hidden_states, so hidden must be 0 (leave it out)"
+        )
+    _embeddings, *layers = states
+    return layers
 
 
 def answers(outputs: Any) -> Tensor:

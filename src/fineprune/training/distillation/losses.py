@@ -4,10 +4,15 @@
 computed in float32.
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fineprune.tasks.kinds import Head
+
+_EPSILON = torch.finfo(torch.bfloat16).eps  # as in the paper's code
 
 IGNORED = -100
 """The label of tokens that no loss counts."""
@@ -99,3 +104,26 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     of Eq. 4 of the paper at high temperatures. The temperature is not used.
     """
     return functional.mse_loss(student.float(), teacher.float())
+
+
+def hidden_distance(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None = None
+) -> Tensor:
+    """Return the mean over layers of mean((h − t)²) / (mean(t²) + eps), a scalar (SquareHead,
+    arXiv:2310.06927).
+
+    A student whose states are all zero is at distance 1, whatever the teacher's scale. Padding is left out.
+
+    Args:
+        student: its hidden states after each layer, (rows, positions, width).
+        teacher: the teacher's, of the same shapes.
+        mask: (rows, positions), 1 where a row has a token and 0 in its padding; None: no padding.
+    """
+    distances = []
+    for own, other in zip(student, teacher, strict=True):
+        target = other.detach().float()
+        tokens = torch.ones_like(target[..., :1]) if mask is None else (mask != 0).unsqueeze(-1).float()
+        error = ((own.float() - target).square() * tokens).sum()
+        scale = (target.square() * tokens).sum()
+        distances.append(error / (scale + _EPSILON * tokens.sum() * target.shape[-1]))
+    return torch.stack(distances).mean()

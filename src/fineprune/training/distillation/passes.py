@@ -26,8 +26,10 @@ class Recorder:
     does. It is one function for all steps, or a compiled model would be compiled again in each.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, hidden: bool = False) -> None:
+        """Prepare for a module; with `hidden`, its outputs get the hidden states of all layers."""
         self._module = module
+        self._asked = {"output_hidden_states": True} if hidden else {}
         self._passes: list[Pass] = []
         self._forward: Any = None
 
@@ -51,7 +53,8 @@ class Recorder:
         return passes
 
     def _record(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = self._forward(*args, **kwargs)
-        if torch.is_grad_enabled():
-            self._passes.append(Pass(kwargs, outputs))
+        if not torch.is_grad_enabled():
+            return self._forward(*args, **kwargs)
+        outputs = self._forward(*args, **kwargs | self._asked)
+        self._passes.append(Pass(kwargs, outputs))
         return outputs

@@ -16,8 +16,8 @@ from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import Head
 from fineprune.tasks.model_config import longest_input
-from fineprune.training.distillation.heads import answers, head_of
-from fineprune.training.distillation.losses import distillation_loss
+from fineprune.training.distillation.heads import answers, head_of, hidden_states
+from fineprune.training.distillation.losses import distillation_loss, hidden_distance
 from fineprune.training.distillation.passes import Pass
 from fineprune.training.distillation.running_mean import RunningMean
 
@@ -43,18 +43,21 @@ class Teacher:
         self.head = head
         self.config = config
         self._autocast = autocast
-        self.mean = RunningMean()
-        """The mean of `loss` since the last line of the log."""
+        self.means = {"distillation": RunningMean()} | ({"hidden": RunningMean()} if config.hidden else {})
+        """The means of the terms of `loss`, without their weights, since the last line of the log."""
 
     def answer(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return the logits for a batch, in float32, in the shape that `heads` gives for the head."""
+        return answers(self._outputs(inputs)).float()
+
+    def _outputs(self, inputs: Mapping[str, Any], **asked: bool) -> Any:
         with torch.no_grad(), self._autocast():
-            return answers(self.model(**known_inputs(self.model, inputs))).float()
+            return self.model(**known_inputs(self.model, inputs), **asked)
 
     def loss(
         self, student: nn.Module, passes: Sequence[Pass], labels: Tensor | None, stored: Tensor | None
     ) -> Tensor:
-        """Return the loss of the student's forward passes, a scalar: the mean over passes.
+        """Return alpha · KD + hidden · distance for the student's forward passes: the mean over passes.
 
         Args:
             student: the module with the head.
@@ -67,18 +70,28 @@ class Teacher:
                 f"distillation: the training loss ran the {type(student).__name__} without gradients, as "
                 "losses that cache gradients do, so its answers cannot be compared; take another loss"
             )
-        losses = []
+        distilled, distances = [], []
         for inputs, outputs in passes:
             if self.head == "next_tokens" and "logits" not in outputs:  # of trl, which never makes them
                 outputs = student(**known_inputs(student, inputs))
-            answer = self.answer(inputs) if stored is None else stored
-            mask = inputs.get("attention_mask")
-            losses.append(
-                distillation_loss(self.head, answers(outputs), answer, self.config.temperature, mask, labels)
+            mask, config = inputs.get("attention_mask"), self.config
+            if config.hidden:
+                theirs = self._outputs(inputs, output_hidden_states=True)
+                answer = answers(theirs).float()
+                distances.append(hidden_distance(hidden_states(outputs), hidden_states(theirs), mask))
+            else:
+                answer = self.answer(inputs) if stored is None else stored
+            distilled.append(
+                distillation_loss(self.head, answers(outputs), answer, config.temperature, mask, labels)
             )
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-        self.mean.add(loss)
-        return loss
+        loss = config.alpha * self._mean("distillation", distilled)
+        return loss + config.hidden * self._mean("hidden", distances) if distances else loss
+
+    def _mean(self, name: str, terms: Sequence[Tensor]) -> Tensor:
+        """Return the mean of a term over the passes, and count it for the log."""
+        mean = terms[0] if len(terms) == 1 else torch.stack(list(terms)).mean()
+        self.means[name].add(mean)
+        return mean
 
 
 def known_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +159,17 @@ def check_fit(
             f"cut them (training.max_length={limit}), or name another teacher"
         )
     return head
+
+
+def check_layers(student: nn.Module, teacher: nn.Module, name: str) -> None:
+    """Raise `FinepruneError` unless the hidden states of both can be compared, layer by layer."""
+    for setting, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
+        ours, theirs = (getattr(model.config, setting, None) for model in (student, teacher))
+        if ours != theirs:
+            raise FinepruneError(
+                f"{name}: has {theirs} {what}, the model {ours}, so their hidden states cannot be compared; "
+                "leave distillation's hidden out, or name a teacher of the model's size"
+            )
 
 
 def _check_labels(ours: Any, theirs: Any, name: str) -> None:

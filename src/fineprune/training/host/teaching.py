@@ -14,13 +14,13 @@ from fineprune.pruning.progress import warn_first
 from fineprune.training.distillation.heads import head_module
 from fineprune.training.distillation.passes import Recorder
 from fineprune.training.distillation.row_lengths import lengths_of
-from fineprune.training.distillation.teacher import Teacher, check_fit, load_teacher
+from fineprune.training.distillation.teacher import Teacher, check_fit, check_layers, load_teacher
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.host.part import MicroBatch, Part
 
 
 class Teaching(Part):
-    """The training loss becomes alpha · KD + (1 − alpha) · loss, as a `Distillation` says."""
+    """The training loss becomes task · loss + alpha · KD + hidden · distance, as a `Distillation` says."""
 
     def __init__(self, host: Any, source: nn.Module | str | Path, config: Distillation) -> None:
         """Load the teacher, and check that it fits, before anything is spent."""
@@ -34,23 +34,27 @@ class Teaching(Part):
         longest = max(lengths_of(rows), default=None) if tokenized else None
         self._student, model = head_module(host.model), head_module(model)
         head = check_fit(self._student, model, name, (own, tokenizer), longest)
+        if config.hidden:
+            check_layers(self._student, model, name)
         self._host = host
         self._teacher = Teacher(model, head, config, host.args.device, host.accelerator.autocast)
-        self._recorder = Recorder(self._student)
+        self._recorder = Recorder(self._student, hidden=config.hidden > 0)
         self._term = Term()
 
     def watching(self) -> AbstractContextManager[None]:
         return self._recorder.recording()
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
-        alpha, passes = self._teacher.config.alpha, self._recorder.take()
-        distilled = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
-        self._term.watch(distilled)
-        return alpha * (distilled / batch.parts) + (1 - alpha) * loss
+        passes = self._recorder.take()
+        taught = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
+        self._term.watch(taught)
+        return taught / batch.parts + self._teacher.config.task_weight * loss
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
-        mean = self._teacher.mean.take() if "loss" in line else None
-        return {} if mean is None else {"distillation": mean}
+        if "loss" not in line:
+            return {}
+        means = {name: mean.take() for name, mean in self._teacher.means.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
 
     def after_step(self) -> None:
         if self._term.missing():
@@ -60,11 +64,12 @@ class Teaching(Part):
             )
 
     def sums(self) -> dict[str, Any]:
-        return {"distillation": self._teacher.mean.sums()}
+        return {name: mean.sums() for name, mean in self._teacher.means.items()}
 
     def go_on(self, sums: Mapping[str, Any]) -> None:
-        if sums.get("distillation") is not None:
-            self._teacher.mean.go_on(*sums["distillation"])
+        for name, mean in self._teacher.means.items():
+            if sums.get(name) is not None:
+                mean.go_on(*sums[name])
 
 
 class StoredTeaching(Teaching):
@@ -82,6 +87,11 @@ class StoredTeaching(Teaching):
             raise FinepruneError(
                 f"teacher_logits: the answers of a {type(self._student).__name__} inside a "
                 f"{type(host.model).__name__} cannot be stored before the training; leave it out"
+            )
+        if config.hidden:
+            raise FinepruneError(
+                f"teacher_logits: hidden={config.hidden:g} needs the teacher's hidden states, which are not "
+                "stored; leave one of them out"
             )
         self._folder, self._rows = Path(folder), host.train_dataset
         self._stored = host.data_collator = StoredLogits(host.data_collator, self._teacher.head)

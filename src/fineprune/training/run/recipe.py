@@ -1,7 +1,7 @@
 """Define a recipe: one YAML file with the model, the data, the training and the pruning of a run."""
 
-from collections.abc import Iterable, Mapping
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -169,6 +169,8 @@ class DistillationConfig:
 
     alpha: float = Distillation.alpha
     temperature: float = Distillation.temperature
+    task: float | None = Distillation.task
+    hidden: float = Distillation.hidden
     cache: bool | str = False
     """Compute the teacher's answers to the training data once, and read them from disk in each
     epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""
@@ -186,11 +188,16 @@ class DistillationConfig:
             raise FinepruneError(f"distillation.{error}") from error
         for name, value in loss.to_dict().items():
             object.__setattr__(self, name, value)
+        if self.cache and self.hidden > 0:
+            raise FinepruneError(
+                f"distillation.cache={self.cache!r}: hidden states are not stored; leave cache out, or "
+                "distillation.hidden"
+            )
 
     @property
     def loss(self) -> Distillation:
         """The settings of the loss."""
-        return Distillation(self.alpha, self.temperature)
+        return Distillation(self.alpha, self.temperature, self.task, self.hidden)
 
 
 @dataclass(frozen=True)
