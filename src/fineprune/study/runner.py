@@ -78,8 +78,10 @@ def length(run: Run) -> str:
     if training.steps is not None:
         return f"{training.steps:,} steps"
     examples = paper.EXAMPLES.get(run.cell.task) if run.recipe.task.to_dict().get("hub") else None
+    if training.epochs is None:
+        return "steps by the number of examples"
     epochs = f"{training.epochs:g} epochs"
-    if examples is None or training.epochs is None:
+    if examples is None:
         return epochs
     steps = training.epochs * examples / (training.batch_size * training.accumulation)
     return f"{epochs}, about {round(steps, -2):,.0f} steps"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fineprune.config import Distillation, PruningConfig
 from fineprune.study.grid import Cell
 from fineprune.study.task_labels import run_of
-from fineprune.training.run.recipe import TrainingConfig
+from fineprune.training.run.training_config import TrainingConfig
 
 START, LENGTH = "start", "length"
 _ALWAYS = (START, LENGTH)  # said wherever the runs of a task differ in them

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fineprune import FinepruneError, PruningConfig
 from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.training.host.learning_rates import Plan, Rates
-from fineprune.training.run.recipe import ModelConfig, Recipe, TrainingConfig
+from fineprune.training.run.recipe import ModelConfig, Recipe
+from fineprune.training.run.training_config import TrainingConfig
 
 TEXT = """\
 # comments stay with the reader
@@ -81,7 +82,7 @@ def test_defaults():
         epochs=3,
         batch_size=32,
         accumulation=1,
-        learning_rate=3e-5,
+        learning_rate=None,
         warmup=0.1,
         weight_decay=0.0,
         max_grad_norm=1.0,
@@ -288,7 +289,7 @@ def test_whole_numbers(name):
         )
 
 
-@pytest.mark.parametrize("name", ["batch_size", "accumulation", "max_length", "seed", *REAL])
+@pytest.mark.parametrize("name", ["batch_size", "accumulation", "max_length", "seed", *REAL[1:]])
 def test_null_is_not_a_value_where_there_is_a_default(name):
     refused(lambda: Recipe.from_dict(changed("training", **{name: None})), f"training.{name}=None")
 
@@ -312,7 +313,6 @@ def test_real_numbers(name):
 @pytest.mark.parametrize(
     ("training", "part"),
     [
-        ({"steps": None}, "either steps or epochs"),
         ({"epochs": 3}, "either steps or epochs"),
         ({"steps": None, "epochs": 0}, "training.epochs=0: must be greater than 0"),
         ({"steps": None, "epochs": -1.5}, "training.epochs=-1.5"),
@@ -326,7 +326,7 @@ def test_real_numbers(name):
         ),
         ({"precision": None}, "training.precision=None"),
         ({"schedule": "hodl"}, "training.schedule='hodl': did you mean hold"),
-        ({"score_schedule": 3}, "training.schedule=3"),
+        ({"score_schedule": 3}, "training.score_schedule=3"),
         ({"cycles": 3}, "training.cycles=3: only with training.schedule=cycles, not linear"),
         ({"final_lr": -0.1}, "training.final_lr=-0.1: must be a share of the learning rate, in [0, 1]"),
         ({"dropout": 1.0}, "training.dropout=1.0: must be a probability, in [0, 1)"),

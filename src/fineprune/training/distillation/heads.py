@@ -42,7 +42,7 @@ def hidden_states(outputs: Any) -> Sequence[Tensor]:
             "distillation: the model's output has no hidden_states, so hidden must be 0 (leave it out)"
         )
     _embeddings, *layers = states
-    return layers
+    return list[Tensor](layers)
 
 
 def answers(outputs: Any) -> Tensor:

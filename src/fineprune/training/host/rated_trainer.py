@@ -18,6 +18,17 @@ class RatedTrainer(PruningTrainer):
     def __init__(self, *args: Any, rates: Rates, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rates = rates
+        if self.args.max_steps > 0:
+            self._check(self.args.max_steps)
+
+    def _check(self, total: int) -> tuple[int, int]:
+        """Return the steps of warm-up and those over which "hold" falls; raise where they do not fit."""
+        warmup, pruner = self.args.get_warmup_steps(total), self.pruner
+        cooldown = round(0.3 * total) if pruner is None else pruner.schedule.cooldown
+        for plan in (self._rates.plan, self._rates.scores):
+            if plan is not None:
+                plan.check(total, warmup, cooldown)
+        return warmup, cooldown
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make the optimizer, and groups of their own for head, norms and biases where their rates differ."""
@@ -48,10 +59,7 @@ class RatedTrainer(PruningTrainer):
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
             inner = getattr(optimizer, "optimizer", optimizer)
-            warmup = self.args.get_warmup_steps(num_training_steps)
-            cooldown = (
-                round(0.3 * num_training_steps) if self.pruner is None else self.pruner.schedule.cooldown
-            )
+            warmup, cooldown = self._check(num_training_steps)
             scores = (
                 set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
             )
@@ -61,8 +69,6 @@ class RatedTrainer(PruningTrainer):
                 else self._rates.plan
                 for group in inner.param_groups
             ]
-            for plan in plans:
-                plan.check(num_training_steps, warmup, cooldown)
             steps = {"total": num_training_steps, "warmup": warmup, "cooldown": cooldown}
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 inner, [functools.partial(plan.factor, **steps) for plan in plans]

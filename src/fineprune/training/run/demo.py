@@ -21,7 +21,8 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks import docstring_pairs
 from fineprune.tasks.text.task import ClassificationConfig
-from fineprune.training.run.recipe import ModelConfig, Recipe, TrainingConfig
+from fineprune.training.run.recipe import ModelConfig, Recipe
+from fineprune.training.run.training_config import TrainingConfig
 
 DENSITY = 0.25
 STEPS = 250

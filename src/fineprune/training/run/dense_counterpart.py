@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fineprune.training.run.results import read_results
+from fineprune.training.run.run_folder import DENSE
 
 _Dense = tuple[Path, Mapping[str, Any], dict[str, float]]
 # What damaged results, or results of another version, raise.
@@ -14,7 +15,8 @@ _ODD = (OSError, ValueError, KeyError, TypeError, AttributeError)
 def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the scores of the dense run of the same data and model; None where there is none.
 
-    It is the run that this one started from, or else one in the same folder, if possible of the same seed.
+    It is the run's own dense stage, or the run that it started from, or else one in the same folder, if
+    possible of the same seed.
 
     Args:
         run: the folder of the run.
@@ -26,10 +28,11 @@ def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | No
             return None
         model, seed = _model(own), own["training"]["seed"]
         place = Path(str(own["model"]["name"])).resolve()
-        folders = [*run.resolve().parent.glob("*/"), place, place.parent]
+        stage = run.resolve() / DENSE
+        folders = [stage, *run.resolve().parent.glob("*/"), place, place.parent]
         found = []
         for path, recipe, scores in _dense_runs(folders, metric):
-            started = model[1] is None and place in (path, path / "model")
+            started = path == stage or (model[1] is None and place in (path, path / "model"))
             if recipe["task"] == own["task"] and (started or _model(recipe) == model):
                 found.append((not started, recipe["training"]["seed"] != seed, str(path), scores))
     except _ODD:

@@ -1,28 +1,22 @@
 """Define a recipe: one YAML file with the model, the data, the training and the pruning of a run."""
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from fineprune._messages import choose
-from fineprune._validation import check_keys, is_number, shown
+from fineprune._validation import check_keys
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
-from fineprune.training.host.learning_rates import Plan, Rates, Shape
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
+from fineprune.training.run.training_config import TrainingConfig, whole
 
-TRACKERS = (
-    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
-    "neptune", "swanlab", "tensorboard", "trackio", "wandb",
-)  # fmt: skip
-"""Trackers of transformers."""
-
-_MOST = 2**53  # of whole numbers: beyond, floats skip some
+_SHARED = ("batch_size", "accumulation", "max_length", "group_by_length", "precision", "seed", "report_to")
+"""Settings of `training` that `dense` has too unless it gives its own."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
-        _whole("model.layers", self.layers, 1, optional=True)
+        whole("model.layers", self.layers, 1, optional=True)
         if self.attention is not None:
             choose(self.attention, ("eager", "sdpa"), "model.attention")
         if not isinstance(self.trust_remote_code, bool):
@@ -54,118 +48,12 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """The `training` section. Steps are optimizer steps."""
-
-    steps: int | None = None
-    """Length of the run; give this or `epochs`."""
-
-    epochs: float | None = None
-    batch_size: int = 32
-    accumulation: int = 1
-    """Batches that make one optimizer step."""
-
-    learning_rate: float = 3e-5
-    warmup: float | int = 0.1
-    """Steps over which the learning rates rise. A float is a share of all steps, an int is steps."""
-
-    schedule: Shape = Plan.shape
-    """How the learning rates go on. "linear" falls to the end; "hold" stays at the peak until the final
-    density is reached (a dense run: for 70 % of the steps), then falls linearly; "cycles" falls linearly and
-    begins again, `cycles` times; "cosine" falls along half a cosine."""
-
-    cycles: int = Plan.cycles
-    final_lr: float = Plan.final
-    """Where the learning rates end, in the run or in each cycle, as a share of the peak."""
-
-    score_schedule: Shape | None = None
-    """The schedule of the scores' learning rate. None: `schedule`."""
-
-    head_lr: float | None = None
-    """Learning rate of the parameters outside the encoder. None: `learning_rate`."""
-
-    norm_lr: float | None = None
-    """Learning rate of biases and norms. None: `learning_rate`."""
-
-    dropout: float | None = None
-    """Every dropout of the model while it trains. None: the model's own."""
-
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    max_length: int = 128
-    """Tokens at which a text (or a pair) is cut."""
-
-    group_by_length: bool = False
-    """Make batches of texts of similar length: less padding, so much faster on short texts."""
-
-    precision: str = "float32"
-    """"float32", or "bfloat16" autocast."""
-
-    seed: int = 0
-    evaluate_every: int | None = None
-    """Evaluate and save a checkpoint every N steps. None: ten times in a run."""
-
-    keep_best: bool = False
-    """Keep the best evaluated state at the final density instead of the last state."""
-
-    report_to: tuple[str, ...] = ()
-    """Trackers that also get the log, by their names in transformers: tensorboard, wandb, mlflow …"""
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise FinepruneError("training: give either steps or epochs (for example training.steps=1000)")
-        _whole("training.steps", self.steps, 1, optional=True)
-        _real("training.epochs", self.epochs, optional=True)
-        if self.epochs is not None and self.epochs <= 0:
-            raise FinepruneError(f"training.epochs={self.epochs!r}: must be greater than 0")
-        _whole("training.batch_size", self.batch_size, 1)
-        _whole("training.accumulation", self.accumulation, 1)
-        _whole("training.max_length", self.max_length, 4)
-        _whole("training.seed", self.seed, 0)
-        if self.seed >= 2**32:
-            raise FinepruneError(f"training.seed={self.seed!r}: must be below 2**32")
-        _whole("training.evaluate_every", self.evaluate_every, 1, optional=True)
-        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
-            _real(f"training.{name}", getattr(self, name))
-            if name != "warmup":
-                object.__setattr__(self, name, float(getattr(self, name)))
-            if getattr(self, name) < 0:
-                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must not be negative")
-        if isinstance(self.warmup, float) and self.warmup >= 1:
-            raise FinepruneError(
-                f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1), or steps, an int"
-            )
-        for name in ("head_lr", "norm_lr", "dropout"):
-            _real(f"training.{name}", getattr(self, name), optional=True)
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < (
-                1 if name == "dropout" else math.inf
-            ):
-                allowed = "a probability, in [0, 1)" if name == "dropout" else "a learning rate, at least 0"
-                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be {allowed}, or null")
-        self.rates  # noqa: B018 - raises where a plan makes no sense
-        choose(self.precision, ("float32", "bfloat16"), "training.precision")
-        object.__setattr__(self, "report_to", _trackers(self.report_to))
-        for name in ("keep_best", "group_by_length"):
-            if not isinstance(getattr(self, name), bool):
-                raise FinepruneError(f"training.{name}={getattr(self, name)!r}: must be true or false")
-
-    @property
-    def rates(self) -> Rates:
-        """The plans of the learning rates."""
-        plan = Plan(self.schedule, self.cycles, self.final_lr)
-        own = self.score_schedule
-        cycles = self.cycles if own == "cycles" else 1
-        scores = None if own is None else Plan(own, cycles, self.final_lr)
-        return Rates(plan, scores, self.head_lr, self.norm_lr)
-
-
-@dataclass(frozen=True)
 class DistillationConfig:
     """The `distillation` section: the teacher, and the weight of its loss."""
 
-    teacher: str
-    """A model fine-tuned on the task: a run folder, a model folder, or a name on the hub. Without a
-    `pruning` and a `distillation` section, a recipe makes one."""
+    teacher: str | None = None
+    """A model fine-tuned on the task: a run folder, a model folder, or a name on the hub. None: the dense
+    stage. A recipe without `pruning` and `distillation` makes one."""
 
     alpha: float = Distillation.alpha
     temperature: float = Distillation.temperature
@@ -176,7 +64,7 @@ class DistillationConfig:
     epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.teacher, str) or not self.teacher:
+        if self.teacher is not None and (not isinstance(self.teacher, str) or not self.teacher):
             raise FinepruneError(
                 f"distillation.teacher={self.teacher!r}: must be a run folder, a model folder or a hub name"
             )
@@ -202,13 +90,52 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of one run. `pruning` None trains densely, `distillation` None without a teacher."""
+    """All settings of one run. `pruning` None trains densely, `distillation` None without a teacher.
+
+    `dense` makes the run one of two stages: the model is fine-tuned densely with these settings, into the
+    folder `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names
+    no other.
+    """
 
     model: ModelConfig
     task: Source
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=3))
     pruning: PruningConfig | None = None
     distillation: DistillationConfig | None = None
+    dense: TrainingConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.distillation is not None and self.distillation.teacher is None and self.dense is None:
+            raise FinepruneError(
+                "distillation: teacher is missing (a run folder, a model folder or a hub name), and there is "
+                "no section dense, whose model would be it"
+            )
+
+    @property
+    def dense_stage(self) -> Self:
+        """The first of two stages: the dense fine-tuning."""
+        if self.dense is None:
+            raise ValueError("the recipe has no dense stage")
+        return replace(self, training=self.dense, dense=None, pruning=None, distillation=None)
+
+    def after_dense(self, run: str) -> Self:
+        """Return the second of two stages: the recipe from the folder of the dense run on."""
+        taught = self.distillation
+        if taught is not None and taught.teacher is None:
+            taught = replace(taught, teacher=run)
+        start = replace(self.model, name=run, layers=None)
+        return replace(self, model=start, distillation=taught, dense=None)
+
+    def with_chosen(self, examples: int, width: int) -> Self:
+        """Return the recipe with steps and learning rates filled in where it gives none.
+
+        Args:
+            examples: the rows of the training data.
+            width: the model's hidden size.
+        """
+        dense = self.dense and self.dense.with_chosen(examples, width, pruned=False)
+        training = self.training.with_chosen(examples, width, pruned=self.pruning is not None)
+        return replace(self, training=training, dense=dense)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -227,19 +154,19 @@ class Recipe:
         if "name" not in model:
             raise FinepruneError("model: name is missing (a folder, a hub name, or minilm)")
         check_keys(values["training"], (entry.name for entry in fields(TrainingConfig)), "training")
-        pruning, distillation = values.get("pruning"), values.get("distillation")
+        pruning, distillation, dense = (values.get(name) for name in ("pruning", "distillation", "dense"))
         if distillation is not None:
             check_keys(distillation, (entry.name for entry in fields(DistillationConfig)), "distillation")
-            if "teacher" not in distillation:
-                raise FinepruneError(
-                    "distillation: teacher is missing (a run folder, a model folder or a hub name)"
-                )
+        if dense is not None:
+            check_keys(dense, (entry.name for entry in fields(TrainingConfig)), "dense")
+            dense = {name: values["training"][name] for name in _SHARED if name in values["training"]} | dense
         return cls(
             model=ModelConfig(**model),
             task=task_config(values["task"]),
             training=TrainingConfig(**values["training"]),
             pruning=None if pruning is None else PruningConfig.from_dict(pruning),
             distillation=None if distillation is None else DistillationConfig(**distillation),
+            dense=None if dense is None else _dense(dense),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,9 +174,10 @@ class Recipe:
         return {
             "model": asdict(self.model),
             "task": self.task.to_dict(),
-            "training": asdict(self.training) | {"report_to": list(self.training.report_to)},
+            "training": self.training.to_dict(),
             "pruning": None if self.pruning is None else self.pruning.to_dict(),
             "distillation": None if self.distillation is None else asdict(self.distillation),
+            "dense": None if self.dense is None else self.dense.to_dict(),
         }
 
     def to_yaml(self) -> str:
@@ -268,33 +196,13 @@ class Recipe:
         values = read_yaml(path, "recipe")
         if not isinstance(values, dict):
             raise FinepruneError(
-                f"{path}: a recipe has the sections model, task, training, pruning and distillation"
+                f"{path}: a recipe has the sections model, task, training, pruning, distillation and dense"
             )
         return cls.from_dict(override(values, list(overrides)))
 
 
-def _trackers(value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)):
-        raise FinepruneError(
-            f"training.report_to={value!r}: must be a list of trackers, such as [tensorboard]"
-        )
-    for name in names:
-        choose(name, TRACKERS, "training.report_to")
-    return tuple(names)
-
-
-def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST:
-        raise FinepruneError(
-            f"{name}={shown(value)}: must be a whole number, at least {least} and below 2**53"
-        )
-
-
-def _real(name: str, value: Any, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if not is_number(value):
-        raise FinepruneError(f"{name}={shown(value)}: must be a finite number")
+def _dense(values: Mapping[str, Any]) -> TrainingConfig:
+    try:
+        return TrainingConfig(**values)
+    except FinepruneError as error:
+        raise FinepruneError(str(error).replace("training", "dense", 1)) from error

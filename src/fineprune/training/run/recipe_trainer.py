@@ -98,7 +98,7 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         per_device_train_batch_size=training.batch_size // count,
         per_device_eval_batch_size=max(1, 64 // count),
         gradient_accumulation_steps=training.accumulation,
-        learning_rate=training.learning_rate,
+        learning_rate=training.learning_rate or 0.0,  # None only where nothing is trained
         lr_scheduler_type="linear",
         warmup_steps=training.warmup if in_steps else round(training.warmup * steps),
         weight_decay=training.weight_decay,

@@ -21,6 +21,9 @@ CHECKPOINTS = "checkpoints"
 TEACHER_LOGITS = "teacher_logits"
 """The teacher's answers, in a run's folder while the run is under way."""
 
+DENSE = "dense"
+"""The run of the dense stage, in the folder of a run of two stages."""
+
 LOCK = ".lock"
 """The lock that the running process holds, in a run's folder while the run is under way."""
 

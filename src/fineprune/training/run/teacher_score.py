@@ -32,9 +32,9 @@ def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
         metric: the main one of the task.
         folder: where transformers' Trainer may write; it does not.
     """
-    if recipe.distillation is None:
+    source = None if recipe.distillation is None else recipe.distillation.teacher
+    if source is None:
         return None
-    source = recipe.distillation.teacher
     known = recorded_score(source, recipe, metric)
     if (
         known is not None or this_process().num_processes > 1
@@ -56,7 +56,7 @@ def weak_teacher(teacher: float, student: float, metric: str, when: str) -> str 
 
 def check_start(recipe: Recipe, metric: str) -> str | None:
     """Return the warning about a teacher below the run that the student starts from, by their results."""
-    if recipe.distillation is None:
+    if recipe.distillation is None or recipe.distillation.teacher is None:
         return None
     teacher = recorded_score(recipe.distillation.teacher, recipe, metric)
     start = recorded_score(recipe.model.name, recipe, metric)

@@ -1,9 +1,9 @@
 """Run one recipe: from a YAML file to a folder with a pruned model and its score.
 
-The folder holds `recipe.yaml` (resolved), `metrics.jsonl` (a line per log), `checkpoints/` and
-`teacher_logits/` (while the run is under way), `weights.npz` (of a pruning run: the data of figures),
-`model/` (an ordinary model, zeros in place) and, written last, `results.json`. Every file
-there is complete, so a run that was killed can be continued.
+The folder holds `recipe.yaml` (with its defaults), `dense/` (of two stages: the folder of the first),
+`metrics.jsonl` (a line per log), `checkpoints/` and `teacher_logits/` (while the run is under way),
+`weights.npz` (of a pruning run: the data of figures), `model/` (an ordinary model, zeros in place) and,
+written last, `results.json`. Every file there is complete, so a run that was killed can be continued.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import logging
 import os
 import platform
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,7 @@ from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 from fineprune.training.run.run_folder import (
     CHECKPOINTS,
+    DENSE,
     claim,
     locked,
     resumable,
@@ -59,9 +62,11 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train a recipe into the folder `out`, and return the content of `results.json`.
 
-    `resume` continues a run of the same recipe from its newest complete checkpoint, and returns
-    the results of one that is finished. Raises `FinepruneError` before anything is written
-    if the recipe or the data cannot work, or if `out` holds something else.
+    A recipe with a section `dense` runs in two stages, the first in the folder `dense` in `out`; what can be
+    refused of the second is refused before the first. `resume` continues a run of the same recipe, in either
+    stage, from its newest complete checkpoint, and returns the results of one that is finished. Raises
+    `FinepruneError` before anything is written if the recipe or the data cannot work, or if `out` holds
+    something else.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
     recipe's batch is split over them; the first process writes.
@@ -85,24 +90,53 @@ def run_recipe(
             if first:
                 tidy_later(out)
             return finished
+        dense = None if recipe.dense is None else _dense_stage(recipe, out, progress)
         held.enter_context(quiet())
-        run = Running(out, resume, progress, held.enter_context(collected()))
-        return _run(recipe, run, held.enter_context(StopsAtSignals()))
+        run = Running(recipe, out, resume, progress, held.enter_context(collected()), dense)
+        return _run(run, held.enter_context(StopsAtSignals()))
 
 
 class Running(NamedTuple):
-    """A run under way: its folder, how it was called, and the warnings so far."""
+    """A run under way: what was asked for, the warnings so far, the results of its dense stage."""
 
+    recipe: Recipe
     out: Path
     resume: bool
     progress: bool
     warnings: list[str]
+    dense: dict[str, Any] | None
 
 
-def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
-    """Run the recipe in a folder that no other process writes to."""
-    out, resume = run.out, run.resume
-    first = this_process().is_main_process
+def _dense_stage(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any]:
+    """Fine-tune densely into the folder in the run's, or go on with that; return its results.
+
+    The run of the second stage is made before, from the model that the first begins with, and thrown away: a
+    setting that cannot work must not cost a training.
+    """
+    first, folder = this_process().is_main_process, out / DENSE
+    if not (folder / "results.json").is_file():
+        second = recipe.after_dense(recipe.model.name)
+        own = recipe.distillation is not None and recipe.distillation.teacher is not None
+        second = replace(second, model=recipe.model, distillation=second.distillation if own else None)
+        with quiet():
+            _begin(second, out, progress=False)
+    with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
+        if first:
+            write_text(out / "recipe.yaml", recipe.to_yaml())
+    if first and progress:
+        print(f"dense stage, into {folder}", file=sys.stderr, flush=True)
+    try:
+        results = run_recipe(recipe.dense_stage, folder, resume=True, progress=progress)
+    except FinepruneError as error:
+        raise FinepruneError(f"dense stage: {error}") from error
+    if first and progress:
+        score = f"{results['metric']} {results['score']:.2%}"
+        print(f"the dense model has {score}; second stage, from it on", file=sys.stderr, flush=True)
+    return results
+
+
+def _begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrainer]:
+    """Load data and model, and make the trainer, for a recipe of one stage; nothing is trained yet."""
     data = recipe.task.load()
     set_seed(recipe.training.seed)
     model, tokenizer = build_model(
@@ -114,15 +148,25 @@ def _run(recipe: Recipe, run: Running, stops: StopsAtSignals) -> dict[str, Any]:
         recipe.model.trust_remote_code,
     )
     _check_length(recipe, model)
-    job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
-    trainer = make_trainer(job, model, out / CHECKPOINTS, run.progress)
+    chosen = recipe.with_chosen(data.sizes()["train"], _width(model))
+    job = Job(chosen, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+    return job, make_trainer(job, model, out / CHECKPOINTS, progress)
+
+
+def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
+    """Run the recipe in a folder that no other process writes to, from its dense stage on if it has one."""
+    out, resume = run.out, run.resume
+    first = this_process().is_main_process
+    whole = run.recipe
+    job, trainer = _begin(whole.after_dense(str(out / DENSE)) if whole.dense else whole, out, run.progress)
+    recipe, data = job.recipe, job.data
     with agreement.together("resume"):
         checkpoint = resumable(out / CHECKPOINTS) if resume else None
     agreement.agree({"the newest checkpoint": str(checkpoint)}, "resume")
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if first:
             out.mkdir(parents=True, exist_ok=True)
-            write_text(out / "recipe.yaml", recipe.to_yaml())
+            write_text(out / "recipe.yaml", whole.to_yaml())
             trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
     trainer.add_callback(stops)
     recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
@@ -194,9 +238,10 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": packing.bytes_of(model.state_dict()),
         **trained,
+        "dense": _of_dense(run.dense, measured[data.metric]),
         "warnings": run.warnings,
         "examples": data.sizes(),
-        "recipe": recipe.to_dict(),
+        "recipe": run.recipe.with_chosen(data.sizes()["train"], _width(model)).to_dict(),
         "environment": _environment(),
     }
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
@@ -224,7 +269,7 @@ def _learned_nothing(recipe: Recipe, answers: Answers) -> str:
     return (
         f"the model gives every validation example the same answer{answer}: it learned nothing; more "
         "steps or a higher training.learning_rate may help "
-        f"(here {recipe.training.learning_rate:g}; models of MiniLM's size take 1e-4 to 1e-3)"
+        f"(here {recipe.training.learning_rate or 0:g}; models of MiniLM's size take 1e-4 to 1e-3)"
     )
 
 
@@ -239,6 +284,20 @@ def _environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processes": this_process().num_processes,
     }
+
+
+def _of_dense(dense: dict[str, Any] | None, score: float) -> dict[str, Any] | None:
+    """Return what the results say about the dense stage, and the share of its score that is kept."""
+    if dense is None:
+        return None
+    share = score / dense["score"] if dense["score"] > 0 else None
+    return {name: dense[name] for name in ("score", "scores", "steps", "seconds")} | {"share": share}
+
+
+def _width(model: Any) -> int:
+    """Return the size of the model's hidden states; BERT-base's where its config does not say."""
+    width = getattr(model.config, "hidden_size", None)
+    return width if isinstance(width, int) else 768
 
 
 def _attention(recipe: Recipe) -> str | None:

@@ -1,0 +1,125 @@
+"""A recipe of two stages: a dense fine-tuning, then pruning from there with that teacher."""
+
+import json
+
+import pytest
+from training.run.test_train_resumed import killed
+
+from fineprune import FinepruneError
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.train import run_recipe
+
+
+@pytest.fixture
+def staged(files):
+    """`staged(**sections)`: a recipe of 6 dense steps and 12 of pruning, 5 of them for the score's sake."""
+
+    def make(**sections):
+        recipe = files.recipe(pruning={"warmup": 1, "cooldown": 5})
+        values = recipe.to_dict() | {
+            "dense": {"steps": 6, "learning_rate": 3e-3, "evaluate_every": 3},
+            "distillation": {"alpha": 2.7, "task": 0.3},
+        }
+        return Recipe.from_dict(values | sections)
+
+    return make
+
+
+def test_a_run_of_two_stages_is_a_dense_run_and_one_from_there(staged, tmp_path, assert_same_run):
+    recipe, out = staged(), tmp_path / "both"
+    results = run_recipe(recipe, out, progress=False)
+    dense = run_recipe(recipe.dense_stage, tmp_path / "first", progress=False)
+    second = recipe.after_dense(str(out / "dense"))
+    assert (second.model.name, second.distillation.teacher) == (str(out / "dense"), str(out / "dense"))
+    alone = run_recipe(second, tmp_path / "second", progress=False)
+    assert_same_run(tmp_path / "first", out / "dense")
+    weights = [folder / "model" / "model.safetensors" for folder in (out, tmp_path / "second")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    told = results["dense"]
+    assert (told["score"], told["steps"]) == (dense["score"], 6)
+    assert told["share"] == results["score"] / dense["score"]
+    assert (results["score"], results["teacher_score"]) == (alone["score"], dense["score"])
+    assert alone["dense"] is None
+    assert Recipe.load(out / "recipe.yaml") == recipe
+    assert results["recipe"] == recipe.to_dict()
+
+
+def test_the_dense_stage_has_the_batches_of_the_other_and_rates_of_its_own(staged):
+    dense = staged().dense
+    assert (dense.batch_size, dense.max_length, dense.seed) == (8, 16, 5)
+    assert (dense.learning_rate, dense.warmup, dense.evaluate_every) == (3e-3, 0.1, 3)
+    other = staged(dense={"steps": 2, "seed": 1}).dense
+    assert (other.seed, other.learning_rate) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [
+        ("step:4", "dense"),
+        ("write:results.json", "dense"),
+        ("step:9", "second"),
+        ("seal:checkpoint-12", "second"),
+    ],
+)
+def test_a_kill_in_either_stage_costs_nothing(staged, tmp_path, where, stage, assert_same_run):
+    recipe = staged()
+    run_recipe(recipe, tmp_path / "whole", progress=False)
+    out = tmp_path / "killed"
+    killed(recipe, out, where)
+    assert (out / "dense" / "results.json").exists() == (stage == "second")
+    assert not (out / "results.json").exists()
+    with pytest.raises(FinepruneError, match="holds another run; continue it with --resume"):
+        run_recipe(recipe, out, progress=False)
+    run_recipe(recipe, out, resume=True, progress=False)
+    for part in ("dense/model", "model"):
+        whole, continued = (folder / part / "model.safetensors" for folder in (tmp_path / "whole", out))
+        assert whole.read_bytes() == continued.read_bytes()
+    scores = [
+        json.loads((folder / "results.json").read_text())["dense"] for folder in (tmp_path / "whole", out)
+    ]
+    assert scores[0]["score"] == scores[1]["score"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"pruning": {"method": "movement", "density": 0.2, "targets": ["nowhere"]}}, "nowhere"),
+        ({"distillation": {"teacher": "not/there"}}, "not/there"),
+        ({"pruning": {"method": "movement", "density": 0.2, "warmup": 9, "cooldown": 9}}, "cooldown"),
+        ({"dense": {"steps": 6, "batch_size": 8, "max_length": 4096}}, "dense stage: training.max_length"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_stage_is_trained(staged, tmp_path, sections, told):
+    out = tmp_path / "out"
+    with pytest.raises(FinepruneError, match=told):
+        run_recipe(staged(**sections), out, progress=False)
+    assert not list(out.rglob("checkpoint-*"))
+
+
+def test_a_dense_stage_that_fails_says_so(staged, tmp_path):
+    with pytest.raises(FinepruneError, match=r"^dense stage: .*step \d"):
+        run_recipe(staged(dense={"steps": 6, "learning_rate": 1e30}), tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("dense", "told"),
+    [
+        ({"steps": 0}, r"^dense.steps=0: must be a whole number"),
+        ({"stpes": 5}, r"^dense: unknown setting 'stpes'"),
+        ({"steps": 5, "epochs": 1}, r"^dense: give either steps or epochs"),
+        (3, r"^dense"),
+    ],
+)
+def test_wrong_settings_of_the_dense_stage(staged, dense, told):
+    with pytest.raises(FinepruneError, match=told):
+        staged(dense=dense)
+
+
+def test_a_teacher_may_be_left_out_only_where_a_dense_stage_is_it(files):
+    with pytest.raises(FinepruneError, match=r"distillation: teacher is missing .* no section dense"):
+        Recipe.from_dict(files.recipe().to_dict() | {"distillation": {"alpha": 0.5}})
+
+
+def test_two_stages_without_pruning_train_on(staged, tmp_path):
+    results = run_recipe(staged(pruning=None), tmp_path / "out", progress=False)
+    assert (results["density"], results["steps"], results["dense"]["steps"]) == (1.0, 12, 6)
