@@ -203,9 +203,62 @@ def test_paths_are_seen_from_here(tmp_path, monkeypatch):
     assert from_here(tmp_path.parent / "x") == str(tmp_path.parent / "x")
 
 
+# -- from the dense runs on -------------------------------------------------------------------
+
+
+def two_stages(tmp_path):
+    """A recipe of two stages, without data."""
+    values = {
+        "model": {"name": "minilm", "layers": 3},
+        "task": {"train": "a", "validation": "b"},
+        "dense": {"steps": 7},
+        "training": {"steps": 9},
+        "pruning": {"density": 0.1},
+        "distillation": {"alpha": 0.5},
+    }
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
+    return {"a": str(tmp_path / "two.yaml")}
+
+
+def test_the_runs_of_a_recipe_of_two_stages_share_the_first(tmp_path):
+    axes = {"distillation": [False, True], "seed": [0, 1]}
+    made = study(two_stages(tmp_path), axes=axes, start="dense")
+    runs = {run.name: run for run in made.runs(OUT)}
+    assert list(runs)[:2] == ["a-dense-s0", "a-dense-s1"]
+    assert len(runs) == 6
+    first = runs["a-dense-s1"]
+    assert (first.teacher, first.recipe.training.steps, first.recipe.training.seed) == (None, 7, 1)
+    assert (first.recipe.pruning, first.recipe.distillation, first.recipe.dense) == (None, None, None)
+    plain, taught = runs["a-movement-0.1-s1"], runs["a-movement-0.1-distilled-s1"]
+    for run in (plain, taught):
+        assert (run.teacher, run.recipe.training.steps, run.recipe.dense) == ("a-dense-s1", 9, None)
+        assert (run.recipe.model.name, run.recipe.model.layers) == (from_here(OUT / "a-dense-s1"), None)
+    assert plain.recipe.distillation is None
+    assert taught.recipe.distillation.teacher == from_here(OUT / "a-dense-s1")
+
+
+def test_a_recipe_of_one_stage_can_start_from_its_dense_runs_too():
+    runs = study(start="dense").runs(OUT)
+    assert [(run.name, run.teacher) for run in runs] == [
+        ("a-dense-s0", None),
+        ("a-movement-0.1-s0", "a-dense-s0"),
+    ]
+    assert runs[1].recipe.model.name == from_here(OUT / "a-dense-s0")
+
+
+def test_two_stages_need_to_be_said(tmp_path):
+    with pytest.raises(
+        FinepruneError, match=r"a-movement-0.1-s0: .*two.yaml has two stages; say start: dense"
+    ):
+        study(two_stages(tmp_path)).runs(OUT)
+    with pytest.raises(FinepruneError, match="start='dens': did you mean dense"):
+        study(start="dens")
+
+
 @pytest.mark.parametrize(
     ("name", "count", "first", "last"),
     [
+        ("short-runs", 108, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
         ("paper-table2", 27, "squad-dense-s0", "qqp-soft_movement-0.03-s0"),
         ("paper-table3", 27, "squad-dense-s0", "qqp-soft_movement-0.03-distilled-s0"),
         ("small-table2", 45, "sst2-dense-s0", "sst2-soft_movement-0.03-s1"),
@@ -218,7 +271,7 @@ def test_the_studies_of_the_package(name, count, first, last):
     made = Study.load(name)
     found = names(made)
     assert (len(found), found[0], found[-1]) == (count, first, last)
-    assert made.claims
+    assert made.claims == (name != "short-runs")
     if made.name == "paper":
         runs = made.runs(OUT)
         assert {run.recipe.model.name for run in runs} == {"google-bert/bert-base-uncased"}

@@ -13,11 +13,13 @@
       seed: [0, 1]                                # optional: 0
     skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
     teacher: dense                                # optional, or "recipe": the recipe names a teacher
+    start: recipe                                 # optional, or "dense": pruning begins from the dense runs
     claims: false                                 # optional: true tests the paper's claims on the runs
 
 A run of `keep_zeros` has no density, since it keeps the zeros that the recipe's model has. A dense run has
 neither density nor scope nor teacher: there is one for each task and seed. It is the teacher of the runs
-with distillation, and is made for them where the axes do not list it.
+with distillation, and is made for them where the axes do not list it. With `start: dense` it is also the
+model that the others prune; recipes of two stages need that, and the dense runs are then their first stages.
 """
 
 import json
@@ -40,6 +42,8 @@ FOLDER = Path(__file__).resolve().parent / "studies"
 """The folder of the studies in the package."""
 
 DENSE = "dense"
+_RECIPE = "recipe"
+_KEYS = ("name", "recipes", "overrides", "axes", "skip", "teacher", "start", "claims")
 AXES = ("task", "method", "density", "scope", "distillation", "seed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SET_BY_AXES = {
@@ -92,7 +96,7 @@ class Cell:
 
 
 class Run(NamedTuple):
-    """A run of the grid with its recipe, and the run that must finish before it."""
+    """A run of the grid with its recipe, and the dense run that must finish before it."""
 
     cell: Cell
     recipe: Recipe
@@ -120,6 +124,7 @@ class Study:
     overrides: tuple[str, ...] = ()
     skip: tuple[dict[str, Any], ...] = ()
     teacher: str = DENSE
+    start: str = _RECIPE
     claims: bool = False
     """It repeats the paper: its tables say which claims of the paper hold."""
 
@@ -136,7 +141,7 @@ class Study:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """Check every key and value; raises `FinepruneError` with the first that is wrong."""
-        check_keys(values, ("name", "recipes", "overrides", "axes", "skip", "teacher", "claims"), "study")
+        check_keys(values, _KEYS, "study")
         for key in ("name", "recipes", "axes"):
             if key not in values:
                 raise FinepruneError(f"study: {key} is missing")
@@ -157,7 +162,9 @@ class Study:
             _check_overrides(f"recipes.{task}", named[task][1:])
         check_keys(axes, AXES[1:], "axes")
         teacher = values.get("teacher", DENSE)
-        choose(teacher, (DENSE, "recipe"), "teacher")
+        choose(teacher, (DENSE, _RECIPE), "teacher")
+        start = values.get("start", _RECIPE)
+        choose(start, (DENSE, _RECIPE), "start")
         claims = values.get("claims", False)
         if not isinstance(claims, bool):
             raise FinepruneError(f"claims={claims!r}: must be true or false")
@@ -175,6 +182,7 @@ class Study:
             overrides=overrides,
             skip=_rules(values.get("skip")),
             teacher=teacher,
+            start=start,
             claims=claims,
         )
 
@@ -190,10 +198,8 @@ class Study:
                     f"skip: no run is {rule}; the axes list what there is, and a dense run has no density"
                 )
         cells = [cell for cell in every if not any(_matches(cell, rule) for rule in self.skip)]
-        teachers = [] if self.teacher != DENSE else [_dense(cell) for cell in cells if cell.distillation]
-        plain = [cell for cell in cells if not cell.distillation]
-        taught = [cell for cell in cells if cell.distillation]
-        ordered = list(dict.fromkeys((*teachers, *plain, *taught)))
+        teachers = [_dense(cell) for cell in cells if self._needs_dense(cell)]
+        ordered = list(dict.fromkeys((*teachers, *sorted(cells, key=lambda cell: cell.distillation))))
         if not ordered:
             raise FinepruneError("skip: leaves no run; take a line out")
         seen: dict[str, Cell] = {}
@@ -209,6 +215,11 @@ class Study:
         This reads recipes; of the data, only what they name.
         """
         return [self._run(cell, out) for cell in self.cells()]
+
+    def _needs_dense(self, cell: Cell) -> bool:
+        """Return whether a dense run must finish before the cell's."""
+        taught = cell.distillation and self.teacher == DENSE
+        return taught or (cell.method != DENSE and self.start == DENSE)
 
     def _product(self) -> Iterator[Cell]:
         for seed in self.seeds:
@@ -234,14 +245,13 @@ class Study:
             overrides.append("pruning=null")
         else:
             overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]
-        teacher = None
+        dense = _dense(cell).name if self._needs_dense(cell) else None
         if not cell.distillation:
             overrides.append("distillation=null")
         elif self.teacher == DENSE:
-            teacher = _dense(cell).name
-            overrides.append(f"distillation.teacher={json.dumps(from_here(out / teacher))}")
+            overrides.append(f"distillation.teacher={json.dumps(from_here(out / _dense(cell).name))}")
         try:
-            recipe = Recipe.load(source, overrides)
+            recipe = self._begun(Recipe.load(source, overrides), source, dense and from_here(out / dense))
         except FinepruneError as error:
             raise FinepruneError(f"{cell.name}: {error}") from error
         if cell_of(cell.name, recipe.to_dict()) != cell:
@@ -249,7 +259,19 @@ class Study:
                 f"{cell.name}: the recipe {source} is not of that scope or teacher; write its scope as an "
                 "axis (scope: [global]), and with teacher: recipe give the recipe one"
             )
-        return Run(cell, recipe, teacher)
+        return Run(cell, recipe, dense)
+
+    def _begun(self, recipe: Recipe, source: str, dense: str | None) -> Recipe:
+        """Return the stage of a recipe that is the cell's: from the run `dense` on, or its own beginning."""
+        if self.start == DENSE:
+            if dense is not None:
+                return recipe.after_dense(dense)
+            return recipe if recipe.dense is None else recipe.dense_stage
+        if recipe.dense is not None:
+            raise FinepruneError(
+                f"{source} has two stages; say start: dense, so that its runs share the first"
+            )
+        return recipe
 
 
 def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:

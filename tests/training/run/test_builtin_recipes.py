@@ -24,8 +24,8 @@ def folder(tmp_path):
     """`folder(name)`: the override that puts files in the place of a recipe's data, small or none."""
 
     def make(name: str) -> list[str]:
-        size, task = name.split("-")
-        if size == "paper":
+        size, _, task = name.partition("-")
+        if size == "paper" or not task:  # data of the hub, or of the user
             return []
         for stem in ("train", "dev"):
             if task == "squad":
@@ -39,8 +39,9 @@ def folder(tmp_path):
 
 def test_what_there_is():
     names = [f"paper-{task}" for task in ("mnli", "qqp", "squad")]
-    names += [f"small-{task}" for task in ("mnli", "mrpc", "squad", "sst2")]
-    assert list(packaged()) == names
+    tasks = ("mnli", "mrpc", "squad", "sst2")
+    names += ["short", *(f"{size}-{task}" for size in ("short", "small") for task in tasks)]
+    assert set(packaged()) == set(names)
     for about in packaged().values():
         assert 40 < len(about) < 120
 
@@ -111,6 +112,19 @@ def test_the_papers_dense_runs(task):
 def test_the_stride_and_the_second_validation_set():
     assert Recipe.load("paper-squad").task.to_dict()["stride"] == 128
     assert Recipe.load("paper-mnli").task.to_dict()["more"] == {"mismatched": "validation_mismatched"}
+
+
+@pytest.mark.parametrize("name", ["short", "short-mnli", "short-mrpc", "short-squad", "short-sst2"])
+def test_short_runs_go_from_a_dense_stage_that_teaches(name, folder):
+    recipe = Recipe.load(name, folder(name))
+    training, pruning, taught = recipe.training, recipe.pruning, recipe.distillation
+    assert (pruning.method, pruning.warmup, pruning.cooldown) == ("soft_movement", 0.02, 0.5)
+    assert (taught.teacher, taught.task, taught.alpha, taught.temperature) == (None, 0.3, 2.7, 2.0)
+    assert (training.dropout, training.warmup) == (0.0, 0.05)
+    chosen = recipe.with_chosen(examples=9_888, width=384)
+    assert (chosen.dense.learning_rate, chosen.training.learning_rate) == (2e-4, 1e-3)
+    assert chosen.dense.steps == chosen.training.steps
+    assert (chosen.dense.dropout, chosen.dense.max_length) == (None, training.max_length)
 
 
 # -- `methods` and names ----------------------------------------------------------------------
