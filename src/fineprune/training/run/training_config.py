@@ -155,7 +155,7 @@ class TrainingConfig:
 def chosen_steps(examples: int, per_step: int) -> int:
     """Return the steps of a training whose recipe gives none: two epochs, but at least 300 and at most 3,000.
 
-    Fewer leave the weights no time to adapt (docs/measured.md); more take hours on a CPU.
+    Fewer leave the weights no time to adapt (docs/short-runs.md); more take hours on a CPU.
 
     Args:
         examples: the rows of the training data.
@@ -169,7 +169,7 @@ def chosen_rate(width: int, pruned: bool) -> float:
 
     A power of the width of the hidden states runs through two points. A dense run takes 2e-4 for MiniLM (384)
     and 3e-5 for BERT-base (768), the rate of the paper; a short pruning run 1e-3 for MiniLM and 1e-4 for
-    MPNet-base (docs/measured.md). Models that are wider or narrower take what they take.
+    MPNet-base (docs/short-runs.md). Models that are wider or narrower take what they take.
     """
     narrow, wide = (1e-3, 1e-4) if pruned else (2e-4, 3e-5)
     rate = narrow * (wide / narrow) ** math.log2(min(max(width, 384), 1024) / 384)
