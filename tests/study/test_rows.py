@@ -66,18 +66,41 @@ def test_seeds_of_different_recipes_are_not_averaged(tmp_path, write_results):
         collect(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("chosen", "alike"), [("adam", True), ("sgd", False)])
-def test_a_setting_that_is_younger_than_a_run_had_its_default_there(tmp_path, write_results, chosen, alike):
+@pytest.mark.parametrize(
+    ("section", "chosen", "alike"),
+    [
+        ("pruning", {"score_optimizer": "adam"}, True),
+        ("pruning", {"score_optimizer": "sgd"}, False),
+        ("training", {"schedule": "linear"}, True),
+        ("training", {"schedule": "hold"}, False),
+        ("dense", {"steps": 3}, False),
+    ],
+)
+def test_a_setting_that_is_younger_than_a_run_had_its_default_there(
+    tmp_path, write_results, section, chosen, alike
+):
     write_results("a-movement-0.1-s0", "movement", 0.1, {"f1": 0.7})
     path = write_results("a-movement-0.1-s1", "movement", 0.1, {"f1": 0.8}) / "results.json"
     results = json.loads(path.read_text())
-    results["recipe"]["pruning"]["score_optimizer"] = chosen
+    results["recipe"][section] = results["recipe"].get(section, {}) | chosen
     path.write_text(json.dumps(results))
     if alike:
         assert len(collect(tmp_path / "out")) == 2
     else:
-        with pytest.raises(FinepruneError, match=r"s0 and .*s1: seeds .* differ in pruning;"):
+        with pytest.raises(FinepruneError, match=rf"s0 and .*s1: seeds .* differ in {section};"):
             collect(tmp_path / "out")
+
+
+def test_seeds_may_start_from_dense_runs_of_their_own(tmp_path, write_results):
+    for seed, start in ((0, "a-dense-s0"), (1, "a-dense-s1"), (2, "elsewhere")):
+        path = write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": 0.7}) / "results.json"
+        results = json.loads(path.read_text())
+        results["recipe"]["model"] = {"name": f"runs/{start}", "layers": None}
+        path.write_text(json.dumps(results))
+        if seed < 2:
+            assert len(collect(tmp_path / "out")) == seed + 1
+    with pytest.raises(FinepruneError, match="differ in model"):
+        collect(tmp_path / "out")
 
 
 def test_json_can_hold_it(tmp_path, write_results):

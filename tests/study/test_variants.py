@@ -32,7 +32,7 @@ def written(folder: Path, given: dict[str, dict], **more) -> Path:
     make_run(folder, task=DATA, **{name: more.pop(name) for name in names})
     results = json.loads((folder / "results.json").read_text()) | more
     for section, values in given.items():
-        results["recipe"][section] = (results["recipe"][section] or {}) | values
+        results["recipe"][section] = (results["recipe"].get(section) or {}) | values
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"]))
     return folder
@@ -68,6 +68,12 @@ def written(folder: Path, given: dict[str, dict], **more) -> Path:
             {"distillation": {"teacher": "y/b/c"}},
             ("teacher b/c", "teacher b/c (2)"),
         ),
+        (
+            {"dense": {"steps": 300}},
+            {"dense": {"steps": 400}},
+            ("from dense, 300 steps", "from dense, 400 steps"),
+        ),
+        ({"dense": {"steps": 9, "seed": 0}}, {"dense": {"steps": 9, "seed": 1}}, (None, None)),
         # No difference: defaults, what changes no result, and a teacher for each seed.
         ({"training": {"precision": "float32"}}, {}, (None, None)),
         ({"training": {"evaluate_every": 5}}, {}, (None, None)),
@@ -126,6 +132,14 @@ def test_different_experiments_are_no_seeds_of_one(two):
     assert means == pytest.approx([88.9, 35.2, 86.4])
     legend = [text.get_text() for text in figure.draw().legends[0].get_texts()]
     assert legend == ["movement, 150 steps", "movement, from dense, 220 steps"]
+
+
+def test_a_page_compares_a_run_of_two_stages_with_its_own_first(two):
+    folder = written(two / "staged", {"dense": {"steps": 300}}, score=0.7)
+    written(folder / "dense", {"training": {"steps": 300}}, method="dense", score=0.8)
+    score = said(Page(write_report(folder)), "score")
+    assert "87.5 %" in score
+    assert "begun with that dense model, after its 300 steps" in score
 
 
 def test_a_page_says_in_what_the_dense_run_differs(two):

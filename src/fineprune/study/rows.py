@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fineprune._messages import one_line
-from fineprune.config import PruningConfig
+from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import place_of
-from fineprune.study.grid import Cell, cell_of
+from fineprune.study.grid import DENSE, Cell, cell_of
 from fineprune.study.grouping import Group, Row, groups, place
 from fineprune.study.tables import tables
-from fineprune.study.variants import settings_of, variants
+from fineprune.study.variants import TRAINING, settings_of, variants
 from fineprune.training.run.mask_snapshot import Record, counts_by
 from fineprune.training.run.results import read_results
 
@@ -110,17 +110,24 @@ def _record(folder: Path) -> Record | None:
 
 
 def _check_alike(group: Group, out: Path) -> None:
-    """Raise `FinepruneError` if recipes differ by more than the seed and the choice of a dense teacher."""
+    """Raise `FinepruneError` if recipes differ by more than the seed and its dense run, teacher or start."""
     first: tuple[Cell, dict[str, Any]] | None = None
     for row in group.rows:
         if row.results is None:
             continue
         recipe = row.results["recipe"]
-        alike = recipe | {"training": recipe["training"] | {"seed": None}}
+        # A field that is newer than the run had its default.
+        alike = recipe | {"training": TRAINING | recipe["training"] | {"seed": None}, "dense": None}
+        if recipe.get("dense") is not None:
+            alike["dense"] = TRAINING | recipe["dense"] | {"seed": None}
         if recipe.get("distillation") is not None:
-            alike["distillation"] = recipe["distillation"] | {"teacher": None}
-        if recipe["pruning"] is not None:  # a field that is newer than the run had its default
+            alike["distillation"] = Distillation().to_dict() | recipe["distillation"] | {"teacher": None}
+        if recipe["pruning"] is not None:
             alike["pruning"] = PruningConfig().to_dict() | recipe["pruning"]
+        model = recipe["model"]
+        if isinstance(model, dict):
+            own = str(model["name"]).removesuffix(f"-{DENSE}-s{row.cell.seed}")
+            alike["model"] = {"attention": None} | model | {"name": own}
         if first is not None and alike != first[1]:
             names = ", ".join(section for section in alike if alike[section] != first[1].get(section))
             raise FinepruneError(

@@ -19,7 +19,11 @@ START, LENGTH = "start", "length"
 _ALWAYS = (START, LENGTH)  # said wherever the runs of a task differ in them
 # In the order in which they are said; then all others.
 _FIRST = (*_ALWAYS, "learning_rate", "batch_size", "teacher", "alpha", "temperature", "score_lr", "penalty")
-_TRAINING = {entry.name: entry.default for entry in fields(TrainingConfig) if entry.default is not MISSING}
+TRAINING = {entry.name: entry.default for entry in fields(TrainingConfig) if entry.default is not MISSING}
+"""The defaults of the section `training`, for recipes that are older than a field."""
+
+TRAINING["learning_rate"] = 3e-5  # of all models, before it followed from their width
+
 _NOT_THERE = {"training": ("seed", "steps", "epochs"), "pruning": ("method", "density", "scope")}
 
 
@@ -46,11 +50,14 @@ def settings_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any
         others: the recipes of the runs beside it, by name; a model or teacher may be one of theirs.
         folder: the name of the folder that they are in.
     """
-    training = _TRAINING | dict(recipe["training"])
+    training = TRAINING | dict(recipe["training"])
     seed = training["seed"]
     if not training["keep_best"]:
         training["evaluate_every"] = None  # changes no result then
-    found = {LENGTH: _length(training), START: _start(recipe.get("model"), seed, others, folder)}
+    start = _start(recipe.get("model"), seed, others, folder)
+    if recipe.get("dense") is not None:
+        start = _stage(recipe["dense"])
+    found = {LENGTH: _length(training), START: start}
     found |= _plain("training", training)
     if recipe["pruning"] is not None:
         found |= _plain("pruning", PruningConfig().to_dict() | recipe["pruning"], "pruning ")
@@ -127,7 +134,7 @@ def _plain(section: str, values: Mapping[str, Any], prefix: str = "") -> dict[st
     found = {}
     for key, value in values.items():
         if key not in _NOT_THERE.get(section, ()):
-            name = prefix + key if key in _TRAINING else key
+            name = prefix + key if key in TRAINING else key
             told = {None: "none", True: "true", False: "false"}.get(value) if _is_word(value) else f"{value}"
             found[name] = Setting(repr(value), f"{name} {told}")
     return found
@@ -150,6 +157,14 @@ def _start(model: Any, seed: Any, others: Mapping[str, Mapping[str, Any]], folde
     if run_of(name, folder) not in others:
         return Setting(None, "")
     return _of_run(name, seed, others, folder, "from ")
+
+
+def _stage(dense: Mapping[str, Any]) -> Setting:
+    """Return the dense stage of a run, whose model it began with."""
+    settings = sorted(
+        (name, repr(value)) for name, value in (TRAINING | dict(dense)).items() if name != "seed"
+    )
+    return Setting(repr(settings), f"from dense, {_length(dense).text}")
 
 
 def _of_run(

@@ -8,6 +8,7 @@ from fineprune.study.study_folder import RunFolder
 from fineprune.study.task_labels import model_of, plain, run_of
 from fineprune.study.variants import LENGTH, differences, settings_of
 from fineprune.training.run.results import read_results
+from fineprune.training.run.run_folder import DENSE
 
 
 class Dense(NamedTuple):
@@ -25,11 +26,13 @@ class Dense(NamedTuple):
 
 
 def dense_beside(run: RunFolder) -> Dense | None:
-    """Return the dense run of the same data and model in the folder above.
+    """Return the run's own dense stage, or the dense run of the same data and model in the folder above.
 
     Of several that of the same length, then that whose model the run began with, then that whose training is
     most like the run's, then that of the same seed.
     """
+    if run.recipe.get("dense") is not None and (stage := _stage(run.path.resolve() / DENSE)) is not None:
+        return stage
     above = run.path.resolve().parent
     every = {}
     for path in sorted(above.glob("*/results.json")):
@@ -60,6 +63,17 @@ def dense_beside(run: RunFolder) -> Dense | None:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return min(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _stage(path: Path) -> Dense | None:
+    """Return the dense stage of a run of two; None where it cannot be read."""
+    try:
+        results = read_results(path / "results.json")
+        length = settings_of(results["recipe"], {}, path.parent.name)[LENGTH].text
+        seed = _seed(results["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Dense(path, results["score"], results["scores"], seed, [], length)
 
 
 def progress(run: RunFolder) -> str:
