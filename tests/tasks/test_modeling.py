@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,44 @@ def test_regression_has_one_output_and_its_own_loss(pretrained):
     model.eval()
     output = model(**tokenizer(["good"], return_tensors="pt"), labels=torch.tensor([2.0]))
     assert output.loss.item() == pytest.approx((output.logits.item() - 2.0) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_new_head_of_values_starts_at_their_mean(pretrained, layers):
+    data = replace(VALUES, train=Examples(["good", "bad", "film"], None, [1.0, 4.0, 4.0]))
+    torch.manual_seed(0)
+    model, _ = build_model(pretrained, data, layers)
+    assert model.classifier.bias.tolist() == [3.0]
+    torch.manual_seed(0)
+    other, _ = build_model(pretrained, VALUES, layers)
+    assert other.classifier.bias.tolist() == [0.0]
+    other.classifier.bias.data.fill_(3.0)
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_head_of_values_that_was_trained_stays_and_that_of_classes_goes(pretrained, tmp_path):
+    data = replace(VALUES, train=Examples(["good", "bad"], None, [1.0, 4.0]))
+    trained, tokenizer = build_model(pretrained, data)
+    trained.classifier.bias.data.fill_(7.0)
+    trained.save_pretrained(tmp_path / "values")
+    tokenizer.save_pretrained(tmp_path / "values")
+    assert build_model(str(tmp_path / "values"), data)[0].classifier.bias.item() == 7.0
+    classes, _ = build_model(pretrained, TWO)
+    classes.save_pretrained(tmp_path / "classes")
+    tokenizer.save_pretrained(tmp_path / "classes")
+    assert build_model(str(tmp_path / "classes"), data)[0].classifier.bias.item() == 2.5
+    assert build_model(str(tmp_path / "values"), TWO)[0].classifier.bias.tolist() == [0.0, 0.0]
+
+
+def test_an_output_without_a_bias_is_left_alone(tmp_path, tokenizer):
+    from transformers import GPT2Config, GPT2Model
+
+    GPT2Model(GPT2Config(vocab_size=11, n_embd=8, n_head=2, n_layer=1, n_positions=16)).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    data = replace(VALUES, train=Examples(["good", "bad"], None, [1.0, 4.0]))
+    assert build_model(str(tmp_path), data)[0].score.bias is None
 
 
 def test_the_first_layers_are_kept(pretrained):

@@ -2,7 +2,9 @@
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
@@ -32,7 +34,8 @@ def build_model(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load a pre-trained model and its tokenizer, and give the model a head for the task.
 
-    The weights are float32; a head that is new, or was made for other labels, is random.
+    The weights are float32; a head that is new, or was made for other labels, is random. Its bias is the mean
+    of the training labels in a regression.
 
     Args:
         name: a local folder (of a model, a compact model or a run), a model on the Hugging Face hub, or
@@ -97,8 +100,14 @@ def build_model(
             "%s: its labels %s are not those of the data, %s: the head is new", name, trained, wanted
         )
         _renew_head(model)
+        new = {name for name, _ in model.named_parameters()}
+    else:
+        new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     ensure_padding(model, tokenizer)
-    return to_dense(model), tokenizer
+    model = to_dense(model)
+    if isinstance(data, ClassificationData) and data.labels is None and data.train is not None:
+        _start_at_mean(model, new, data.train.labels or ())
+    return model, tokenizer
 
 
 def _describe(config: Any, data: ClassificationData, before: Any, name: str) -> None:
@@ -129,11 +138,36 @@ def _keep_layers(config: Any, layers: int, name: str) -> None:
 
 def _renew_head(model: Any) -> None:
     """Make all modules outside the body random again: they were trained on the labels of another task."""
+    for _, module in _head_modules(model):
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False  # else transformers does not initialize it again
+        model._init_weights(module)
+
+
+def _start_at_mean(model: Any, new: set[str], values: Sequence[float]) -> None:
+    """Set the bias of a new output to the mean of the labels, which takes it many steps to learn from 0.
+
+    Args:
+        model: a regression.
+        new: the names of the parameters that its files do not have, those of its body included.
+        values: the labels of the training data.
+    """
+    import torch
+
+    outputs = [
+        (f"{name}.bias", module.bias)
+        for name, module in _head_modules(model)
+        if isinstance(module, torch.nn.Linear) and module.out_features == 1 and module.bias is not None
+    ]
+    if values and outputs and outputs[-1][0] in new:
+        torch.nn.init.constant_(outputs[-1][1], fmean(values))
+
+
+def _head_modules(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the modules outside the body, with their names."""
     for name, module in model.named_modules():
         if name and not f"{name}.".startswith(f"{model.base_model_prefix}."):
-            for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = False  # else transformers does not initialize it again
-            model._init_weights(module)
+            yield name, module
 
 
 def _cannot(name: str, source: Path | str, part: str) -> str:
