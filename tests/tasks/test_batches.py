@@ -1,10 +1,17 @@
+import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from transformers import BertConfig, BertModel
+import torch
+import transformers
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from fineprune.errors import FinepruneError
-from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first
+from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first, private_copy
+from fineprune.tasks.kinds import kind_named
 
 
 def test_the_longest_texts_come_first_and_each_once():
@@ -35,6 +42,54 @@ def test_the_shortest_limit_counts(asked, words, expected):
         )
     )
     assert fitting(asked, model, SimpleNamespace(model_max_length=words)) == expected
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns as often as possible."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("name", ["classification", "token_classification", "question_answering"])
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_that_share_a_model_and_its_tokenizer(name, pretrained):
+    """A call sets the tokenizer's truncation, which another thread's call would use."""
+    kind = kind_named(name)
+    torch.manual_seed(0)
+    model = getattr(transformers, kind.auto_class).from_pretrained(pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    texts = ["good film very bad a b " * count for count in (1, 2, 3)]
+    asked = [
+        Asked(["bad film"] * 3, texts, length) if kind.suffix.endswith("QuestionAnswering")
+        else Asked(texts, [], length)
+        for length in (9, 12, 16)
+    ]  # fmt: skip
+    expected = [kind.predict(model, tokenizer, one) for one in asked]
+    assert expected[0] != expected[2]
+
+    def ask(number):
+        return kind.predict(model, tokenizer, asked[number % 3])
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(48)))
+    assert [number for number, one in enumerate(found) if one != expected[number % 3]] == []
+
+
+def test_a_private_copy_reads_as_the_tokenizer_does_and_has_its_own_truncation(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["new", AddedToken("<x>", special=True)])
+    copied = private_copy(tokenizer)
+    asked = {"truncation": True, "max_length": 5, "return_offsets_mapping": True}
+    texts = ["good new<x> film bad", "new"]
+    assert copied(texts, **asked) == tokenizer(texts, **asked)
+    tokenizer(texts)
+    assert tokenizer.backend_tokenizer.truncation is None
+    assert copied.backend_tokenizer.truncation["max_length"] == 5
+    python = SimpleNamespace(is_fast=False)
+    assert private_copy(python) is python
 
 
 def test_texts_that_no_model_can_answer():

@@ -1,5 +1,6 @@
 """Run a trained model on texts: checks, lengths and batches that all kinds of task share."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
+from fineprune_runtime.tokenizer_file import shallow_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +79,21 @@ def tokenizing() -> Iterator[None]:
                 "save or fetch the model again"
             ) from error
         raise
+
+
+def private_copy(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """Copy a tokenizer without its vocabulary, which the copy shares.
+
+    A call of a fast tokenizer sets its truncation and padding, which the call of another thread would use.
+    """
+    backend = getattr(tokenizer, "_tokenizer", None)
+    if backend is None:  # written in Python: a call changes nothing
+        return tokenizer
+    result: Any = copy.copy(tokenizer)
+    result._tokenizer = shallow_copy(backend)
+    if result._tokenizer.get_added_tokens_decoder().keys() != backend.get_added_tokens_decoder().keys():
+        result._tokenizer = copy.deepcopy(backend)  # slow; ids with gaps between them are not given again
+    return result
 
 
 def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
-from fineprune.tasks.batches import Asked, check_finite, check_texts, fitting, longest_first, tokenizing
+from fineprune.tasks.batches import (
+    Asked,
+    check_finite,
+    check_texts,
+    fitting,
+    longest_first,
+    private_copy,
+    tokenizing,
+)
 from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding, make_windows
 from fineprune.tasks.questions.data import UNANSWERABLE
 from fineprune.tasks.questions.spans import Answer, AnswerRules, best_answers, best_spans
@@ -53,6 +61,7 @@ def answer(
     if not questions:
         return []
     ensure_padding(model, tokenizer)
+    tokenizer = private_copy(tokenizer)
     if rules.unanswerable is None:
         rules = replace(rules, unanswerable=bool(getattr(model.config, UNANSWERABLE, False)))
     names = [str(row) for row in range(len(questions))]

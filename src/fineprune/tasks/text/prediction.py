@@ -14,6 +14,7 @@ from fineprune.tasks.batches import (
     check_texts,
     fitting,
     longest_first,
+    private_copy,
     tokenizing,
 )
 from fineprune.tasks.model_config import labels_of, problem_of
@@ -54,6 +55,7 @@ def predict(
         return []
     check_pairs(model, pairs is not None)
     ensure_padding(model, tokenizer)
+    tokenizer = private_copy(tokenizer)
     longest = fitting(max_length, model, tokenizer)
     with tokenizing():
         rows = as_rows(tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, longest))

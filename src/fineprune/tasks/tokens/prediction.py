@@ -13,6 +13,7 @@ from fineprune.tasks.batches import (
     check_texts,
     fitting,
     longest_first,
+    private_copy,
     tokenizing,
 )
 from fineprune.tasks.model_config import labels_of
@@ -43,6 +44,7 @@ def predict_entities(
     """
     check_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
+    tokenizer = private_copy(tokenizer)
     words = [word_spans(text) for text in texts]
     tags: list[dict[int, tuple[str, float]]] = [{} for _ in texts]
     if texts:
