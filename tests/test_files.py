@@ -10,6 +10,7 @@ import time
 import pytest
 from safetensors import SafetensorError
 
+from fineprune import FinepruneError
 from fineprune._files import WriteError, replace_folder, staged, staged_file, write_json, write_text
 
 CAN_EXCHANGE = sys.platform == "linux"
@@ -327,3 +328,29 @@ def test_temporary_files_of_dead_writers_go_after_an_hour(tmp_path):
     os.utime(old, (time.time() - 3700,) * 2)
     write_text(tmp_path / "a", "text")
     assert names(tmp_path) == [new.name, "a"]
+
+
+@pytest.mark.parametrize("stage", [staged, staged_file])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{folder}/source.bin", "{folder}/source.bin: cannot be read (Permission denied)"),
+        ("/elsewhere/source.bin", "/elsewhere/source.bin: cannot be read (Permission denied)"),
+        ("{staging}", "{folder}/out: cannot be written (Permission denied); make room there"),
+        ("{folder}/out", "{folder}/out: cannot be written (Permission denied)"),
+        ("{folder}", "{folder}/out: cannot be written (Permission denied)"),
+        (None, "{folder}/out: cannot be written (Permission denied)"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_named(stage, name, said, tmp_path):
+    """Root may read everything, so the error is made here."""
+
+    def write():
+        with stage(tmp_path / "out") as staging:
+            path = name and name.format(folder=tmp_path, staging=staging)
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    with pytest.raises(FinepruneError) as error:
+        write()
+    assert str(error.value).startswith(said.format(folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -66,7 +66,7 @@ def refused_write(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def _writing(place: Path) -> Iterator[None]:
-    """Raise `WriteError` where the block cannot write `place`."""
+    """Raise `WriteError` where the block cannot write `place`, and one line where it may not read a file."""
     try:
         yield
     except FinepruneError:
@@ -75,7 +75,21 @@ def _writing(place: Path) -> Iterator[None]:
         reason = refused_write(error)
         if reason is None:
             raise
+        if (source := _unreadable(error, place)) is not None:
+            raise FinepruneError(f"{source}: cannot be read ({reason})") from error
         raise WriteError(place, reason) from error
+
+
+def _unreadable(error: Exception, place: Path) -> Path | None:
+    """Return the file that an error refuses to read; None if it is about `place` or its temporary files."""
+    name = error.filename if isinstance(error, PermissionError) else None
+    if not isinstance(name, str | bytes):
+        return None
+    path, folder = Path(os.path.abspath(os.fsdecode(name))), Path(os.path.abspath(place)).parent
+    if folder.is_relative_to(path):  # it cannot be made, or nothing in it
+        return None
+    first = path.relative_to(folder).parts[0] if path.is_relative_to(folder) else ""
+    return None if first == place.name or first.startswith(f".{place.name}.") else path
 
 
 @contextlib.contextmanager
