@@ -17,6 +17,7 @@ from fineprune.tasks.questions.spans import AnswerRules
 from fineprune.tasks.questions.squad import Questions, Span
 from fineprune.tasks.questions.task import QuestionAnsweringConfig
 from fineprune.training.run import train as run_module
+from fineprune.training.run.constant_answers import Answers, Watched
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
@@ -191,6 +192,36 @@ def test_scores_equal_torchmetrics_on_texts_of_other_making(recipe, tokenizer):
     assert 0 < expected["f1"] < 1
     logits = EvalPrediction(predictions=(starts, ends), label_ids=None)
     assert evaluation.compute_metrics(logits) == expected
+
+
+@pytest.mark.parametrize(("answered", "only_empty"), [("", True), ("bad", False)])
+def test_answers_that_are_all_empty_are_noticed(write, tokenizer, answered, only_empty):
+    """No two windows have the highest logits at one place, and yet all say that there is no answer."""
+    rows = [("good", "a film", "film"), ("bad", "very bad a", "bad"), ("film", "b", "")]
+    lines = [
+        {"id": question, "question": question, "context": context}
+        | {
+            "answers": {
+                "text": [text] if text else [],
+                "answer_start": [context.index(text)] if text else [],
+            }
+        }
+        for question, context, text in rows
+    ]
+    path = write("q.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    data = QuestionAnsweringConfig(validation=path, unanswerable=True).load(need_train=False)
+    evaluation = data.evaluation(tokenizer, 12)
+    starts, ends = np.zeros((2, 3, 8), dtype=np.float32)
+    starts[:, 0] = ends[:, 0] = 3  # [CLS], "no answer": 6 together
+    for row in range(3):
+        starts[row, 1 + row % 2] = 4  # in the question, or [SEP]: no answer begins there
+    if answered:
+        starts[2, 4] = ends[2, 4] = 5  # "bad" in the longest window
+    logits = EvalPrediction(predictions=(starts, ends), label_ids=None)
+    watched = Watched(evaluation.compute_metrics, "spans", {})
+    assert watched(logits)["exact_match"] == pytest.approx(2 / 3 if answered else 1 / 3)
+    assert evaluation.compute_metrics.only_empty is only_empty
+    assert watched.answers == Answers(only_empty, "" if only_empty else None, None)
 
 
 # -- whole runs ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fineprune.tasks.data import Evaluation
-from fineprune.tasks.questions.context_windows import RightPadding
+from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding
 from fineprune.tasks.questions.spans import AnswerRules, best_spans, best_texts, score_texts
 from fineprune.tasks.questions.squad import Questions
 from fineprune.tasks.questions.window_cache import cached_windows
@@ -16,6 +16,31 @@ if TYPE_CHECKING:
 
 UNANSWERABLE = "unanswerable_questions"
 """The setting of a model's config that says that it was trained on questions without an answer."""
+
+
+class AnswerScore:
+    """The scoring function of an evaluation: reads answers off the logits of all windows.
+
+    Args:
+        data: the questions and the rules.
+        windows: those of the validation questions.
+        back: for each window, its row in the evaluation, (windows,).
+    """
+
+    def __init__(self, data: "QuestionAnsweringData", windows: ContextWindows, back: Any) -> None:
+        self._data, self._windows, self._back = data, windows, back
+        self.only_empty = False
+        """Whether the last answers were all empty, though some questions have one."""
+
+    def __call__(self, evaluation: "EvalPrediction") -> dict[str, float]:
+        """Return `exact_match` and `f1`."""
+        import numpy as np
+
+        validation = self._data.validation
+        starts, ends = (np.asarray(logits)[self._back] for logits in evaluation.predictions[:2])
+        texts = best_texts(best_spans(self._windows, starts, ends, self._data.rules), validation.contexts)
+        self.only_empty = len(texts) > 1 and any(validation.answers) and not any(texts)
+        return score_texts(texts, validation)
 
 
 @dataclass(frozen=True)
@@ -51,14 +76,7 @@ class QuestionAnsweringData:
 
         windows = cached_windows(self.validation, tokenizer, max_length, self.rules.stride)
         order = np.argsort(windows.lengths(), kind="stable")
-        back = np.argsort(order)
-
-        def score(evaluation: "EvalPrediction") -> dict[str, float]:
-            starts, ends = (np.asarray(logits)[back] for logits in evaluation.predictions[:2])
-            spans = best_spans(windows, starts, ends, self.rules)
-            return score_texts(best_texts(spans, self.validation.contexts), self.validation)
-
-        return Evaluation(windows.rows().select(order), score)
+        return Evaluation(windows.rows().select(order), AnswerScore(self, windows, np.argsort(order)))
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[Any]], Any]:
         """Return the function that pads each batch to its longest window, on the right."""

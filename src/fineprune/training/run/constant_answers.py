@@ -20,7 +20,7 @@ class Answers(NamedTuple):
     """Whether all answers are the same."""
 
     answer: str | None
-    """That answer, by the name of its class; None where answers differ or are no classes."""
+    """That answer: the name of its class, or "" for no answer; None if answers differ or have no name."""
 
     majority: float | None
     """The share of the most frequent class among the true labels; None for other heads."""
@@ -37,9 +37,12 @@ class Watched:
         """About the evaluation before any of further validation sets; None before the first."""
 
     def __call__(self, evaluation: "EvalPrediction") -> dict[str, float]:
+        scores = self._score(evaluation)
         if self.answers is None:
             self.answers = look(self._head, evaluation.predictions, evaluation.label_ids, self._labels)
-        return self._score(evaluation)
+            if getattr(self._score, "only_empty", False):  # by rules that the logits alone do not show
+                self.answers = Answers(True, "", None)
+        return scores
 
 
 def look(head: Head, predictions: Any, truth: Any, labels: Mapping[int, str]) -> Answers:
