@@ -3,7 +3,10 @@
 import shutil
 
 import pytest
+from transformers import Trainer
 
+from fineprune.pruning.distributed import agreement
+from fineprune.training.run import train
 from fineprune.training.run.train import run_recipe
 
 # -- what is there already --------------------------------------------------------------------
@@ -51,6 +54,20 @@ def test_broken_results_are_one_line(files, tmp_path, content, refused_run):
     run_recipe(files.recipe(), out, progress=False)
     (out / "results.json").write_text(content)
     refused_run(files.recipe(), out, "results.json", resume=True)
+
+
+@pytest.mark.parametrize("inside", ["evaluation_loop", "scores"])
+def test_another_process_that_ends_in_the_last_evaluation(files, tmp_path, refused_run, monkeypatch, inside):
+    """Each process would else end with the traceback of the network's error."""
+
+    def lost(*arguments, **more):
+        monkeypatch.setattr(agreement, "several", lambda: True)
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+
+    owner = train if inside == "scores" else Trainer
+    monkeypatch.setattr(owner, inside, lost)
+    refused_run(files.recipe(training={"steps": 2}), tmp_path / "run", "another process of this training")
+    assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_broken_recipe_in_the_folder_is_one_line(files, tmp_path, refused_run):

@@ -180,6 +180,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
                 part.after_training()
         return output
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict as the host does; a process that ended is one line on the others."""
+        with agreement.connected():
+            return super().evaluation_loop(*args, **kwargs)
+
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the host's loss; while training, with the shares of the parts."""
         stored, labels = inputs.pop(LOGITS, None), inputs.get("labels")

@@ -93,6 +93,7 @@ def run_recipe(
         dense = None if recipe.dense is None else _dense_stage(recipe, out, progress)
         held.enter_context(quiet())
         run = Running(recipe, out, resume, progress, held.enter_context(collected()), dense)
+        held.enter_context(agreement.connected())  # the last evaluation and the files need the others, too
         return _run(run, held.enter_context(StopsAtSignals()))
 
 
