@@ -90,6 +90,16 @@ def test_evaluate_agrees_with_the_run(place, finished, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_evaluate_shows_its_progress_on_a_terminal_alone(finished, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert call("evaluate", finished, "--json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)
+    assert ("100%" in told.err) is terminal
+    assert terminal or told.err == ""
+
+
 def test_predict_texts_files_and_pairs(place, finished, capsys):
     assert call("predict", finished, "good film", "bad film", "--json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

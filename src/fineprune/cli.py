@@ -111,7 +111,7 @@ def evaluate(
         )
     from fineprune.training.run.evaluate import evaluate_run
 
-    scores = evaluate_run(folder, None if data is None else str(data), model)
+    scores = evaluate_run(folder, None if data is None else str(data), model, progress=True)
     if as_json:
         print(json.dumps(scores))
     else:

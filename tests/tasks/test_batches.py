@@ -74,7 +74,7 @@ def test_threads_that_share_a_model_and_its_tokenizer(name, pretrained):
         return kind.predict(model, tokenizer, asked[number % 3])
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(ask, range(48)))
+        found = list(pool.map(ask, range(36)))
     assert [number for number, one in enumerate(found) if one != expected[number % 3]] == []
 
 

@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from transformers import ProgressCallback
 
 from fineprune._extras import require
 from fineprune._transformers_output import quiet
@@ -27,7 +30,10 @@ _TIMING = (
 
 
 def evaluate_run(
-    folder: str | Path, validation: str | None = None, model_folder: str | Path | None = None
+    folder: str | Path,
+    validation: str | None = None,
+    model_folder: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Score the model of a finished run, or another model, such as its compact form, on validation data.
 
@@ -35,6 +41,7 @@ def evaluate_run(
         folder: The run; its recipe sets the task.
         validation: A file to score on; None: the recipe's validation data.
         model_folder: The model to score; None: the run's.
+        progress: Show a bar if stderr is a terminal.
 
     Returns:
         The metrics as fractions, and the loss.
@@ -47,10 +54,12 @@ def evaluate_run(
     model, tokenizer, _ = open_model(
         folder if model_folder is None else Path(model_folder), need_tokenizer=True
     )
-    return evaluate_model(model, tokenizer, recipe, folder)
+    return evaluate_model(model, tokenizer, recipe, folder, progress)
 
 
-def evaluate_model(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> dict[str, float]:
+def evaluate_model(
+    model: Any, tokenizer: Any, recipe: Recipe, folder: Path, progress: bool = False
+) -> dict[str, float]:
     """Score a trained model on the validation data of a recipe.
 
     Args:
@@ -58,11 +67,15 @@ def evaluate_model(model: Any, tokenizer: Any, recipe: Recipe, folder: Path) -> 
         tokenizer: the model's.
         recipe: sets the task and the length of texts.
         folder: where transformers' Trainer may write; it does not.
+        progress: show a bar if stderr is a terminal.
     """
     data = data_for(model, recipe.task)
     with quiet():
         job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
-        return scores(make_trainer(job, model, folder, progress=False), job.evaluation.more)
+        trainer = make_trainer(job, model, folder, progress=False)
+        if progress and sys.stderr.isatty():
+            trainer.add_callback(ProgressCallback)
+        return scores(trainer, job.evaluation.more)
 
 
 @contextlib.contextmanager
