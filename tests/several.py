@@ -3,18 +3,34 @@
 import json
 import os
 import socket
-import subprocess
-import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from forked import start
+
 SECONDS = 280
 
 
 def launch(script: Path, folder: Path, ranks: int, *arguments: str) -> dict[str, list[str | None]]:
     """Of each check, by name: what failed on each rank, or None."""
+    codes = run_ranks(script, folder, ranks, folder, *arguments)
+    outcomes: dict[str, list[str | None]] = {}
+    for rank in range(ranks):
+        path = folder / f"{rank}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        for name, failure in map(json.loads, lines):
+            outcomes.setdefault(name, []).append(failure)
+    for rank, code in enumerate(codes):
+        if code:
+            tail = (folder / f"{rank}.log").read_text()[-3000:]
+            outcomes["end"] = [f"process {rank} ended with {code}:\n{tail}"]
+    return outcomes
+
+
+def run_ranks(script: Path, folder: Path, ranks: int, *arguments: object) -> list[int | None]:
+    """Run the script as so many ranks to their end; returns their exit codes. `folder` gets a log of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -22,28 +38,17 @@ def launch(script: Path, folder: Path, ranks: int, *arguments: str) -> dict[str,
     started = []
     for rank in range(ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        with (folder / f"{rank}.log").open("w") as log:
-            command = [sys.executable, str(script), str(folder), *arguments]
-            environment = os.environ | shared | own
-            started.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log))
+        log = folder / f"{rank}.log"
+        started.append(start(script, *arguments, out=log, err=log, environment=shared | own))
+    until = time.monotonic() + SECONDS
     try:
         for process in started:
-            process.wait(SECONDS)
+            process.join(max(0, until - time.monotonic()))
     finally:
         for process in started:
             process.kill()
-            process.wait()
-    outcomes: dict[str, list[str | None]] = {}
-    for rank in range(ranks):
-        path = folder / f"{rank}.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        for name, failure in map(json.loads, lines):
-            outcomes.setdefault(name, []).append(failure)
-    for rank, process in enumerate(started):
-        if process.returncode:
-            tail = (folder / f"{rank}.log").read_text()[-3000:]
-            outcomes["end"] = [f"process {rank} ended with {process.returncode}:\n{tail}"]
-    return outcomes
+            process.join()
+    return [process.exitcode for process in started]
 
 
 def report(checks: Iterable[tuple[str, Callable[[], object]]], folder: Path) -> None:

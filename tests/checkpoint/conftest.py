@@ -1,8 +1,6 @@
 """Pruned models of a few thousand weights, of nine architectures, and how two of them are compared."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,18 +157,6 @@ def change_json() -> Callable[..., None]:
             write_checksums(file.parent)
 
     return change
-
-
-@pytest.fixture(scope="session")
-def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run code in a fresh process; its arguments are in sys.argv[1:]."""
-
-    def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
-        )
-
-    return run
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -240,10 +241,10 @@ def test_config_json_lies(change, message, folder, change_json):
     assert "\n" not in str(caught.value)
 
 
-def test_from_pretrained_alone_stops(folder, run_python):
+def test_from_pretrained_alone_stops(folder):
     with pytest.raises(OSError, match=r"no file named model.safetensors"):
         AutoModelForSequenceClassification.from_pretrained(folder)
-    done = run_python(
+    done = forked.python(
         "import sys; from transformers import AutoModelForSequenceClassification as A;"
         "A.from_pretrained(sys.argv[1])",
         folder,

@@ -2,6 +2,7 @@
 
 import json
 
+import forked
 import pytest
 import torch
 from transformers import BertForSequenceClassification, BertForTokenClassification
@@ -50,14 +51,14 @@ def test_a_packed_model_can_be_cast_and_keeps_its_blobs(compact, make_pruned, sa
     assert torch.equal(load(tmp_path / "again").get_submodule(name).weight, model.get_submodule(name).weight)
 
 
-def test_to_dense_writes_what_a_process_without_fineprune_opens(compact, make_pruned, run_python, tmp_path):
+def test_to_dense_writes_what_a_process_without_fineprune_opens(compact, make_pruned, tmp_path):
     model, loaded = make_pruned(), load(compact)
     assert to_dense(loaded) is loaded
     loaded.save_pretrained(tmp_path / "plain")
     assert {path.name for path in (tmp_path / "plain").iterdir()} == {"config.json", "model.safetensors"}
     assert "quantization_config" not in json.loads((tmp_path / "plain/config.json").read_text())
     torch.save((probe_inputs(model), outputs(model, probe_inputs(model))), tmp_path / "expected.pt")
-    done = run_python(
+    done = forked.python(
         "import sys, torch; from transformers import AutoModelForSequenceClassification as A;"
         "torch.set_num_threads(1); inputs, expected = torch.load(sys.argv[2]);"
         "print(torch.equal(A.from_pretrained(sys.argv[1])(**inputs).logits, expected[0]));"

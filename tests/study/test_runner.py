@@ -172,7 +172,6 @@ def test_ray_that_is_not_installed_is_one_line(recipe_file, tmp_path, monkeypatc
 HOLD = """
 import sys, time
 from filelock import FileLock
-from transformers import Trainer
 lock = FileLock(sys.argv[1])
 lock.acquire()
 print("held", flush=True)

@@ -2,9 +2,8 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from datasets import Dataset
@@ -195,8 +194,8 @@ def test_checkpoints_open_in_a_process_that_never_heard_of_pruning(kits, tmp_pat
         trainers.append(kits(name).trainer(tmp_path / name, save_strategy="steps", save_steps=STEPS))
         trainers[-1].train()
     places = [str(tmp_path / name / f"checkpoint-{STEPS}") for name in ("transformers", "sentence")]
-    command = [sys.executable, "-c", OPEN, *places, str(tmp_path / "states")]
-    subprocess.run(command, check=True, capture_output=True)
+    done = forked.python(OPEN, *places, tmp_path / "states")
+    assert done.returncode == 0, done.stderr
     for trainer, state in zip(trainers, torch.load(tmp_path / "states", weights_only=True), strict=True):
         folded = fineprune.finalize(trainer.model).state_dict()
         assert state.keys() == folded.keys()

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -245,12 +244,7 @@ def test_dense_loads_without_fineprune(finished, tmp_path, same_weights, names):
         f"inputs = words({TEXTS!r}, padding=True, return_tensors='pt');"
         "print(torch.equal(model(**inputs).logits, torch.load(sys.argv[2])), 'fineprune' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "of the compact one", tmp_path / "expected.pt"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = forked.python(code, tmp_path / "of the compact one", tmp_path / "expected.pt")
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 

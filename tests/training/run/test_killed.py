@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 WORKER = Path(__file__).with_name("killing_worker.py")
@@ -18,9 +17,7 @@ def check(files, tmp_path, assert_same_run, method: str, times: int) -> int:
     training = {"steps": 60, "evaluate_every": 7, "keep_best": True}  # 60 is no multiple of 7
     recipe = files.recipe(training=training, pruning={"method": method, "density": 0.25})
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    command = [sys.executable, str(WORKER), str(tmp_path / "recipe.yaml"), str(tmp_path), str(times)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.python(WORKER, tmp_path / "recipe.yaml", tmp_path, times, seconds=280)
     assert done.returncode == 0, done.stderr
     for number in range(times):
         assert_same_run(tmp_path / "whole", tmp_path / str(number))

@@ -1,11 +1,10 @@
 """A killed run is continued as if nothing had been."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 from filelock import FileLock
 
@@ -55,9 +54,7 @@ def killed(recipe: Recipe, out: Path, where: str) -> None:
     """Run the recipe in a process that dies there as by kill -9: no handler, no clean-up."""
     file = out.with_name("recipe to kill.yaml")
     file.write_text(recipe.to_yaml())
-    process = subprocess.run(
-        [sys.executable, "-c", KILL, where, str(file), str(out)], capture_output=True, text=True, check=False
-    )
+    process = forked.python(KILL, where, file, out)
     assert process.returncode == 9, process.stderr
 
 
@@ -140,8 +137,9 @@ def interrupted(files, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("method", ["magnitude", "movement", "l0", None])
-@pytest.mark.parametrize("group_by_length", [False, True])
+@pytest.mark.parametrize(
+    ("method", "group_by_length"), [("magnitude", True), ("movement", False), ("l0", True), (None, False)]
+)
 def test_an_interrupted_run_is_continued_in_its_second_epoch(
     files, tmp_path, interrupted, method, group_by_length, assert_same_run
 ):
