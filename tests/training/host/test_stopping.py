@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def told(number, times=1):
 def test_a_signal_saves_and_the_run_goes_on_from_there(
     files, tmp_path, at_step, number, ending, caplog, capfd, assert_same_run, monkeypatch, names
 ):
-    recipe = files.recipe(training={"steps": 60, "evaluate_every": 40}, pruning={"method": "l0"})
+    recipe = files.recipe(training={"steps": 16, "evaluate_every": 12}, pruning={"method": "l0"})
     handlers = [signal.getsignal(known) for known in HANDLED]
     out = tmp_path / "stopped"
     at_step(7, told(number))
@@ -369,22 +370,24 @@ def test_a_second_run_is_refused_before_the_first_has_written(files, tmp_path, r
     assert run_recipe(files.recipe(), out, progress=False)["steps"] == 12
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
 def test_one_flipped_byte_costs_one_checkpoint(
-    files, tmp_path, at_step, name, caplog, monkeypatch, assert_same_run
+    files, tmp_path, at_step, caplog, monkeypatch, assert_same_run
 ):
-    recipe, out = files.recipe(), tmp_path / "run"
+    recipe = files.recipe()
+    run_recipe(recipe, tmp_path / "whole", progress=False)
     at_step(9, told(signal.SIGINT, times=2))
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, out, progress=False)
-    path = out / "checkpoints" / "checkpoint-8" / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    path.write_bytes(content)
+        run_recipe(recipe, tmp_path / "stopped", progress=False)
     monkeypatch.undo()
-    with caplog.at_level("WARNING", "fineprune"):
-        results = run_recipe(recipe, out, resume=True, progress=False)
-    assert f"checkpoint-8: broken checkpoint ({name} does not match its checksum)" in caplog.text
-    assert results["resumed_from_step"] == 4
-    run_recipe(recipe, tmp_path / "whole", progress=False)
-    assert_same_run(tmp_path / "whole", out)
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
+        out = shutil.copytree(tmp_path / "stopped", tmp_path / name)
+        path = out / "checkpoints" / "checkpoint-8" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        path.write_bytes(content)
+        caplog.clear()
+        with caplog.at_level("WARNING", "fineprune"):
+            results = run_recipe(recipe, out, resume=True, progress=False)
+        assert f"checkpoint-8: broken checkpoint ({name} does not match its checksum)" in caplog.text
+        assert results["resumed_from_step"] == 4
+        assert_same_run(tmp_path / "whole", out)

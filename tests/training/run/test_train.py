@@ -165,21 +165,20 @@ def test_regression(files, tmp_path):
 # -- evaluation -------------------------------------------------------------------------------
 
 
-def test_evaluate_run_gives_the_results_again(files, tmp_path):
-    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    scores = evaluate_run(tmp_path / "run")
+def test_evaluate_run_gives_the_results_again(finished):
+    results = json.loads((finished / "results.json").read_text())
+    scores = evaluate_run(finished)
     assert {name: scores[name] for name in results["scores"]} == pytest.approx(results["scores"])
 
 
-def test_evaluate_run_gives_scores_and_nothing_else(files, tmp_path):
-    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    assert set(evaluate_run(tmp_path / "run")) == set(results["scores"])
+def test_evaluate_run_gives_scores_and_nothing_else(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(evaluate_run(finished)) == set(results["scores"])
 
 
-def test_evaluate_run_leaves_the_run_as_it_was(files, tmp_path, names):
-    run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    evaluate_run(tmp_path / "run")
-    assert names(tmp_path / "run") == DONE
+def test_evaluate_run_leaves_the_run_as_it_was(copied, names):
+    evaluate_run(copied)
+    assert names(copied) == DONE
 
 
 def test_nothing_is_printed(files, tmp_path, capfd):
@@ -202,14 +201,13 @@ def test_evaluate_run_on_another_file(files, tmp_path):
     assert evaluate_run(tmp_path / "run", str(other))["accuracy"] == 1.0
 
 
-def test_evaluate_run_on_a_file_where_the_run_was_of_the_hub(files, tmp_path):
-    run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    path = tmp_path / "run" / "recipe.yaml"
+def test_evaluate_run_on_a_file_where_the_run_was_of_the_hub(files, copied):
+    path = copied / "recipe.yaml"
     values = yaml.safe_load(path.read_text())
     values["task"] |= {"hub": "glue", "subset": "mnli", "validation_split": "validation_matched"}
     values["task"] |= {"train": None, "validation": None}
     path.write_text(yaml.safe_dump(values))
-    assert "accuracy" in evaluate_run(tmp_path / "run", str(files.validation))
+    assert "accuracy" in evaluate_run(copied, str(files.validation))
 
 
 @pytest.mark.parametrize(
@@ -222,20 +220,18 @@ def test_a_folder_without_a_model_is_one_line(files, tmp_path, there, part):
         open_model(tmp_path)
 
 
-def test_a_broken_model_is_one_line(files, tmp_path):
-    run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    path = tmp_path / "run" / "model" / "model.safetensors"
+def test_a_broken_model_is_one_line(copied):
+    path = copied / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FinepruneError, match="cannot load the model") as error:
-        open_model(tmp_path / "run")
+        open_model(copied)
     assert "\n" not in str(error.value)
 
 
-def test_a_model_folder_loads_too(files, tmp_path):
-    run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    model, tokenizer, _ = open_model(tmp_path / "run" / "model")
+def test_a_model_folder_loads_too(finished):
+    model, tokenizer, _ = open_model(finished / "model")
     assert model.num_labels == 2
-    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(finished / "model"))
 
 
 # -- what a run says about itself ------------------------------------------------------------------------

@@ -7,17 +7,16 @@ from transformers import Trainer
 
 from fineprune.pruning.distributed import agreement
 from fineprune.training.run import train
+from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
 # -- what is there already --------------------------------------------------------------------
 
 
-def test_a_second_run_into_the_folder_is_refused(files, tmp_path, refused_run):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    before = (out / "results.json").read_bytes()
-    refused_run(files.recipe(), out, str(out), "another run", "--resume")
-    assert (out / "results.json").read_bytes() == before
+def test_a_second_run_into_the_folder_is_refused(copied, refused_run):
+    before = (copied / "results.json").read_bytes()
+    refused_run(Recipe.load(copied / "recipe.yaml"), copied, str(copied), "another run", "--resume")
+    assert (copied / "results.json").read_bytes() == before
 
 
 def test_a_folder_with_something_else_in_it_is_refused(files, tmp_path, refused_run, names):
@@ -34,26 +33,20 @@ def test_a_file_is_refused(files, tmp_path, refused_run):
     refused_run(files.recipe(), tmp_path / "run", "is a file")
 
 
-def test_resume_of_another_recipe_is_refused(files, tmp_path, refused_run):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    before = (out / "results.json").read_bytes()
-    refused_run(
-        files.recipe(pruning={"density": 0.5}),
-        out,
-        "another recipe (pruning.density: 0.25 there, 0.5 now)",
-        resume=True,
-    )
-    refused_run(files.recipe(training={"seed": 6}), out, "another recipe", "training.seed: ", resume=True)
-    assert (out / "results.json").read_bytes() == before
+def test_resume_of_another_recipe_is_refused(copied, refused_run):
+    before = (copied / "results.json").read_bytes()
+    for change, part in (
+        ("pruning.density=0.5", "another recipe (pruning.density: 0.25 there, 0.5 now)"),
+        ("training.seed=6", "another recipe (training.seed: 0 there, 6 now)"),
+    ):
+        refused_run(Recipe.load(copied / "recipe.yaml", [change]), copied, part, resume=True)
+    assert (copied / "results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"score": 0.'])
-def test_broken_results_are_one_line(files, tmp_path, content, refused_run):
-    out = tmp_path / "run"
-    run_recipe(files.recipe(), out, progress=False)
-    (out / "results.json").write_text(content)
-    refused_run(files.recipe(), out, "results.json", resume=True)
+def test_broken_results_are_one_line(copied, content, refused_run):
+    (copied / "results.json").write_text(content)
+    refused_run(Recipe.load(copied / "recipe.yaml"), copied, "results.json", resume=True)
 
 
 @pytest.mark.parametrize("inside", ["evaluation_loop", "scores"])
