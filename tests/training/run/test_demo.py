@@ -5,13 +5,16 @@ from support import call
 
 from fineprune import FinepruneError
 from fineprune.training.run import demo
+from fineprune.training.run.recipe import ModelConfig
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """The demo's folder, its rows and what it said; few pairs, to be quick."""
+    """The demo's folder, its rows and what it said; few pairs and layers, to be quick."""
     patch = pytest.MonkeyPatch()
     patch.setattr(demo, "VALIDATION", 100)
+    patch.setattr(demo, "_BATCH", 8)
+    patch.setattr(demo, "ModelConfig", lambda name: ModelConfig(name, 2 if name == "minilm" else None))
     said = []
     out = tmp_path_factory.mktemp("demo") / "out"
     rows = demo.run_demo(out, steps=10, say=said.append)
@@ -28,7 +31,7 @@ def test_rows(shown):
         assert row.density == pytest.approx(0.25, abs=1e-4)
         assert row.kept == pytest.approx(row.score / rows[0].score)
         assert (out / row.name / "model" / "config.json").is_file()
-    assert any("320 + 100 pairs" in line for line in said)
+    assert any("80 + 100 pairs" in line for line in said)
 
 
 def test_a_second_call_continues(shown):
