@@ -1,5 +1,6 @@
 """PruningTrainer's checkpoints: a resumed run is the same run, and the best state is the pruned one's."""
 
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,13 @@ CONFIGS = {
     "l0": PruningConfig("l0", density=0.2),
     "l0, fixed": PruningConfig("l0", penalty=5.0),
 }
+GROUPED = {"train_sampling_strategy": "group_by_length"}
 
 
 # -- resume -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(
-    "settings", [{}, {"train_sampling_strategy": "group_by_length"}], ids=["random", "grouped"]
-)
+@pytest.mark.parametrize(("name", "settings"), list(zip(CONFIGS, cycle([{}, GROUPED]), strict=False)))
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
     make_trainer, name, settings, assert_same, tensors, history
 ):
@@ -65,9 +64,7 @@ def test_means_of_the_log_go_on_over_a_checkpoint_between_two_lines(
 
 
 @pytest.mark.parametrize("step", [6, 8])  # 6 steps are an epoch
-@pytest.mark.parametrize(
-    "settings", [{}, {"train_sampling_strategy": "group_by_length"}], ids=["random", "grouped"]
-)
+@pytest.mark.parametrize("settings", [{}, GROUPED], ids=["random", "grouped"])
 def test_resume_in_and_at_the_start_of_the_second_epoch(
     make_trainer, step, settings, assert_same, tensors, history
 ):
@@ -79,9 +76,7 @@ def test_resume_in_and_at_the_start_of_the_second_epoch(
     assert history(whole) == history(resumed)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"train_sampling_strategy": "group_by_length"}], ids=["random", "grouped"]
-)
+@pytest.mark.parametrize("settings", [{}, GROUPED], ids=["random", "grouped"])
 def test_resume_under_accumulation_with_a_last_batch_that_is_short(
     make_trainer, rows, settings, assert_same, tensors, history
 ):
