@@ -10,7 +10,7 @@ import torch
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import is_regression, labels_of
-from fineprune.tasks.modeling import build_model
+from fineprune.tasks.modeling import build_model, head_is_new
 from fineprune.tasks.text.data import ClassificationData, Examples
 
 TWO = ClassificationData(None, Examples([]), ("neg", "pos"), "accuracy")
@@ -151,6 +151,7 @@ def test_a_trained_classifier_keeps_its_head_unless_the_labels_are_more(pretrain
     same, _ = build_model(str(tmp_path), TWO)
     assert torch.equal(same.classifier.weight, model.classifier.weight)
     other, _ = build_model(str(tmp_path), THREE)
+    assert [head_is_new(entry) for entry in (model, same, other)] == [True, False, True]
     assert other.classifier.weight.shape == (3, 8)
     assert torch.equal(
         other.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight
@@ -306,6 +307,7 @@ def test_the_head_of_other_labels_is_new_and_the_body_is_kept(pretrained, tmp_pa
     torch.manual_seed(3)
     model, _ = build_model(str(tmp_path / "old"), other)
     assert "the head is new" in caplog.text
+    assert head_is_new(model)
     assert model.config.id2label == {0: "same", 1: "different"}
     assert model.classifier.weight.abs().max() < 5 < trained.classifier.weight.max()
     assert len(set(model.classifier.weight.flatten().tolist())) == model.classifier.weight.numel()

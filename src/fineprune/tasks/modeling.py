@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fineprune")
 
+_HEAD_IS_NEW = "_fineprune_head_is_new"  # marks a model whose head is random
+
 
 def build_model(
     name: str,
@@ -107,7 +109,13 @@ def build_model(
     model = to_dense(model)
     if isinstance(data, ClassificationData) and data.labels is None and data.train is not None:
         _start_at_mean(model, new, data.train.labels or ())
+    setattr(model, _HEAD_IS_NEW, _lacks_head(model, new))
     return model, tokenizer
+
+
+def head_is_new(model: Any) -> bool:
+    """Return whether the head that `build_model` gave a model is random, in whole or in part."""
+    return getattr(model, _HEAD_IS_NEW, False)
 
 
 def _describe(config: Any, data: ClassificationData, before: Any, name: str) -> None:
@@ -134,6 +142,14 @@ def _keep_layers(config: Any, layers: int, name: str) -> None:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None) is not None:  # ModernBERT and others describe each layer
         config.layer_types = config.layer_types[:layers]
+
+
+def _lacks_head(model: Any, new: set[str]) -> bool:
+    """Return whether a matrix outside the body is among the `new` parameters, which are random."""
+    return any(
+        name in new and parameter.ndim > 1 and not name.startswith(f"{model.base_model_prefix}.")
+        for name, parameter in model.named_parameters()
+    )
 
 
 def _renew_head(model: Any) -> None:

@@ -24,7 +24,7 @@ from fineprune.tasks.text.prediction import predict
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import headline_of
 from fineprune.training.run.mask_snapshot import Record, Recorder, matrices_of
-from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe import ModelConfig, Recipe
 from fineprune.training.run.train import run_recipe
 
 DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
@@ -258,7 +258,20 @@ def test_warnings_are_in_the_results(files, tmp_path, monkeypatch):
     monkeypatch.setattr(Recorder, "take", warn)
     with pytest.warns(FinepruneWarning, match="this went wrong"):
         results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
-    assert results["warnings"][:2] == ["this went wrong", "and that"]
+    before, *others = results["warnings"]
+    assert "the model's head is new, and still random when pruning begins at step 1" in before
+    assert others[:2] == ["this went wrong", "and that"]
+
+
+def test_results_hold_the_plan(files, tmp_path):
+    plan = run_recipe(files.recipe(), tmp_path / "run", progress=False)["plan"]
+    assert {name: plan[name] for name in ("steps", "prune_from", "density", "at_final", "width")} == {
+        "steps": 12, "prune_from": 1, "density": 0.25, "at_final": 4, "width": 8,
+    }  # fmt: skip
+    assert plan["new_head"]
+    assert plan["final_travel"] < plan["travel"]
+    on = replace(files.recipe(), model=ModelConfig(str(tmp_path / "run")))
+    assert not run_recipe(on, tmp_path / "on", progress=False)["plan"]["new_head"]
 
 
 def test_final_scores_are_those_of_float32(files, tmp_path):

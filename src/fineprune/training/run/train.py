@@ -32,7 +32,7 @@ from fineprune.pruning.distributed import agreement
 from fineprune.pruning.finalizing import finalize
 from fineprune.pruning.summary import summary
 from fineprune.tasks.model_config import longest_input
-from fineprune.tasks.modeling import build_model
+from fineprune.tasks.modeling import build_model, head_is_new
 from fineprune.training.host import sealing
 from fineprune.training.host.processes import share_of, this_process
 from fineprune.training.host.stopping import StopsAtSignals
@@ -40,6 +40,7 @@ from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
 from fineprune.training.run.evaluate import scores
+from fineprune.training.run.guidance import before, plan_of
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
@@ -173,8 +174,10 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
     clock = Clock()
     trainer.add_callback(clock)
-    if warning := check_start(recipe, data.metric):
-        _warn(warning)
+    plan = plan_of(recipe, model, trainer.args.max_steps, head_is_new(model))
+    for warning in (*before(recipe, plan), check_start(recipe, data.metric)):
+        if warning:
+            _warn(warning)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
     seconds = clock.seconds
@@ -184,6 +187,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
         except Exception as error:  # memory or disk: missing figures are no reason to lose a run
             _log.warning("no weights.npz: %s", one_line(error))
     trained = {
+        "plan": plan._asdict(),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "resumed_from_step": 0 if checkpoint is None else int(checkpoint.name.split("-")[-1]),
