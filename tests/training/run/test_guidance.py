@@ -170,7 +170,7 @@ def test_a_random_head():
     recipe = recipe_of(pruning)
     (line,) = before(recipe, plan_for(recipe, new_head=True))
     assert line.startswith("pruning.warmup=0.1: the model's head is new, and still random when ")
-    assert "pruning begins at step 40; fine-tune densely first: " in line
+    assert "pruning begins at step 40; fine-tune densely first: a section dense (dense={}), or model" in line
     assert before(recipe, plan_for(recipe)) == []
     late = recipe_of(replace(pruning, warmup=400), steps=1000)
     assert before(late, plan_for(late, new_head=True)) == []
@@ -218,6 +218,14 @@ def test_small_recipes_prune_a_model_whose_head_is_random(name):
         assert ["can move by about 10% of" in line for line in lines[1:]] == [True] * (name == "small-mrpc")
     dense = packaged_recipe(name, "pruning=null")
     assert before(dense, plan_for(dense, new_head=True)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in packaged() if name.startswith("short")])
+def test_short_recipes_are_silent_in_both_stages(name):
+    recipe = packaged_recipe(name, "pruning.density=0.03").with_chosen(1000, MINILM[0])
+    dense, pruned = recipe.dense_stage, recipe.after_dense("dense")
+    assert before(dense, plan_for(dense, new_head=True)) == []
+    assert before(pruned, plan_for(pruned)) == []
 
 
 def test_the_demo_is_silent(tmp_path):
@@ -282,8 +290,10 @@ def test_what_may_help_next():
     assert advice(taught, density=0.03) == [density]
     assert advice(short, density=0.03) == [steps, density]
     assert advice(short, density=0.03, score=0.79) == []  # 98.75 %
-    assert advice(recipe_of(), density=0.03) == ["a teacher (distillation.teacher=the dense run)", steps]
-    dense = "a dense start (a run with pruning=null, then model.name=its folder)"
+    assert advice(recipe_of(), density=0.03) == ["a teacher (distillation={teacher: DENSE RUN})", steps]
+    staged = replace(recipe_of(), dense=TrainingConfig(steps=400))
+    assert advice(staged, density=0.03) == ["a teacher (distillation={})", steps]
+    dense = "a dense stage (dense={})"
     higher = "a higher training.learning_rate (here 2e-4)"
     longer = "a larger pruning.cooldown (here 0.3)"
     assert advice(short, plan_for(short)) == [higher, longer]

@@ -80,7 +80,7 @@ def plan_of(recipe: Recipe, model: Any, steps: int, new_head: bool) -> RunPlan:
     """Return the plan of a run.
 
     Args:
-        recipe: its recipe.
+        recipe: its recipe, of one stage, with a learning rate.
         model: the model, prepared or not, before its first step.
         steps: its optimizer steps.
         new_head: whether the head of the model is random.
@@ -94,7 +94,7 @@ def plan_of(recipe: Recipe, model: Any, steps: int, new_head: bool) -> RunPlan:
         schedule = Schedule(steps, 0, steps)
     else:
         schedule = Schedule.plan(steps, pruning.warmup, pruning.cooldown)
-    plan, peak = training.rates.plan, training.learning_rate
+    plan, peak = training.rates.plan, training.learning_rate or 0.0
     rates = [peak * plan.factor(step, steps, warmup, schedule.cooldown) for step in range(steps)]
     size = _size_of_weights(model)
     width = getattr(model.config, "hidden_size", None)
@@ -154,7 +154,7 @@ def usual_rates(width: int | None) -> tuple[float, float] | None:
 
 def _wrong_rate(recipe: Recipe, plan: RunPlan) -> str | None:
     """Warn of a learning rate that is ten times off the middle of the usual ones."""
-    usual, rate = usual_rates(plan.width), recipe.training.learning_rate
+    usual, rate = usual_rates(plan.width), recipe.training.learning_rate or 0.0
     if usual is None:
         return None
     middle = math.sqrt(usual[0] * usual[1])
@@ -184,8 +184,8 @@ def _random_head(recipe: Recipe, plan: RunPlan) -> str | None:
         return None
     return (
         f"pruning.warmup={recipe.pruning.warmup!r}: the model's head is new, and still random when pruning "
-        f"begins at step {plan.prune_from:,}; fine-tune densely first: a run with pruning=null, then "
-        "model.name=the folder of that run"
+        f"begins at step {plan.prune_from:,}; fine-tune densely first: a section dense (dense={{}}), "
+        "or model.name=the folder of a run with pruning=null"
     )
 
 
@@ -193,7 +193,7 @@ def _stuck(recipe: Recipe, plan: RunPlan) -> str | None:
     """Warn of learning rates so small that what remains cannot make up for what is pruned."""
     if recipe.pruning is None or not plan.moves_little:
         return None
-    rate, usual = recipe.training.learning_rate, usual_rates(plan.width)
+    rate, usual = recipe.training.learning_rate or 0.0, usual_rates(plan.width)
     higher = f", or a rate of up to {_shown(usual[1])}" if usual is not None and rate < usual[1] else ""
     return (
         f"training.learning_rate={_shown(rate)} over {plan.at_final:,} steps at the final density "
@@ -208,14 +208,15 @@ def _advice(results: Mapping[str, Any]) -> list[str]:
     recipe, plan = results["recipe"], _recorded(results)
     advice = []
     if plan is not None and plan.prunes_randomly:
-        advice.append("a dense start (a run with pruning=null, then model.name=its folder)")
+        advice.append("a dense stage (dense={})")
     if plan is not None and plan.moves_little:
         usual, rate = usual_rates(plan.width), recipe["training"]["learning_rate"]
         if usual is not None and rate < usual[1]:
             advice.append(f"a higher training.learning_rate (here {_shown(rate)})")
         advice.append(f"a larger pruning.cooldown (here {recipe['pruning']['cooldown']!r})")
     if recipe.get("distillation") is None:
-        advice.append("a teacher (distillation.teacher=the dense run)")
+        teacher = "{}" if recipe.get("dense") else "{teacher: DENSE RUN}"
+        advice.append(f"a teacher (distillation={teacher})")
     if results["steps"] < _SHORT:
         advice.append(f"more training.steps (here {results['steps']:,})")
     if results["density"] < 0.1:

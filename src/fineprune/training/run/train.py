@@ -174,7 +174,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     recorder = Recorder(trainer.pruner) if first and trainer.pruner is not None else None
     clock = Clock()
     trainer.add_callback(clock)
-    plan = plan_of(recipe, model, trainer.args.max_steps, head_is_new(model))
+    plan = plan_of(recipe, trainer.model, trainer.args.max_steps, head_is_new(trainer.model))
     for warning in (*before(recipe, plan), check_start(recipe, data.metric)):
         if warning:
             _warn(warning)
