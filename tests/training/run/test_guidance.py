@@ -299,5 +299,7 @@ def test_what_may_help_next():
     assert advice(short, plan_for(short)) == [higher, longer]
     assert advice(short, plan_for(short, new_head=True)) == [dense, higher]
     assert advice(short, plan_for(short, (None, 0.0614))) == [longer, steps]
+    fixed = replace(taught, pruning=PruningConfig(method="soft_movement", penalty=400.0))
+    assert advice(fixed, plan_for(fixed), density=0.03) == []
     later = results_of(short, dense={"score": 0.8}) | {"plan": plan_for(short)._asdict() | {"more": 1}}
     assert after(later)[1] == f"what may help next: {steps}"  # a plan of another version

@@ -219,7 +219,7 @@ def _advice(results: Mapping[str, Any]) -> list[str]:
         advice.append(f"a teacher (distillation={teacher})")
     if results["steps"] < _SHORT:
         advice.append(f"more training.steps (here {results['steps']:,})")
-    if results["density"] < 0.1:
+    if results["density"] < 0.1 and (plan is None or plan.density is not None):
         advice.append(f"a higher pruning.density (here {results['density']:.1%})")
     return advice
 
