@@ -119,11 +119,14 @@ def test_weights_that_can_hardly_move():
     assert line == (
         "training.learning_rate=2e-4 over 120 steps at the final density (pruning.cooldown=0.3): the "
         "remaining weights can move by about 6% of their size, too little to make up for those that are "
-        "pruned; give more training.steps or a larger pruning.cooldown, or a rate of up to 1e-3"
+        "pruned; give more training.steps or a larger pruning.cooldown or a rate of up to 1e-3"
     )
     high = recipe_of(learning_rate=1e-4)  # MPNet: no higher rate is known to help
     (line,) = before(high, plan_for(high, BASE))
-    assert line.endswith("give more training.steps or a larger pruning.cooldown")
+    assert line.endswith("; give more training.steps or a larger pruning.cooldown")
+    half = recipe_of(PruningConfig(cooldown=0.5), steps=100, learning_rate=1e-4)
+    (line,) = before(half, plan_for(half, BASE))
+    assert line.endswith("; give more training.steps")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +302,8 @@ def test_what_may_help_next():
     assert advice(short, plan_for(short)) == [higher, longer]
     assert advice(short, plan_for(short, new_head=True)) == [dense, higher]
     assert advice(short, plan_for(short, (None, 0.0614))) == [longer, steps]
+    half = replace(short, pruning=PruningConfig(cooldown=0.5))
+    assert advice(half, plan_for(half, steps=20)) == [higher, steps]
     fixed = replace(taught, pruning=PruningConfig(method="soft_movement", penalty=400.0))
     assert advice(fixed, plan_for(fixed), density=0.03) == []
     later = results_of(short, dense={"score": 0.8}) | {"plan": plan_for(short)._asdict() | {"more": 1}}

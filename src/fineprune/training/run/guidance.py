@@ -194,12 +194,16 @@ def _stuck(recipe: Recipe, plan: RunPlan) -> str | None:
     if recipe.pruning is None or not plan.moves_little:
         return None
     rate, usual = recipe.training.learning_rate or 0.0, usual_rates(plan.width)
-    higher = f", or a rate of up to {_shown(usual[1])}" if usual is not None and rate < usual[1] else ""
+    remedies = ["more training.steps"]
+    if plan.at_final < plan.steps / 2:
+        remedies.append("a larger pruning.cooldown")
+    if usual is not None and rate < usual[1]:
+        remedies.append(f"a rate of up to {_shown(usual[1])}")
     return (
         f"training.learning_rate={_shown(rate)} over {plan.at_final:,} steps at the final density "
         f"(pruning.cooldown={recipe.pruning.cooldown!r}): the remaining weights can move by about "
-        f"{plan.final_travel:.0%} of their size, too little to make up for those that are pruned; give more "
-        f"training.steps or a larger pruning.cooldown{higher}"
+        f"{plan.final_travel:.0%} of their size, too little to make up for those that are pruned; "
+        f"give {' or '.join(remedies)}"
     )
 
 
@@ -213,7 +217,8 @@ def _advice(results: Mapping[str, Any]) -> list[str]:
         usual, rate = usual_rates(plan.width), recipe["training"]["learning_rate"]
         if usual is not None and rate < usual[1]:
             advice.append(f"a higher training.learning_rate (here {_shown(rate)})")
-        advice.append(f"a larger pruning.cooldown (here {recipe['pruning']['cooldown']!r})")
+        if plan.at_final < plan.steps / 2:
+            advice.append(f"a larger pruning.cooldown (here {recipe['pruning']['cooldown']!r})")
     if recipe.get("distillation") is None:
         teacher = "{}" if recipe.get("dense") else "{teacher: DENSE RUN}"
         advice.append(f"a teacher (distillation={teacher})")
