@@ -230,4 +230,4 @@ def test_timing_the_kernel_says_how_many_tokens_it_ran(level, dtype):
     seconds, tokens = layer.time_kernel(3)
     assert seconds > 0
     assert tokens % 3 == 0
-    assert tokens // 3 in (16, 32, 64)
+    assert tokens // 3 in (8, 16, 32, 64)  # 8 where a register holds 4 numbers and bfloat16 is emulated
