@@ -1,15 +1,19 @@
 """`fineprune bench`: the table, JSON, and input that cannot work."""
 
+import errno
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from support import call
 
-from fineprune.inference.bench import measure, peers
+from fineprune.inference.bench import measure, peers, timing
 from fineprune.inference.bench.peers import Peer
 from fineprune.inference.bench.resident_memory import Loading
+
+LOAD = measure._load
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def _few(monkeypatch):
     monkeypatch.setattr(measure, "PEERS", few)
     loadings = [Loading("torch", 0.25, 1.0, 2.0, 300.0)]
     monkeypatch.setattr(
-        measure, "_load", lambda *_: (loadings, [measure.Left("memory, runtime", "no tokenizer")])
+        measure, "_load", lambda *_: [*loadings, measure.Left("memory, runtime", "no tokenizer")]
     )
 
 
@@ -59,7 +63,7 @@ def test_json(folder, capsys):
     assert call("bench", folder, "--length", 8, "--rounds", 2, "--against", folder, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     names = {"folder", "density", "file_bytes", "batch", "length", "rounds", "machine"}
-    assert set(told) == names | {"rows", "loadings", "skipped", "notes"}
+    assert set(told) == names | {"rows", "loadings", "skipped", "notes", "stopped"}
     assert [(row["peer"], row["model"], row["wrong"]) for row in told["rows"]] == [
         ("torch", None, False),
         ("wrong [one]", None, True),
@@ -103,6 +107,60 @@ def test_a_folder_that_cannot_be_written_is_a_warning(folder, capsys, quiet):
     (said,) = (line for line in told.err.splitlines() if not line.startswith("bench: "))
     assert said.startswith(f"fineprune: {folder / 'bench.json'}: cannot be written (")
     assert "kept for" not in told.out
+
+
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize(
+    ("during", "rounds", "loaded", "why"),
+    [("round 4", 3, 0, "stopped after 3 of 5 rounds"), ("memory", 5, 1, "stopped after 1 ways of loading")],
+)
+def test_a_measurement_that_is_stopped_is_kept(during, rounds, loaded, why, folder, capsys, monkeypatch):
+    (folder / "results.json").write_text("{}")
+    usual, turns = timing._turn, []
+
+    def turn(call, seconds):
+        turns.append(call)
+        if len(turns) == 2 * 3 + 2 and during == "round 4":  # two peers in three rounds, and one more
+            signal.raise_signal(signal.SIGINT)
+        return usual(call, seconds)
+
+    def measured(request):
+        if request.way != "torch":
+            signal.raise_signal(signal.SIGINT)
+        return Loading("torch", 0.25, 1.0, 2.0, 300.0)
+
+    monkeypatch.setattr(timing, "_turn", turn)
+    monkeypatch.setattr(measure, "_load", LOAD)
+    monkeypatch.setattr(measure.resident_memory, "measure", measured)
+    assert call("bench", folder, "--length", 8, "--rounds", 5, "--json") == 130
+    kept = json.loads((folder / "bench.json").read_text())
+    assert json.loads(capsys.readouterr().out) == kept
+    assert (kept["stopped"], kept["rounds"], len(kept["loadings"])) == (True, rounds, loaded)
+    assert {"what": "memory", "why": why} in kept["skipped"]
+
+
+@pytest.mark.usefixtures("_few")
+def test_a_measurement_that_is_stopped_early_keeps_nothing(folder, monkeypatch, names):
+    (folder / "results.json").write_text("{}")
+    before = names(folder)
+    monkeypatch.setattr(timing, "_turn", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert call("bench", folder, "--length", 8) == 130
+    assert names(folder) == before
+
+
+@pytest.mark.usefixtures("_few")
+def test_no_room_for_temporary_files(folder, monkeypatch, names, capsys):
+    def full():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    before = names(folder)
+    monkeypatch.setattr(measure.tempfile, "TemporaryDirectory", full)
+    assert call("bench", folder, "--length", 8) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "fineprune: no temporary folder can be written (No usable temporary directory found"
+    )
+    assert names(folder) == before
 
 
 @pytest.mark.usefixtures("_few")

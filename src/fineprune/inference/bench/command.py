@@ -26,16 +26,23 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often each is timed, in turns.")] = 11,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Time a model: the sparse engine beside torch and the other runtimes that are installed."""
+    """Time a model: the sparse engine beside torch and the other runtimes that are installed.
+
+    Ctrl-C after three rounds ends it with what was measured, and exit code 130.
+    """
     from fineprune.inference.bench.measure import bench_folder
 
     done = bench_folder(folder, against, batch, length, threads, rounds, _say)
+    # First: a pipe that prints may have ended at the same Ctrl-C.
+    kept = _keep(done) if (folder / "results.json").is_file() else None
     if as_json:
         print(json.dumps(done.to_dict(), allow_nan=False))
     else:
         _print(done)
-    if (folder / "results.json").is_file():
-        _keep(done, say=not as_json)
+        if kept is not None:
+            print(f"kept for inspect and report: {kept}")
+    if done.stopped:
+        raise typer.Exit(130)
 
 
 def _say(line: str) -> None:
@@ -43,8 +50,11 @@ def _say(line: str) -> None:
     print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
-def _keep(done: "Bench", say: bool) -> None:
-    """Write the measurements to the folder of the run, for `inspect` and the report."""
+def _keep(done: "Bench") -> Path | None:
+    """Write the measurements to the folder of the run, for `inspect` and the report; return the file's path.
+
+    Return None, after a line on stderr, if it cannot be written.
+    """
     from fineprune._files import write_json
     from fineprune.inference.bench import BENCH
 
@@ -53,9 +63,8 @@ def _keep(done: "Bench", say: bool) -> None:
         write_json(path, done.to_dict())
     except FinepruneError as error:
         print(f"fineprune: {error}; it is not kept", file=sys.stderr)
-        return
-    if say:
-        print(f"kept for inspect and report: {path}")
+        return None
+    return path
 
 
 def _print(done: "Bench") -> None:

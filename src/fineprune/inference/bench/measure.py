@@ -18,7 +18,7 @@ from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench import resident_memory
 from fineprune.inference.bench.peers import PEERS, Job, Run, missing
 from fineprune.inference.bench.resident_memory import Loading
-from fineprune.inference.bench.timing import Timing, compare, interleave, machine, silent
+from fineprune.inference.bench.timing import Stopped, Timing, compare, interleave, machine, silent
 from fineprune.pruning.summary import summary
 from fineprune_runtime import dtypes
 
@@ -60,6 +60,8 @@ class Bench(NamedTuple):
     loadings: list[Loading]
     skipped: list[Left]
     notes: list[Left]
+    stopped: bool
+    """Ctrl-C ended the measurement."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; nan and infinity become null."""
@@ -95,18 +97,18 @@ def bench_folder(
     which all peers run as well; ratios are always to torch on the model of `folder`. `threads` is for
     all peers; None: as many as torch uses. `say` is called with a line about each step of the measurement.
 
-    Ctrl-C while peers are timed ends the measurement with the rounds that are complete, if they are three or
-    more, and without memory.
+    Ctrl-C after three rounds or more ends the measurement, with the complete rounds and the memory that was
+    measured before.
 
     Raises:
-        FinepruneError: for numbers below 1, and for a model that does not exist, does not take single texts,
-            or that torch cannot run.
+        FinepruneError: for numbers below 1, for a model that does not exist, does not take single texts, or
+            that torch cannot run, and where there is no room for temporary files.
     """
     for what, value in (("batch", batch), ("length", length), ("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
     threads = threads or torch.get_num_threads()
-    with _threads(threads), tempfile.TemporaryDirectory() as scratch:
+    with _threads(threads), _scratch() as scratch:
         opened: dict[str | None, OpenedModel] = {None: open_model(folder)}
         if against is not None:
             opened[against] = _other(against, type(opened[None].model))
@@ -117,11 +119,15 @@ def bench_folder(
         built = {}
         for number, (name, model) in enumerate(models.items()):
             given = inputs if name is None else example(model, batch, length)
-            built[name] = _build(Job(model, given, threads, Path(scratch) / str(number)), name, say)
+            built[name] = _build(Job(model, given, threads, scratch / str(number)), name, say)
         runs = {(peer, name): run for name, each in built.items() for peer, run in each.runs.items()}
         base: tuple[str, str | None] = (BASE, None)
         say(f"timing {len(runs)} in {rounds} rounds")
-        times = interleave(runs, rounds, say)
+        stopped = False
+        try:
+            times = interleave(runs, rounds, say)
+        except Stopped as stop:
+            times, stopped = stop.times, True
         done = len(times[base])
         timings = compare(times, base)
         rows = []
@@ -131,11 +137,17 @@ def bench_folder(
         density = summary(models[None]).density
         kind = type(models[None]).__name__
     places = {name: each.place for name, each in opened.items()}
-    if done < rounds:
-        loadings, skipped = list[Loading](), [Left("memory", f"stopped after {done} of {rounds} rounds")]
+    loaded: list[Loading | Left] = []
+    if stopped:
+        loaded.append(Left("memory", f"stopped after {done} of {rounds} rounds"))
     else:
         say("measuring memory, in a fresh process each")
-        loadings, skipped = _load(places, kind, inputs["input_ids"], threads)
+        try:
+            for entry in _load(places, kind, inputs["input_ids"], threads):
+                loaded.append(entry)  # one by one: those before the stop stay
+        except KeyboardInterrupt:
+            loaded.append(Left("memory", f"stopped after {len(loaded)} ways of loading"))
+            stopped = True
     return Bench(
         folder=Path(folder),
         density=density,
@@ -145,9 +157,11 @@ def bench_folder(
         rounds=done,
         machine=machine(threads),
         rows=rows,
-        loadings=loadings,
-        skipped=[entry for each in built.values() for entry in each.skipped] + skipped,
+        loadings=[entry for entry in loaded if isinstance(entry, Loading)],
+        skipped=[entry for each in built.values() for entry in each.skipped]
+        + [entry for entry in loaded if isinstance(entry, Left)],
         notes=[entry for each in built.values() for entry in each.notes],
+        stopped=stopped,
     )
 
 
@@ -197,7 +211,6 @@ def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
     errors: dict[str, float] = {}
     skipped, notes = [], []
     expected: Any = None
-    job.scratch.mkdir()
     for name, peer in PEERS.items():
         why = missing(peer)
         try:
@@ -221,21 +234,19 @@ def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
 
 def _load(
     places: dict[str | None, Path | str], kind: str, ids: Tensor, threads: int
-) -> tuple[list[Loading], list[Left]]:
+) -> Iterator[Loading | Left]:
     """Measure every way of loading the model, and the other one in torch."""
     ways = [resident_memory.DENSE]
     ways += [f"{way} {dtype}" for way in ("accelerate", "runtime") for dtype in dtypes()]
     asked: list[tuple[str, str | None]] = [(way, None) for way in ways]
     asked += [(resident_memory.DENSE, name) for name in places if name is not None]
-    done, skipped = [], []
     for way, name in asked:
         named = way if name is None else f"{way} ({name})"
         request = resident_memory.Request(way, str(places[name]), kind, ids.tolist(), threads)
         try:
-            done.append(resident_memory.measure(request)._replace(way=named))
+            yield resident_memory.measure(request)._replace(way=named)
         except FinepruneError as error:
-            skipped.append(Left(f"memory, {named}", str(error)))
-    return done, skipped
+            yield Left(f"memory, {named}", str(error))
 
 
 def _other(name: str, kind: Any) -> OpenedModel:
@@ -265,6 +276,20 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a temporary folder, for what the other runtimes read."""
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:  # a full disk: tempfile tries each folder that it knows
+        raise FinepruneError(
+            f"no temporary folder can be written ({error.strerror}); make room, or name another "
+            "place in TMPDIR"
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager

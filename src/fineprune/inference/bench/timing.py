@@ -42,6 +42,14 @@ class Timing(NamedTuple):
     """The ratio's quartiles."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C after three rounds or more; `times` is what `interleave` returns, of the complete rounds."""
+
+    def __init__(self, times: dict[Any, list[float]]) -> None:
+        super().__init__()
+        self.times = times
+
+
 def silent(line: str) -> None:
     """Say nothing about the progress of a measurement."""
 
@@ -51,12 +59,13 @@ def interleave(
 ) -> dict[Name, list[float]]:
     """Return seconds of each call in each round; each round runs all calls, so noise affects all alike.
 
-    Ctrl-C ends it after three rounds or more with the rounds that are complete.
-
     Args:
         calls: what is timed, by name.
         rounds: the number of rounds.
         say: called with a line now and then, every ten seconds at most.
+
+    Raises:
+        Stopped: Ctrl-C, after three rounds or more.
     """
     usual = {}
     for name, call in calls.items():
@@ -71,11 +80,11 @@ def interleave(
             if time.monotonic() - said >= _SAY_EVERY:
                 said = time.monotonic()
                 say(f"round {number + 1} of {rounds}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         complete = min(map(len, times.values()))
         if complete < _FEWEST:
             raise
-        return {name: seconds[:complete] for name, seconds in times.items()}
+        raise Stopped({name: seconds[:complete] for name, seconds in times.items()}) from error
     return times
 
 
