@@ -1,8 +1,9 @@
 """What every test stands on: no network, one thread, a tiny BERT, and the way to the real data sets."""
 
 import os
+import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,15 @@ def save_body(tmp_path_factory: pytest.TempPathFactory, bert_config) -> Callable
         return str(folder)
 
     return save
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[..., None]]:
+    """`full_disk()`: no file can grow beyond 4,000 bytes from now on, until `full_disk(False)`."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set_limit(full: bool = True) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000 if full else limits[0], limits[1]))
+
+    yield set_limit
+    set_limit(False)

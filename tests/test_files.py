@@ -11,7 +11,15 @@ import pytest
 from safetensors import SafetensorError
 
 from fineprune import FinepruneError
-from fineprune._files import WriteError, replace_folder, staged, staged_file, write_json, write_text
+from fineprune._files import (
+    WriteError,
+    replace_folder,
+    staged,
+    staged_file,
+    staged_files,
+    write_json,
+    write_text,
+)
 
 CAN_EXCHANGE = sys.platform == "linux"
 
@@ -252,6 +260,30 @@ def test_a_writer_leaves_the_place_of_another_alone(tmp_path):
     assert names(tmp_path) == ["place"]
 
 
+def test_files_of_a_folder_are_published_together(tmp_path):
+    place = tmp_path / "place"
+    with staged_files(place):
+        pass
+    assert names(tmp_path) == []
+    with staged_files(place) as staging:
+        (staging / "a").write_text("first")
+        assert not place.exists()
+    (place / "other").write_text("kept")
+    for error in (ZeroDivisionError(), WriteError(place, "full")):
+        with pytest.raises(type(error)), staged_files(place) as staging:
+            raise error
+    assert (place / "a").read_text() == "first"
+    with staged_files(place) as staging:
+        (staging / "a").write_text("third")
+    assert ((place / "a").read_text(), (place / "other").read_text()) == ("third", "kept")
+    with (
+        pytest.raises(WriteError, match=r"other: cannot be written"),
+        staged_files(place / "other") as staging,
+    ):
+        (staging / "a").touch()
+    assert (names(tmp_path), names(place)) == (["place"], ["a", "other"])
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_rights_follow_the_umask(umask, tmp_path):
     before = os.umask(umask)
@@ -284,6 +316,8 @@ def test_rights_follow_the_umask(umask, tmp_path):
             RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
             "inline_container",
         ),
+        (OSError("problem writing element 3072 to file"), "problem writing element"),  # of numpy
+        (OSError("3072 requested and 100 written"), "3072 requested and 100 written"),
     ],
 )
 def test_a_refused_write_is_one_line_and_leaves_nothing(error, reason, tmp_path):

@@ -33,7 +33,9 @@ _REFUSALS = {  # by the system, of a write
     )
 }  # fmt: skip
 _RUST = re.compile(r"(?:os error|code:) (\d+)")  # safetensors and tokenizers
-_TORCH = ("inline_container", "PytorchStreamWriter", "iostream")  # in what torch.save says of a full disk
+_UNNUMBERED = (  # in what torch.save and numpy's tofile say of a full disk
+    "inline_container", "PytorchStreamWriter", "iostream", "problem writing element", "requested and",
+)  # fmt: skip
 
 
 class WriteError(FinepruneError):
@@ -55,10 +57,13 @@ def room_at(place: Path) -> str:
 
 
 def refused_write(error: BaseException) -> str | None:
-    """Return why the system refused a write, if that is what the error says; torch and Rust have own ones."""
-    if isinstance(error, OSError):
-        return _REFUSALS.get(error.errno or 0)
-    if isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH):
+    """Return why the system refused a write, if that is what the error says.
+
+    Errors of torch, numpy and Rust have no number.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return _REFUSALS.get(error.errno)
+    if isinstance(error, RuntimeError | OSError) and any(part in str(error) for part in _UNNUMBERED):
         return one_line(error)
     found = _RUST.search(str(error))
     return _REFUSALS.get(int(found[1])) if found else None
@@ -168,6 +173,27 @@ def staged(folder: Path) -> Iterator[Path]:
     with _writing(place), _workplace(place) as workplace:
         yield workplace / place.name
         replace_folder(workplace / place.name, place)
+
+
+@contextlib.contextmanager
+def staged_files(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; its files are moved into `folder` if no error ends the block.
+
+    Files of `folder` with other names stay. After an error it is as it was.
+
+    Raises:
+        WriteError: the disk is full, or the place cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            workplace = stack.enter_context(_workplace(folder))
+        yield workplace
+        try:
+            for path in sorted(workplace.iterdir()):
+                folder.mkdir(exist_ok=True)
+                os.replace(path, folder / path.name)
+        except OSError as error:  # also of a file in the folder's place
+            raise WriteError(folder, error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager

@@ -238,6 +238,26 @@ def test_an_exporter_that_fails(model, tokenizer, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("graph", [5_000, 10])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    graph, model, tokenizer, tmp_path, monkeypatch, full_disk, names
+):
+    def write(model, inputs, folder, to, int8):
+        (folder / "model.onnx").write_bytes(bytes(graph))
+
+    monkeypatch.setattr(export, "_write", write)
+    monkeypatch.setattr(export, "_difference", lambda *_: 0.0)
+    settings = tmp_path / "processor_config.json"
+    settings.write_bytes(bytes(5_000))
+    full_disk()
+    match = r"out: cannot be written \(File too large\); make room"
+    refused(match, model, tokenizer, tmp_path / "out", "onnx", files=[settings])
+    assert names(tmp_path) == {settings.name}
+    full_disk(False)
+    done = export_model(model, tokenizer, tmp_path / "out", "onnx", files=[settings])
+    assert {"model.onnx", "tokenizer.json", settings.name} <= names(done.path)
+
+
 def test_the_import_is_light():
     heavy = ["transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"]
     code = f"import sys, fineprune.checkpoint.export; print([m for m in {heavy} if m in sys.modules])"

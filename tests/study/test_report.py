@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -10,6 +11,7 @@ from study.reports import Page, make_bench, make_record, make_run, opened, said,
 from support import call
 
 from fineprune import FinepruneError
+from fineprune._files import write_text
 from fineprune.study.grouping import Row, groups
 from fineprune.study.report import make_report, write_report
 from fineprune.study.study_folder import read_folder
@@ -325,6 +327,34 @@ def test_a_page_is_there_whole_or_not_at_all(run, monkeypatch, tmp_path):
     with pytest.raises(FinepruneError, match="No space left"):
         write_report(run)
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(("size", "place"), [(10, "report.html"), (5_000, "figures")])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    size, place, before, run, full_disk, capsys, monkeypatch, names
+):
+    def figure():
+        def save(folder):
+            write_text(folder / "one.csv", "1" * (size + before))
+
+        return SimpleNamespace(name="one", title="", caption="", save=save, svg=lambda: "<svg/>")
+
+    monkeypatch.setattr("fineprune.study.figures.drawings", lambda runs: [("one", figure)])
+    if before:
+        (run / "figures").mkdir()
+        (run / "figures" / "one.csv").write_text("as it was")
+    held = names(run)
+    full_disk()
+    assert call("report", run) == 2
+    full_disk(False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fineprune: {run / place}: cannot be written (File too large)")
+    assert names(run) == held
+    if before:
+        assert (run / "figures" / "one.csv").read_text() == "as it was"
+    assert call("report", run) == 0
+    assert (run / "figures" / "one.csv").stat().st_size == size + before
 
 
 @pytest.mark.usefixtures("plain")

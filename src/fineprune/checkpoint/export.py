@@ -8,9 +8,10 @@ import io
 import logging
 import math
 import os
+import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from fineprune._extras import require
-from fineprune._files import staged
+from fineprune._files import refused_write, staged
 from fineprune._messages import choose, one_line
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
@@ -52,6 +53,7 @@ def export_model(
     out: Path,
     to: Literal["onnx", "openvino"],
     int8: bool = False,
+    files: Sequence[Path] = (),
 ) -> Exported:
     """Write `model` for another runtime into the folder `out`, for batches and texts of any size.
 
@@ -66,11 +68,13 @@ def export_model(
         out: Missing or empty.
         to: The format.
         int8: Quantize to 8 bits.
+        files: Other files to copy into the folder.
 
     Raises:
         FinepruneError: leaving nothing at `out`, when a package of `fineprune[export]` is missing, `out` is
-            not empty, the model is not as described or of a kind that cannot be exported, and when its
-            outputs are not finite or, without `int8`, further than 0.001 from PyTorch's.
+            not empty or cannot be written, the model is not as described or of a kind that cannot be
+            exported, and when its outputs are not finite or, without `int8`, further than 0.001 from
+            PyTorch's.
     """
     choose(to, _PACKAGES, "to")
     place = Path(out).resolve()
@@ -86,6 +90,8 @@ def export_model(
                 _write(model, traced, beside, to, int8)
                 difference = _difference(model, others, beside, to)
         except Exception as error:  # some models make the exporter or the runtime raise anything
+            if refused_write(error) is not None:
+                raise
             kind = type(model).__name__
             raise FinepruneError(
                 f"{kind}: export to {to} failed, try the other: {one_line(error)}"
@@ -98,6 +104,8 @@ def export_model(
         size = sum(path.stat().st_size for path in beside.iterdir() if "model." in path.name)
         if tokenizer is not None:
             tokenizer.save_pretrained(beside)
+        for path in files:
+            shutil.copyfile(path, beside / path.name)
     return Exported(Path(out), size, difference)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -281,18 +280,6 @@ def test_an_evaluation_loss_that_is_infinite_costs_no_run(files, tmp_path, monke
 
 
 # -- what cannot be written -------------------------------------------------------------------
-
-
-@pytest.fixture
-def full_disk():
-    """`full_disk()`: no file can grow beyond 4,000 bytes from now on, until `full_disk(False)`."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def set_limit(full=True):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000 if full else limits[0], limits[1]))
-
-    yield set_limit
-    set_limit(False)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     elsewhere, NAME.html, are in NAME-figures beside it. The page lists missing or broken data of a run.
 
     Raises:
-        FinepruneError: there is no such folder, or a place cannot be written.
+        FinepruneError: there is no such folder, or a place cannot be written; nothing is left then.
     """
     return make_report(folder, out).path
 
@@ -35,22 +35,29 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 def make_report(folder: str | Path, out: str | Path | None = None) -> Report:
     """Write the page as `write_report`, and return what is on it."""
     from fineprune._extras import require
-    from fineprune._files import write_text
+    from fineprune._files import WriteError, staged_files, write_text
 
     require("study", "a page")
     from fineprune.study.report.page import page_of
     from fineprune.study.report.render import render
-    from fineprune.study.study_folder import PAGE
+    from fineprune.study.study_folder import PAGE, read_folder
 
     folder = Path(folder)
     path = folder / PAGE if out is None else Path(out)
-    page = page_of(folder, path)
+    runs = read_folder(folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, render(page))
     except OSError as error:
         why = error.strerror or str(error)
         raise FinepruneError(f"{path}: cannot be written ({why}); name a file with -o") from error
+    name = "figures" if path.parent.resolve() == folder.resolve() else f"{path.stem}-figures"
+    place = path.parent / name
+    with staged_files(place) as figures:
+        try:
+            page = page_of(folder, runs, path, figures, name)
+        except WriteError as error:
+            raise WriteError(place, error.reason) from error
+        write_text(path, render(page))
     return Report(path, len(page["figures"]), len(page["missing"]) + len(page["notes"]))
 
 

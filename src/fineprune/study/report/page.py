@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from fineprune._files import WriteError
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 from fineprune.study.grid import DENSE, Study
@@ -23,7 +24,7 @@ from fineprune.study.report.settings import (
     warnings_of,
 )
 from fineprune.study.rows import by_layer
-from fineprune.study.study_folder import SOURCE, RunFolder, failures, read_folder
+from fineprune.study.study_folder import SOURCE, RunFolder, failures
 from fineprune.study.tables import tables
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 
@@ -39,7 +40,10 @@ class Note(NamedTuple):
 
 
 class _Attempts:
-    """A runner of functions on untrusted files; a failure becomes a note, and the page goes on."""
+    """A runner of functions on untrusted files; a failure becomes a note, and the page goes on.
+
+    A file that cannot be written is no such failure: the page could not be written either.
+    """
 
     def __init__(self) -> None:
         self.notes: list[Note] = []
@@ -47,17 +51,18 @@ class _Attempts:
     def __call__(self, what: str, make: Callable[[], Made]) -> Made | None:
         try:
             return make()
+        except WriteError:
+            raise
         except Exception as error:  # whatever is in a file: the page says so
             self.notes.append(Note(f"{what}: cannot be made ({type(error).__name__}: {one_line(error)})", ""))
             return None
 
 
-def page_of(folder: Path, out: Path) -> dict[str, Any]:
-    """Return the values that the template shows of a folder, for a page at `out`; save figures beside it.
+def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, shown: str) -> dict[str, Any]:
+    """Return the values that the template shows of the runs in a folder, for a page at `out`.
 
-    Raises `FinepruneError` where there is no such folder.
+    Save the figures in the folder `figures_in`, which the page finds beside it under the name `shown`.
     """
-    runs = read_folder(folder)
     single = len(runs) == 1 and runs[0].path == folder
     attempt = _Attempts()
     failed = attempt("failures", lambda: failures(folder.resolve().parent if single else folder)) or {}
@@ -67,8 +72,7 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
     rows = [Row(run.cell, run.results, by_layer(run.record)) for run in runs]
     dense = dense_beside(runs[0]) if single else None
     few = headline.one_seed(rows)
-    inside = out.parent.resolve() == folder.resolve()
-    figures, missing = _figures(runs, out.parent / ("figures" if inside else f"{out.stem}-figures"), attempt)
+    figures, missing = _figures(runs, figures_in, shown, attempt)
     maps = attempt("map of the model", lambda: pictures.maps(runs, single)) or []
     best, unmeasured = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
     each, _ = _trimmed(
@@ -109,7 +113,7 @@ def page_of(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def _figures(
-    runs: Sequence[RunFolder], place: Path, attempt: _Attempts
+    runs: Sequence[RunFolder], place: Path, shown: str, attempt: _Attempts
 ) -> tuple[list[pictures.Drawn], list[str]]:
     """Return the figures that have data, and a line for each of the others."""
     if not runs:
@@ -122,7 +126,7 @@ def _figures(
         if isinstance(figure, str):
             missing.append(f"{what}: {figure}")
         elif figure is not None:
-            one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place))
+            one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place, shown))
             drawn += [] if one is None else [one]
     return drawn, missing
 

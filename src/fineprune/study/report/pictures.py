@@ -38,13 +38,16 @@ class Drawn(NamedTuple):
     """The path of its data, relative to the page."""
 
 
-def draw(figure: Figure, place: Path) -> Drawn:
-    """Return a figure as the page shows it, and save its files in the folder `place`."""
+def draw(figure: Figure, place: Path, shown: str) -> Drawn:
+    """Return a figure as the page shows it, and save its files in the folder `place`.
+
+    The page finds them in the folder of the name `shown` beside it.
+    """
     figure.save(place)
     svg = figure.svg()
     match = _WIDTH.search(svg)
     width = round(float(match[1]) * 4 / 3) if match else 640  # from points
-    return Drawn(figure.title, figure.caption, Markup(svg), width, f"{quote(place.name)}/{figure.name}.csv")
+    return Drawn(figure.title, figure.caption, Markup(svg), width, f"{quote(shown)}/{figure.name}.csv")
 
 
 def maps(runs: Sequence[RunFolder], single: bool) -> list[tuple[RunFolder, Map]]:

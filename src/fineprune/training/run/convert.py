@@ -50,9 +50,14 @@ class _Companions(NamedTuple):
     def save_pretrained(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-        for name in ("preprocessor_config.json", "processor_config.json"):
-            if (self.place / name).is_file():
-                shutil.copyfile(self.place / name, folder / name)
+        for path in _processors(self.place):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _processors(place: Path) -> list[Path]:
+    """Return the files in a model folder that hold the settings of an image or sound processor."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    return [place / name for name in names if (place / name).is_file()]
 
 
 def compact_folder(
@@ -147,9 +152,7 @@ def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = Fal
     """Export the model of a run or model folder for another runtime (`export_model`)."""
     with quiet():
         model, tokenizer, place = open_model(folder)
-        done = export_model(model, tokenizer, Path(out), to, int8)
-        _Companions(None, Path(place)).save_pretrained(done.path)
-        return done
+        return export_model(model, tokenizer, Path(out), to, int8, _processors(Path(place)))
 
 
 def _provenance(folder: Path, command: str) -> Provenance:
