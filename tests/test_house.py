@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 RUNTIME = SOURCE.parent / "runtime" / "src"
 
 ROOMS = (
-    "errors _engine_errors _extras _files _messages _padding _text_files "
+    "errors _distillation _engine_errors _extras _files _messages _padding _text_files "
     "_transformers_import _transformers_output _validation _version _warnings",
     "config",
     "pruning",

@@ -38,3 +38,9 @@ def shown(value: Any) -> str:
         return f"(a whole number of {value.bit_length()} bits)"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise `FinepruneError` unless a setting is a finite number."""
+    if not is_number(value):
+        raise FinepruneError(f"{name}={shown(value)}: must be a finite number")

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from fineprune._distillation import Distillation as Distillation
 from fineprune._files import write_json
 from fineprune._messages import choose
-from fineprune._validation import check_keys, is_number, shown
+from fineprune._validation import check_keys, check_number
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import read_json
@@ -224,7 +225,7 @@ class PruningConfig:
 
 
 def _check_density(config: PruningConfig) -> None:
-    _number("density", config.density)
+    check_number("density", config.density)
     if not 0 < config.density <= 1:
         raise FinepruneError(
             f"density={config.density!r}: the share of weights that remain must lie in (0, 1]; "
@@ -233,7 +234,7 @@ def _check_density(config: PruningConfig) -> None:
 
 
 def _check_initial_density(config: PruningConfig) -> None:
-    _number("initial_density", config.initial_density)
+    check_number("initial_density", config.initial_density)
     if config.initial_density == 1:
         return
     if config.traits.holds_zeros or not config.controlled:
@@ -264,7 +265,7 @@ def _check_choices(config: PruningConfig) -> None:
 def _check_schedule(config: PruningConfig) -> None:
     for name in ("warmup", "cooldown"):
         value = getattr(config, name)
-        _number(name, value)
+        check_number(name, value)
         if value < 0 or (isinstance(value, float) and value >= 1):
             raise FinepruneError(
                 f"{name}={value!r}: must be a share of the steps (a float in [0, 1)) or steps (an int)"
@@ -280,7 +281,7 @@ def _check_schedule(config: PruningConfig) -> None:
 def _check_rates(config: PruningConfig) -> None:
     for name in ("score_lr", "penalty"):
         if (value := getattr(config, name)) is not None:
-            _number(name, value)
+            check_number(name, value)
             if value < 0 or (value == 0 and name == "score_lr"):
                 raise FinepruneError(f"{name}={value!r}: must be greater than 0, or None for its default")
 
@@ -342,69 +343,6 @@ def _options(config: PruningConfig) -> Any:
         given = kind(**given)
     given.check(config)
     return given
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """How much a student learns from its teacher (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531).
-
-    The loss is task · task loss + alpha · T² · KL(teacher ‖ student) + hidden · distance of hidden states,
-    both sides of the KL softened by the temperature T. The defaults are those of the paper's runs with
-    distillation (its Table 3).
-    """
-
-    alpha: float = 0.9
-    """Weight of the teacher's answers in the loss."""
-
-    temperature: float = 2.0
-    """What the logits are divided by. Higher: more of what the teacher thinks of the wrong answers."""
-
-    task: float | None = None
-    """Weight of the labels' loss. None: 1 − alpha, and alpha must then lie in [0, 1]."""
-
-    hidden: float = 0.0
-    """Weight of the distance of the hidden states, layer by layer (SquareHead, Kurtic et al. 2023,
-    arXiv:2310.06927). It needs a teacher of the same layers and width, which runs beside the student."""
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "temperature", "task", "hidden"):
-            if getattr(self, name) is not None or name != "task":
-                _number(name, getattr(self, name))
-                object.__setattr__(self, name, float(getattr(self, name)))
-        if self.task is None and not 0 <= self.alpha <= 1:
-            raise FinepruneError(
-                f"alpha={self.alpha!r}: the teacher's share of the loss must lie in [0, 1], for example 0.9; "
-                "weights that do not add up to 1 need task=, the weight of the labels' loss"
-            )
-        for name in ("alpha", "task", "hidden"):
-            if (getattr(self, name) or 0.0) < 0:
-                raise FinepruneError(
-                    f"{name}={getattr(self, name)!r}: a weight of the loss must be at least 0"
-                )
-        if self.temperature <= 0:
-            raise FinepruneError(
-                f"temperature={self.temperature!r}: must be greater than 0; 2 is usual, 1 softens nothing"
-            )
-
-    @property
-    def task_weight(self) -> float:
-        """The weight of the labels' loss."""
-        return 1 - self.alpha if self.task is None else self.task
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON and YAML can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The settings of a mapping; an unknown key is an error that names the nearest one."""
-        check_keys(values, (entry.name for entry in fields(cls)), "distillation")
-        return cls(**values)
-
-
-def _number(name: str, value: Any) -> None:
-    if not is_number(value):
-        raise FinepruneError(f"{name}={shown(value)}: must be a finite number")
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...] | None:

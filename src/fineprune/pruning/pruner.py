@@ -247,14 +247,12 @@ class Pruner:
         if self._rule is not None and not self._observed:
             raise FinepruneError(
                 f"method={self.config.method!r}: no gradient was shown to it, since its optimizer was not "
-                "attached; "
-                "call pruner.attach(optimizer) before the first step, or make it by pruner.optimizer"
+                "attached; call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
             )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
-        if self.config.fix_masks and self.steps_done > boundaries[0]:
-            due = False
-        if due and not self.config.traits.holds_zeros:
+        fixed = self.config.traits.holds_zeros or (self.config.fix_masks and self.steps_done > boundaries[0])
+        if due and not fixed:
             self._refresh()
         self._watch.needs_penalty = self._control.lambda_ > 0
 

@@ -41,8 +41,7 @@ from fineprune.training.run.recipe_file import read_yaml
 FOLDER = Path(__file__).resolve().parent / "studies"
 """The folder of the studies in the package."""
 
-DENSE = "dense"
-_RECIPE = "recipe"
+DENSE, _RECIPE = "dense", "recipe"
 _KEYS = ("name", "recipes", "overrides", "axes", "skip", "teacher", "start", "claims")
 AXES = ("task", "method", "density", "scope", "distillation", "seed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -161,10 +160,9 @@ class Study:
                 raise FinepruneError(f"recipes.{task}: give a recipe, then overrides if it needs any")
             _check_overrides(f"recipes.{task}", named[task][1:])
         check_keys(axes, AXES[1:], "axes")
-        teacher = values.get("teacher", DENSE)
-        choose(teacher, (DENSE, _RECIPE), "teacher")
-        start = values.get("start", _RECIPE)
-        choose(start, (DENSE, _RECIPE), "start")
+        teacher, start = values.get("teacher", DENSE), values.get("start", _RECIPE)
+        for key, chosen in (("teacher", teacher), ("start", start)):
+            choose(chosen, (DENSE, _RECIPE), key)
         claims = values.get("claims", False)
         if not isinstance(claims, bool):
             raise FinepruneError(f"claims={claims!r}: must be true or false")
@@ -194,9 +192,8 @@ class Study:
         every = list(dict.fromkeys(self._product()))
         for rule in self.skip:
             if not any(_matches(cell, rule) for cell in every):
-                raise FinepruneError(
-                    f"skip: no run is {rule}; the axes list what there is, and a dense run has no density"
-                )
+                reason = "the axes list what there is, and a dense run has no density"
+                raise FinepruneError(f"skip: no run is {rule}; {reason}")
         cells = [cell for cell in every if not any(_matches(cell, rule) for rule in self.skip)]
         teachers = [_dense(cell) for cell in cells if self._needs_dense(cell)]
         ordered = list(dict.fromkeys((*teachers, *sorted(cells, key=lambda cell: cell.distillation))))
@@ -204,8 +201,7 @@ class Study:
             raise FinepruneError("skip: leaves no run; take a line out")
         seen: dict[str, Cell] = {}
         for cell in ordered:
-            other = seen.setdefault(cell.name.casefold(), cell)
-            if other != cell:
+            if (other := seen.setdefault(cell.name.casefold(), cell)) != cell:
                 raise FinepruneError(f"two runs would have one folder: {_told(other)}, and {_told(cell)}")
         return ordered
 
@@ -264,9 +260,8 @@ class Study:
     def _begun(self, recipe: Recipe, source: str, dense: str | None) -> Recipe:
         """Return the stage of a recipe that is the cell's: from the run `dense` on, or its own beginning."""
         if self.start == DENSE:
-            if dense is not None:
-                return recipe.after_dense(dense)
-            return recipe if recipe.dense is None else recipe.dense_stage
+            first = recipe if recipe.dense is None else recipe.dense_stage
+            return first if dense is None else recipe.after_dense(dense)
         if recipe.dense is not None:
             raise FinepruneError(
                 f"{source} has two stages; say start: dense, so that its runs share the first"

@@ -1,0 +1,66 @@
+"""How much a student learns from its teacher."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from fineprune._validation import check_keys, check_number
+from fineprune.errors import FinepruneError
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How much a student learns from its teacher (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531).
+
+    The loss is task · task loss + alpha · T² · KL(teacher ‖ student) + hidden · distance of hidden states,
+    both sides of the KL softened by the temperature T. The defaults are those of the paper's runs with
+    distillation (its Table 3).
+    """
+
+    alpha: float = 0.9
+    """Weight of the teacher's answers in the loss."""
+
+    temperature: float = 2.0
+    """What the logits are divided by. Higher: more of what the teacher thinks of the wrong answers."""
+
+    task: float | None = None
+    """Weight of the labels' loss. None: 1 − alpha, and alpha must then lie in [0, 1]."""
+
+    hidden: float = 0.0
+    """Weight of the distance of the hidden states, layer by layer (SquareHead, Kurtic et al. 2023,
+    arXiv:2310.06927). It needs a teacher of the same layers and width, which runs beside the student."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "temperature", "task", "hidden"):
+            if getattr(self, name) is not None or name != "task":
+                check_number(name, getattr(self, name))
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.task is None and not 0 <= self.alpha <= 1:
+            raise FinepruneError(
+                f"alpha={self.alpha!r}: the teacher's share of the loss must lie in [0, 1], for example 0.9; "
+                "weights that do not add up to 1 need task=, the weight of the labels' loss"
+            )
+        for name in ("alpha", "task", "hidden"):
+            if (getattr(self, name) or 0.0) < 0:
+                raise FinepruneError(
+                    f"{name}={getattr(self, name)!r}: a weight of the loss must be at least 0"
+                )
+        if self.temperature <= 0:
+            raise FinepruneError(
+                f"temperature={self.temperature!r}: must be greater than 0; 2 is usual, 1 softens nothing"
+            )
+
+    @property
+    def task_weight(self) -> float:
+        """The weight of the labels' loss."""
+        return 1 - self.alpha if self.task is None else self.task
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The settings of a mapping; an unknown key is an error that names the nearest one."""
+        check_keys(values, (entry.name for entry in fields(cls)), "distillation")
+        return cls(**values)
