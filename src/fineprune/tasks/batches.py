@@ -11,7 +11,6 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
-from fineprune_runtime.tokenizer_file import shallow_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +85,8 @@ def private_copy(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBa
 
     A call of a fast tokenizer sets its truncation and padding, which the call of another thread would use.
     """
+    from fineprune_runtime.tokenizer_file import shallow_copy  # imports numpy
+
     backend = getattr(tokenizer, "_tokenizer", None)
     if backend is None:  # written in Python: a call changes nothing
         return tokenizer

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -21,11 +22,12 @@ from fineprune import FinepruneError, FinepruneWarning, save_compact, summary
 from fineprune.checkpoint.loading import open_model
 from fineprune.tasks.modeling import build_model
 from fineprune.tasks.text.prediction import predict
+from fineprune.training.run.constant_answers import Answers
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import headline_of
 from fineprune.training.run.mask_snapshot import Record, Recorder, matrices_of
 from fineprune.training.run.recipe import ModelConfig, Recipe
-from fineprune.training.run.train import run_recipe
+from fineprune.training.run.train import _learned_nothing, run_recipe
 
 DONE = {"metrics.jsonl", "model", "recipe.yaml", "results.json", "weights.npz"}
 
@@ -246,6 +248,21 @@ def test_a_run_that_learned_nothing_says_so(files, tmp_path, caplog):
     assert "always" not in headline_of(results | {"constant": False})
     said = [text for text in results["warnings"] if "it learned nothing" in text]
     assert len(said) == results["constant"]
+
+
+@pytest.mark.parametrize(
+    ("width", "rate", "remedy"),
+    [
+        (384, 1e-4, "more steps or a training.learning_rate of up to 0.001 may help (the rate here: 0.0001)"),
+        (384, 1e-3, "learned nothing; more steps may help (the rate here: 0.001)"),
+        (8, 1e-4, "learned nothing; more steps may help"),  # no rates are known for so small a model
+    ],
+)
+def test_what_may_help_a_run_that_learned_nothing(files, width, rate, remedy):
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+    recipe = files.recipe(training={"learning_rate": rate})
+    answers = Answers(constant=True, majority=0.5, answer="pos")
+    assert remedy in _learned_nothing(recipe, model, answers)
 
 
 def test_warnings_are_in_the_results(files, tmp_path, monkeypatch):

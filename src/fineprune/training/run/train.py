@@ -40,7 +40,7 @@ from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
 from fineprune.training.run.evaluate import scores
-from fineprune.training.run.guidance import before, plan_of
+from fineprune.training.run.guidance import before, plan_of, usual_rates
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
@@ -227,7 +227,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     measured = scores(trainer, evaluation.more)
     answers = trainer.compute_metrics.answers
     if answers.constant:
-        _warn(_learned_nothing(recipe, answers))
+        _warn(_learned_nothing(recipe, model, answers))
     results = {
         "metric": data.metric,
         "score": measured[data.metric],
@@ -268,13 +268,15 @@ def _warn(text: str) -> None:
         _log.warning("%s", text)
 
 
-def _learned_nothing(recipe: Recipe, answers: Answers) -> str:
+def _learned_nothing(recipe: Recipe, model: Any, answers: Answers) -> str:
     """Return the warning about a model that answers the same to everything."""
     answer = "" if answers.answer is None else f", {answers.answer!r}"
+    rate, usual, remedies = recipe.training.learning_rate or 0.0, usual_rates(_width(model)), ["more steps"]
+    if usual is not None and rate < usual[1]:
+        remedies.append(f"a training.learning_rate of up to {usual[1]:.1g}")
     return (
-        f"the model gives every validation example the same answer{answer}: it learned nothing; more "
-        "steps or a higher training.learning_rate may help "
-        f"(here {recipe.training.learning_rate or 0:g}; models of MiniLM's size take 1e-4 to 1e-3)"
+        f"the model gives every validation example the same answer{answer}: it learned nothing; "
+        f"{' or '.join(remedies)} may help (the rate here: {rate:g})"
     )
 
 
