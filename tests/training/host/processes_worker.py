@@ -187,6 +187,17 @@ def nan_on_one(folder):
     refused(r"training: another process" if rank() == 0 else r"step 5: the loss is nan", made.train)
 
 
+def two_stages(folder):
+    """Both stages run on all processes, and the second is refused before the first is trained."""
+    overrides = ["dense={steps: 3}", "training.steps=4", "distillation={alpha: 0.5}"]
+    results = run_recipe(Recipe.load(folder / "recipe.yaml", overrides), folder / "staged", progress=False)
+    assert (results["steps"], results["dense"]["steps"]) == (4, 3)
+    assert results["teacher_score"] == results["dense"]["score"]
+    wrong = Recipe.load(folder / "recipe.yaml", [*overrides, "pruning.targets=[nowhere]"])
+    refused("nowhere", lambda: run_recipe(wrong, folder / "none", progress=False))
+    assert not (folder / "none" / "dense").exists()
+
+
 def checks(folder):
     recipe = Recipe.load(folder / "recipe.yaml")
     yield "run", lambda: run_recipe(recipe, folder / "run-two", progress=False)
@@ -203,6 +214,7 @@ def checks(folder):
     yield "run-differs", lambda: refused(differs, run(f"pruning.density=0.{rank() + 1}"))
     yield "run-nothing-made", lambda: (folder / "none").exists() and pytest.fail("a folder was made")
 
+    yield "stages", lambda: two_stages(folder)
     yield "run-stopped", lambda: stopped(folder)
     yield "full-disk", lambda: full_disk(folder)
     yield "nan-on-one", lambda: nan_on_one(folder)

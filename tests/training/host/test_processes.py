@@ -84,7 +84,7 @@ def test_every_check_of_the_workers(done):
     failures = [f"{name}: {failure}" for name, both in done.outcomes.items() for failure in both if failure]
     assert not failures, "\n".join(failures)
     assert all(len(both) == 2 for both in done.outcomes.values())
-    assert len(done.outcomes) == 15
+    assert len(done.outcomes) == 16
 
 
 def test_a_recipe_gives_the_same_run(done):
