@@ -1,6 +1,7 @@
 """Run folders as runs leave them, and a study so small that its runs take a second."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
             "environment": {"torch": "2"},
             "recipe": {
                 "model": {"name": "tiny"},
-                "training": {"seed": int(name.rpartition("-s")[2]), "steps": more.get("steps", 7)},
+                "training": {"seed": int(re.findall(r"-s(\d+)", name)[-1]), "steps": more.get("steps", 7)},
                 "pruning": None if method == "dense" else pruning,
                 "distillation": {"teacher": name, "alpha": 0.9} if "-distilled-" in name else None,
             },
@@ -83,7 +84,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         (folder / "model").mkdir(parents=True)
         recipe = {
             "model": given.get("model", {"name": "tiny", "layers": None}),
-            "training": {"seed": int(name.rpartition("-s")[2]), "steps": 7},
+            "training": {"seed": int(re.findall(r"-s(\d+)", name)[-1]), "steps": 7},
             "pruning": None
             if density is None
             else {"method": method, "density": density, "scope": given.get("scope")},

@@ -203,6 +203,46 @@ def test_paths_are_seen_from_here(tmp_path, monkeypatch):
     assert from_here(tmp_path.parent / "x") == str(tmp_path.parent / "x")
 
 
+# -- variants ---------------------------------------------------------------------------------
+
+
+def test_variants_are_runs_of_their_own_and_share_the_dense_ones():
+    axes = {
+        "method": ["dense", "movement"],
+        "variant": {"usual": [], "slow": ["training.learning_rate=1e-6", "pruning.cooldown=0.5"]},
+    }
+    made = study(axes=axes)
+    runs = {run.name: run.recipe for run in made.runs(OUT)}
+    assert list(runs) == ["a-dense-s0", "a-movement-0.1-s0-usual", "a-movement-0.1-s0-slow"]
+    usual, slow = runs["a-movement-0.1-s0-usual"], runs["a-movement-0.1-s0-slow"]
+    assert (usual.training.learning_rate, slow.training.learning_rate) == (3e-5, 1e-6)
+    assert slow.pruning.cooldown == 0.5
+    assert names(study(axes=axes, skip=[{"variant": "usual"}])) == ["a-dense-s0", "a-movement-0.1-s0-slow"]
+
+
+def test_the_cell_of_a_variant_is_read_from_its_folder():
+    recipe = study().runs(OUT)[0].recipe.to_dict()
+    cell = cell_of("my-a-movement-0.1-s0-slow", recipe)
+    assert (cell.task, cell.variant, cell.seed) == ("my-a", "slow", 0)
+    assert cell_of("a-movement-0.1-s01", recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "told"),
+    [
+        ([], "axes.variant=\\[\\]: give overrides by name"),
+        ({"a/b": []}, "axes.variant: 'a/b' becomes the name of a folder"),
+        ({"a": 3}, "axes.variant.a=3: expected texts"),
+        ({"a": ["pruning.density=0.5"]}, "axes.variant.a: .* list it in axes.density"),
+        ({"a": ["model.layers=3"]}, "axes.variant.a: 'model.layers=3' changes the dense runs too"),
+        ({"a": ["training.stpes=3"]}, "a-movement-0.1-s0-a: training: unknown setting 'stpes'"),
+    ],
+)
+def test_wrong_variants(variant, told):
+    with pytest.raises(FinepruneError, match=told):
+        study(axes={"variant": variant}).runs(OUT)
+
+
 # -- from the dense runs on -------------------------------------------------------------------
 
 
@@ -258,6 +298,7 @@ def test_two_stages_need_to_be_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "count", "first", "last"),
     [
+        ("short-levers", 126, "sst2-dense-s0", "mrpc-soft_movement-0.03-distilled-s2-norm-rate"),
         ("short-runs", 108, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
         ("paper-table2", 27, "squad-dense-s0", "qqp-soft_movement-0.03-s0"),
         ("paper-table3", 27, "squad-dense-s0", "qqp-soft_movement-0.03-distilled-s0"),
@@ -271,7 +312,7 @@ def test_the_studies_of_the_package(name, count, first, last):
     made = Study.load(name)
     found = names(made)
     assert (len(found), found[0], found[-1]) == (count, first, last)
-    assert made.claims == (name != "short-runs")
+    assert made.claims == (not name.startswith("short"))
     if made.name == "paper":
         runs = made.runs(OUT)
         assert {run.recipe.model.name for run in runs} == {"google-bert/bert-base-uncased"}

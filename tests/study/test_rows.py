@@ -91,6 +91,23 @@ def test_a_setting_that_is_younger_than_a_run_had_its_default_there(
             collect(tmp_path / "out")
 
 
+def test_variants_of_a_study_are_rows_named_by_what_differs(tmp_path, write_results):
+    for name, rate in (("usual", 3e-5), ("slow", 1e-6)):
+        for seed in (0, 1):
+            path = write_results(f"a-l0-0.1-s{seed}-{name}", "l0", 0.1, {"f1": 0.7}) / "results.json"
+            results = json.loads(path.read_text())
+            results["recipe"]["training"]["learning_rate"] = rate
+            path.write_text(json.dumps(results))
+    found = groups(collect(tmp_path / "out"))
+    assert [(group.cell.variant, len(group.rows)) for group in found] == [
+        ("learning_rate 1e-06", 2),
+        ("learning_rate 3e-05", 2),
+    ]
+    planned = [Cell("a", "l0", 0.1, None, False, 2, variant) for variant in ("slow", "fast")]
+    rows = collect(tmp_path / "out", planned)
+    assert {row.cell.variant for row in rows if row.results is None} == {"learning_rate 1e-06", "fast"}
+
+
 def test_seeds_may_start_from_dense_runs_of_their_own(tmp_path, write_results):
     for seed, start in ((0, "a-dense-s0"), (1, "a-dense-s1"), (2, "elsewhere")):
         path = write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": 0.7}) / "results.json"

@@ -10,6 +10,9 @@
       density: [0.1, 0.03]
       scope: [local, global]                      # optional: the method's own
       distillation: [false, true]                 # optional: false
+      variant:                                    # optional: settings to compare, each with a name
+        usual: []
+        slow: [training.learning_rate=2e-4]
       seed: [0, 1]                                # optional: 0
     skip: [{method: magnitude, density: 0.03}]    # optional: runs to leave out
     teacher: dense                                # optional, or "recipe": the recipe names a teacher
@@ -24,16 +27,27 @@ model that the others prune; recipes of two stages need that, and the dense runs
 
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fineprune._messages import choose, suggestion
+from fineprune._messages import choose
 from fineprune._validation import check_keys, is_number, shown
 from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
+from fineprune.study.axes import (
+    AXES,
+    axis,
+    check_label,
+    check_overrides,
+    matches,
+    rules,
+    texts,
+    variants,
+)
+from fineprune.study.axes import DENSE as DENSE
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_file import read_yaml
@@ -41,18 +55,8 @@ from fineprune.training.run.recipe_file import read_yaml
 FOLDER = Path(__file__).resolve().parent / "studies"
 """The folder of the studies in the package."""
 
-DENSE, _RECIPE = "dense", "recipe"
+_RECIPE = "recipe"
 _KEYS = ("name", "recipes", "overrides", "axes", "skip", "teacher", "start", "claims")
-AXES = ("task", "method", "density", "scope", "distillation", "seed")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_SET_BY_AXES = {
-    "pruning": "method",
-    "pruning.method": "method",
-    "pruning.density": "density",
-    "pruning.scope": "scope",
-    "training.seed": "seed",
-    "distillation": "distillation",
-}
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,17 @@ class Cell:
     distillation: bool
     seed: int
     variant: str | None = None
-    """The other settings by which a folder's runs differ, in words; None: none, as in a study."""
+    """The name of its other settings in the study, or in words how they differ in a folder; None: none."""
 
     @property
     def selection(self) -> Scope | None:
         """Local or global, also where it is the method's own; None for dense."""
         return None if self.method == DENSE else self.scope or METHODS[self.method].scopes[0]
+
+    @property
+    def by_axis(self) -> dict[str, Any]:
+        """The values by axis, with the method's own scope by its name."""
+        return asdict(self) | {"scope": self.selection}
 
     @property
     def pruning(self) -> dict[str, Any]:
@@ -87,10 +96,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Task, method, density, scope if it is not the method's own, teacher, seed."""
+        """Task, method, density, scope if it is not the method's own, teacher, seed, variant."""
         density = "" if self.density is None else f"{self.density:g}"
         distilled = "distilled" if self.distillation else ""
-        parts = (self.method, density, self.scope or "", distilled, f"s{self.seed}")
+        parts = (self.method, density, self.scope or "", distilled, f"s{self.seed}", self.variant)
         return "-".join([self.task, *filter(None, parts)])
 
 
@@ -119,6 +128,9 @@ class Study:
     densities: tuple[float, ...] = ()
     scopes: tuple[Scope, ...] = ()
     distillation: tuple[bool, ...] = (False,)
+    variants: Mapping[str | None, tuple[str, ...]] = field(default_factory=lambda: {None: ()})
+    """The overrides of each, by name; without the axis, one without a name."""
+
     seeds: tuple[int, ...] = (0,)
     overrides: tuple[str, ...] = ()
     skip: tuple[dict[str, Any], ...] = ()
@@ -145,20 +157,20 @@ class Study:
             if key not in values:
                 raise FinepruneError(f"study: {key} is missing")
         name, recipes, axes = values["name"], values["recipes"], values["axes"]
-        _check_label("name", name)
+        check_label("name", name)
         if not isinstance(recipes, Mapping) or not recipes:
             raise FinepruneError(
                 f"recipes={shown(recipes)}: give a recipe for each task, as {{sst2: small-sst2}}"
             )
-        overrides = _texts("overrides", values.get("overrides") or [])
-        _check_overrides("overrides", overrides)
+        overrides = texts("overrides", values.get("overrides") or [])
+        check_overrides("overrides", overrides)
         named: dict[str, tuple[str, ...]] = {}
         for task, recipe in recipes.items():
-            _check_label("recipes", task)
-            named[task] = _texts(f"recipes.{task}", recipe)
+            check_label("recipes", task)
+            named[task] = texts(f"recipes.{task}", recipe)
             if not named[task]:
                 raise FinepruneError(f"recipes.{task}: give a recipe, then overrides if it needs any")
-            _check_overrides(f"recipes.{task}", named[task][1:])
+            check_overrides(f"recipes.{task}", named[task][1:])
         check_keys(axes, AXES[1:], "axes")
         teacher, start = values.get("teacher", DENSE), values.get("start", _RECIPE)
         for key, chosen in (("teacher", teacher), ("start", start)):
@@ -166,19 +178,20 @@ class Study:
         claims = values.get("claims", False)
         if not isinstance(claims, bool):
             raise FinepruneError(f"claims={claims!r}: must be true or false")
-        for override in (*overrides, *(text for texts in named.values() for text in texts[1:])):
+        for override in (*overrides, *(text for given in named.values() for text in given[1:])):
             if teacher == DENSE and override.startswith("distillation.teacher="):
                 raise FinepruneError(f"{override!r}: the dense runs teach; for another say teacher: recipe")
         return cls(
             name=name,
             recipes=named,
-            methods=_axis("method", axes, ()),
-            densities=_axis("density", axes, ()),
-            scopes=_axis("scope", axes, ()),
-            distillation=_axis("distillation", axes, (False,)),
-            seeds=_axis("seed", axes, (0,)),
+            methods=axis("method", axes, ()),
+            densities=axis("density", axes, ()),
+            scopes=axis("scope", axes, ()),
+            distillation=axis("distillation", axes, (False,)),
+            variants=variants(axes.get("variant")),
+            seeds=axis("seed", axes, (0,)),
             overrides=overrides,
-            skip=_rules(values.get("skip")),
+            skip=rules(values.get("skip")),
             teacher=teacher,
             start=start,
             claims=claims,
@@ -191,10 +204,10 @@ class Study:
         """
         every = list(dict.fromkeys(self._product()))
         for rule in self.skip:
-            if not any(_matches(cell, rule) for cell in every):
+            if not any(matches(cell.by_axis, rule) for cell in every):
                 reason = "the axes list what there is, and a dense run has no density"
                 raise FinepruneError(f"skip: no run is {rule}; {reason}")
-        cells = [cell for cell in every if not any(_matches(cell, rule) for rule in self.skip)]
+        cells = [cell for cell in every if not any(matches(cell.by_axis, rule) for rule in self.skip)]
         teachers = [_dense(cell) for cell in cells if self._needs_dense(cell)]
         ordered = list(dict.fromkeys((*teachers, *sorted(cells, key=lambda cell: cell.distillation))))
         if not ordered:
@@ -229,10 +242,9 @@ class Study:
                         raise FinepruneError(f"axes: density is missing; {method} needs it, as [0.1, 0.03]")
                     for density in densities:
                         for scope in _scopes(method, self.scopes):
-                            for distilled in self.distillation:
-                                cell = Cell(task, method, density, scope, distilled, seed)
-                                PruningConfig(**cell.pruning)
-                                yield cell
+                            PruningConfig(**Cell(task, method, density, scope, False, seed).pruning)
+                            for distilled, variant in product(self.distillation, self.variants):
+                                yield Cell(task, method, density, scope, distilled, seed, variant)
 
     def _run(self, cell: Cell, out: Path) -> Run:
         source, *task_overrides = self.recipes[cell.task]
@@ -240,6 +252,7 @@ class Study:
         if cell.method == DENSE:
             overrides.append("pruning=null")
         else:
+            overrides += self.variants[cell.variant]
             overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]
         dense = _dense(cell).name if self._needs_dense(cell) else None
         if not cell.distillation:
@@ -272,8 +285,10 @@ class Study:
 def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
     """Return the cell of a run by its folder's name and resolved recipe; None if these disagree."""
     cell = cell_of_recipe(recipe)
-    task = name.removesuffix(cell.name)
-    return replace(cell, task=task) if task and task != name else None
+    task, found, variant = name.partition(cell.name)
+    if not (task and found) or (variant and variant[0] != "-"):
+        return None
+    return replace(cell, task=task, variant=variant[1:] or None)
 
 
 def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:
@@ -314,87 +329,3 @@ def _told(cell: Cell) -> str:
     """Return a cell with its values in full."""
     values = ", ".join(f"{axis} {value}" for axis, value in asdict(cell).items() if value is not None)
     return f"{cell.name} ({values})"
-
-
-def _check_label(where: str, label: Any) -> None:
-    if not isinstance(label, str) or not _LABEL.fullmatch(label):
-        raise FinepruneError(
-            f"{where}: {shown(label)} becomes the name of a folder; use up to 100 letters, digits, and . _ -"
-        )
-
-
-def _texts(where: str, value: Any) -> tuple[str, ...]:
-    """Return a text, or a list of texts, as a tuple."""
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise FinepruneError(f"{where}={shown(value)}: expected texts such as training.steps=600")
-    return tuple(texts)
-
-
-def _check_overrides(where: str, overrides: Iterable[str]) -> None:
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key in _SET_BY_AXES:
-            raise FinepruneError(
-                f"{where}: {override!r} sets what the runs differ by; list it in axes.{_SET_BY_AXES[key]}"
-            )
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _axis(name: str, axes: Mapping[str, Any], default: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values of an axis, each of its type, none of them twice."""
-    if name not in axes:
-        if name == "method":
-            raise FinepruneError(f"axes: method is missing; known: {DENSE}, {', '.join(METHODS)}")
-        return default
-    values = _listed(axes[name])
-    if not values:
-        raise FinepruneError(f"axes.{name}: is empty; list values, or leave it out")
-    for value in values:
-        _check_value(f"axes.{name}", name, value)
-    if name == "density":
-        values = [float(value) for value in values]
-    twice = [value for value in values if values.count(value) > 1]
-    if twice:
-        raise FinepruneError(
-            f"axes.{name}: {twice[0]!r} is there twice, which would be one run; take one out"
-        )
-    return tuple(values)
-
-
-def _check_value(where: str, axis: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    known = {
-        "task": (isinstance(value, str), "a label of recipes"),
-        "method": (value in (DENSE, *METHODS), ", ".join((DENSE, *METHODS))),
-        "density": (number and 0 < value <= 1, "numbers in (0, 1]; for 10 % write 0.1"),
-        "scope": (value in ("local", "global"), "local, global"),
-        "distillation": (isinstance(value, bool), "false, true"),
-        "seed": (isinstance(value, int) and number and value >= 0, "whole numbers from 0"),
-    }
-    right, allowed = known[axis]
-    if not right:
-        hint = suggestion(value, (DENSE, *METHODS)) if axis == "method" else ""
-        raise FinepruneError(f"{where}={shown(value)}: {hint}allowed are {allowed}")
-
-
-def _rules(skip: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(skip, (list, type(None))):
-        raise FinepruneError(f"skip={shown(skip)}: expected a list such as [{{method: l0, density: 0.03}}]")
-    for rule in skip or []:
-        check_keys(rule, AXES, "skip")
-        if not rule:
-            raise FinepruneError("skip: {} would leave out every run; name what to leave out")
-        for axis, value in rule.items():
-            for one in _listed(value):
-                _check_value(f"skip.{axis}", axis, one)
-    return tuple(skip or ())
-
-
-def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
-    """Return whether a cell matches a rule, which may also name the default scope of the method."""
-    values = asdict(cell) | {"scope": cell.selection}
-    return all(values[axis] in _listed(wanted) for axis, wanted in rule.items())

@@ -97,7 +97,8 @@ def _told_apart(rows: list[Row], folder: str) -> list[Row]:
     found = variants([(row.cell, given) for row, given in zip(finished, settings, strict=True)])
     by_cell = {replace(row.cell, seed=0): text for row, text in zip(finished, found, strict=True)}
     return [
-        row._replace(cell=replace(row.cell, variant=by_cell.get(replace(row.cell, seed=0)))) for row in rows
+        row._replace(cell=replace(row.cell, variant=by_cell.get(replace(row.cell, seed=0), row.cell.variant)))
+        for row in rows
     ]
 
 
