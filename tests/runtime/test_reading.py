@@ -23,6 +23,12 @@ def test_what_is_not_json_is_an_engine_error(tmp_path, content):
         read_json(tmp_path / "a.json")
 
 
+def test_a_name_that_no_file_can_have(tmp_path):
+    for read in (check_regular, read_json):
+        with pytest.raises(EngineError, match=r"b': no file can have that name \(embedded null byte\)"):
+            read(tmp_path / "a\0b")
+
+
 def test_pipes_devices_and_folders_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
+from fineprune import FinepruneError
 from fineprune.tasks.model_config import is_regression, label_settings, labels_of, longest_input
 
 SIZES = {
@@ -39,6 +40,11 @@ def test_the_longest_input_is_that_of_the_positions():
     assert longest_input(BertModel(BertConfig(**SIZES))) == 12
     # RoBERTa's positions count from 2 where the padding id is 1: the first two rows are never used.
     assert longest_input(RobertaModel(RobertaConfig(**SIZES, pad_token_id=1))) == 10
+    assert longest_input(RobertaModel(RobertaConfig(**SIZES, pad_token_id=0))) == 11
+    with pytest.raises(FinepruneError, match=r"pad_token_id in config.json is -1: a RobertaModel counts"):
+        longest_input(RobertaModel(RobertaConfig(**SIZES, pad_token_id=-1)))
+    same = SIZES | {"vocab_size": SIZES["max_position_embeddings"]}  # the words' table has a padding id too
+    assert longest_input(BertModel(BertConfig(**same, pad_token_id=3))) == 12
 
 
 @pytest.mark.parametrize("limit", [None, -1, 0, "12"])

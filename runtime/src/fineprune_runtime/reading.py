@@ -28,9 +28,12 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
 
     Raises:
         FileNotFoundError: there is no such file, or its link leads nowhere.
-        EngineError: it is not a regular file, or larger than `limit`.
+        EngineError: it is not a regular file, or larger than `limit`, or no file can have its name.
     """
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except ValueError as error:  # a null byte, in a name that another file gives
+        raise EngineError(f"{str(path)!r}: no file can have that name ({error})") from error
     if not stat.S_ISREG(status.st_mode):
         raise EngineError(
             f"{path}: is not a regular file (a folder, a pipe or a device); copy the file itself"

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fineprune.errors import FinepruneError
+
 
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:
     """Return the settings of a config that name the classes by id."""
@@ -30,13 +32,24 @@ def problem_of(model: Any) -> str:
 
 
 def longest_input(model: Any) -> int | None:
-    """Return the most tokens that a model takes; None where it does not say."""
+    """Return the most tokens that a model takes; None where it does not say.
+
+    Raises:
+        FinepruneError: the model counts positions from its padding id, and that is negative.
+    """
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
         return None
-    for module in model.modules():
-        if getattr(module, "num_embeddings", None) == limit and getattr(module, "padding_idx", None):
-            return limit - int(module.padding_idx) - 1  # RoBERTa and its kin count from behind the padding id
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if "position" in name and padding is not None and getattr(module, "num_embeddings", None) == limit:
+            given = model.config.pad_token_id
+            if given is not None and given < 0:
+                raise FinepruneError(
+                    f"pad_token_id in config.json is {given!r}: a {type(model).__name__} counts positions "
+                    "from it; expected the id of the padding token"
+                )
+            return limit - int(padding) - 1  # RoBERTa and its kin count from behind the padding id
     return limit
 
 
