@@ -208,6 +208,9 @@ def test_weights_that_are_not_of_the_model(packed, dense):
             read(QUERY, (8, 32))
     with pytest.raises(EngineError, match=r"is of shape \(40, 16\), and config.json asks for \(40,\)"):
         plain.vector(POSITIONS)
+    save_file(weights(dense) | {"bias": torch.tensor(1.0)}, dense / "model.safetensors")
+    with pytest.raises(EngineError, match=r"bias is of shape \(\), and config.json asks for \(1,\)"):
+        Folder(dense).vector("bias")
 
 
 def test_a_tensor_of_whole_numbers(dense):

@@ -28,7 +28,8 @@ def test_columns_become_rows():
 
 
 @pytest.mark.parametrize(
-    ("asked", "words", "expected"), [(8, 512, 8), (99, 512, 12), (99, 5, 5), (99, 0, 12)]
+    ("asked", "words", "expected"),
+    [(8, 512, 8), (99, 512, 12), (99, 5, 5), (99, 5.0, 5), (99, 0, 12), (99, 0.5, 12)],
 )
 def test_the_shortest_limit_counts(asked, words, expected):
     model = BertModel(
@@ -41,7 +42,8 @@ def test_the_shortest_limit_counts(asked, words, expected):
             max_position_embeddings=12,
         )
     )
-    assert fitting(asked, model, SimpleNamespace(model_max_length=words)) == expected
+    found = fitting(asked, model, SimpleNamespace(model_max_length=words))
+    assert (found, type(found)) == (expected, int)
 
 
 @pytest.fixture

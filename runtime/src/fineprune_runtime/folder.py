@@ -131,7 +131,7 @@ class Folder:
     def vector(self, name: str) -> Vector:
         """Return a bias, or the weight or bias of a norm: 1-d, of the size that it has in the file."""
         _, tensor = self._tensor(name)
-        size = tensor.shape[:1]  # any further dimension is then refused as a misfit
+        size = tensor.shape[:1] or (1,)  # a number, and any further dimension, is then refused as a misfit
         return self.dense(name, size)
 
     def table(self, name: str, shape: tuple[int, int]) -> Table:

@@ -33,7 +33,7 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
     try:
         status = Path(path).stat()
     except ValueError as error:  # a null byte, in a name that another file gives
-        raise EngineError(f"{str(path)!r}: no file can have that name ({error})") from error
+        raise EngineError(f"{str(path)!r}: cannot be read ({error})") from error
     if not stat.S_ISREG(status.st_mode):
         raise EngineError(
             f"{path}: is not a regular file (a folder, a pipe or a device); copy the file itself"

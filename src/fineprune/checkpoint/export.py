@@ -151,7 +151,7 @@ def _inputs(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None
     if tokenizer is not None:
         ensure_padding(model, tokenizer)
         positions = getattr(model.config, "max_position_embeddings", 0) - 2  # RoBERTa's begin at 2
-        length = min(n for n in (64, tokenizer.model_max_length, positions) if n > 0)
+        length = int(min(n for n in (64, tokenizer.model_max_length, positions) if n >= 1))
         limits = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}
         batches = (_SENTENCES, _SENTENCES[:1], (" ".join(_SENTENCES * 8), *_SENTENCES))
         inputs = [dict(tokenizer(list(texts), **limits)) for texts in batches]

@@ -100,7 +100,7 @@ def private_copy(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBa
 def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return `max_length`, or the tokens that model and tokenizer take if that is less."""
     limits = (max_length, longest_input(model), tokenizer.model_max_length)
-    return min(limit for limit in limits if limit is not None and limit > 0)
+    return int(min(limit for limit in limits if limit is not None and limit >= 1))  # a file may say 12.0
 
 
 def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
