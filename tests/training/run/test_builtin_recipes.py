@@ -119,7 +119,7 @@ def test_short_runs_go_from_a_dense_stage_that_teaches(name, folder):
     recipe = Recipe.load(name, folder(name))
     training, pruning, taught = recipe.training, recipe.pruning, recipe.distillation
     assert (pruning.method, pruning.warmup, pruning.cooldown) == ("soft_movement", 0.02, 0.5)
-    assert (taught.teacher, taught.task, taught.alpha, taught.temperature) == (None, 0.3, 2.7, 2.0)
+    assert (taught.teacher, taught.task, taught.alpha, taught.temperature) == (None, None, 0.9, 2.0)
     assert (training.dropout, training.warmup) == (0.0, 0.05)
     chosen = recipe.with_chosen(examples=9_888, width=384)
     assert (chosen.dense.learning_rate, chosen.training.learning_rate) == (2e-4, 1e-3)
