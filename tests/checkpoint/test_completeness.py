@@ -74,6 +74,12 @@ def test_weights_that_are_not_the_models(change, message, folder):
     assert "\n" not in str(error.value)
 
 
+def test_a_negative_number_of_heads(folder):
+    settings(folder, num_attention_heads=-2)
+    with pytest.raises(FinepruneError, match=r"config.json asks for -2 attention heads"):
+        load(folder)
+
+
 def test_a_head_that_is_random_by_request_is_no_model_of_the_folder(folder):
     with pytest.raises(FinepruneError, match=r"classifier.bias: the checkpoint .* \(2,\), .* takes \(5,\)"):
         load(folder, num_labels=5, ignore_mismatched_sizes=True)

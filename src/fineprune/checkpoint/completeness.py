@@ -35,6 +35,7 @@ def check_all(
     Raises:
         FinepruneError: weights are missing, or certainly of another model.
     """
+    _check_heads(model, source)
     _check_surplus(model, info, source, cut)
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     weights |= {name for name, _ in model.named_buffers() if name.endswith(_MEASURED)}
@@ -61,6 +62,7 @@ def check_body(model: Any, info: Mapping[str, Any], source: Any, cut: bool = Fal
 
     The arguments are those of `check_all`; the model may have another head than its files.
     """
+    _check_heads(model, source)
     _check_surplus(model, info, source, cut)
     shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
     prefix = f"{model.base_model_prefix}."
@@ -71,6 +73,16 @@ def check_body(model: Any, info: Mapping[str, Any], source: Any, cut: bool = Fal
     if missing := {key for key in info["missing_keys"] if key in body and len(shapes[key]) > 1}:
         raise _missing(
             source, f"{model.config.model_type} model", missing, len(body), info["unexpected_keys"]
+        )
+
+
+def _check_heads(model: Any, source: Any) -> None:
+    """Raise for a negative number of heads: the model is made all the same, and cannot answer."""
+    heads = getattr(model.config, "num_attention_heads", None)
+    if isinstance(heads, int) and heads < 0:
+        raise FinepruneError(
+            f"{source}: config.json asks for {heads} attention heads, and there is at least 1; "
+            "save or fetch it again"
         )
 
 
