@@ -3,7 +3,7 @@
     python benchmarks/teaching.py --rounds 20
     python benchmarks/teaching.py --bf16
 
-Soft movement on all six layers of MiniLM, batch 32 x 40 tokens, a fine-tuned model's copy as teacher, AdamW,
+Soft movement on all six layers of MiniLM, batch 32 x 40 tokens, a copy of the model as teacher, AdamW,
 interleaved step by step on one thread; the median over rounds of the ratio to the first row within a round.
 """
 

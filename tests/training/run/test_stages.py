@@ -12,7 +12,7 @@ from fineprune.training.run.train import run_recipe
 
 @pytest.fixture
 def staged(files):
-    """`staged(**sections)`: a recipe of 6 dense steps and 12 of pruning, 5 of them for the score's sake."""
+    """`staged(**sections)`: a recipe of 6 dense steps, and 12 of pruning, the last 5 at the final density."""
 
     def make(**sections):
         recipe = files.recipe(pruning={"warmup": 1, "cooldown": 5})

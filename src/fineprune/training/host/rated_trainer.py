@@ -40,10 +40,7 @@ class RatedTrainer(PruningTrainer):
 
     def _peaks(self) -> dict[int, float]:
         """Return the peak rates that differ from the trainer's, by the id of the parameter."""
-        rates, model = self._rates, self.model
-        scores = (
-            set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
-        )
+        rates, model, scores = self._rates, self.model, self._scores()
         peaks: dict[int, float] = {}
         if rates.norms is not None:
             vectors = (entry for entry in model.parameters() if entry.ndim <= 1)
@@ -51,6 +48,10 @@ class RatedTrainer(PruningTrainer):
         if rates.head is not None:
             peaks |= {id(entry): rates.head for entry in _head(model)}
         return peaks
+
+    def _scores(self) -> set[int]:
+        """Return the ids of the scores."""
+        return set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -60,9 +61,7 @@ class RatedTrainer(PruningTrainer):
             optimizer = self.optimizer if optimizer is None else optimizer
             inner = getattr(optimizer, "optimizer", optimizer)
             warmup, cooldown = self._check(num_training_steps)
-            scores = (
-                set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
-            )
+            scores = self._scores()
             plans = [
                 self._rates.scores
                 if self._rates.scores is not None and any(id(entry) in scores for entry in group["params"])

@@ -169,7 +169,7 @@ def chosen_rate(width: int, pruned: bool) -> float:
 
     A power of the width of the hidden states runs through two points. A dense run takes 2e-4 for MiniLM (384)
     and 3e-5 for BERT-base (768), the rate of the paper; a short pruning run 1e-3 for MiniLM and 1e-4 for
-    MPNet-base (docs/short-runs.md). Models that are wider or narrower take what they take.
+    MPNet-base (docs/short-runs.md). Widths below 384 and above 1,024 count as these.
     """
     narrow, wide = (1e-3, 1e-4) if pruned else (2e-4, 3e-5)
     rate = narrow * (wide / narrow) ** math.log2(min(max(width, 384), 1024) / 384)
