@@ -115,6 +115,12 @@ struct Norm {
     std::vector<float> weight, bias;  // [features]
 };
 
+// NaN for a variance that overflowed: 1 / infinity would make zeros of the token, which look like a result.
+inline float inverse_deviation(float variance, float epsilon) {
+    const bool is_finite = variance <= std::numeric_limits<float>::max();
+    return is_finite ? 1.0f / std::sqrt(variance + epsilon) : std::numeric_limits<float>::quiet_NaN();
+}
+
 // x = LayerNorm(x + y) over the features of each token, in place; for int8 also finds the result's range.
 template <class Kernel, int Width>
 void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &norm, float epsilon, Range range) {
@@ -140,7 +146,7 @@ void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &
             square[j] += v * v;
         }
     for (int j = 0; j < N; j++)
-        for (int i = 0; i < kLanes; i++) factor[j][i] = 1.0f / std::sqrt(square[j][i] / float(features) + epsilon);
+        for (int i = 0; i < kLanes; i++) factor[j][i] = inverse_deviation(square[j][i] / float(features), epsilon);
     for (int64_t k = 0; k < features; k++)
         for (int j = 0; j < N; j++) {
             const Floats<> v = (load<Floats<>>(x + k * T + j * kLanes) - mean[j]) * factor[j] * weight[k] + bias[k];

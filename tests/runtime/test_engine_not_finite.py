@@ -93,6 +93,18 @@ def test_what_overflows_on_the_way_is_nan(level, dtype, activation, part):
 
 
 @everywhere
+@pytest.mark.parametrize("odd", [1e20, -3e30])
+@pytest.mark.parametrize("part", ["attention_output", "ffn_out"])
+def test_a_variance_that_overflows_is_nan(level, dtype, part, odd):
+    # The squares of 1e20 are infinity: 1 over their root is 0, and every token would get the norm's bias.
+    parts = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
+    plain = dict.fromkeys(parts, linear(np.eye(4)))
+    own = layer(hidden=4, inner=4, **plain | {part: linear(np.eye(4), [0, odd, 0, 0])})
+    encoder = Encoder([own], head_dim=4, dtype=dtype, level=level)
+    assert np.isnan(encoder(floats([[[8, 0, 0, 1], [-8, 2, 0, 0]]]))).all()
+
+
+@everywhere
 def test_masked_tokens_may_hold_anything(level, dtype):
     case = EncoderCase(2, 24, 2, 8, 30, 0.5, 0, 0, True, "relu", 3, 20, 2, 1, 6)
     layers, (hidden, mask) = make_layers(case), make_hidden(case)

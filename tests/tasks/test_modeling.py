@@ -369,17 +369,17 @@ def test_dropouts_of_the_training_are_not_in_the_config(pretrained, dropout):
 
 
 def test_dropouts_that_are_no_modules(tmp_path, tokenizer):
-    from transformers import ModernBertConfig, ModernBertModel
+    from transformers import XLMConfig, XLMModel
 
-    config = ModernBertConfig(
-        vocab_size=11, hidden_size=8, num_attention_heads=2, intermediate_size=8, num_hidden_layers=1,
-        pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, attention_dropout=0.2,
+    config = XLMConfig(
+        vocab_size=11, emb_dim=8, n_heads=2, n_layers=1, max_position_embeddings=32, use_lang_emb=False,
+        pad_index=0, bos_index=2, eos_index=3, dropout=0.2,
     )  # fmt: skip
-    ModernBertModel(config).save_pretrained(tmp_path)
+    XLMModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model, _ = build_model(str(tmp_path), TWO, dropout=0.0)
-    assert model.model.layers[0].attn.attention_dropout == 0.0
-    assert model.config.attention_dropout == 0.2
+    assert model.transformer.dropout == 0.0
+    assert model.config.dropout == 0.2
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
