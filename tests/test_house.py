@@ -14,7 +14,7 @@ RUNTIME = SOURCE.parent / "runtime" / "src"
 
 ROOMS = (
     "errors _distillation _engine_errors _extras _files _messages _padding _text_files "
-    "_transformers_import _transformers_output _validation _version _warnings",
+    "_transformers_import _transformers_output _validation _version _warnings structure",
     "config",
     "pruning",
     "checkpoint",

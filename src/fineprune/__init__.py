@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fineprune.inference.accelerate import accelerate
     from fineprune.pruning.distributed.gathering import gather_state_dict
     from fineprune.pruning.finalizing import finalize
-    from fineprune.pruning.pruner import Pruner, prepare
+    from fineprune.pruning.preparing import prepare
+    from fineprune.pruning.pruner import Pruner
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.host.trainer import PruningTrainer, pruning_trainer
 
@@ -57,7 +58,7 @@ _LAZY = {
     "gather_state_dict": "fineprune.pruning.distributed.gathering",
     "import_checkpoint": "fineprune.checkpoint.legacy_import",
     "load": "fineprune.checkpoint.loading",
-    "prepare": "fineprune.pruning.pruner",
+    "prepare": "fineprune.pruning.preparing",
     "pruning_trainer": "fineprune.training.host.trainer",
     "save_compact": "fineprune.checkpoint.compact",
     "save_delta": "fineprune.checkpoint.delta",

@@ -12,12 +12,14 @@ from fineprune._files import write_json
 from fineprune._messages import choose
 from fineprune._validation import check_keys, check_number
 from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.structure import canonical, check_structure, parts_of, plain
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import read_json
 
 Scope = Literal["local", "global"]
 ScoreInit = Literal["zero", "magnitude"]
 ScoreOptimizer = Literal["adam", "sgd", "adam_bf16"]
+Budget = Literal["parameters", "flops"]
 
 SCORE_OPTIMIZERS: tuple[ScoreOptimizer, ...] = ("adam", "sgd", "adam_bf16")
 
@@ -130,6 +132,22 @@ class PruningConfig:
     (local for magnitude and movement; l0 and soft_movement are global by definition; keep_zeros ranks
     nothing)."""
 
+    structure: Any = "element"
+    """What stays or goes together: "element", "row", "column" or a block (rows, columns), in every target
+    matrix; or by part, {"attention": …, "feed_forward": …}, where "head" and "neuron" (and "attention" and
+    "feed_forward", which are all of it) leave a model that `shrink` makes smaller. A part that is not named
+    stays whole. {"unit": …, "density": …} gives a part its own density and ranking."""
+
+    budget: Budget = "parameters"
+    """What `density` is a share of: the weights, or "flops", the multiply-adds of a text of `budget_length`
+    tokens, which count the attention product too."""
+
+    budget_length: int = 128
+    """Tokens of the text that `budget="flops"` counts for."""
+
+    round_to: int = 1
+    """The neurons of each layer are rounded to a multiple of this, which hardware may like: 8, 16, 32."""
+
     warmup: float | int = 0.1
     """Steps before pruning starts, t_i of Eq. 5. A float is a share of all steps, an int is steps."""
 
@@ -179,6 +197,7 @@ class PruningConfig:
         if name != self.method:
             warnings.warn(f"method={self.method!r} is called {name!r} now", FinepruneWarning, stacklevel=3)
         object.__setattr__(self, "method", choose(name, list(METHODS), "method"))
+        object.__setattr__(self, "structure", canonical(parts_of(self.structure)))
         given: int | None = self.mask_interval
         object.__setattr__(self, "mask_interval", self.traits.mask_interval if given is None else given)
         for check in _CHECKS:
@@ -202,7 +221,8 @@ class PruningConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON and YAML can hold."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return values | {"structure": plain(parts_of(self.structure))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -316,6 +336,7 @@ def _check_rest(config: PruningConfig) -> None:
 
 _CHECKS = (
     _check_density,
+    check_structure,
     _check_initial_density,
     _check_choices,
     _check_schedule,

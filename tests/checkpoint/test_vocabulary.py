@@ -144,7 +144,7 @@ def test_added_tokens_stay_and_rows_without_a_token_go(bert):
 
 def test_a_model_that_is_being_pruned(bert):
     from fineprune.config import PruningConfig
-    from fineprune.pruning.pruner import prepare
+    from fineprune.pruning.preparing import prepare
 
     model, tokenizer = bert()
     prepare(model, PruningConfig(density=0.5), total_steps=20)

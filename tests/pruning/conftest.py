@@ -2,7 +2,7 @@
 
 import pytest
 
-from fineprune.pruning import pruner
+from fineprune.pruning import preparing
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def prepare_with(monkeypatch):
 
     def run(kind, model, config, total):
         with monkeypatch.context() as patch:
-            patch.setattr(pruner, "method_class", lambda _name: kind)
-            return pruner.prepare(model, config, total)
+            patch.setattr(preparing, "method_class", lambda _name: kind)
+            return preparing.prepare(model, config, total)
 
     return run

@@ -8,7 +8,7 @@ from support import NO_DROPOUT, PRUNING, tiny_bert
 from torch.utils.checkpoint import checkpoint
 
 from fineprune.config import PruningConfig
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 STEPS = 6
 

@@ -12,7 +12,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneWarning
 from fineprune.pruning.finalizing import fold
 from fineprune.pruning.loop_checks import UPDATES
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 TOTAL = 100
 IDS = torch.randint(1, 30, (4, 6), generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,8 @@ from pruning.blocks import TOTAL, blocks
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneWarning
 from fineprune.pruning.finalizing import finalize, fold
+from fineprune.pruning.preparing import prepare
 from fineprune.pruning.progress import compare
-from fineprune.pruning.pruner import prepare
 
 
 def heard(call, *arguments):

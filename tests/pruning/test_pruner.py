@@ -12,7 +12,7 @@ from torch import nn
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.finalizing import finalize, masked_modules
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 # ---- the whole life ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from torch import nn
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.finalizing import finalize, masked_modules
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 
 def test_prepare_twice():

@@ -8,7 +8,7 @@ from support import PRUNING, tiny_bert
 
 from fineprune.config import METHODS, PruningConfig
 from fineprune.pruning.finalizing import finalize
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 # Six matrices in each of two layers. Of 10 %, a global ranking keeps 410 (409.6), a local one in
 # each layer 4 * 26 (25.6) and 2 * 51 (51.2), together 412.

@@ -34,7 +34,7 @@ class _MaskedProduct(torch.autograd.Function):
         dense: bool,
     ) -> Tensor:
         product = weight * mask.view(torch.uint8)  # a bool factor takes torch's slow path
-        return product if gate is None else product.mul_(gate)
+        return product if gate is None else product.mul_(_expanded(gate, expansion))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -50,16 +50,20 @@ class _MaskedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_weight = gradient if ctx.dense else gradient * mask.view(torch.uint8)
             if gate is not None:
-                to_weight = to_weight * gate
+                to_weight = to_weight * _expanded(gate, ctx.expansion)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
             moved = gradient * weight
+            if ctx.expansion is not None:
+                moved = ctx.expansion.reduce(moved.to(ctx.scores_dtype))
             if gate is not None:
-                to_gate = moved
+                to_gate = moved.to(gate.dtype)
             else:
                 to_scores = moved.to(ctx.scores_dtype)
-                if ctx.expansion is not None:
-                    to_scores = ctx.expansion.reduce(to_scores)
         return to_weight, to_scores, None, to_gate, None, None
+
+
+def _expanded(gate: Tensor, expansion: Expansion | None) -> Tensor:
+    return gate if expansion is None else expansion.expand(gate)
 
 
 class Gate(nn.Module, ABC):
@@ -152,12 +156,30 @@ class MaskedWeight(nn.Module):
         """Return what the model keeps if training ends now: bool, the weight's shape."""
         if self.gate is None or self.scores is None:
             return self.mask
+        return self.grid.expansion.expand(self.kept_units())
+
+    @torch.no_grad()
+    def kept_units(self) -> Tensor:
+        """Return which units the model keeps if training ends now: bool, the grid's shape."""
+        if self.gate is None or self.scores is None:
+            return self.units
         if self.scores.dtype.itemsize < 4:  # rounded, gates close that the density keeps
             raise FinepruneError(
                 f"the model was cast to {self.scores.dtype} after prepare, and the gates of L0 with it: "
                 "finalize it first, then cast"
             )
-        return self.mask & ranks.whole_like(self.gate.is_open(ranks.local(self.scores)), self.scores)
+        return self.units & ranks.whole_like(self.gate.is_open(ranks.local(self.scores)), self.scores)
+
+    def kept_weights(self) -> int:
+        """Return how many weights of the units, followers included, stay if training ends now."""
+        if self.grid.is_elements:
+            return int(torch.count_nonzero(self.kept()))
+        return int(torch.count_nonzero(self.kept_units())) * self.grid.weights
+
+    @property
+    def total_weights(self) -> int:
+        """How many weights the units have in all, followers included."""
+        return self.units.numel() * self.grid.weights
 
     @torch.no_grad()
     def fold(self, weight: Tensor) -> Tensor:
@@ -167,7 +189,8 @@ class MaskedWeight(nn.Module):
         """
         own = ranks.local(weight)
         if self.gate is not None and self.scores is not None:
-            own = own * self.gate.expected(ranks.local(self.scores.detach())).to(weight.dtype)
+            expected = self.gate.expected(ranks.local(self.scores.detach())).to(weight.dtype)
+            own = own * self.grid.expansion.expand(expected)
         return torch.where(ranks.rows_like(self.kept(), weight), own, 0)
 
     def hidden(self) -> Tensor:
@@ -178,5 +201,4 @@ class MaskedWeight(nn.Module):
 def density_of(layers: Iterable[MaskedWeight]) -> float:
     """Return the share of the weights of layers that the current masks keep; shared masks count once."""
     unique = {id(masked): masked for masked in layers}.values()
-    kept = sum(int(torch.count_nonzero(masked.kept())) for masked in unique)
-    return kept / sum(masked.mask.numel() for masked in unique)
+    return sum(masked.kept_weights() for masked in unique) / sum(masked.total_weights for masked in unique)

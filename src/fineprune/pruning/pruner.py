@@ -1,109 +1,23 @@
-"""Prune a model: `prepare`, then `Pruner.step` once per optimizer step, then `finalize`."""
+"""What `prepare` returns: `Pruner.step` is called once per optimizer step, then `finalize`."""
 
 import zlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from fineprune.config import PruningConfig, method_class
 from fineprune.errors import FinepruneError
 from fineprune.pruning import pruning_state
-from fineprune.pruning.adapters import adapted_layers, hold_zeros
+from fineprune.pruning.adapters import hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
-from fineprune.pruning.finalizing import DDP_IGNORES, MODULES, freeze_embeddings, mask_buffers, masked_modules
+from fineprune.pruning.finalizing import MODULES
 from fineprune.pruning.loop_checks import LoopWatch, naming_float16
-from fineprune.pruning.masked_weight import MaskedWeight, density_of
+from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
-from fineprune.pruning.targets import find_targets, refuse_quantized
-
-
-def prepare(model: nn.Module, config: PruningConfig, total_steps: int) -> "Pruner":
-    """Put scores and masks on the target matrices of `model`, in place.
-
-    The weights become parameters of a new name (`X.parametrizations.weight.original`), so build the optimizer
-    afterwards, from `Pruner.parameter_groups`.
-
-    Args:
-        model: The model.
-        config: The method and its settings.
-        total_steps: The number of optimizer steps.
-
-    Returns:
-        The pruner, whose `step` the training loop calls.
-
-    Raises:
-        FinepruneError: The schedule cannot finish within `total_steps`, a pattern matches nothing, or the
-            model is prepared or quantized already.
-    """
-    facts = {"total_steps": total_steps}
-    if isinstance(config, PruningConfig):
-        facts |= config.to_dict()
-    agreement.agree(facts, "prepare")
-    with agreement.together("prepare"):
-        method, matrices = _checked(model, config, total_steps)
-    targets: list[Target] = []
-    by_weight: dict[int, MaskedWeight] = {}
-    for name, module in matrices.items():
-        weight = module.get_parameter("weight")
-        tied = by_weight.get(id(weight))
-        masked = tied or method.masked_weight(name, weight)
-        masked.train(module.training)
-        parametrize.register_parametrization(module, "weight", masked, unsafe=True)
-        if tied is None:  # layers that share one weight share its mask, which counts once
-            by_weight[id(weight)] = masked
-            targets.append(Target(name, module, masked))
-    if config.freeze_embeddings:
-        freeze_embeddings(model)
-    # Every process sets its own masks; DDP would broadcast those of rank 0 before each forward pass.
-    setattr(model, DDP_IGNORES, [*getattr(model, DDP_IGNORES, ()), *mask_buffers(model)])
-    modules = method.bundle.modules(model)
-    if modules:
-        setattr(model, MODULES, nn.ModuleDict(modules))
-    return Pruner(model, method, targets)
-
-
-def _checked(
-    model: nn.Module, config: PruningConfig, total_steps: int
-) -> tuple[Method, dict[str, nn.Module]]:
-    """Return the method and the modules of the matrices, after all checks of `prepare`."""
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
-    if any(True for _ in masked_modules(model)):
-        raise FinepruneError("this model is prepared already: finalize it first, or load it again")
-    refuse_quantized(model)
-    method: Method = method_class(config.method)(config, total_steps)
-    matrices = find_targets(model, config.targets, config.exclude)
-    for name, module in matrices.items():  # all checks first: an error leaves the model unchanged
-        if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
-            raise FinepruneError(f"{name}: spread over processes already; call prepare before fully_shard")
-        # Quantized weights may call themselves floats, in a class of their own; DTensor is torch's.
-        ordinary = type(module.weight).__module__.partition(".")[0] == "torch"
-        if not (ordinary and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()):
-            raise FinepruneError(
-                f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
-                "or otherwise parametrized, or leave the layer out with exclude"
-            )
-    weights = {name: module.get_parameter("weight") for name, module in matrices.items()}
-    for name, weight in weights.items():
-        method.bundle.units(name, weight)  # raises if units do not fit the matrix
-    method.bundle.check(weights)
-    if config.traits.holds_zeros:
-        hold_zeros(model)
-        return method, matrices
-    adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
-    for name, module in matrices.items():
-        if id(module) in adapted:
-            raise FinepruneError(
-                f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
-                "layer out with exclude, or prune without adapters, then train these with method='keep_zeros'"
-            )
-    return method, matrices
 
 
 class Pruner:

@@ -15,7 +15,6 @@ from torch import Tensor
 from fineprune.config import PruningConfig
 from fineprune.pruning.selection import Key
 from fineprune.pruning.target import Target
-from fineprune.pruning.units import Grid
 
 
 class Ranked(NamedTuple):
@@ -29,28 +28,32 @@ class ScoreRule(ABC):
     """The rule of a score."""
 
     @abstractmethod
-    def start(self, weight: Tensor, grid: Grid) -> Tensor | None:
-        """Return S before the first step, float32 of the grid's shape; None where the weight is the score."""
+    def start(self, size: Tensor) -> Tensor | None:
+        """Return S before the first step; None where the weight is the score.
+
+        Args:
+            size: `Target.size` of the units, float32 of the grid's shape.
+        """
 
     @abstractmethod
     def ranked(self, targets: Sequence[Target]) -> Ranked:
         """Return what is ranked now."""
 
-    def statistics(self, weight: Tensor, grid: Grid) -> dict[str, Tensor]:
-        """Return what the rule keeps beside the scores, by name, as it is before the first step."""
+    def statistics(self, size: Tensor) -> dict[str, Tensor]:
+        """Return what the rule keeps beside the scores before the first step, by name."""
         return {}
 
 
 class WeightSize(ScoreRule):
     """The score is the size of the weight; of larger units the root mean square of their weights."""
 
-    def start(self, weight: Tensor, grid: Grid) -> None:
+    def start(self, size: Tensor) -> None:
         return None
 
     def ranked(self, targets: Sequence[Target]) -> Ranked:
         if all(target.masked.grid.is_elements for target in targets):
             return Ranked([target.weight for target in targets], torch.abs)
-        return Ranked([_size(target.weight, target.masked.grid) for target in targets])
+        return Ranked([target.size() for target in targets])
 
 
 class Learned(ScoreRule):
@@ -66,10 +69,9 @@ class Learned(ScoreRule):
         self._by_size = config.score_init != "zero"
         self._zero, self._centered = zero, centered
 
-    def start(self, weight: Tensor, grid: Grid) -> Tensor:
-        scores = torch.full(grid.shape, self._zero, dtype=torch.float32, device=weight.device)
+    def start(self, size: Tensor) -> Tensor:
+        scores = torch.full_like(size, self._zero)
         if self._by_size:
-            size = _size(weight, grid)
             scores += size / size.mean().clamp_min(torch.finfo(torch.float32).tiny)
             if self._centered:
                 scores -= 1
@@ -82,8 +84,8 @@ class Learned(ScoreRule):
 class Observed(ScoreRule):
     """The score is a statistic of the gradients: the rule sets it, and no optimizer moves it."""
 
-    def start(self, weight: Tensor, grid: Grid) -> Tensor:
-        return torch.zeros(grid.shape, dtype=torch.float32, device=weight.device)
+    def start(self, size: Tensor) -> Tensor:
+        return torch.zeros_like(size)
 
     def ranked(self, targets: Sequence[Target]) -> Ranked:
         return Ranked([target.scores for target in targets])
@@ -97,11 +99,3 @@ class Observed(ScoreRule):
             step: The number of this optimizer step, from 1.
             lr: Returns the learning rate of a target's weight at this step.
         """
-
-
-def _size(weight: Tensor, grid: Grid) -> Tensor:
-    """Return |W| of elements, the root mean square of larger units, float32."""
-    values = weight.detach().float()
-    if grid.is_elements:
-        return values.abs()
-    return grid.expansion.reduce(values.square()).div(grid.cost).sqrt()

@@ -174,6 +174,18 @@ def top_v_by_cost(
 
 
 @torch.no_grad()
+def round_count(scores: Tensor, mask: Tensor, multiple: int) -> None:
+    """Round the number of True entries of `mask` to a multiple, by the next best or the worst scores.
+
+    An empty mask stays empty; any other keeps one multiple at least, if there are as many entries.
+    """
+    count, total = int(torch.count_nonzero(mask)), mask.numel()
+    wanted = min(max(1, round(count / multiple)) * multiple, total // multiple * multiple or total)
+    if count and wanted != count:
+        fill_masks([mask], [scores], find_threshold([scores], wanted))
+
+
+@torch.no_grad()
 def find_threshold(scores: Sequence[Tensor], keep: int, key: Key | None = None) -> Threshold:
     """Return the threshold that keeps exactly the `keep` highest of all `scores`, 1 <= keep <= total."""
     total = sum(entry.numel() for entry in scores)

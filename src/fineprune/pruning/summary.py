@@ -9,6 +9,7 @@ from torch import nn
 
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.finalizing import masked_modules
+from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.targets import find_targets
 
 
@@ -85,18 +86,12 @@ def summary(model: nn.Module) -> Summary:
     In a prepared model they are those that the current masks keep; in any other the non-zero weights of the
     layers that `prepare` would prune by default.
     """
-    layers = []
-    counted = set()
-    scores = 0
-    for name, _, masked in masked_modules(model):
-        if id(masked) not in counted:
-            counted.add(id(masked))
-            mask = masked.kept()
-            layers.append(
-                MatrixSummary(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel())
-            )
-            scores += sum(parameter.numel() for parameter in masked.parameters())
+    layers = _by_masks(model)
+    scores = sum(
+        parameter.numel() for masked in _unique_masks(model).values() for parameter in masked.parameters()
+    )
     if not layers:
+        counted = set()
         for name, module in find_targets(model).items():
             weight = module.get_parameter("weight")
             if id(weight) in counted:  # layers that share one weight
@@ -107,3 +102,33 @@ def summary(model: nn.Module) -> Summary:
             )
     parameters = sum(parameter.numel() for parameter in model.parameters()) - scores
     return Summary(tuple(layers), parameters)
+
+
+def _unique_masks(model: nn.Module) -> dict[str, MaskedWeight]:
+    """Return the masks of a prepared model by the first matrix that has each."""
+    first: dict[int, tuple[str, MaskedWeight]] = {}
+    for name, _, masked in masked_modules(model):
+        first.setdefault(id(masked), (name, masked))
+    return dict(first.values())
+
+
+def _by_masks(model: nn.Module) -> list[MatrixSummary]:
+    """Return what the current masks keep, in the model's order: where they are, and of what follows them."""
+    found: dict[str, MatrixSummary] = {}
+    for name, masked in _unique_masks(model).items():
+        mask = masked.kept()
+        found[name] = MatrixSummary(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel())
+        alive = masked.kept_units()
+        prefix = name.removesuffix(masked.grid.reader)
+        for lines in masked.grid.followers:
+            weight = model.get_submodule(prefix + lines.matrix).get_parameter("weight")
+            units = torch.from_numpy(lines.units).to(alive.device)
+            kept = int(torch.count_nonzero(alive[units])) * weight.shape[1 - lines.axis]
+            before = found.get(prefix + lines.matrix)  # fused matrices follow in several parts
+            found[prefix + lines.matrix] = MatrixSummary(
+                prefix + lines.matrix,
+                tuple(weight.shape),
+                kept + (before.kept if before else 0),
+                weight.numel(),
+            )
+    return [found[name] for name, _ in model.named_modules() if name in found]

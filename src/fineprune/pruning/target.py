@@ -1,20 +1,76 @@
-"""One pruned weight of a prepared model."""
+"""One pruned weight of a prepared model, and the weights of other matrices that belong to its units."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from fineprune.pruning.anatomy import Lines
 from fineprune.pruning.masked_weight import MaskedWeight
+from fineprune.pruning.units import Grid
+
+
+class Follower(NamedTuple):
+    """Lines of a matrix that belong to units which are masked elsewhere."""
+
+    module: nn.Module
+    lines: Lines
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight of the whole matrix."""
+        return self.module.get_parameter("weight")
+
+    @torch.no_grad()
+    def zero(self, dead: Tensor) -> None:
+        """Set the lines of dead units to 0.
+
+        Args:
+            dead: Bool, an entry a unit.
+        """
+        weight, places = self.weight, torch.from_numpy(self.lines.positions).to(self.weight.device)
+        units = torch.from_numpy(self.lines.units).to(weight.device)
+        weight.index_fill_(self.lines.axis, places[dead.to(weight.device)[units]], 0.0)
+
+
+def followers_of(model: nn.Module, grid: Grid, reader: str) -> tuple[Follower, ...]:
+    """Return the followers of a grid in a model, also in one that another module wraps.
+
+    Args:
+        model: The model.
+        grid: The grid.
+        reader: The name that the grid's matrix has in this model.
+    """
+    prefix = reader.removesuffix(grid.reader)
+    return tuple(Follower(model.get_submodule(prefix + lines.matrix), lines) for lines in grid.followers)
+
+
+def size_of(weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> Tensor:
+    """Return |W| of elements and the root mean square of larger units' weights, float32 of the grid's shape.
+
+    It is neither a sum nor a norm, so that units of different kinds compare.
+    """
+    values = weight.detach().float()
+    if grid.is_elements:
+        return values.abs()
+    squares = grid.expansion.reduce(values.square())
+    for follower in followers:
+        lines = follower.lines
+        sums = follower.weight.detach().float().square().sum(1 - lines.axis)
+        places = torch.from_numpy(lines.positions).to(sums.device)
+        squares.index_add_(0, torch.from_numpy(lines.units).to(sums.device), sums[places])
+    return squares.div(grid.weights).sqrt()
 
 
 @dataclass
 class Target:
-    """A pruned weight: its dotted name, the module that holds it, and its mask."""
+    """A pruned weight: its dotted name, the module that holds it, its mask, and what follows the mask."""
 
     name: str
     module: nn.Module
     masked: MaskedWeight
+    followers: tuple[Follower, ...] = ()
 
     @property
     def weight(self) -> nn.Parameter:
@@ -33,3 +89,7 @@ class Target:
         """The gate of a method that has one."""
         assert self.masked.gate is not None
         return self.masked.gate
+
+    def size(self) -> Tensor:
+        """Return the size of the units, as magnitude pruning ranks them."""
+        return size_of(self.weight, self.masked.grid, self.followers)

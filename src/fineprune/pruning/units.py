@@ -1,7 +1,8 @@
 """Units: what stays or goes together in one matrix, and what each costs of the density.
 
-A grid says how the units of one kind lie in one matrix. Elements are the first kind; a method names another
-by its part `units`, a function that makes the grid of a matrix.
+A grid says how the units of one kind lie in one matrix. A unit that spans several matrices, a head or a
+neuron, is masked where it is read, in O or FFN-out; its other weights are followers, which its mask does not
+touch while the model trains. They cannot be seen there, count as the unit's, and are zeroed at the end.
 """
 
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning import anatomy
 from fineprune.pruning.expansion import Blocks, Expansion, Identity, Lines
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """The units of one kind in one matrix.
 
@@ -20,18 +22,37 @@ class Grid:
         kind: The name of the kind, for messages.
         shape: The shape of scores and flags, one entry a unit.
         expansion: The map between the grid and the matrix.
-        cost: Weights that a unit has, which is what it takes of the density.
+        weights: Weights of a unit, followers included.
+        extra: What a unit costs of the budget beyond its weights: multiply-adds of the attention product, in
+            weights that cost as much.
+        reader: The dotted name of the matrix, where there are followers.
+        followers: The lines of other matrices that belong to the units.
+        part: The part of the structure that the grid belongs to; its own density counts for the grid.
     """
 
     kind: str
     shape: tuple[int, ...]
     expansion: Expansion
-    cost: int
+    weights: int
+    extra: int = 0
+    reader: str = ""
+    followers: tuple[anatomy.Lines, ...] = ()
+    part: str = ""
 
     @property
     def is_elements(self) -> bool:
         """Whether the grid is the matrix itself."""
         return isinstance(self.expansion, Identity)
+
+    @property
+    def cost(self) -> int:
+        """What a unit takes of the budget."""
+        return self.weights + self.extra
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a ranking may leave nothing of the matrix: an empty half of a block is an answer."""
+        return bool(self.followers)
 
 
 def elements(name: str, weight: Tensor) -> Grid:
@@ -51,8 +72,7 @@ def blocks(name: str, weight: Tensor, rows: int, columns: int) -> Grid:
             divisors = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
             raise FinepruneError(
                 f"{name}: {rows} x {columns} blocks do not divide {weight.shape[0]} x {weight.shape[1]}; "
-                f"block {what} "
-                f"that divide {size}: {divisors}"
+                f"block {what} that divide {size}: {divisors}"
             )
     shape = (weight.shape[0] // rows, weight.shape[1] // columns)
     return Grid(f"{rows} x {columns} block", shape, Blocks(rows, columns), rows * columns)

@@ -6,7 +6,7 @@ from torch import nn
 
 from fineprune.config import PruningConfig
 from fineprune.pruning.methods.hard_concrete import CLOSED
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 
 A = [[1.0, -5.0], [3.0, 0.5]]
 B = [[10.0, -20.0], [0.1, 7.0]]

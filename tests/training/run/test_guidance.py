@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fineprune.config import PruningConfig
-from fineprune.pruning.pruner import prepare
+from fineprune.pruning.preparing import prepare
 from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.training.run.builtin_recipes import FOLDER, packaged
 from fineprune.training.run.demo import STEPS, _recipe

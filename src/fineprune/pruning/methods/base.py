@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, final
 
+import torch
 from torch import Tensor, nn
 
 from fineprune.config import PruningConfig
@@ -17,8 +18,10 @@ from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
-from fineprune.pruning.target import Target
-from fineprune.pruning.units import Grid, elements
+from fineprune.pruning.selection import round_count
+from fineprune.pruning.structures import rankings
+from fineprune.pruning.target import Follower, Target, size_of
+from fineprune.pruning.units import Grid
 
 
 @dataclass
@@ -56,6 +59,20 @@ class Penalty(ABC):
         """Set the masks of a run with the paper's fixed lambda, at `ramp` (0 to 1) of the schedule."""
 
 
+def mean_over_units(values: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+    """Return a mean of `values`, which have an entry a unit: of elements the mean of the matrices' means.
+
+    Units of several weights count by what they cost of the budget, or small grids would be pushed harder.
+    """
+    grids = [target.masked.grid for target in targets]
+    if all(grid.is_elements for grid in grids):
+        return ranks.mean_of_means(values, [target.scores for target in targets])
+    device = values[0].device
+    sums = [value.sum().to(device) * grid.cost for value, grid in zip(values, grids, strict=True)]
+    total = sum(value.numel() * grid.cost for value, grid in zip(values, grids, strict=True))
+    return torch.stack(sums).sum() / total
+
+
 def gradual(config: PruningConfig, total: int) -> Schedule:
     """Plan Eq. 5 with the warm-up and cool-down of the config."""
     return Schedule.plan(total, config.warmup, config.cooldown)
@@ -78,10 +95,9 @@ class Parts:
     Attributes:
         rule: How scores start and move, and what is ranked; None where nothing is ranked and the first masks
             stay.
-        units: Makes the grid of a matrix, from its name and weight.
         gate: Makes the gate of a matrix from its weight; None for none.
         weight_gradient: What pruned weights get of the gradient: nothing ("masked") or theirs ("dense").
-        floor: The share of each matrix that a global ranking leaves it.
+        floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
         penalty: What the loss gets beside the task's; None for none.
         plan: Makes the schedule of a run of so many steps.
         first_mask: Makes the mask before the first step from the weight; None keeps everything.
@@ -92,7 +108,6 @@ class Parts:
     """
 
     rule: ScoreRule | None
-    units: Callable[[str, Tensor], Grid] = elements
     gate: Callable[[Tensor], Gate] | None = None
     weight_gradient: WeightGradient = "masked"
     floor: float = 0.0
@@ -123,17 +138,17 @@ class Method(ABC):
         """Return the parts, from `self.config` and `self.options`."""
 
     @final
-    def masked_weight(self, name: str, weight: Tensor) -> MaskedWeight:
+    def masked_weight(self, weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> MaskedWeight:
         """Return the parametrization of one weight."""
         bundle = self.bundle
-        grid = bundle.units(name, weight)
+        size = size_of(weight, grid, followers)
         masked = MaskedWeight(
             weight,
-            None if bundle.rule is None else bundle.rule.start(weight, grid),
+            None if bundle.rule is None else bundle.rule.start(size),
             grid,
             None if bundle.gate is None else bundle.gate(weight),
             bundle.weight_gradient,
-            None if bundle.rule is None else bundle.rule.statistics(weight, grid),
+            None if bundle.rule is None else bundle.rule.statistics(size),
         )
         if bundle.first_mask is not None:
             masked.mask.copy_(bundle.first_mask(weight))
@@ -163,21 +178,25 @@ class Method(ABC):
 
     def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int) -> Control:
         """Keep the scheduled density; lambda is fixed, or leads the threshold along its path."""
-        density = self.schedule.density(step, self.config.density, self.config.initial_density)
-        if density >= 1:
-            for target in targets:
-                target.masked.units.fill_(True)
+        config = self.config
+        thresholds = []
+        for indices, goal in rankings([target.masked.grid for target in targets], config):
+            ranked = [targets[index] for index in indices]
+            density = self.schedule.density(step, goal, max(goal, config.initial_density))
+            if density < 1:
+                thresholds.append(self._cut(rule, ranked, density))
+            else:
+                for target in ranked:
+                    target.masked.units.fill_(True)
+        if not thresholds:
             return Control()
-        threshold = self._cut(rule, targets, density)
-        for target in targets:
-            if target.masked.gate is not None:
-                target.gate.follow(threshold)
+        threshold = sum(thresholds) / len(thresholds)
         penalty = self.bundle.penalty
         if penalty is None:
             return Control(threshold)
         ramp = self.schedule.ramp(step)
-        if self.config.penalty is not None:
-            return Control(threshold, self.config.penalty * ramp)
+        if config.penalty is not None:
+            return Control(threshold, config.penalty * ramp)
         units = sum(target.scores.numel() for target in targets)
         wanted = path(ramp, penalty.start, penalty.end)
         return Control(threshold, controlled_lambda(threshold, wanted, ramp, units))
@@ -186,8 +205,18 @@ class Method(ABC):
         """Keep the highest units (Eq. 1), ranked together or matrix by matrix; return the mean threshold."""
         ranked = rule.ranked(targets)
         flags = [target.masked.units for target in targets]
-        costs = [target.masked.grid.cost for target in targets]
+        grids = [target.masked.grid for target in targets]
+        floor = 0.0 if any(grid.may_be_empty for grid in grids) else self.bundle.floor
+        costs = [grid.cost for grid in grids]
         cuts = ranks.of(ranked.tensors).top_v(
-            ranked.tensors, density, flags, ranked.key, self.bundle.floor, self.scope == "local", costs
+            ranked.tensors, density, flags, ranked.key, floor, self.scope == "local", costs
         )
-        return sum(cut.value for cut in cuts) / len(cuts)
+        if self.config.round_to > 1:
+            for grid, scores, flag in zip(grids, ranked.tensors, flags, strict=True):
+                if grid.kind == "neuron":
+                    round_count(scores, flag, self.config.round_to)
+        threshold = sum(cut.value for cut in cuts) / len(cuts)
+        for target in targets:
+            if target.masked.gate is not None:
+                target.gate.follow(threshold)
+        return threshold

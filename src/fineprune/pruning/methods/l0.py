@@ -9,7 +9,7 @@ from torch import Tensor
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import Gate
 from fineprune.pruning.methods import hard_concrete
-from fineprune.pruning.methods.base import Control, Method, Parts, Penalty
+from fineprune.pruning.methods.base import Control, Method, Parts, Penalty, mean_over_units
 from fineprune.pruning.score_rules import Learned
 from fineprune.pruning.target import Target
 
@@ -79,14 +79,16 @@ class HardConcrete(Gate):
 
 
 class ExpectedL0(Penalty):
-    """E[L0] as a share of the weights: P(z > 0) averaged in each matrix, then over the matrices."""
+    """E[L0] as a share of the weights: P(z > 0) averaged in each matrix, then over the matrices.
+
+    Of larger units it is weighed by cost.
+    """
 
     start, end = hard_concrete.INITIAL, hard_concrete.CLOSED
 
     def value(self, targets: Sequence[Target]) -> Tensor:
-        scores = [target.scores for target in targets]
         logits = [target.gate.logits(ranks.local(target.scores)) for target in targets]
-        return ranks.mean_of_means([hard_concrete.open_probability(entry) for entry in logits], scores)
+        return mean_over_units([hard_concrete.open_probability(entry) for entry in logits], targets)
 
     def fixed(self, targets: Sequence[Target], ramp: float, penalty: float) -> Control:
         return Control(hard_concrete.CLOSED, penalty)  # the threshold stays, lambda is constant

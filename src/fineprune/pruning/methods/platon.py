@@ -25,7 +25,6 @@ from fineprune.pruning.methods.base import Method, Parts, gradual
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
-from fineprune.pruning.units import Grid
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ class SensitivityTimesUncertainty(Observed):
     def __init__(self, options: Options, of_updated: bool) -> None:
         self._options, self._of_updated = options, of_updated
 
-    def statistics(self, weight: Tensor, grid: Grid) -> dict[str, Tensor]:
-        names = ("window_mean", "sensitivity", "uncertainty")
-        return {name: torch.zeros(grid.shape, device=weight.device) for name in names}
+    def statistics(self, size: Tensor) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(size) for name in ("window_mean", "sensitivity", "uncertainty")}
 
     @torch.no_grad()
     def observe(self, targets: Sequence[Target], step: int, lr: Callable[[Target], float]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.methods.base import Control, Method, Parts, Penalty
+from fineprune.pruning.methods.base import Control, Method, Parts, Penalty, mean_over_units
 from fineprune.pruning.score_rules import Learned
 from fineprune.pruning.target import Target
 
@@ -24,18 +24,18 @@ class SoftMovement(Method):
 
 
 class MeanSigmoid(Penalty):
-    """R(S): sigmoid(S) averaged in each matrix, then over the matrices."""
+    """R(S): sigmoid(S) averaged in each matrix, then over the matrices; of larger units weighed by cost."""
 
     start, end = 0.0, math.log(_TAU / (1 - _TAU))
 
     def value(self, targets: Sequence[Target]) -> Tensor:
-        scores = [target.scores for target in targets]
-        return ranks.mean_of_means([torch.sigmoid(ranks.local(entry)) for entry in scores], scores)
+        return mean_over_units([torch.sigmoid(ranks.local(target.scores)) for target in targets], targets)
 
     def fixed(self, targets: Sequence[Target], ramp: float, penalty: float) -> Control:
         """Set the paper's mask, 1[sigmoid(S) > tau], with the reference's floor; tau follows the ramp."""
         tau = _TAU * ramp
         cut = math.log(tau / (1 - tau)) if tau > 0 else -math.inf
         scores = [target.scores for target in targets]
-        ranks.of(scores).above(scores, cut, [target.masked.units for target in targets], FLOOR)
+        floor = 0.0 if any(target.masked.grid.may_be_empty for target in targets) else FLOOR
+        ranks.of(scores).above(scores, cut, [target.masked.units for target in targets], floor)
         return Control(None if math.isinf(cut) else cut, penalty * ramp)

@@ -15,7 +15,8 @@ from transformers.trainer_pt_utils import find_batch_size
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.distributed import agreement
-from fineprune.pruning.pruner import Pruner, prepare
+from fineprune.pruning.preparing import prepare
+from fineprune.pruning.pruner import Pruner
 from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher_logits import LOGITS
 from fineprune.training.host import accumulation, last_batch, processes, sealing

@@ -1,0 +1,175 @@
+"""Which matrices a structure prunes, and how the units lie in each."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.pruning import units
+from fineprune.pruning.anatomy import Attention, FeedForward, Kind, Lines, place_of
+from fineprune.pruning.expansion import Lines as LineExpansion
+from fineprune.pruning.layout import layout_of
+from fineprune.pruning.units import Grid
+from fineprune.structure import ALL, TIED, Part, Unit, parts_of, unit_name
+
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "attention": ("Q", "K", "V", "QKV", "O"),
+    "feed_forward": ("FFN in", "FFN out"),
+}
+
+
+def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: PruningConfig) -> dict[str, Grid]:
+    """Return the grid of each matrix that gets a mask, by dotted name, in the order of `matrices`.
+
+    Args:
+        model: The model.
+        matrices: The linear layers that `targets` and `exclude` chose. Those that follow another's mask, and
+            those of a part that stays whole, get none.
+        config: The structure and the budget.
+
+    Raises:
+        FinepruneError: Units do not fit their matrix, a head or neuron cannot be told or has only some of its
+            matrices among those chosen, or the density keeps less than one unit.
+    """
+    grids: dict[str, Grid] = {}
+    for name, part in parts_of(config.structure).items():
+        kinds = _KINDS.get(name)
+        chosen = {
+            dotted: module.get_parameter("weight")
+            for dotted, module in matrices.items()
+            if kinds is None or place_of(dotted).kind in kinds
+        }
+        if not chosen:
+            raise FinepruneError(
+                f"structure.{name}: none of the {len(matrices)} chosen matrices is in the {_plain(name)} "
+                f"of a block, for example {next(iter(matrices))}; structure='row' takes any matrix"
+            )
+        if part.unit in TIED:
+            found = dict(_tied(model, name, part.unit, chosen, config))
+        else:
+            found = {dotted: _single(part.unit, dotted, weight) for dotted, weight in chosen.items()}
+        _check_density(name, part, found, config)
+        grids |= {dotted: replace(grid, part=name) for dotted, grid in found.items()}
+    return {name: grids[name] for name in matrices if name in grids}
+
+
+def governed(grids: Mapping[str, Grid]) -> list[str]:
+    """Return the names of all matrices that a mask zeroes in the end: those of the grids, and followers."""
+    names = [*grids, *(lines.matrix for grid in grids.values() for lines in grid.followers)]
+    return list(dict.fromkeys(names))
+
+
+def _plain(part: str) -> str:
+    return part.replace("_", "-")
+
+
+def _single(unit: Unit, name: str, weight: Tensor) -> Grid:
+    """Return the grid of a unit that lies in one matrix."""
+    if isinstance(unit, tuple):
+        return units.blocks(name, weight, *unit)
+    make: dict[str, Callable[[str, Tensor], Grid]] = {
+        "element": units.elements,
+        "row": units.rows,
+        "column": units.columns,
+    }
+    return make[unit](name, weight)
+
+
+def _tied(
+    model: nn.Module, part: str, unit: Unit, chosen: Mapping[str, Tensor], config: PruningConfig
+) -> Iterator[tuple[str, Grid]]:
+    """Yield the grids of heads, neurons or whole halves, with the names of the matrices that read them."""
+    seen: set[str] = set()
+    whole = unit == part
+    for half in _halves(model, part):
+        names = {lines.matrix for lines in half.lines}
+        taken = names & set(chosen)
+        seen |= names
+        if not taken:
+            continue
+        if taken != names:
+            raise FinepruneError(
+                f"{half.name}: a {unit} needs all of its matrices, and targets or exclude take "
+                f"{min(taken)} without {min(names - taken)}; exclude the whole {_plain(part)}"
+            )
+        reader = "O" if isinstance(half, Attention) else "FFN out"
+        read = [lines for lines in half.lines if lines.kind == reader]
+        if len(read) != 1:
+            raise FinepruneError(
+                f"{half.name}: has no {reader} that reads its {unit}s; structure='row' fits it"
+            )
+        yield read[0].matrix, _grid(half, read[0], unit_name(unit), whole, chosen, config)
+    rest = [name for name in chosen if name not in seen]
+    if rest:
+        raise FinepruneError(
+            f"structure.{part}={unit!r}: the {unit}s of {rest[0]} cannot be told from its name, its shape "
+            "and the model's configuration; structure='row' or blocks fit any matrix, or leave it out with "
+            "exclude"
+        )
+
+
+def _halves(model: nn.Module, part: str) -> Iterator[Attention | FeedForward]:
+    for block in layout_of(model):
+        yield from block.attentions if part == "attention" else block.feed_forwards
+
+
+def _grid(
+    half: Attention | FeedForward,
+    read: Lines,
+    kind: str,
+    whole: bool,
+    chosen: Mapping[str, Tensor],
+    config: PruningConfig,
+) -> Grid:
+    """Return the grid of an attention or a feed-forward, on the matrix that reads its units."""
+    count = 1 if whole else int(read.units.max()) + 1
+    lines = [entry._replace(units=np.zeros_like(entry.units)) if whole else entry for entry in half.lines]
+    weight = chosen[read.matrix]
+    unit_of = np.full(weight.shape[read.axis], -1)
+    unit_of[read.positions] = 0 if whole else read.units
+    size = weight.shape[1 - read.axis]
+    weights = sum(len(entry.positions) * chosen[entry.matrix].shape[1 - entry.axis] for entry in lines)
+    extra = 0
+    if config.budget == "flops" and isinstance(half, Attention):
+        extra = 2 * config.budget_length * half.sizes.size * half.sizes.heads // count
+    return Grid(
+        kind,
+        (count,),
+        LineExpansion(read.axis, unit_of.tolist(), size),
+        weights // count,
+        extra,
+        read.matrix,
+        tuple(entry for entry in lines if entry.matrix != read.matrix),
+    )
+
+
+def _check_density(name: str, part: Part, grids: Mapping[str, Grid], config: PruningConfig) -> None:
+    """Raise `FinepruneError` where the density keeps less than half of the smallest unit."""
+    if not config.controlled or part.unit == "element":  # one element always stays
+        return
+    total = sum(int(np.prod(grid.shape)) * grid.cost for grid in grids.values())
+    density = config.density if part.density is None else part.density
+    smallest = min(grid.cost for grid in grids.values())
+    if density * total < smallest / 2:
+        where = "density" if name == ALL or part.density is None else f"structure.{name}.density"
+        raise FinepruneError(
+            f"{where}={density:g}: keeps less than one {next(iter(grids.values())).kind}, which is "
+            f"{smallest / total:.2%} of the {'targets' if name == ALL else _plain(name)}; "
+            "give a higher density"
+        )
+
+
+def rankings(grids: Sequence[Grid], config: PruningConfig) -> list[tuple[list[int], float]]:
+    """Return which grids are ranked together, by their indices, and the final density of each ranking."""
+    parts = parts_of(config.structure)
+    if all(part.density is None for part in parts.values()):
+        return [(list(range(len(grids))), config.density)]
+    own: dict[str, Any] = {name: part.density for name, part in parts.items()}
+    return [
+        ([index for index, grid in enumerate(grids) if grid.part == name], density)
+        for name, density in own.items()
+    ]

@@ -1,0 +1,107 @@
+"""The test that the weights of a unit belong together, before a step is spent on them.
+
+Names and shapes say where heads and neurons are. A unit is silenced in two ways: where it is read, and at all
+of its weights and biases. If it is one, the model cannot tell the two apart. Norms over several heads, gates
+on the output of a half, activations that are not 0 at 0, and names that mean something else fail here.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fineprune.errors import FinepruneError
+from fineprune.pruning.expansion import Lines
+from fineprune.pruning.probe import difference, outputs, probe_inputs
+from fineprune.pruning.units import Grid
+
+_AGREE = 1e-5  # of the largest value, in float32
+_UNITS_TRIED = 4
+
+
+@torch.no_grad()
+def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, Any] | None = None) -> None:
+    """Silence one unit of the first and of the last matrix of each kind in two ways, and compare the answers.
+
+    Args:
+        model: The model, not prepared yet; it is left as it was.
+        grids: The grids of the matrices that read the units; those without followers are not tested.
+        probe: Inputs of the model, by name; None: made up from its configuration.
+
+    Raises:
+        FinepruneError: The answers differ, no answer depends on a unit, or no inputs can be made up.
+    """
+    by_kind: dict[tuple[str, str], list[Grid]] = {}
+    for grid in grids.values():
+        if grid.followers:
+            by_kind.setdefault((grid.kind, grid.reader.split(".")[0]), []).append(grid)
+    if not by_kind:
+        return
+    if any(parameter.dtype.itemsize < 4 for parameter in model.parameters() if parameter.is_floating_point()):
+        model = copy.deepcopy(model).float()  # the shorter types round more than the test allows
+    inputs = _inputs(model, next(iter(by_kind))[0], probe)
+    untouched = outputs(model, inputs)
+    for found in by_kind.values():
+        for grid in dict.fromkeys((found[0], found[-1])):
+            _check(model, grid, inputs, untouched)
+
+
+def _inputs(model: nn.Module, kind: str, probe: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if probe is not None:
+        return probe
+    if not hasattr(model, "config") or not hasattr(model, "main_input_name"):
+        raise FinepruneError(
+            f"structure {kind}: {type(model).__name__} has no configuration of transformers to make up "
+            "inputs from, on which its units are tested; give some with prepare(…, probe={name: tensor})"
+        )
+    return probe_inputs(model)
+
+
+def _check(model: nn.Module, grid: Grid, inputs: Mapping[str, Any], untouched: list[Tensor]) -> None:
+    weight = model.get_submodule(grid.reader).get_parameter("weight")
+    size = grid.expansion.reduce(weight.square())
+    drawn = [unit for unit in size.argsort(descending=True)[:_UNITS_TRIED].tolist() if size[unit] > 0]
+    if not drawn:
+        return  # nothing reads them: a model that was pruned before
+    for unit in drawn:
+        read = _silenced(model, grid, unit, inputs, everywhere=False)
+        if difference(untouched, read) <= _AGREE:
+            continue  # the probe shows nothing of this unit
+        apart = difference(read, _silenced(model, grid, unit, inputs, everywhere=True))
+        if apart <= _AGREE:
+            return
+        raise FinepruneError(
+            f"{grid.reader}: silencing {grid.kind} {unit} where it is read and where it is made gives "
+            f"answers that differ by {apart:.1e} of the largest value, so its weights do not belong "
+            "together; use structure='row' or blocks, or leave this part of the model out with exclude"
+        )
+    raise FinepruneError(
+        f"{grid.reader}: no answer of the model depends on {grid.kind} {', '.join(map(str, drawn))}, so it "
+        "cannot be tested which weights belong to it; give inputs on which it does with "
+        "prepare(…, probe={name: tensor})"
+    )
+
+
+def _silenced(
+    model: nn.Module, grid: Grid, unit: int, inputs: Mapping[str, Any], everywhere: bool
+) -> list[Tensor]:
+    """Return the answers without a unit, and put its weights back."""
+    assert isinstance(grid.expansion, Lines)
+    places = (grid.expansion.unit_of == unit).nonzero().squeeze(1)
+    silenced = [(grid.reader, "weight", grid.expansion.axis, places)]
+    for entry in grid.followers if everywhere else ():
+        places = torch.from_numpy(entry.of(unit))
+        silenced += [(entry.matrix, "weight", entry.axis, places), (entry.matrix, "bias", 0, places)]
+    before: list[tuple[Tensor, Tensor]] = []
+    try:
+        for name, kind, axis, places in silenced:
+            parameter = getattr(model.get_submodule(name), kind)
+            if parameter is not None:
+                before.append((parameter, parameter.clone()))
+                parameter.index_fill_(axis, places.to(parameter.device), 0.0)
+        return outputs(model, inputs)
+    finally:
+        for parameter, values in reversed(before):
+            parameter.copy_(values)

@@ -1,0 +1,137 @@
+"""What stays or goes together: the setting `structure` of a pruning, read and checked."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fineprune._messages import choose, suggestion
+from fineprune._validation import check_keys, is_number, shown
+from fineprune.errors import FinepruneError
+
+Unit = str | tuple[int, int]
+"""A name, or the rows and columns of a block."""
+
+ALL = "all"
+"""The part of a structure that says the same of every target matrix."""
+
+_IN_EVERY_MATRIX = ("element", "row", "column")
+_TIED = {"attention": ("head", "attention"), "feed_forward": ("neuron", "feed_forward")}
+
+TIED = tuple(unit for units in _TIED.values() for unit in units)
+"""Units that span several matrices, and which `shrink` removes."""
+
+
+class Part(NamedTuple):
+    """What one part of each block is cut into."""
+
+    unit: Unit
+    density: float | None = None
+    """The share of this part that stays; None: the density of the whole pruning."""
+
+
+def parts_of(structure: Any) -> dict[str, Part]:
+    """Return what each part of a model is cut into: "all" of it, or "attention" and "feed_forward".
+
+    A part that is not named stays whole.
+
+    Raises:
+        FinepruneError: An unknown unit or part, a unit of another part, or densities of some parts alone.
+    """
+    if not isinstance(structure, Mapping):
+        return {ALL: Part(_unit(structure, ALL, "structure"))}
+    check_keys(structure, _TIED, "structure")
+    if not structure:
+        raise FinepruneError("structure={}: name attention, feed_forward or both, or leave structure out")
+    parts = {name: _part(structure[name], name) for name in _TIED if name in structure}
+    if len({part.density is None for part in parts.values()}) > 1:
+        raise FinepruneError(
+            "structure: give both parts a density, or neither: without one they are ranked together"
+        )
+    return parts
+
+
+def plain(parts: Mapping[str, Part]) -> Any:
+    """Return the structure as values that JSON and YAML can hold; `parts_of` reads them."""
+
+    def unit_of(part: Part) -> Any:
+        return list(part.unit) if isinstance(part.unit, tuple) else part.unit
+
+    if ALL in parts:
+        return unit_of(parts[ALL])
+    return {
+        name: unit_of(part) if part.density is None else {"unit": unit_of(part), "density": part.density}
+        for name, part in parts.items()
+    }
+
+
+def canonical(parts: Mapping[str, Part]) -> Any:
+    """Return a structure as it is given in Python, so that equal ones compare equal."""
+    value = plain(parts)
+    return tuple(value) if ALL in parts and isinstance(value, list) else value
+
+
+def unit_name(unit: Unit) -> str:
+    """Return how messages and tables call a unit."""
+    return unit if isinstance(unit, str) else f"{unit[0]} x {unit[1]} block"
+
+
+def check_structure(config: Any) -> None:
+    """Raise `FinepruneError` where the structure or its budget does not fit the rest of a `PruningConfig`."""
+    if config.traits.holds_zeros and config.structure != "element":
+        raise FinepruneError(
+            f"structure={config.structure!r}: method={config.method!r} holds the zeros that are there; leave "
+            "structure out"
+        )
+    choose(config.budget, ("parameters", "flops"), "budget")
+    for name in ("budget_length", "round_to"):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise FinepruneError(f"{name}={shown(value)}: must be a whole number, at least 1")
+    units = {part.unit for part in parts_of(config.structure).values()}
+    if config.round_to > 1 and "neuron" not in units:
+        raise FinepruneError(
+            f"round_to={config.round_to}: rounds neurons, and the structure has none; leave it out, or give "
+            "structure={'feed_forward': 'neuron'}"
+        )
+    if config.budget != "parameters" and (config.penalty is not None and config.traits.penalty_decides):
+        raise FinepruneError(
+            f"budget={config.budget!r}: a fixed penalty follows no budget; leave budget or penalty out"
+        )
+
+
+def _part(value: Any, name: str) -> Part:
+    if not isinstance(value, Mapping):
+        return Part(_unit(value, name, f"structure.{name}"))
+    check_keys(value, Part._fields, f"structure.{name}")
+    density = value.get("density")
+    if density is not None and not (is_number(density) and 0 < density <= 1):
+        raise FinepruneError(
+            f"structure.{name}.density={shown(density)}: the share of the {name} that stays must lie in "
+            "(0, 1]"
+        )
+    unit = _unit(value.get("unit"), name, f"structure.{name}.unit")
+    return Part(unit, None if density is None else float(density))
+
+
+def _unit(value: Any, part: str, where: str) -> Unit:
+    """Return a unit of a part ("all": of every matrix)."""
+    allowed = (*_IN_EVERY_MATRIX, *_TIED.get(part, ()))
+    if isinstance(value, str) and value in allowed:
+        return value
+    if isinstance(value, (list, tuple)):
+        sizes = [
+            entry for entry in value if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0
+        ]
+        if len(value) == 2 == len(sizes):
+            return sizes[0], sizes[1]
+        raise FinepruneError(
+            f"{where}={shown(value)}: a block has two sizes, rows and columns, such as [4, 1]; structures in "
+            "several levels are two runs: heads and neurons, then elements of the smaller model"
+        )
+    if isinstance(value, str) and part == ALL and value in TIED:
+        of = next(name for name, units in _TIED.items() if value in units)
+        raise FinepruneError(f"{where}={value!r}: is a unit of one part; write {{{of}: {value}}}")
+    choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]
+    raise FinepruneError(
+        f"{where}={shown(value)}: {suggestion(value, allowed)}allowed are {', '.join(choices)}, and blocks "
+        "[rows, columns]"
+    )
