@@ -22,9 +22,15 @@ FILES = {"keep_zeros": "frozen"}  # named when the method had its older name
 STEPS = 12
 WINDOWS = {"mask_interval": 2, "options": {"window": 2}}  # of the default, not one would end in the warm-up
 SETTINGS = {"platon": WINDOWS, "pins": WINDOWS}
+HEADS = {"attention": "head", "feed_forward": "neuron"}
+STRUCTURES = {  # by the name of the file
+    "movement_blocks": ("movement", (4, 1)),
+    "soft_movement_heads": ("soft_movement", HEADS),
+    "l0_heads": ("l0", HEADS),
+}
 
 
-def trajectory(method, distillation=None):
+def trajectory(method, distillation=None, structure="element"):
     """Task loss, penalty and density of each of the steps; with `distillation`, its loss."""
     model = tiny_bert(vocab_size=50, max_position_embeddings=16, **NO_DROPOUT)
     generator = torch.Generator().manual_seed(1)
@@ -41,7 +47,9 @@ def trajectory(method, distillation=None):
         with torch.no_grad():
             for module in find_targets(model).values():
                 module.weight[torch.rand(module.weight.shape, generator=generator) < 0.7] = 0
-    config = PruningConfig(method, density=0.3, warmup=2, cooldown=3, **SETTINGS.get(method, {}))
+    config = PruningConfig(
+        method, density=0.3, structure=structure, warmup=2, cooldown=3, **SETTINGS.get(method, {})
+    )
     pruner = prepare(model, config, STEPS)
     optimizer = pruner.optimizer(torch.optim.AdamW, 1e-3)
     model.train()
@@ -85,6 +93,19 @@ def test_what_the_golden_runs_cover(method):
     assert (max(step["penalty"] for step in steps) > 0) == METHODS[method].penalty_decides
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_trajectory_of_larger_units(name):
+    method, structure = STRUCTURES[name]
+    expected = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    for step, (ours, theirs) in enumerate(
+        zip(trajectory(method, structure=structure), expected, strict=True), start=1
+    ):
+        assert ours == pytest.approx(theirs, rel=1e-4), f"step {step}"
+    assert len({step["loss"] for step in expected}) == STEPS
+    # A head is 512 of 4,096 weights, and a matrix of 256 has 64 blocks.
+    assert expected[-1]["density"] == pytest.approx(0.3, abs=256 / 4096 if structure == HEADS else 0.5 / 64)
+
+
 def test_a_trajectory_with_a_teacher():
     expected = json.loads((GOLDEN / "movement_distilled.json").read_text(encoding="utf-8"))
     got = trajectory("movement", Distillation())
@@ -99,6 +120,8 @@ def write():
     GOLDEN.mkdir(exist_ok=True)
     runs = {method: trajectory(method) for method in METHODS}
     runs["movement_distilled"] = trajectory("movement", Distillation())
+    for name, (method, structure) in STRUCTURES.items():
+        runs[name] = trajectory(method, structure=structure)
     for name, steps in runs.items():
         (GOLDEN / f"{FILES.get(name, name)}.json").write_text(
             json.dumps(steps, indent=1) + "\n", encoding="utf-8"

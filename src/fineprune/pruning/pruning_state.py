@@ -62,12 +62,17 @@ def tensors(targets: Sequence[Target], modules: nn.Module | None) -> dict[str, T
     """Return what the folded weights do not show, on the CPU: scores, masks, gates, statistics, hidden
     weights.
 
-    Keys are "TARGET.PART"; `TARGET.hidden` are the stored weights that folding hides, one after the other.
+    Keys are "TARGET.PART"; `TARGET.hidden` are the stored weights that folding hides, one after the other,
+    and `TARGET.followers.N` the lines of other matrices that it zeroes.
     """
     found: dict[str, Tensor] = {}
     for target in targets:
         parts = target.masked.state_dict()
         parts["hidden"] = target.weight[target.masked.hidden()]
+        dead = ~target.masked.kept_units()
+        for number, follower in enumerate(target.followers):
+            lines = follower.weight.index_select(follower.lines.axis, follower.places(dead))
+            parts[f"followers.{number}"] = lines
         found |= {f"{target.name}.{part}": tensor for part, tensor in parts.items()}
     if modules is not None:
         found |= {f"{_MODULES}.{key}": tensor for key, tensor in modules.state_dict().items()}
@@ -89,6 +94,12 @@ def load_tensors(targets: Sequence[Target], modules: nn.Module | None, saved: Ma
         stored = target.weight[hidden]
         _copy(rest, f"{target.name}.hidden", stored)
         target.weight[hidden] = stored
+        dead = ~target.masked.kept_units()
+        for number, follower in enumerate(target.followers):
+            axis, places = follower.lines.axis, follower.places(dead)
+            zeroed = follower.weight.index_select(axis, places)
+            _copy(rest, f"{target.name}.followers.{number}", zeroed)
+            follower.weight.index_copy_(axis, places, zeroed)
     if modules is not None:
         for key, tensor in modules.state_dict(keep_vars=True).items():
             _copy(rest, f"{_MODULES}.{key}", tensor)

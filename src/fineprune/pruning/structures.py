@@ -1,5 +1,6 @@
 """Which matrices a structure prunes, and how the units lie in each."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from fineprune.pruning.anatomy import Attention, FeedForward, Kind, Lines, place
 from fineprune.pruning.expansion import Lines as LineExpansion
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.units import Grid
-from fineprune.structure import ALL, TIED, Part, Unit, parts_of, unit_name
+from fineprune.structure import TIED, Unit, parts_of, unit_name
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
@@ -52,9 +53,10 @@ def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: Prunin
             found = dict(_tied(model, name, part.unit, chosen, config))
         else:
             found = {dotted: _single(part.unit, dotted, weight) for dotted, weight in chosen.items()}
-        _check_density(name, part, found, config)
         grids |= {dotted: replace(grid, part=name) for dotted, grid in found.items()}
-    return {name: grids[name] for name in matrices if name in grids}
+    grids = {name: grids[name] for name in matrices if name in grids}
+    _check_density(grids, config)
+    return grids
 
 
 def governed(grids: Mapping[str, Grid]) -> list[str]:
@@ -147,20 +149,24 @@ def _grid(
     )
 
 
-def _check_density(name: str, part: Part, grids: Mapping[str, Grid], config: PruningConfig) -> None:
-    """Raise `FinepruneError` where the density keeps less than half of the smallest unit."""
-    if not config.controlled or part.unit == "element":  # one element always stays
+def _check_density(grids: Mapping[str, Grid], config: PruningConfig) -> None:
+    """Raise `FinepruneError` where a density keeps less than half of the smallest unit that it ranks."""
+    if not config.controlled:
         return
-    total = sum(int(np.prod(grid.shape)) * grid.cost for grid in grids.values())
-    density = config.density if part.density is None else part.density
-    smallest = min(grid.cost for grid in grids.values())
-    if density * total < smallest / 2:
-        where = "density" if name == ALL or part.density is None else f"structure.{name}.density"
-        raise FinepruneError(
-            f"{where}={density:g}: keeps less than one {next(iter(grids.values())).kind}, which is "
-            f"{smallest / total:.2%} of the {'targets' if name == ALL else _plain(name)}; "
-            "give a higher density"
-        )
+    alone = (config.scope or config.traits.scopes[0]) == "local"
+    listed = list(grids.items())
+    for indices, density in rankings(list(grids.values()), config):
+        members = [listed[index] for index in indices]
+        for ranked in [[member] for member in members] if alone else [members]:
+            total = sum(math.prod(grid.shape) * grid.cost for _, grid in ranked)
+            name, smallest = min(ranked, key=lambda member: member[1].cost)
+            # One element always stays.
+            if not smallest.is_elements and density * total < smallest.cost / 2:
+                raise FinepruneError(
+                    f"density={density:g}: keeps less than one {smallest.kind}, which is "
+                    f"{smallest.cost / total:.2%} of {name if alone else 'what is ranked'}; give a higher "
+                    "density" + (' or scope="global", which ranks all matrices together' if alone else "")
+                )
 
 
 def rankings(grids: Sequence[Grid], config: PruningConfig) -> list[tuple[list[int], float]]:

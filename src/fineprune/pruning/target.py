@@ -22,16 +22,20 @@ class Follower(NamedTuple):
         """The weight of the whole matrix."""
         return self.module.get_parameter("weight")
 
-    @torch.no_grad()
-    def zero(self, dead: Tensor) -> None:
-        """Set the lines of dead units to 0.
+    def places(self, units: Tensor) -> Tensor:
+        """Return where the lines of some units are along their axis.
 
         Args:
-            dead: Bool, an entry a unit.
+            units: Bool, an entry a unit.
         """
-        weight, places = self.weight, torch.from_numpy(self.lines.positions).to(self.weight.device)
-        units = torch.from_numpy(self.lines.units).to(weight.device)
-        weight.index_fill_(self.lines.axis, places[dead.to(weight.device)[units]], 0.0)
+        device = self.weight.device
+        flags = units.to(device)[torch.from_numpy(self.lines.units).to(device)]
+        return torch.from_numpy(self.lines.positions).to(device)[flags]
+
+    @torch.no_grad()
+    def zero(self, dead: Tensor) -> None:
+        """Set the lines of dead units to 0; `dead` is bool, an entry a unit."""
+        self.weight.index_fill_(self.lines.axis, self.places(dead), 0.0)
 
 
 def followers_of(model: nn.Module, grid: Grid, reader: str) -> tuple[Follower, ...]:

@@ -1,8 +1,8 @@
 """The test that the weights of a unit belong together, before a step is spent on them.
 
 Names and shapes say where heads and neurons are. A unit is silenced in two ways: where it is read, and at all
-of its weights and biases. If it is one, the model cannot tell the two apart. Norms over several heads, gates
-on the output of a half, activations that are not 0 at 0, and names that mean something else fail here.
+of its weights and biases. If nothing else reads it, the model cannot tell the two apart. Norms over several
+heads, matrices that are used twice, and names that mean something else fail here.
 """
 
 import copy

@@ -1,0 +1,82 @@
+"""The setting `structure`."""
+
+import pytest
+
+from fineprune import FinepruneError, PruningConfig
+from fineprune.structure import Part, parts_of, plain
+
+HEADS = {"attention": "head", "feed_forward": "neuron"}
+SHARES = {
+    "attention": {"unit": "head", "density": 0.4},
+    "feed_forward": {"unit": "neuron", "density": 0.15},
+}
+
+
+@pytest.mark.parametrize(
+    ("structure", "parts"),
+    [
+        ("element", {"all": Part("element")}),
+        ([4, 1], {"all": Part((4, 1))}),
+        ({"feed_forward": "neuron"}, {"feed_forward": Part("neuron")}),
+        (
+            {"feed_forward": "neuron", "attention": [32, 32]},
+            {"attention": Part((32, 32)), "feed_forward": Part("neuron")},
+        ),
+        (SHARES, {"attention": Part("head", 0.4), "feed_forward": Part("neuron", 0.15)}),
+    ],
+)
+def test_what_it_means(structure, parts):
+    assert parts_of(structure) == parts
+    assert parts_of(plain(parts)) == parts
+
+
+def test_a_config_saves_and_loads_it(tmp_path):
+    for structure in ("row", (4, 1), HEADS, SHARES, {"attention": (32, 32), "feed_forward": "neuron"}):
+        config = PruningConfig("magnitude", structure=structure)
+        config.save(tmp_path / "pruning.json")
+        assert PruningConfig.load(tmp_path / "pruning.json") == config
+    assert PruningConfig(structure=[4, 1]).structure == (4, 1)
+    assert PruningConfig.from_dict({"method": "movement"}).structure == "element"  # older files
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"structure": "head"}, "structure='head': is a unit of one part; write {attention: head}"),
+        ({"structure": "rows"}, r"structure='rows': did you mean row\? allowed are element, row, column"),
+        ({"structure": [4, 1, 1]}, r"structure=\[4, 1, 1\]: a block has two sizes"),
+        ({"structure": [4, 0]}, "a block has two sizes"),
+        ({"structure": [HEADS, "element"]}, "structures in several levels are two runs"),
+        ({"structure": {}}, "name attention, feed_forward or both"),
+        ({"structure": {"ffn": "neuron"}}, "structure: unknown setting 'ffn'"),
+        (
+            {"structure": {"attention": "neuron"}},
+            "structure.attention='neuron': .*allowed are element, row, ",
+        ),
+        ({"structure": {"attention": {"unit": "head", "share": 1}}}, "structure.attention: unknown setting"),
+        ({"structure": {"attention": {"density": 0.5}}}, "structure.attention.unit=None: .*allowed are"),
+        (
+            {"structure": {"attention": {"unit": "head", "density": 2}}},
+            r"structure.attention.density=2: .* \(0, 1\]",
+        ),
+        (
+            {"structure": {"attention": {"unit": "head", "density": 0.5}, "feed_forward": "neuron"}},
+            "give both parts a density, or neither",
+        ),
+        (
+            {"method": "keep_zeros", "structure": "row"},
+            "structure='row': method='keep_zeros' holds the zeros",
+        ),
+        ({"budget": "joules"}, "budget='joules': .*allowed are parameters, flops"),
+        ({"budget_length": 0}, "budget_length=0: must be a whole number"),
+        ({"round_to": 1.5}, "round_to=1.5: must be a whole number"),
+        ({"round_to": 8}, "round_to=8: rounds neurons, and the structure has none"),
+        (
+            {"method": "l0", "budget": "flops", "penalty": 5.0},
+            "budget='flops': a fixed penalty follows no budget",
+        ),
+    ],
+)
+def test_what_is_refused(settings, message):
+    with pytest.raises(FinepruneError, match=message):
+        PruningConfig(**settings)
