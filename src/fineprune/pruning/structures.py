@@ -53,7 +53,10 @@ def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: Prunin
             found = dict(_tied(model, name, part.unit, chosen, config))
         else:
             found = {dotted: _single(part.unit, dotted, weight) for dotted, weight in chosen.items()}
-        grids |= {dotted: replace(grid, part=name) for dotted, grid in found.items()}
+        grids |= {
+            dotted: replace(grid, part=name, by_flops=config.budget == "flops")
+            for dotted, grid in found.items()
+        }
     grids = {name: grids[name] for name in matrices if name in grids}
     _check_density(grids, config)
     return grids
@@ -135,17 +138,17 @@ def _grid(
     unit_of[read.positions] = 0 if whole else read.units
     size = weight.shape[1 - read.axis]
     weights = sum(len(entry.positions) * chosen[entry.matrix].shape[1 - entry.axis] for entry in lines)
-    extra = 0
-    if config.budget == "flops" and isinstance(half, Attention):
-        extra = 2 * config.budget_length * half.sizes.size * half.sizes.heads // count
+    product = 0
+    if isinstance(half, Attention):  # QK' and its product with V, each n·d for each head and token
+        product = 2 * config.budget_length * half.sizes.size * half.sizes.heads // count
     return Grid(
         kind,
         (count,),
         LineExpansion(read.axis, unit_of.tolist(), size),
         weights // count,
-        extra,
-        read.matrix,
-        tuple(entry for entry in lines if entry.matrix != read.matrix),
+        product,
+        reader=read.matrix,
+        followers=tuple(entry for entry in lines if entry.matrix != read.matrix),
     )
 
 

@@ -23,8 +23,8 @@ class Grid:
         shape: The shape of scores and flags, one entry a unit.
         expansion: The map between the grid and the matrix.
         weights: Weights of a unit, followers included.
-        extra: What a unit costs of the budget beyond its weights: multiply-adds of the attention product, in
-            weights that cost as much.
+        product: Multiply-adds that the attention product takes of a unit for each token of a text.
+        by_flops: Whether multiply-adds are the budget; else weights are.
         reader: The dotted name of the matrix, where there are followers.
         followers: The lines of other matrices that belong to the units.
         part: The part of the structure that the grid belongs to; its own density counts for the grid.
@@ -34,7 +34,8 @@ class Grid:
     shape: tuple[int, ...]
     expansion: Expansion
     weights: int
-    extra: int = 0
+    product: int = 0
+    by_flops: bool = False
     reader: str = ""
     followers: tuple[anatomy.Lines, ...] = ()
     part: str = ""
@@ -45,9 +46,14 @@ class Grid:
         return isinstance(self.expansion, Identity)
 
     @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of a unit for each token of a text."""
+        return self.weights + self.product
+
+    @property
     def cost(self) -> int:
         """What a unit takes of the budget."""
-        return self.weights + self.extra
+        return self.multiply_adds if self.by_flops else self.weights
 
     @property
     def may_be_empty(self) -> bool:

@@ -114,7 +114,11 @@ class PrunedWeights(Weights):
         if not {"loss", "eval_loss"} & line.keys() or not is_prepared(self._host.model):
             return {}
         pruner = self._pruner
-        values = {"density": pruner.density}
+        left = pruner.left
+        values = {"density": left["parameters"]}
+        units: dict[str, float] = {kind: left[kind][0] for kind in ("heads", "neurons") if kind in left}
+        if units:
+            values |= {"flops": left["flops"]} | units
         if pruner.threshold is not None:
             values |= {"threshold": pruner.threshold, "mask_changed": pruner.changed}
         if pruner.has_penalty:

@@ -219,7 +219,9 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     recipe, data, evaluation, tokenizer = job
     out = run.out
     model = trainer.model
+    left = None
     if trainer.pruner is not None:
+        left = trainer.pruner.left
         finalize(model)
         trainer.pruner = None
     stats = summary(model)
@@ -237,6 +239,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "constant": answers.constant,
         "majority": answers.majority,
         "density": stats.density,
+        "left": left,
         "kept": stats.kept,
         "total": stats.total,
         "parameters": stats.parameters,
