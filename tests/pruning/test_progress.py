@@ -30,6 +30,8 @@ def heard(call, *arguments):
         ({"density": 0.25}, TOTAL, None),
         ({"density": 0.25}, TOTAL + 5, None),
         ({"density": 1.0}, 3, None),
+        ({"density": 0.3, "structure": "row"}, TOTAL, None),  # as near as whole rows can be
+        ({"density": 0.3, "structure": "row"}, 7, "at step 7 of 20: the density is"),
         ({"method": "soft_movement", "penalty": 5.0}, 3, "at step 3 of 20: the density is 1; train"),
         ({"method": "soft_movement", "penalty": 5.0}, TOTAL, None),
     ],
@@ -60,6 +62,9 @@ def test_finalize_reports_it_by_itself():
         (PruningConfig(density=0.29), False),
         (PruningConfig(density=0.2, targets=("query",)), False),  # which the density is not of
         (PruningConfig("soft_movement", density=0.2, penalty=5.0), False),
+        (PruningConfig(density=0.2, structure="row"), True),
+        (PruningConfig(density=0.2, structure={"feed_forward": "row"}), False),
+        (PruningConfig(density=0.2, budget="flops"), False),
         (PruningConfig("keep_zeros"), False),
         (None, False),
     ],

@@ -10,6 +10,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneWarning
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.schedule import Schedule
+from fineprune.structure import parts_of
 
 PROGRESS = "_fineprune_progress"
 """The attribute of a prepared model that holds its `Progress`."""
@@ -31,11 +32,12 @@ class Progress:
     def report(self, density: float) -> None:
         """Warn, once, if this density is not the one that the pruning was planned to end at."""
         config, total = self.config, self.schedule.total
-        asked = config.density if config.controlled else None
+        asked = _asked(config)
         if self.reported or config.traits.holds_zeros:
             return
         if self.schedule.at_final(self.steps_done):
-            if asked is None or _near(density, asked):
+            # Whole units do not divide evenly: a selection of them is as near as it can be.
+            if asked is None or _near(density, asked) or config.structure != "element":
                 return
         elif asked is not None and abs(density - asked) <= 1e-3 * asked:
             return
@@ -66,12 +68,13 @@ def end(model: nn.Module, density: float) -> None:
 def compare(model: nn.Module, config: PruningConfig | None, density: float) -> None:
     """Warn if an ordinary model has another density than the config that is saved with it asks for.
 
-    The density is that of all linear layers of the blocks, which a config may not have pruned.
+    The density is that of all linear layers of the blocks, which a config may not have pruned, as where its
+    structure names parts.
     """
     if config is None or config.targets is not None or config.exclude is not None:
         return
-    asked = config.controlled and not config.traits.holds_zeros
-    if asked and model not in _reported and not _near(density, config.density):
+    asked = None if config.traits.holds_zeros or isinstance(config.structure, dict) else _asked(config)
+    if asked is not None and model not in _reported and not _near(density, asked):
         _reported.add(model)
         warn_first(
             f"the density is {density:.3g}, and config says {config.density:g}: pass the config that the "
@@ -83,6 +86,13 @@ def warn_first(text: str) -> None:
     """Warn in the first of several processes, which speaks for all."""
     if agreement.is_first():
         warnings.warn(text, FinepruneWarning, stacklevel=3)
+
+
+def _asked(config: PruningConfig) -> float | None:
+    """Return the share of weights that a config asks for; None where something else decides it."""
+    parts = parts_of(config.structure).values()
+    by_weights = config.budget == "parameters" and all(part.density is None for part in parts)
+    return config.density if config.controlled and by_weights else None
 
 
 def _near(density: float, asked: float) -> bool:
