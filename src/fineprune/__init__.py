@@ -16,23 +16,28 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.loading import load
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.inference.accelerate import accelerate
+    from fineprune.pruning.costs import Costs, costs
     from fineprune.pruning.distributed.gathering import gather_state_dict
     from fineprune.pruning.finalizing import finalize
     from fineprune.pruning.preparing import prepare
     from fineprune.pruning.pruner import Pruner
+    from fineprune.pruning.shrink import Shrunk, shrink
     from fineprune.pruning.summary import Summary, summary
     from fineprune.training.host.trainer import PruningTrainer, pruning_trainer
 
 __all__ = [
     "Compact",
+    "Costs",
     "Distillation",
     "FinepruneError",
     "FinepruneWarning",
     "Pruner",
     "PruningConfig",
     "PruningTrainer",
+    "Shrunk",
     "Summary",
     "accelerate",
+    "costs",
     "export_model",
     "finalize",
     "gather_state_dict",
@@ -42,6 +47,7 @@ __all__ = [
     "pruning_trainer",
     "save_compact",
     "save_delta",
+    "shrink",
     "shrink_vocabulary",
     "summary",
 ]
@@ -49,10 +55,13 @@ __all__ = [
 # Imported when first used: torch takes seconds to import, transformers' Trainer more.
 _LAZY = {
     "Compact": "fineprune.checkpoint.compact",
+    "Costs": "fineprune.pruning.costs",
     "Pruner": "fineprune.pruning.pruner",
     "PruningTrainer": "fineprune.training.host.trainer",
+    "Shrunk": "fineprune.pruning.shrink",
     "Summary": "fineprune.pruning.summary",
     "accelerate": "fineprune.inference.accelerate",
+    "costs": "fineprune.pruning.costs",
     "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.finalizing",
     "gather_state_dict": "fineprune.pruning.distributed.gathering",
@@ -62,6 +71,7 @@ _LAZY = {
     "pruning_trainer": "fineprune.training.host.trainer",
     "save_compact": "fineprune.checkpoint.compact",
     "save_delta": "fineprune.checkpoint.delta",
+    "shrink": "fineprune.pruning.shrink",
     "shrink_vocabulary": "fineprune.checkpoint.vocabulary",
     "summary": "fineprune.pruning.summary",
 }

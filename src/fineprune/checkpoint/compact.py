@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fineprune._files import staged, write_json, write_text
-from fineprune._messages import one_line
 from fineprune._version import __version__
 from fineprune.checkpoint.card import model_card
 from fineprune.checkpoint.model_files import write_checksums
@@ -25,7 +24,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import finalize, masked_modules
-from fineprune.pruning.probe import difference, outputs, probe_inputs
+from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import refuse_accelerated
@@ -239,13 +238,7 @@ def compare_outputs(
 ) -> float:
     """Return the relative difference of the two models' outputs on the probe; raise where it is too large."""
     inputs = probe_inputs(model) if probe is None else probe
-    try:
-        ours = outputs(model, inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-        raise FinepruneError(
-            f"{type(model).__name__} does not take the inputs to compare outputs on "
-            f"({one_line(error, 200)}); give fitting ones with probe="
-        ) from error
+    ours = checked_outputs(model, inputs)
     if not all(bool(tensor.isfinite().all()) for tensor in ours):
         raise FinepruneError(
             f"{type(model).__name__} answers the inputs to compare outputs on with nan or inf; "

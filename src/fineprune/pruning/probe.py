@@ -2,31 +2,37 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
 
 
-def probe_inputs(model: Any) -> dict[str, Tensor]:
+def probe_inputs(model: Any, length: int = 16, seed: int = 0) -> dict[str, Tensor]:
     """Return inputs for a transformers model, the same ones at each call: two rows, the first padded.
 
     They are made from the config: token ids, pixels or audio samples, by the main input of the model.
 
+    Args:
+        model: the model.
+        length: tokens of a text, if the model takes so many; a sound has 250 samples for each.
+        seed: of the random values.
+
     Raises:
         FinepruneError: the main input of the model is of another kind.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     config = model.config
     text = config.get_text_config()
     main = model.main_input_name
     inputs: dict[str, Tensor] = {}
     if main == "input_ids":
         limit = getattr(text, "max_position_embeddings", None) or 0
-        length = min(16, limit) if limit > 0 else 16  # XLNet has no limit, and says -1
+        length = min(length, limit) if limit > 0 else length  # XLNet has no limit, and says -1
         # The classifier of a decoder takes only one row if there is no token to pad with.
         rows = 1 if getattr(text, "pad_token_id", None) is None else 2
         inputs["input_ids"] = torch.randint(0, text.vocab_size, (rows, length), generator=generator)
@@ -36,7 +42,7 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
         sides = config.image_size if isinstance(config.image_size, (list, tuple)) else [config.image_size] * 2
         inputs["pixel_values"] = torch.randn(2, config.num_channels, *sides, generator=generator)
     elif main == "input_values":
-        inputs["input_values"] = torch.randn(2, 4000, generator=generator)
+        inputs["input_values"] = torch.randn(2, 250 * length, generator=generator)
     else:
         raise FinepruneError(
             f"{type(model).__name__} takes {main}, and no example of it can be made up; give one with probe="
@@ -66,10 +72,64 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return all floating-point outputs in evaluation mode, in order, as float32; restore the mode."""
-    with evaluating(model):
-        return [tensor.float() for tensor in _tensors(model(**inputs)) if tensor.is_floating_point()]
+def outputs(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Iterable[nn.Module] = ()) -> list[Tensor]:
+    """Return all floating-point outputs in evaluation mode, in order, as float32; restore the mode.
+
+    After them come the hidden states that `blocks` return, at each use of a block.
+    """
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        states.extend(tensor.clone() for tensor in _tensors(output)[:1])
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
+    try:
+        with evaluating(model):
+            answers = _tensors(model(**inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [tensor.float() for tensor in answers + states if tensor.is_floating_point()]
+
+
+def checked_outputs(
+    model: nn.Module, inputs: Mapping[str, Tensor], blocks: Iterable[nn.Module] = ()
+) -> list[Tensor]:
+    """Return `outputs`.
+
+    Raises:
+        FinepruneError: the model does not take the inputs.
+    """
+    try:
+        return outputs(model, inputs, blocks)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        raise FinepruneError(
+            f"{type(model).__name__} does not take the inputs to compare outputs on "
+            f"({one_line(error, 200)}); give fitting ones with probe="
+        ) from error
+
+
+@contextlib.contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Hold the float16 and bfloat16 tensors of a model as float32 in the block; restore the types by name."""
+    halves = (torch.float16, torch.bfloat16)
+    before = {name: tensor.dtype for name, tensor in _named(model) if tensor.dtype in halves}
+    try:
+        _cast(model, dict.fromkeys(before, torch.float32))
+        yield
+    finally:
+        _cast(model, before)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _cast(model: nn.Module, types: Mapping[str, torch.dtype]) -> None:
+    for name, tensor in _named(model):
+        if name in types:
+            tensor.data = tensor.data.to(types[name])
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
