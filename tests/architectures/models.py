@@ -354,10 +354,14 @@ def pruned_matrices(name: str) -> list[str]:
 
 def make(name: str) -> Any:
     """Always the same weights, spread wide, so that the layers have a say in the answer."""
+    return made(ARCHITECTURES[name].kind, ARCHITECTURES[name].settings)
+
+
+def made(name: str, sizes: dict[str, Any]) -> Any:
+    """A model of a class of transformers, as `make` makes it."""
     import transformers
 
-    entry = ARCHITECTURES[name]
-    kind = getattr(transformers, entry.kind)
+    kind = getattr(transformers, name)
     settings = {
         "initializer_range": 0.3,
         "pad_token_id": 0,
@@ -366,7 +370,7 @@ def make(name: str) -> Any:
         "decoder_start_token_id": 0,
     }
     torch.manual_seed(0)
-    return kind(kind.config_class(**(settings | entry.settings))).eval()
+    return kind(kind.config_class(**(settings | sizes))).eval()
 
 
 def labels(name: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

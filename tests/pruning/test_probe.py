@@ -7,7 +7,7 @@ from architectures.models import ARCHITECTURES, make
 from torch import nn
 
 from fineprune import FinepruneError
-from fineprune.pruning.probe import difference, outputs, probe_inputs
+from fineprune.pruning.probe import checked_outputs, difference, in_float32, outputs, probe_inputs
 
 
 def fake(main, **config):
@@ -70,6 +70,14 @@ def test_inputs_of_sound():
     assert probe_inputs(fake("input_values"))["input_values"].shape == (2, 4000)
 
 
+def test_inputs_of_another_length_and_seed():
+    text = fake("input_ids", vocab_size=1000, max_position_embeddings=10, pad_token_id=0)
+    assert probe_inputs(text, 6)["attention_mask"].tolist() == [[1] * 3 + [0] * 3, [1] * 6]
+    assert probe_inputs(text, 11)["input_ids"].shape == (2, 10)
+    assert not torch.equal(probe_inputs(text)["input_ids"], probe_inputs(text, seed=1)["input_ids"])
+    assert probe_inputs(fake("input_values"), 6)["input_values"].shape == (2, 1500)
+
+
 @pytest.mark.parametrize("main", ["input_features", "pixel_values"])  # pixels without a size
 def test_inputs_that_cannot_be_made_up(main):
     with pytest.raises(FinepruneError, match=f"takes {main}, and no example of it can be made up; .*probe="):
@@ -102,6 +110,43 @@ def test_all_outputs_in_order():
     assert [answer.tolist() for answer in answers] == [[0, 0], [1, 1], [2, 2]]
     assert {answer.dtype for answer in answers} == {torch.float32}
     assert model.saw == (False, False, False)
+
+
+def test_hidden_states_come_last_at_each_use_of_a_block():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Odd()
+
+        def forward(self, x):
+            self.block(x)
+            return self.block(x + 5)["a"]
+
+    model = Twice()
+    answers = outputs(model, {"x": torch.zeros(1)}, [model.block])
+    assert [answer.tolist() for answer in answers] == [[5], [0], [5]]
+    assert not model.block._forward_hooks
+
+
+def test_inputs_that_a_model_does_not_take():
+    with pytest.raises(
+        FinepruneError, match=r"Odd does not take the inputs to compare outputs on \(nothing\)"
+    ):
+        checked_outputs(Odd(), {"x": None})
+
+
+def test_float32_for_a_while():
+    model = nn.Sequential(nn.Linear(2, 2).half(), nn.Linear(2, 2), nn.Linear(2, 2).double())
+    model.register_buffer("table", torch.ones(2, dtype=torch.bfloat16))
+    weight = model[0].weight
+    before = weight.clone()
+    with in_float32(model):
+        assert [tensor.dtype for tensor in (weight, model.table)] == [torch.float32] * 2
+        assert model[2].weight.dtype == torch.float64
+        model[0] = nn.Linear(2, 3)
+    assert [model[0].weight.dtype, model[1].weight.dtype] == [torch.float16, torch.float32]
+    assert model.table.dtype == torch.bfloat16
+    assert weight.half().equal(before)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), None])

@@ -170,8 +170,8 @@ def _oriented(members: Iterable[NamedMatrix]) -> list[_Matrix]:
     """Return the matrices with outputs and inputs told apart.
 
     transformers' Conv1D (GPT-2) stores a weight as inputs x outputs, under names that linear layers have in
-    other models. The shapes of a block's feed-forward and fused matrices decide; if they do not, all that
-    might be transposed are left out.
+    other models. A matrix of a live model says by `transposed` whether it is one. Else the shapes of a
+    block's feed-forward and fused matrices decide; if they do not, those that might be one are left out.
     """
     known = [(matrix, place_of(matrix.name).kind) for matrix in members]
     signs = [
@@ -184,10 +184,14 @@ def _oriented(members: Iterable[NamedMatrix]) -> list[_Matrix]:
     oriented = []
     for matrix, kind in known:
         rows, columns = matrix.shape
-        if not _is_ambiguous(matrix.name) or (signs and not any(signs)):
-            oriented.append(_Matrix(matrix.name, kind, rows, columns, False))
-        elif signs and all(signs):
-            oriented.append(_Matrix(matrix.name, kind, columns, rows, True))
+        transposed = getattr(matrix, "transposed", None)
+        if transposed is None and _is_ambiguous(matrix.name):
+            transposed = signs[0] if len(set(signs)) == 1 else None
+        elif transposed is None:
+            transposed = False
+        if transposed is not None:
+            sizes = (columns, rows) if transposed else (rows, columns)
+            oriented.append(_Matrix(matrix.name, kind, *sizes, transposed))
     return oriented
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import Attention, Kind, place_of
@@ -131,9 +132,9 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
 
 
 def _stored(module: nn.Module) -> Any:
-    """Return the parameter of a layer's weight, which other layers may share."""
-    if hasattr(module, "parametrizations"):
-        return module.parametrizations.weight.original  # type: ignore[union-attr]
+    """Return the parameter that a layer's weight is made of, which other layers may share."""
+    if parametrize.is_parametrized(module, "weight"):
+        return next(module.parametrizations["weight"].parameters())  # type: ignore[operator, index]
     return module.weight
 
 

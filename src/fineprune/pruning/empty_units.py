@@ -106,13 +106,13 @@ def _folded(model: nn.Module, reader: Lines, read: Flags, constant: Flags, value
 
     Without a bias to take it, a unit whose constant changes the output stays.
     """
-    module = model.get_submodule(reader.matrix)
+    module: Any = model.get_submodule(reader.matrix)
     fold = read & constant
-    weight = module.get_parameter("weight").movedim(reader.axis, 0)[torch.from_numpy(reader.positions)]
+    weight = module.weight.movedim(reader.axis, 0)[torch.from_numpy(reader.positions)]
     wanted = torch.from_numpy(fold[reader.units]).to(weight.device)
     products = weight[wanted].double() * values.to(weight.device)[wanted, None]
     alive = read & ~constant
-    if module._parameters.get("bias") is None:
+    if module.bias is None:
         changed = (products != 0).any(dim=1).cpu().numpy()
         alive[reader.units[fold[reader.units]][changed]] = True
         return Emptiness(alive, None)
@@ -137,7 +137,8 @@ def lines_used(model: nn.Module, part: Lines) -> Flags:
 
 def _bias(model: nn.Module, part: Lines) -> Tensor:
     """Return the biases of the lines, as float64 on the CPU; zeros where there are none."""
-    bias = model.get_submodule(part.matrix)._parameters.get("bias")
+    module: Any = model.get_submodule(part.matrix)
+    bias: Tensor | None = module.bias
     if bias is None:
         return torch.zeros(len(part.positions), dtype=torch.float64)
     return bias.detach().double().cpu()[torch.from_numpy(part.positions)]

@@ -14,6 +14,8 @@ class LiveMatrix(NamedTuple):
 
     name: str
     shape: tuple[int, int]
+    transposed: bool
+    """Whether its rows are the inputs, as in transformers' Conv1D."""
 
 
 def layout_of(model: nn.Module) -> list[Block]:
@@ -29,8 +31,11 @@ def layout_of(model: nn.Module) -> list[Block]:
     size = _head_size(model)
     if size is not None:
         settings |= {"head_dim": size}
-    shapes = {name: tuple(_weight(module).shape) for name, module in find_targets(model).items()}
-    matrices = [LiveMatrix(name, (shape[0], shape[1])) for name, shape in shapes.items() if len(shape) == 2]
+    matrices = []
+    for name, module in find_targets(model).items():
+        shape = tuple(_weight(module).shape)
+        if len(shape) == 2:
+            matrices.append(LiveMatrix(name, (shape[0], shape[1]), not isinstance(module, nn.Linear)))
     return blocks_of(matrices, settings)
 
 
