@@ -13,7 +13,7 @@ from fineprune.pruning.resizing import Cut, Resizing, resize
 
 
 def model_of(heads, **shapes):
-    """A model whose first block has these matrices; weights number the rows, and in hundredths the columns."""
+    """A model whose first block has these matrices; weights number rows, and in hundredths columns."""
     block = nn.Module()
     for name, (rows, columns) in shapes.items():
         parent, _, last = name.rpartition("__")

@@ -131,10 +131,10 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
     return Costs(length, tuple(HalfCosts(*place, *total) for place, total in totals.items()))
 
 
-def _stored(module: nn.Module) -> Any:
+def _stored(module: Any) -> Any:
     """Return the parameter that a layer's weight is made of, which other layers may share."""
     if parametrize.is_parametrized(module, "weight"):
-        return next(module.parametrizations["weight"].parameters())  # type: ignore[operator, index]
+        return next(module.parametrizations["weight"].parameters())
     return module.weight
 
 
