@@ -53,6 +53,7 @@ from fineprune.training.run.run_folder import (
     tidy,
     tidy_later,
 )
+from fineprune.training.run.shrinking import shrink_run
 from fineprune.training.run.teacher_score import check_start, teacher_score, weak_teacher
 
 _log = logging.getLogger("fineprune")
@@ -221,10 +222,11 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     model = trainer.model
     left = None
     if trainer.pruner is not None:
-        left = trainer.pruner.left
+        left = {name: list(v) if isinstance(v, tuple) else v for name, v in trainer.pruner.left.items()}
         finalize(model)
         trainer.pruner = None
-    stats = summary(model)
+    stats, dense_bytes = summary(model), packing.bytes_of(model.state_dict())
+    shrunk = shrink_run(model, recipe.pruning)
     trainer.compute_metrics.answers = None  # those of the finished model count
     measured = scores(trainer, evaluation.more)
     answers = trainer.compute_metrics.answers
@@ -240,11 +242,12 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "majority": answers.majority,
         "density": stats.density,
         "left": left,
+        "shrunk": shrunk,
         "kept": stats.kept,
         "total": stats.total,
         "parameters": stats.parameters,
         "packed_bytes": packing.packed_bytes(model),
-        "dense_bytes": packing.bytes_of(model.state_dict()),
+        "dense_bytes": dense_bytes,
         **trained,
         "dense": _of_dense(run.dense, measured[data.metric]),
         "warnings": run.warnings,

@@ -1,0 +1,48 @@
+"""Make the model of a finished run smaller where its structure left heads or neurons empty."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from fineprune._messages import one_line
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
+from fineprune.pruning.shrink import Shrunk, shrink
+from fineprune.structure import TIED, parts_of
+
+_log = logging.getLogger("fineprune")
+
+
+def shrinks(pruning: PruningConfig | None) -> bool:
+    """Return whether a run ends with a smaller model: its units are heads, neurons or whole halves."""
+    return pruning is not None and any(part.unit in TIED for part in parts_of(pruning.structure).values())
+
+
+def shrink_run(model: nn.Module, pruning: PruningConfig | None) -> dict[str, Any] | None:
+    """Shrink a finalized model as its pruning asks, and return what results.json says about it.
+
+    A model that cannot be shrunk stays as it is, with a warning: it is no reason to lose a run.
+    """
+    if pruning is None or not shrinks(pruning):
+        return None
+    try:
+        shrunk = shrink(model, round_to=pruning.round_to)
+    except FinepruneError as error:
+        _log.warning("the model keeps its size, with zeros: %s", one_line(error))
+        return None
+    for reason in shrunk.refused:
+        _log.warning("not removed: %s", reason)
+    return _plain(shrunk)
+
+
+def _plain(shrunk: Shrunk) -> dict[str, Any]:
+    return {
+        "heads": [[len(kept.units) - len(kept.zeros), kept.of] for kept in shrunk.heads],
+        "neurons": [[len(kept.units) - len(kept.zeros), kept.of] for kept in shrunk.neurons],
+        "parameters": list(shrunk.parameters),
+        "flops": list(shrunk.flops),
+        "difference": shrunk.difference,
+        "refused": list(shrunk.refused),
+        "ordinary": shrunk.ordinary,
+    }

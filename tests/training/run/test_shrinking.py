@@ -1,0 +1,57 @@
+"""Runs whose structure makes the model smaller."""
+
+import copy
+import json
+import logging
+
+import pytest
+import torch
+from architectures.models import make
+from transformers import AutoModelForSequenceClassification
+
+from fineprune import PruningConfig
+from fineprune.training.run.evaluate import evaluate_run
+from fineprune.training.run.shrinking import shrink_run, shrinks
+from fineprune.training.run.train import run_recipe
+
+NEURONS = {"feed_forward": "neuron"}
+
+
+@pytest.mark.parametrize(
+    ("structure", "does"),
+    [
+        ("element", False),
+        ((4, 1), False),
+        ({"attention": (4, 4), "feed_forward": "neuron"}, True),
+        ({"attention": "head"}, True),
+    ],
+)
+def test_which_structures_do(structure, does):
+    assert shrinks(PruningConfig(structure=structure)) is does
+    assert not shrinks(None)
+
+
+def test_a_run_with_neurons(files, tmp_path):
+    recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "structure": NEURONS})
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert results["density"] == 0.75  # of all matrices; attention is whole
+    assert results["left"] == {"parameters": 0.5, "flops": 0.5, "neurons": [32, 64]}
+    shrunk = results["shrunk"]
+    assert shrunk["neurons"] == [[16, 32]] * 2
+    assert shrunk["ordinary"]
+    assert shrunk["refused"] == []
+    assert shrunk["difference"] < 1e-5
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.intermediate_size == 16
+    assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
+    assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
+
+
+def test_a_model_that_cannot_be_shrunk_keeps_its_zeros(caplog):
+    model = make("SqueezeBERT")  # no head or neuron of it is known
+    before = copy.deepcopy(model.state_dict())
+    with caplog.at_level(logging.WARNING, "fineprune"):
+        assert shrink_run(model, PruningConfig(structure=NEURONS)) is None
+    assert "the model keeps its size, with zeros: SqueezeBertForSequenceClassification" in caplog.text
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
