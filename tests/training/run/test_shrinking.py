@@ -36,14 +36,14 @@ def test_a_run_with_neurons(files, tmp_path):
     results = run_recipe(recipe, tmp_path / "run", progress=False)
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     assert results["density"] == 0.75  # of all matrices; attention is whole
-    assert results["left"] == {"parameters": 0.5, "flops": 0.5, "neurons": [32, 64]}
+    assert results["left"] == {"parameters": 0.5, "flops": 0.5, "neurons": [16, 32]}
     shrunk = results["shrunk"]
-    assert shrunk["neurons"] == [[16, 32]] * 2
+    assert shrunk["neurons"] == [[8, 16]] * 2
     assert shrunk["ordinary"]
     assert shrunk["refused"] == []
     assert shrunk["difference"] < 1e-5
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
-    assert model.config.intermediate_size == 16
+    assert model.config.intermediate_size == 8
     assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
     assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
 
