@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fineprune.training.run.results import read_results
-from fineprune.training.run.run_folder import DENSE
+from fineprune.training.run.run_folder import DENSE, PRUNED
 
 _Dense = tuple[Path, Mapping[str, Any], dict[str, float]]
 # What damaged results, or results of another version, raise.
@@ -28,11 +28,11 @@ def dense_scores(run: Path, results: Mapping[str, Any]) -> dict[str, float] | No
             return None
         model, seed = _model(own), own["training"]["seed"]
         place = Path(str(own["model"]["name"])).resolve()
-        stage = run.resolve() / DENSE
-        folders = [stage, *run.resolve().parent.glob("*/"), place, place.parent]
+        stages = (run.resolve() / DENSE, run.resolve() / PRUNED / DENSE)
+        folders = [*stages, *run.resolve().parent.glob("*/"), place, place.parent]
         found = []
         for path, recipe, scores in _dense_runs(folders, metric):
-            started = path == stage or (model[1] is None and place in (path, path / "model"))
+            started = path in stages or (model[1] is None and place in (path, path / "model"))
             if recipe["task"] == own["task"] and (started or _model(recipe) == model):
                 found.append((not started, recipe["training"]["seed"] != seed, str(path), scores))
     except _ODD:

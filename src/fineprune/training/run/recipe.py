@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fineprune._messages import choose
 from fineprune._validation import check_keys
@@ -13,10 +13,13 @@ from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
+from fineprune.training.run.refine import RefineConfig, check_refine
 from fineprune.training.run.training_config import TrainingConfig, whole
 
 _SHARED = ("batch_size", "accumulation", "max_length", "group_by_length", "precision", "seed", "report_to")
-"""Settings of `training` that `dense` has too unless it gives its own."""
+"""Settings of `training` that `dense` and `refine` have too unless they give their own."""
+
+_Stage = TypeVar("_Stage", bound=TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,10 @@ class DistillationConfig:
 class Recipe:
     """All settings of one run. `pruning` None trains densely, `distillation` None without a teacher.
 
-    `dense` makes the run one of two stages: the model is fine-tuned densely with these settings, into the
-    folder `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names
-    no other.
+    `dense` puts a stage before it: the model is fine-tuned densely with these settings, into the folder
+    `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names no other.
+    `refine` puts one after it: the pruned model is made smaller and trains on with these settings and the
+    same teacher. What came before is a run of its own, in the folder `pruned`.
     """
 
     model: ModelConfig
@@ -103,6 +107,7 @@ class Recipe:
     pruning: PruningConfig | None = None
     distillation: DistillationConfig | None = None
     dense: TrainingConfig | None = None
+    refine: RefineConfig | None = None
 
     def __post_init__(self) -> None:
         if self.distillation is not None and self.distillation.teacher is None and self.dense is None:
@@ -110,6 +115,36 @@ class Recipe:
                 "distillation: teacher is missing (a run folder, a model folder or a hub name), and there is "
                 "no section dense, whose model would be it"
             )
+        if self.refine is not None:
+            check_refine(self.refine, self.pruning)
+
+    @property
+    def stage_before(self) -> "tuple[str, Recipe] | None":
+        """The stage before the last, or all of those: its name, and its recipe. None for a single stage."""
+        if self.refine is not None:
+            return "pruned", replace(self, refine=None)
+        return None if self.dense is None else ("dense", self.dense_stage)
+
+    def last_stage(self, run: str) -> Self:
+        """Return the last stage, which goes on from the folder of the run of `stage_before`."""
+        if self.refine is None:
+            return self.after_dense(run)
+        taught = self.distillation
+        if taught is not None and taught.teacher is None:
+            taught = replace(taught, teacher=str(Path(run) / "dense"))
+        pruning = None
+        if self.refine.hold_zeros and self.pruning is not None:
+            pruning = PruningConfig("keep_zeros", freeze_embeddings=self.pruning.freeze_embeddings)
+        start = replace(self.model, name=run, layers=None)
+        return replace(
+            self,
+            model=start,
+            training=self.refine,
+            pruning=pruning,
+            distillation=taught,
+            dense=None,
+            refine=None,
+        )
 
     @property
     def dense_stage(self) -> Self:
@@ -135,7 +170,8 @@ class Recipe:
         """
         dense = self.dense and self.dense.with_chosen(examples, width, pruned=False)
         training = self.training.with_chosen(examples, width, pruned=self.pruning is not None)
-        return replace(self, training=training, dense=dense)
+        refine = self.refine and self.refine.with_chosen(examples, width, pruned=False)
+        return replace(self, training=training, dense=dense, refine=refine)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -154,19 +190,18 @@ class Recipe:
         if "name" not in model:
             raise FinepruneError("model: name is missing (a folder, a hub name, or minilm)")
         check_keys(values["training"], (entry.name for entry in fields(TrainingConfig)), "training")
-        pruning, distillation, dense = (values.get(name) for name in ("pruning", "distillation", "dense"))
+        pruning, distillation = values.get("pruning"), values.get("distillation")
         if distillation is not None:
             check_keys(distillation, (entry.name for entry in fields(DistillationConfig)), "distillation")
-        if dense is not None:
-            check_keys(dense, (entry.name for entry in fields(TrainingConfig)), "dense")
-            dense = {name: values["training"][name] for name in _SHARED if name in values["training"]} | dense
+        shared = {name: values["training"][name] for name in _SHARED if name in values["training"]}
         return cls(
             model=ModelConfig(**model),
             task=task_config(values["task"]),
             training=TrainingConfig(**values["training"]),
             pruning=None if pruning is None else PruningConfig.from_dict(pruning),
             distillation=None if distillation is None else DistillationConfig(**distillation),
-            dense=None if dense is None else _dense(dense),
+            dense=_stage("dense", TrainingConfig, values.get("dense"), shared),
+            refine=_stage("refine", RefineConfig, values.get("refine"), shared),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,6 +213,7 @@ class Recipe:
             "pruning": None if self.pruning is None else self.pruning.to_dict(),
             "distillation": None if self.distillation is None else asdict(self.distillation),
             "dense": None if self.dense is None else self.dense.to_dict(),
+            "refine": None if self.refine is None else self.refine.to_dict(),
         }
 
     def to_yaml(self) -> str:
@@ -196,13 +232,18 @@ class Recipe:
         values = read_yaml(path, "recipe")
         if not isinstance(values, dict):
             raise FinepruneError(
-                f"{path}: a recipe has the sections model, task, training, pruning, distillation and dense"
+                f"{path}: a recipe has the sections model, task, training, pruning, distillation, dense and "
+                "refine"
             )
         return cls.from_dict(override(values, list(overrides)))
 
 
-def _dense(values: Mapping[str, Any]) -> TrainingConfig:
+def _stage(name: str, kind: type[_Stage], values: Any, shared: Mapping[str, Any]) -> _Stage | None:
+    """Return the section of a stage before or after `training`; None for none."""
+    if values is None:
+        return None
+    check_keys(values, (entry.name for entry in fields(kind)), name)
     try:
-        return TrainingConfig(**values)
+        return kind(**{**shared, **values})
     except FinepruneError as error:
-        raise FinepruneError(str(error).replace("training", "dense", 1)) from error
+        raise FinepruneError(str(error).replace("training", name, 1)) from error

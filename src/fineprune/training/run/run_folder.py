@@ -24,6 +24,9 @@ TEACHER_LOGITS = "teacher_logits"
 DENSE = "dense"
 """The run of the dense stage, in the folder of a run of two stages."""
 
+PRUNED = "pruned"
+"""The run of the stages before `refine`, in the folder of a run that has it."""
+
 LOCK = ".lock"
 """The lock that the running process holds, in a run's folder while the run is under way."""
 

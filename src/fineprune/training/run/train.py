@@ -1,6 +1,6 @@
 """Run one recipe: from a YAML file to a folder with a pruned model and its score.
 
-The folder holds `recipe.yaml` (with its defaults), `dense/` (of two stages: the folder of the first),
+The folder holds `recipe.yaml` (with its defaults), `dense/` or `pruned/` (the run of the stage before),
 `metrics.jsonl` (a line per log), `checkpoints/` and `teacher_logits/` (while the run is under way),
 `weights.npz` (of a pruning run: the data of figures), `model/` (an ordinary model, zeros in place) and,
 written last, `results.json`. Every file there is complete, so a run that was killed can be continued.
@@ -44,9 +44,9 @@ from fineprune.training.run.guidance import before, plan_of, usual_rates
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
+from fineprune.training.run.refine import RefineConfig, fill_zeros, of_pruned
 from fineprune.training.run.run_folder import (
     CHECKPOINTS,
-    DENSE,
     claim,
     locked,
     resumable,
@@ -64,10 +64,11 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train a recipe into the folder `out`, and return the content of `results.json`.
 
-    A recipe with a section `dense` runs in two stages, the first in the folder `dense` in `out`; what can be
-    refused of the second is refused before the first. `resume` continues a run of the same recipe, in either
-    stage, from its newest complete checkpoint, and returns the results of one that is finished. Raises
-    `FinepruneError` before anything is written if the recipe or the data cannot work, or if `out` holds
+    A recipe with a section `dense` or `refine` runs in stages, those before the last in the folder `dense` or
+    `pruned` in `out`; what can be refused of the last is refused before the first. `resume` continues a run
+    of the same recipe, in any stage, from its newest complete checkpoint, and returns the results of one that
+    is finished. Raises `FinepruneError` before anything is written if the recipe or the data cannot work, or
+    if `out` holds
     something else.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
@@ -92,49 +93,54 @@ def run_recipe(
             if first:
                 tidy_later(out)
             return finished
-        dense = None if recipe.dense is None else _dense_stage(recipe, out, progress)
+        earlier = _run_before(recipe, out, progress)
         held.enter_context(quiet())
-        run = Running(recipe, out, resume, progress, held.enter_context(collected()), dense)
+        run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier)
         held.enter_context(agreement.connected())  # the last evaluation and the files need the others, too
         return _run(run, held.enter_context(StopsAtSignals()))
 
 
 class Running(NamedTuple):
-    """A run under way: what was asked for, the warnings so far, the results of its dense stage."""
+    """A run under way: what was asked for, the warnings so far, the results of the stage before the last."""
 
     recipe: Recipe
     out: Path
     resume: bool
     progress: bool
     warnings: list[str]
-    dense: dict[str, Any] | None
+    earlier: dict[str, Any] | None
 
 
-def _dense_stage(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any]:
-    """Fine-tune densely into the folder in the run's, or go on with that; return its results.
+def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | None:
+    """Run the stage before the last into its folder in the run's, or go on with it; return its results.
 
-    The run of the second stage is made before, from the model that the first begins with, and thrown away: a
-    setting that cannot work must not cost a training.
+    None for a run of one stage. The run of the last stage is made before, from the model that the first
+    begins with, and thrown away: a setting that cannot work must not cost a training.
     """
-    first, folder = this_process().is_main_process, out / DENSE
+    if recipe.stage_before is None:
+        return None
+    name, stage = recipe.stage_before
+    first, folder = this_process().is_main_process, out / name
     if not (folder / "results.json").is_file():
-        second = recipe.after_dense(recipe.model.name)
+        last = recipe.last_stage(recipe.model.name)
         own = recipe.distillation is not None and recipe.distillation.teacher is not None
-        second = replace(second, model=recipe.model, distillation=second.distillation if own else None)
+        last = replace(last, model=recipe.model, distillation=last.distillation if own else None)
+        if recipe.refine is not None:
+            last = replace(last, pruning=None)  # there are no zeros yet that it could keep
         with quiet():
-            _begin(second, out, progress=False)
+            _begin(last, out, progress=False)
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if first:
             write_text(out / "recipe.yaml", recipe.to_yaml())
     if first and progress:
-        print(f"dense stage, into {folder}", file=sys.stderr, flush=True)
+        print(f"{name} stage, into {folder}", file=sys.stderr, flush=True)
     try:
-        results = run_recipe(recipe.dense_stage, folder, resume=True, progress=progress)
+        results = run_recipe(stage, folder, resume=True, progress=progress)
     except FinepruneError as error:
-        raise FinepruneError(f"dense stage: {error}") from error
+        raise FinepruneError(f"{name} stage: {error}") from error
     if first and progress:
         score = f"{results['metric']} {results['score']:.2%}"
-        print(f"the dense model has {score}; second stage, from it on", file=sys.stderr, flush=True)
+        print(f"the {name} model has {score}; last stage, from it on", file=sys.stderr, flush=True)
     return results
 
 
@@ -150,6 +156,8 @@ def _begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrain
         _attention(recipe),
         recipe.model.trust_remote_code,
     )
+    if isinstance(recipe.training, RefineConfig) and recipe.training.fill is not None:
+        fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)
     chosen = recipe.with_chosen(data.sizes()["train"], _width(model))
     job = Job(chosen, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
@@ -161,7 +169,9 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     out, resume = run.out, run.resume
     first = this_process().is_main_process
     whole = run.recipe
-    job, trainer = _begin(whole.after_dense(str(out / DENSE)) if whole.dense else whole, out, run.progress)
+    before_last = whole.stage_before
+    stage = whole if before_last is None else whole.last_stage(str(out / before_last[0]))
+    job, trainer = _begin(stage, out, run.progress)
     recipe, data = job.recipe, job.data
     with agreement.together("resume"):
         checkpoint = resumable(out / CHECKPOINTS) if resume else None
@@ -249,12 +259,14 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": dense_bytes,
         **trained,
-        "dense": _of_dense(run.dense, measured[data.metric]),
+        "dense": _of_dense(run.earlier, measured[data.metric]),
         "warnings": run.warnings,
         "examples": data.sizes(),
         "recipe": run.recipe.with_chosen(data.sizes()["train"], _width(model)).to_dict(),
         "environment": _environment(),
     }
+    if run.recipe.refine is not None:
+        results |= of_pruned(run.earlier or {}, results)
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if trainer.is_world_process_zero():
             beside = out / ".model"
