@@ -14,16 +14,18 @@ from transformers import PreTrainedModel
 
 from fineprune._files import staged, write_json, write_text
 from fineprune._version import __version__
+from fineprune.checkpoint import shapes
 from fineprune.checkpoint.card import model_card
-from fineprune.checkpoint.model_files import write_checksums
+from fineprune.checkpoint.model_files import read_json, write_checksums
 from fineprune.checkpoint.packing import SPARSE, Embeddings, Packing, Values, is_packed, verify
 from fineprune.checkpoint.provenance import Provenance
-from fineprune.checkpoint.transformers_hook import CompactConfig, CompactQuantizer
+from fineprune.checkpoint.transformers_hook import written_by
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import finalize, masked_modules
+from fineprune.pruning.origin import origin_of
 from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
@@ -85,8 +87,8 @@ def save_compact(
         max_shard_size: The size from which transformers splits the weights into several files.
 
     Raises:
-        FinepruneError: where nothing is sparse, a value does not fit its type, `folder` holds something
-            other than a model, or the written files do not load to the same model.
+        FinepruneError: where nothing is sparse and nothing was shrunk, a value does not fit its type,
+            `folder` holds something other than a model, or the written files do not load to the same model.
     """
     packing = Packing(values, embeddings)
     provenance = Provenance(scores, dense_scores, command, config)
@@ -163,11 +165,15 @@ def _write(
     with _written_as(model, packing):
         model.save_pretrained(staging, max_shard_size=max_shard_size)
     files = sorted(staging.glob("*.safetensors"))
-    if not verify(files)["pruned"]:
+    origin = origin_of(model)
+    pruned = verify(files)["pruned"]
+    if not pruned and origin is None:
         raise FinepruneError(
             f"{type(model).__name__} has nothing to pack: no linear layer has "
             f"{100 * (1 - SPARSE):.0f} % zeros; prune it first"
         )
+    if not pruned and packing.embeddings == "keep" and not shapes.has_own(model):
+        _write_as_ordinary(staging / "config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(staging)
     write_checksums(staging)
@@ -184,16 +190,23 @@ def _write(
         "parameters": stats.parameters,
         "bytes": sum(file.stat().st_size for file in files),
         "dense_bytes": sum(entry.nbytes for entry in unique.values()),
-    }
+    } | ({} if origin is None else {shapes.KEY: shapes.to_dict(origin)})
+
+
+def _write_as_ordinary(config: Path) -> None:
+    """Let a model without a packed tensor, of the shapes that its class has, open anywhere."""
+    content = read_json(config)
+    del content["quantization_config"]
+    write_json(config, content)
 
 
 @contextmanager
 def _written_as(model: PreTrainedModel, packing: Packing) -> Iterator[None]:
     """Let `save_pretrained` of the model write the compact form, while the block runs."""
-    config = CompactConfig(packing.values, packing.embeddings)
+    quantizer = written_by(model, packing)
     attributes: list[tuple[Any, str, Any]] = [
-        (model.config, "quantization_config", config),
-        (model, "hf_quantizer", CompactQuantizer(config)),
+        (model.config, "quantization_config", quantizer.quantization_config),
+        (model, "hf_quantizer", quantizer),
     ]
     before = [owner.__dict__.get(name) for owner, name, _ in attributes]
     for owner, name, value in attributes:

@@ -35,6 +35,7 @@ from fineprune.checkpoint.packing import Packing, Values
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
 from fineprune_runtime import codec
@@ -107,6 +108,11 @@ def write_delta(
         raise FinepruneError(f"{folder}: is the base, which the delta needs; name another folder")
     provenance = provenance.completed_by(model)
     model = finalized(model)
+    if origin_of(model) is not None:
+        raise FinepruneError(
+            f"{type(model).__name__} was shrunk, so its matrices are not those of {base}; save it whole, "
+            "with save_compact"
+        )
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.__dict__.pop("quantization_config", None)  # of a compact model: neither base nor delta is one

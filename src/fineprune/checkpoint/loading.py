@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from fineprune._transformers_output import quiet, without_load_report
-from fineprune.checkpoint import completeness, delta, legacy_import, packing, transformers_hook
+from fineprune.checkpoint import completeness, delta, legacy_import, packing, shapes, transformers_hook
 from fineprune.checkpoint.compact import ABOUT
 from fineprune.checkpoint.model_files import check_files, explained, read_json
 from fineprune.checkpoint.model_folder import find_model, model_place
@@ -128,12 +128,18 @@ def load(
 
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
-    """Make a loaded compact model an ordinary one, in place: `save_pretrained` then writes zeros."""
+    """Make a loaded compact model an ordinary one, in place: `save_pretrained` then writes zeros.
+
+    A shrunk one has to write its own shapes still, now with exact values; `shapes.full_size` pads it before.
+    """
     refuse_accelerated(model, "load it again, without accelerate")
     if any(map(packing.is_packed, model.modules())):
         raise FinepruneError("this model's matrices are packed: load it without packed=True")
     quantizer = getattr(model, "hf_quantizer", None)
     if isinstance(quantizer, transformers_hook.CompactQuantizer):
+        if shapes.has_own(model):
+            transformers_hook.write_as(model, packing.Packing())
+            return model
         quantizer.remove_quantization_config(model)
         model._weight_conversions = [
             entry for entry in model._weight_conversions or [] if not transformers_hook.is_ours(entry)

@@ -20,20 +20,22 @@ from transformers.core_model_loading import (
     build_glob_alternation,
     revert_weight_conversion,
 )
-from transformers.modeling_utils import remove_tied_weights_from_state_dict
+from transformers.modeling_utils import PreTrainedModel, remove_tied_weights_from_state_dict
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from fineprune.checkpoint import packing
+from fineprune.checkpoint import packing, shapes
 from fineprune.checkpoint.model_files import check_listed
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
+from fineprune.pruning.origin import on_record
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 from fineprune_runtime import codec
 from fineprune_runtime.architectures import ARCHITECTURES
 
 METHOD = "fineprune"
+SHAPED_VERSION = 2
 
 _staying_packed = contextvars.ContextVar("staying_packed", default=False)
 
@@ -50,26 +52,35 @@ def staying_packed() -> Iterator[None]:
 
 @register_quantization_config(METHOD)
 class CompactConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """The entry `quantization_config` of config.json: the types that a compact model is packed with."""
+    """The entry `quantization_config` of config.json: the types that a compact model is packed with.
+
+    Version 2 has `shapes`, "file" for a shrunk model, whose tensors are smaller than config.json says.
+    """
+
+    shapes: str | None = None
 
     def __init__(
         self,
         values: packing.Values = "float32",
         embeddings: packing.Embeddings = "keep",
-        version: int = codec.VERSION,
+        version: int | None = None,
+        shapes: str | None = None,
         **unknown: Any,
     ) -> None:
         unknown.pop("quant_method", None)
-        if version != codec.VERSION or unknown:
+        expected = codec.VERSION if shapes is None else SHAPED_VERSION
+        if version not in (None, expected) or shapes not in (None, "file") or unknown:
             raise FinepruneError(
                 f"config.json: format version {version!r} with {sorted(unknown) or 'no'} further settings; "
-                f"this fineprune reads version {codec.VERSION}: upgrade it"
+                f"this fineprune reads version {expected}: upgrade it"
             )
         packing.Packing(values, embeddings)  # raises for an unknown type
         self.quant_method = METHOD
-        self.version = version
+        self.version = expected
         self.values = values
         self.embeddings = embeddings
+        if shapes is not None:  # version 1 has no such entry
+            self.shapes = shapes
 
 
 class _Unpack(ConversionOps):  # type: ignore[misc]
@@ -146,23 +157,27 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: Any
     ) -> None:
+        if checkpoint_files is not None and not all(
+            str(f).endswith(".safetensors") for f in checkpoint_files
+        ):
+            raise FinepruneError(f"{checkpoint_files[0]}: a compact model is stored as safetensors only")
+        if self.quantization_config.shapes and checkpoint_files is not None:
+            shapes.fit(model, checkpoint_files, Path(checkpoint_files[0]).parent / "fineprune.json")
         self._wanted = {
             name: (parameter.shape, _own_type(model, name, parameter.dtype))
             for name, parameter in model.named_parameters()
         }
         self._unpack.types = {name: dtype for name, (_shape, dtype) in self._wanted.items()}
         if checkpoint_files is not None:
-            if not all(str(file).endswith(".safetensors") for file in checkpoint_files):
-                raise FinepruneError(f"{checkpoint_files[0]}: a compact model is stored as safetensors only")
             prefix = f"{model.base_model_prefix}."
-            shapes = {}
+            known_shapes = {}
             for name, (shape, _dtype) in self._wanted.items():
                 for known in _variants(name, prefix):
-                    shapes[known] = tuple(shape)
+                    known_shapes[known] = tuple(shape)
             # Checking a blob unpacks it: the matrix is kept until it is asked for, so as not to unpack it
             # twice.
             matrices = None if _staying_packed.get() else self._unpack.matrices
-            content = packing.verify(checkpoint_files, shapes, matrices)
+            content = packing.verify(checkpoint_files, known_shapes, matrices)
             folder = Path(checkpoint_files[0]).parent
             if (folder / "config.json").is_file():
                 check_listed(folder, content)
@@ -288,3 +303,32 @@ def _block_layers(model: nn.Module) -> list[str]:
 def is_ours(conversion: Any) -> bool:
     """Return whether a weight conversion is the one that unpacks."""
     return any(isinstance(entry, _Unpack) for entry in getattr(conversion, "operations", ()))
+
+
+def written_by(model: nn.Module, kinds: packing.Packing) -> CompactQuantizer:
+    """Return the quantizer with which `save_pretrained` writes a model, in its own shapes if it has some."""
+    own = "file" if shapes.has_own(model) else None
+    return CompactQuantizer(CompactConfig(kinds.values, kinds.embeddings, shapes=own))
+
+
+def write_as(model: Any, kinds: packing.Packing) -> None:
+    """Let `save_pretrained` of a model write the compact form."""
+    model.hf_quantizer = written_by(model, kinds)
+    model.config.quantization_config = model.hf_quantizer.quantization_config
+
+
+def _attach(model: nn.Module) -> None:
+    """Let `save_pretrained` write the shapes of a shrunk model, and no longer where it became ordinary."""
+    if not isinstance(model, PreTrainedModel):
+        return
+    current: Any = getattr(model, "hf_quantizer", None)
+    is_compact = isinstance(current, CompactQuantizer)
+    if shapes.has_own(model) or any(map(is_ours, getattr(model, "_weight_conversions", None) or ())):
+        config = current.quantization_config if is_compact else CompactConfig()
+        write_as(model, packing.Packing(config.values, config.embeddings))
+        model.register_load_state_dict_pre_hook(_unpack_state)
+    elif is_compact:
+        current.remove_quantization_config(model)
+
+
+on_record(_attach)

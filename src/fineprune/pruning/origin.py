@@ -1,6 +1,6 @@
 """Record which heads and neurons of the original model a shrunk one has."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from fineprune.pruning.anatomy import Attention, Block, FeedForward
 from fineprune.pruning.resizing import Cut
 
 _ATTRIBUTE = "_fineprune_origin"
+_LISTENERS: list[Callable[[nn.Module], None]] = []
 
 
 class Kept(NamedTuple):
@@ -58,9 +59,16 @@ def origin_of(model: nn.Module) -> Origin | None:
     return found
 
 
-def record(model: nn.Module, origin: Origin) -> None:
-    """Record on a model what it was cut from."""
+def record(model: nn.Module, origin: Origin | None) -> None:
+    """Record on a model what it was cut from; None: nothing, it has its original sizes."""
     setattr(model, _ATTRIBUTE, origin)
+    for listener in _LISTENERS:
+        listener(model)
+
+
+def on_record(listener: Callable[[nn.Module], None]) -> None:
+    """Let a function see each model that gets a record: it decides how the model is saved."""
+    _LISTENERS.append(listener)
 
 
 def remaining(model: nn.Module, blocks: Iterable[Block], made: Sequence[Cut], ordinary: bool) -> Origin:

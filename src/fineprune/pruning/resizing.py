@@ -55,8 +55,17 @@ class Resizing:
         if isinstance(cut.half, Attention):
             heads, groups, size = cut.half.sizes
             sizes = HeadSizes(heads // groups * len(cut.kept), len(cut.kept), size)
-            for name in {part.matrix for part in cut.half.lines if part.kind not in READERS}:
-                self._set_sizes(self.model.get_submodule(name.rpartition(".")[0]), cut.half.sizes, sizes)
+            for name in attention_modules(cut.half):
+                self._set_sizes(self.model.get_submodule(name), cut.half.sizes, sizes)
+
+    def pad(self, half: Attention | FeedForward, full: Attention | FeedForward) -> None:
+        """Replace the matrices of one half by those of `full`, whose further units are zero."""
+        for name, parts in by_matrix(full.lines).items():
+            kept = np.arange(units_of(half))
+            self._replace(name, _padded(self.model.get_submodule(name), parts, kept))
+        if isinstance(half, Attention) and isinstance(full, Attention):
+            for name in attention_modules(half):
+                self._set_sizes(self.model.get_submodule(name), half.sizes, full.sizes)
 
     def fill(self, half: Attention | FeedForward, units: Units, generator: torch.Generator) -> None:
         """Replace the matrices of one half by copies with noise in the lines of some units."""
@@ -109,6 +118,12 @@ def resize(model: nn.Module, widths: Mapping[str, int]) -> None:
                 resizing.cut(Cut(half, np.arange(widths[half.name])))
 
 
+def attention_modules(attention: Attention) -> set[str]:
+    """Return the names of the modules that have Q, K and V, and with them the sizes."""
+    makers = {part.matrix for part in attention.lines if part.kind not in READERS}
+    return {name.rpartition(".")[0] for name in makers}
+
+
 def by_matrix(lines: Iterable[Lines]) -> dict[str, list[Lines]]:
     """Return the lines of each matrix: a fused one has several parts."""
     matrices: dict[str, list[Lines]] = {}
@@ -120,23 +135,43 @@ def by_matrix(lines: Iterable[Lines]) -> dict[str, list[Lines]]:
 def _smaller(module: nn.Module, parts: list[Lines], cut: Cut) -> nn.Module:
     """Return a copy of a linear module with the lines of the kept units alone."""
     axis, reads = parts[0].axis, parts[0].kind in READERS
-    positions = np.concatenate([part.positions for part in parts])
-    units = np.concatenate([part.units for part in parts])
-    order = np.argsort(positions)
-    order = order[np.isin(units[order], cut.kept)]
+    positions, units = _of_units(parts, cut.kept)
     weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
-    lines = torch.from_numpy(positions[order]).to(weight.device)
-    zeros = torch.from_numpy(np.flatnonzero(np.isin(units[order], cut.zeros))).to(weight.device)
+    lines = torch.from_numpy(positions).to(weight.device)
+    zeros = torch.from_numpy(np.flatnonzero(np.isin(units, cut.zeros))).to(weight.device)
     parameters = {"weight": weight.detach().index_select(axis, lines).index_fill_(axis, zeros, 0)}
     if bias is not None and not reads:
         parameters["bias"] = bias.detach()[lines].index_fill_(0, zeros, 0)
     elif bias is not None and cut.added is not None:
         parameters["bias"] = (bias.detach().double() + cut.added).to(bias.dtype)
-    smaller = _with(module, parameters)
-    for name in ("in_features", "nx") if reads else ("out_features", "nf"):  # of Linear, of Conv1D
-        if hasattr(module, name):
-            setattr(smaller, name, len(order))
-    return smaller
+    return _with(module, parameters, len(positions), reads)
+
+
+def _padded(module: nn.Module, parts: list[Lines], kept: Units) -> nn.Module:
+    """Return a copy of a linear module with all lines of `parts`: its own for the kept units, else zeros."""
+    axis, reads = parts[0].axis, parts[0].kind in READERS
+    weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+    lines = torch.from_numpy(_of_units(parts, kept)[0]).to(weight.device)
+    shape = list(weight.shape)
+    shape[axis] = sum(len(part.positions) for part in parts)
+    parameters = {"weight": weight.new_zeros(shape).index_copy_(axis, lines, weight)}
+    if bias is not None and not reads:
+        parameters["bias"] = bias.detach().new_zeros(shape[axis]).index_copy_(0, lines, bias.detach())
+    return _with(module, parameters, shape[axis], reads)
+
+
+def _of_units(parts: list[Lines], kept: Units) -> tuple[Units, Units]:
+    """Return the positions of the kept units' lines in a matrix, rising, and the unit of each."""
+    positions = np.concatenate([part.positions for part in parts])
+    units = np.concatenate([part.units for part in parts])
+    order = np.argsort(positions)
+    order = order[np.isin(units[order], kept)]
+    return positions[order], units[order]
+
+
+def units_of(half: Attention | FeedForward) -> int:
+    """Return the number of units: groups of heads, or neurons."""
+    return half.sizes.groups if isinstance(half, Attention) else half.neurons
 
 
 def _noisy(module: nn.Module, parts: list[Lines], units: Units, generator: torch.Generator) -> nn.Module:
@@ -146,14 +181,23 @@ def _noisy(module: nn.Module, parts: list[Lines], units: Units, generator: torch
     shape[parts[0].axis] = len(lines)
     noise = torch.randn(shape, generator=generator) / max(weight.shape) ** 0.5
     weight.index_copy_(parts[0].axis, lines.to(weight.device), noise.to(weight))
-    return _with(module, {"weight": weight})
+    return _with(module, {"weight": weight}, None)
 
 
-def _with(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a module with some new parameters, as trainable as those it had."""
+def _with(
+    module: nn.Module, parameters: Mapping[str, Tensor], lines: int | None, reads: bool = False
+) -> nn.Module:
+    """Return a copy of a linear module with some new parameters, as trainable as those it had.
+
+    `lines` is the new number of its outputs or, if it reads the units, of its inputs; None: as before.
+    """
     copied = copy.copy(module)
     copied._parameters = dict(module._parameters)
     for name, tensor in parameters.items():
         trainable = module.get_parameter(name).requires_grad
         copied._parameters[name] = nn.Parameter(tensor, requires_grad=trainable)
+    if lines is not None:
+        for name in ("in_features", "nx") if reads else ("out_features", "nf"):  # of Linear, of Conv1D
+            if hasattr(module, name):
+                setattr(copied, name, lines)
     return copied

@@ -27,6 +27,7 @@ from fineprune.checkpoint.model_files import read_json
 from fineprune.checkpoint.model_folder import model_place
 from fineprune.checkpoint.packing import Packing
 from fineprune.checkpoint.provenance import Provenance
+from fineprune.checkpoint.shapes import full_size
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.summary import summary
@@ -136,7 +137,7 @@ def dense_folder(
         model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         with staged(out) as staging:
             density = summary(model).density
-            to_dense(model).save_pretrained(staging)
+            to_dense(full_size(model)).save_pretrained(staging)
             _Companions(tokenizer, Path(place)).save_pretrained(staging)
             kind: Any = type(model)
             reloaded = kind.from_pretrained(
