@@ -1,9 +1,10 @@
-// Softmax(Q K' / sqrt(head_dim)) V of one head over the tokens of one sequence.
+// Softmax(Q K' / sqrt(head_dim) + bias) V of one head over the tokens of one sequence; most models have no bias.
 //
 // Tiles hold the tokens of one sequence after another without padding, so no mask is needed: keys are the first tokens of
 // the sequence. Queries are vector lanes; the softmax then runs down the rows, and the
 // result is feature-major again.
 #pragma once
+#include "distances.hpp"
 #include "elementwise.hpp"
 
 namespace fp {
@@ -21,6 +22,7 @@ struct Heads {
 // Tokens of one text. The first `keys` of them are seen by all; any others see these, and are seen by none.
 struct Sequence {
     int64_t first, count, keys;
+    bool adjacent;  // whether each token is the next one of the text
 };
 
 // Query, key and value are bfloat16 rows in packed order, or floats. They are multiplied as bfloat16 where the
@@ -44,7 +46,7 @@ class Attention {
         result_.grow(head_dim * kQueries);
     }
 
-    void run(const Heads &h, int64_t head, Sequence s) {
+    void run(const Heads &h, int64_t head, Sequence s, const HeadBias &bias) {
         const int64_t begin = s.first / h.width, end = (s.first + s.count - 1) / h.width + 1;
         const int64_t line = (end - begin) * h.width * 4;  // bytes of a copied row: a word for each token
         const int64_t at = s.first - begin * h.width;
@@ -54,9 +56,9 @@ class Attention {
                 std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
         for (int64_t q = 0; q < s.count;) {
             const int64_t remaining = s.count - q;
-            if (remaining > 2 * kLanes) q += block<4>(h, head, s, q, at, line);
-            else if (remaining > kLanes) q += block<2>(h, head, s, q, at, line);
-            else q += block<1>(h, head, s, q, at, line);
+            if (remaining > 2 * kLanes) q += block<4>(h, head, s, bias, q, at, line);
+            else if (remaining > kLanes) q += block<2>(h, head, s, bias, q, at, line);
+            else q += block<1>(h, head, s, bias, q, at, line);
         }
     }
 
@@ -119,7 +121,7 @@ class Attention {
 
     // N vectors of queries from query `q` on; returns how many queries those are.
     template <int N>
-    int64_t block(const Heads &h, int64_t head, Sequence s, int64_t q, int64_t at, int64_t line) {
+    int64_t block(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, int64_t q, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
         const Span<char> score_rows = scores_.span().part(0, s.keys * kRowBytes);
         char *scores = score_rows.data();
@@ -131,8 +133,10 @@ class Attention {
         product<Dot, N>(keys, s.keys, queries, groups, [&](int64_t m, const auto *sums) {
             for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
         });
+        float scale = 1.0f / std::sqrt(float(h.head_dim));
+        if (bias.given()) add_bias<N>(scores, s.keys, q, bias, std::exchange(scale, 1.0f));
         Floats<> total[N];
-        softmax<N>(scores, s.keys, 1.0f / std::sqrt(float(h.head_dim)), total);
+        softmax<N>(scores, s.keys, scale, total);
         // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
         for (int n = 0; n < N; n++) total[n] = s.keys ? 1.0f / total[n] : Floats<>{};
         float *result = result_.span().at(0, h.head_dim * N * kLanes);
@@ -145,6 +149,16 @@ class Attention {
         const int64_t finished = std::min<int64_t>(N * kLanes, s.count - q);
         write(h, head, s.first + q, finished, N * kLanes);
         return finished;
+    }
+
+    // scale score + bias in place.
+    template <int N>
+    static void add_bias(char *scores, int64_t keys, int64_t q, const HeadBias &bias, float scale) {
+        for (int64_t m = 0; m < keys; m++)
+            for (int n = 0; n < N; n++) {
+                char *at = scores + (m * N + n) * kBytes;
+                store<kBytes>(at, load<Floats<>>(at) * scale + bias.of(q + n * kLanes, m));
+            }
     }
 
     // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.

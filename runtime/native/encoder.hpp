@@ -12,6 +12,7 @@ namespace fp {
 
 struct EncoderBase {
     virtual ~EncoderBase() = default;
+    virtual void set_bias(int64_t rows, int64_t reach, const float *values) = 0;
     virtual void add(const fp_layer &) = 0;
     virtual void run(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) = 0;
     virtual size_t bytes() const = 0;
@@ -36,12 +37,19 @@ class Encoder : public EncoderBase {
   public:
     explicit Encoder(const fp_settings &settings) : s_(settings), pool_(settings.threads), workers_(settings.threads) {}
 
+    void set_bias(int64_t rows, int64_t reach, const float *values) override {
+        if (!layers_.empty()) throw Error("the bias of an encoder is set before its first layer");
+        check_finite(values, rows * (2 * reach + 1), "relative bias: value");
+        bias_ = DistanceBias(rows, reach, values);
+    }
+
     void add(const fp_layer &given) override {
         const std::string name = "layer " + std::to_string(layers_.size()) + ", ";
         Layer layer{{given.qkv, name + "query, key and value"},
                     {given.attention_output, name + "attention output"},
                     {given.ffn_in, name + "feed-forward in"},
                     {given.ffn_out, name + "feed-forward out"},
+                    {},
                     {},
                     {}};
         const int64_t inner = layer.output.columns(), d = s_.hidden;
@@ -55,11 +63,12 @@ class Encoder : public EncoderBase {
         // After the matrices: only a layer of this hidden size has norms that can be read.
         layer.attention_norm = norm(given.attention_norm_weight, given.attention_norm_bias, name);
         layer.output_norm = norm(given.output_norm_weight, given.output_norm_bias, name);
+        if (given.bias_rows) layer.bias_rows = bias_rows(given.bias_rows, inner / s_.head_dim, name);
         layers_.push_back(std::move(layer));
     }
 
     size_t bytes() const override {
-        size_t sum = 0;
+        size_t sum = bias_.bytes();
         for (const Layer &l : layers_) {
             sum += l.qkv.bytes() + l.output.bytes() + l.in.bytes() + l.out.bytes();
             for (const Norm *norm : {&l.attention_norm, &l.output_norm})
@@ -76,6 +85,7 @@ class Encoder : public EncoderBase {
         tiles_ = (count_ + width_ - 1) / width_;
         if (!count_) return;
         grow();
+        bias_.cover(length);
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
         const int workers = int(std::min<int64_t>(threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
@@ -86,6 +96,7 @@ class Encoder : public EncoderBase {
     struct Layer {
         Linear<Kernel> qkv, output, in, out;
         Norm attention_norm, output_norm;
+        std::vector<int64_t> bias_rows;  // of each head; none: its heads have no bias
         int64_t inner() const { return output.columns(); }
     };
     struct Worker {
@@ -100,6 +111,14 @@ class Encoder : public EncoderBase {
         return {{weight, weight + s_.hidden}, {bias, bias + s_.hidden}};
     }
 
+    std::vector<int64_t> bias_rows(const int64_t *rows, int64_t heads, const std::string &name) const {
+        for (int64_t i = 0; i < heads; i++)
+            if (rows[i] < 0 || rows[i] >= bias_.rows())
+                throw Error(name + "head " + std::to_string(i) + ": adds row " + std::to_string(rows[i]) +
+                            " of a relative bias that has " + std::to_string(bias_.rows()));
+        return {rows, rows + heads};
+    }
+
     static void expect(const std::string &name, const Linear<Kernel> &m, int64_t rows, int64_t columns) {
         if (m.rows() != rows || m.columns() != columns)
             throw Error(name + ": is " + std::to_string(m.rows()) + " x " + std::to_string(m.columns()) +
@@ -110,28 +129,29 @@ class Encoder : public EncoderBase {
     // behind them the first one of a text if the mask hides it, as heads read it wherever the padding is.
     void pack_tokens(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) {
         const int64_t d = s_.hidden;
-        from_.clear(), to_.clear(), sequences_.clear();
+        from_.clear(), to_.clear(), places_.clear(), sequences_.clear();
         for (int64_t b = 0; b < batch && length > 0; b++) {
             const int64_t begin = b * length, first = int64_t(from_.size());
             bool finite = true;
             for (int64_t i = begin; i < begin + length; i++) {
-                if (!mask || mask[i]) finite = add_token(hidden + i * d, out + i * d) && finite;
+                if (!mask || mask[i]) finite = add_token(hidden + i * d, out + i * d, i - begin) && finite;
                 else if (i > begin) std::memset(out + i * d, 0, d * sizeof(float));
             }
             const int64_t keys = int64_t(from_.size()) - first;
-            if (mask && !mask[begin] && !add_token(hidden + begin * d, out + begin * d)) drop_tokens(first + keys);
+            if (mask && !mask[begin] && !add_token(hidden + begin * d, out + begin * d, 0)) drop_tokens(first + keys);
             if (!finite) drop_tokens(first);
             const int64_t count = int64_t(from_.size()) - first;
-            if (count) sequences_.push_back({first, count, keys});
+            if (count) sequences_.push_back({first, count, keys, places_.back() - places_[first] == count - 1});
         }
         count_ = int64_t(from_.size());
         most_heads_ = 0;
         for (const Layer &l : layers_) most_heads_ = std::max(most_heads_, l.inner() / s_.head_dim);
     }
 
-    bool add_token(const float *from, float *to) {
+    bool add_token(const float *from, float *to, int64_t place) {
         from_.push_back(from);
         to_.push_back(to);
+        places_.push_back(place);
         return all_finite(from, s_.hidden);
     }
 
@@ -142,6 +162,7 @@ class Encoder : public EncoderBase {
             std::fill_n(to_[i], s_.hidden, std::numeric_limits<float>::quiet_NaN());
         from_.resize(first);
         to_.resize(first);
+        places_.resize(first);
     }
 
     void grow() {
@@ -189,7 +210,7 @@ class Encoder : public EncoderBase {
             const int64_t heads = l.inner() / s_.head_dim;
             const Heads where{qkv_.span(), 3 * l.inner(), context_.span(), heads, s_.head_dim, width_, count_};
             each(2 * i + 1, heads * int64_t(sequences_.size()),
-                 [&](int64_t item) { w.attend.run(where, item % heads, sequences_[item / heads]); });
+                 [&](int64_t item) { attend(w, l, where, item % heads, sequences_[item / heads]); });
             pool_.barrier();
             each(2 * i + 2, tiles_, [&](int64_t t) {
                 const int tokens = int(std::min(width_, count_ - t * width_));
@@ -197,6 +218,15 @@ class Encoder : public EncoderBase {
             });
             if (i + 1 < layers_.size()) pool_.barrier();
         }
+    }
+
+    void attend(Worker &w, const Layer &l, const Heads &where, int64_t head, const Sequence &s) {
+        HeadBias bias;
+        if (!l.bias_rows.empty()) {
+            const Span<const int64_t> places{places_.data() + s.first, s.adjacent ? 0 : size_t(s.count)};
+            bias = bias_.of(l.bias_rows[head], places);
+        }
+        w.attend.run(where, head, s, bias);
     }
 
     template <class F>
@@ -312,11 +342,13 @@ class Encoder : public EncoderBase {
     Pool pool_;
     std::vector<Worker> workers_;
     std::vector<Layer> layers_;
+    DistanceBias bias_;
     CallLock lock_;
 
     // Of the call that is running.
     std::vector<const float *> from_;
     std::vector<float *> to_;
+    std::vector<int64_t> places_;  // of the tokens in their texts
     std::vector<Sequence> sequences_;
     std::vector<std::atomic<int64_t>> phases_;
     int64_t count_ = 0, width_ = 0, tiles_ = 0, most_heads_ = 0;

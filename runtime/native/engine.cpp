@@ -190,6 +190,7 @@ constexpr Constant kConstants[] = {
     FP_FIELD(fp_layer, attention_norm_bias),
     FP_FIELD(fp_layer, output_norm_weight),
     FP_FIELD(fp_layer, output_norm_bias),
+    FP_FIELD(fp_layer, bias_rows),
     FP_SIZE(fp_settings),
     FP_FIELD(fp_settings, hidden),
     FP_FIELD(fp_settings, head_dim),
@@ -262,6 +263,15 @@ int fp_encoder_new(const fp_settings *settings, fp_encoder **out, char *message,
         if (settings->activation < FP_GELU || settings->activation > FP_RELU)
             throw fp::Error("activation " + std::to_string(settings->activation) + " is not known");
         *out = new fp_encoder{fp::of_dtype<fp::Encoder, fp::EncoderBase>(settings->dtype, *settings)};
+    });
+}
+
+int fp_encoder_set_bias(fp_encoder *encoder, int64_t rows, int64_t reach, const float *values, char *message,
+                        size_t size) {
+    return fp::guarded(message, size, [&] {
+        fp::check_between("bias rows", rows, FP_MOST_COLUMNS);
+        fp::check_between("bias reach", reach, FP_MOST_COLUMNS);
+        encoder->encoder->set_bias(rows, reach, values);
     });
 }
 

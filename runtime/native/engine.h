@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define FP_API __attribute__((visibility("default")))
-#define FP_VERSION 1  // raised when a function's arguments or meaning change
+#define FP_VERSION 2  // raised when a function's arguments or meaning change
 
 // Limits; larger values are refused.
 #define FP_MOST_ROWS (1 << 20)     // outputs of a matrix
@@ -39,6 +39,7 @@ typedef struct {
     fp_matrix qkv, attention_output, ffn_in, ffn_out;
     const float *attention_norm_weight, *attention_norm_bias;  // [hidden] each
     const float *output_norm_weight, *output_norm_bias;
+    const int64_t *bias_rows;  // [heads] the row of the encoder's bias that each head adds; null: they add none
 } fp_layer;
 
 typedef struct {
@@ -62,6 +63,10 @@ fp_runs(const char *level);  // whether this processor has what a level's librar
 FP_API int32_t fp_offers(int32_t dtype);  // whether this library has kernels for it
 
 FP_API int fp_encoder_new(const fp_settings *, fp_encoder **, char *message, size_t size);
+// A bias of attention scores by the distance from query to key: values [rows][2 reach + 1], for key - query from -reach to
+// reach; beyond, those at the ends. It is added to q k / sqrt(head_dim), and is set before layers whose heads add its rows.
+FP_API int fp_encoder_set_bias(fp_encoder *, int64_t rows, int64_t reach, const float *values, char *message,
+                               size_t size);
 FP_API int fp_encoder_add(fp_encoder *, const fp_layer *, char *message, size_t size);
 // hidden and out: [batch][length][hidden]. mask: [batch][length], null or non-zero where a token is. Both may be the same
 // memory. `out` is zero where the mask is, except at the first place of a text: heads read it, so it is computed as torch

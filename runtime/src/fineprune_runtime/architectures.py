@@ -1,8 +1,9 @@
 """The BERT-like models that the engine runs whole: their names, their settings, and their layers.
 
 All are post-norm encoders with learned absolute positions (Devlin et al., 2019, arXiv:1810.04805): a layer is
-attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. Names are those
-of transformers, and `anatomy` tells their kinds. Reads no files: works on a live model too.
+attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. MPNet's attention
+has a bias by distance, too. Names are those of transformers, and `anatomy` tells their kinds. Reads no files:
+works on a live model too.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,8 @@ class Architecture(NamedTuple):
     """The id of the padding token unless config.json gives one."""
     types: bool = True
     """Whether the model has a table of token types."""
+    bias: str | None = None
+    """The name of the table of attention biases by distance, which all layers share, in the base model."""
 
 
 _BERT = by_kind(
@@ -105,6 +108,24 @@ ARCHITECTURES = {
         matrices=_BERT,
         norms=_BERT_NORMS,
         pooled=("classifier.dense", "gelu", "classifier.out_proj"),
+    ),
+    "mpnet": Architecture(
+        base="mpnet",
+        layer="encoder.layer",
+        matrices=by_kind(
+            "attention.attn.q",
+            "attention.attn.k",
+            "attention.attn.v",
+            "attention.attn.o",
+            "intermediate.dense",
+            "output.dense",
+        ),
+        norms=("attention.LayerNorm", "output.LayerNorm"),
+        pooled=("classifier.dense", "tanh", "classifier.out_proj"),
+        offset=True,
+        padding=1,
+        types=False,
+        bias="encoder.relative_attention_bias",
     ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
@@ -230,6 +251,7 @@ def each_layer(
         return values
 
     names, norms = known.matrices, known.norms
+    bias_rows = None if known.bias is None else np.arange(heads_of(config))
     for index in range(whole(config, "num_hidden_layers")):
         place = f"{prefix}{known.layer}.{index}."
         yield Layer(
@@ -241,6 +263,7 @@ def each_layer(
             ffn_in=linear(place, names["FFN in"]),
             ffn_out=linear(place, names["FFN out"]),
             output_norm=norm(place, norms[1]),
+            bias_rows=bias_rows,
         )
 
 

@@ -26,7 +26,8 @@ def living_heads(sizes: HeadSizes, read: Flags | None = None, values: Flags | No
     """Return which heads are alive, (heads,): O reads at least one of their values, and V gives them one.
 
     A head without rows of V adds V's bias whatever the keys are, since the weights of a softmax add up to
-    one. A head without rows of Q or K is alive: its attention is uniform, and it adds the mean of the values.
+    one. A head without rows of Q or K is alive: its attention is uniform, or a bias by distance decides it,
+    and it adds a mean of the values.
 
     Args:
         sizes: of the attention.

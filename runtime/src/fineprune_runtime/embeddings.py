@@ -97,7 +97,9 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
         projection = Dense(weight, folder.dense(f"{prefix}embeddings_project.bias", (hidden,)))
     padding = None
     if known.offset:
-        padding = config.get("pad_token_id", known.padding)
+        # MPNet's embeddings have a fixed id, whatever the config says.
+        is_fixed = config["model_type"] == "mpnet"
+        padding = known.padding if is_fixed else config.get("pad_token_id", known.padding)
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise EngineError(f"pad_token_id in config.json is {padding!r}, expected a whole number")
     embeddings = Embeddings(

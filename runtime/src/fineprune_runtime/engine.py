@@ -30,6 +30,7 @@ class Encoder:
         head_dim: int,
         activation: str = "gelu",
         epsilon: float = 1e-12,
+        bias: Floats | None = None,
         dtype: str = "float32",
         threads: int = 1,
         level: str | None = None,
@@ -41,6 +42,9 @@ class Encoder:
             head_dim: the size of a head.
             activation: "gelu", "gelu_tanh" or "relu".
             epsilon: of the layer norms.
+            bias: (rows, 2 * reach + 1), added to the scores of attention by the distance from query to key, from
+                -reach to reach, and farther as there; a layer's `bias_rows` says which head adds which row.
+                None: nothing is added.
             dtype: "float32", "bfloat16" or "int8", of weights and activations; sums and norms are float32.
             threads: the number of threads.
             level: the instruction level; None: the best that offers `dtype`.
@@ -57,6 +61,8 @@ class Encoder:
             raise EngineError(f"head_dim is {head_dim!r}; 1 to {native.MOST_COLUMNS} can be run")
         if not 0 <= epsilon < math.inf:
             raise EngineError(f"epsilon is {epsilon!r}; it is a small number, at least 0")
+        if bias is not None and (bias.ndim != 2 or bias.shape[1] % 2 == 0):
+            raise EngineError(f"a bias of shape {bias.shape}; expected (rows, 2 * reach + 1)")
         self.dtype, self.threads = dtype, threads
         self.level = _level(dtype, level)
         self._library = native.library(self.level)
@@ -67,6 +73,8 @@ class Encoder:
                 self.hidden = layer.attention_output.weight.shape[0]
                 number = native.ACTIVATIONS.index(activation)
                 self._handle = self._new(head_dim, epsilon, number)
+                if bias is not None:
+                    self._set_bias(bias)
             smaller = shrunk(layer, head_dim, activation)
             arrays: list[Any] = []  # alive until the call has read them
             c_layer = _c_layer(smaller, arrays)
@@ -81,6 +89,12 @@ class Encoder:
         )
         native.call(self._library, "fp_encoder_new", ctypes.byref(settings), ctypes.byref(handle))
         return handle
+
+    def _set_bias(self, bias: Floats) -> None:
+        rows, width = bias.shape
+        arrays: list[Any] = []
+        values = _pointer(bias, np.float32, (rows, width), arrays)
+        native.call(self._library, "fp_encoder_set_bias", self._handle, rows, width // 2, values)
 
     def __call__(self, hidden: Floats, mask: ArrayLike | None = None) -> Floats:
         """Return the output of the last layer, (batch, length, hidden) float32.
@@ -211,9 +225,11 @@ def _c_layer(layer: Layer, arrays: list[Any]) -> native.CLayer:
     parts = (qkv, layer.attention_output, layer.ffn_in, layer.ffn_out)
     hidden = layer.attention_output.weight.shape[0]
     norms = (*layer.attention_norm, *layer.output_norm)
+    rows = layer.bias_rows
     return native.CLayer(
         *(_c_matrix(part.weight, part.bias, arrays) for part in parts),
         *(_pointer(norm, np.float32, (hidden,), arrays) for norm in norms),
+        None if rows is None else _pointer(rows, np.int64, rows.shape, arrays),
     )
 
 

@@ -85,3 +85,5 @@ class Layer(NamedTuple):
     ffn_in: Linear
     ffn_out: Linear
     output_norm: Norm
+    bias_rows: NDArray[np.int64] | None = None
+    """(heads,): the row of the encoder's `bias` that each head adds to its scores; None: they add none."""

@@ -17,7 +17,7 @@ LEVELS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")  # best fi
 DTYPES = ("float32", "bfloat16", "int8")  # the number of a dtype is its index
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
-_VERSION = 1
+_VERSION = 2
 _MESSAGE = 512
 
 
@@ -47,6 +47,7 @@ class CLayer(ctypes.Structure):
         ("attention_norm_bias", c_void_p),
         ("output_norm_weight", c_void_p),
         ("output_norm_bias", c_void_p),
+        ("bias_rows", c_void_p),
     )
 
 
@@ -67,6 +68,7 @@ _STRUCTURES = {"fp_matrix": CMatrix, "fp_layer": CLayer, "fp_settings": CSetting
 _FLOATS = POINTER(c_float)
 _FAILS = {  # the last two parameters are (message, size); they return 0 on success
     "fp_encoder_new": (POINTER(CSettings), POINTER(c_void_p)),
+    "fp_encoder_set_bias": (c_void_p, c_int64, c_int64, c_void_p),
     "fp_encoder_add": (c_void_p, POINTER(CLayer)),
     "fp_encoder_run": (c_void_p, _FLOATS, POINTER(c_uint8), c_int64, c_int64, _FLOATS),
     "fp_linear_new": (POINTER(CMatrix), c_int32, c_int32, POINTER(c_void_p)),

@@ -24,6 +24,7 @@ from fineprune_runtime.heads import Head, labels, read_head, softmax
 from fineprune_runtime.layers import Matrix
 from fineprune_runtime.processors import usable_processors
 from fineprune_runtime.questions import read_windows
+from fineprune_runtime.relative import relative_bias
 from fineprune_runtime.results import (
     TEXT_PAIRS,
     Answer,
@@ -393,7 +394,8 @@ def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
 
     # Read one layer at a time: its matrices take more memory than the packed layer.
     layers = each_layer(folder.config, matrix, folder.vector, prefix)
-    encoder = Encoder(layers, **settings(folder.config), dtype=dtype, threads=threads)
+    bias = relative_bias(folder.config, folder.dense, prefix)
+    encoder = Encoder(layers, **settings(folder.config), bias=bias, dtype=dtype, threads=threads)
     if stored > DENSE_FROM * total:
         share = 100 * stored / total
         _log.warning("%s: was never pruned, %.0f %% of weights remain: it runs dense", folder.path, share)

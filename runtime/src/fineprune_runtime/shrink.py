@@ -31,13 +31,19 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
     if head_dim > 0 and inner % head_dim == 0 and all(part.weight.shape[0] == inner for part in heads):
         sizes = HeadSizes(inner // head_dim, inner // head_dim, head_dim)
         read, values = _columns_used(layer.attention_output.weight), _rows_used(layer.value.weight)
-        alive = np.repeat(living_heads(sizes, read, values), head_dim)
+        living = living_heads(sizes, read, values)
+        if layer.bias_rows is not None and layer.bias_rows.shape != living.shape:
+            raise EngineError(
+                f"bias_rows of shape {layer.bias_rows.shape}; expected a row for each of {len(living)} heads"
+            )
+        alive = np.repeat(living, head_dim)
         if not alive.all():
             layer = layer._replace(
                 query=_rows(layer.query, alive),
                 key=_rows(layer.key, alive),
                 value=_rows(layer.value, alive),
                 attention_output=_without(layer.attention_output, alive, _bias(layer.value)),
+                bias_rows=None if layer.bias_rows is None else layer.bias_rows[living],
             )
     if layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1]:
         alive = living_neurons(_columns_used(layer.ffn_out.weight), _rows_used(layer.ffn_in.weight))

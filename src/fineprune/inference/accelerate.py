@@ -14,7 +14,7 @@ from fineprune._messages import choose
 from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference import fallback
-from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_layers
+from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_bias, read_layers
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
 from fineprune.pruning.finalizing import masked_modules
@@ -51,7 +51,7 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA and DistilBERT runs as a whole; in any other
+    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and MPNet runs as a whole; in any other
     model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
     `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
     torch.
@@ -154,7 +154,7 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
         encoder, config = owner.get_submodule(name), cast(Any, owner.config)
         densities = [density for density in map(_density, encoder.modules()) if density is not None]
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
-        settings = architectures.settings(config.to_dict())
+        settings = architectures.settings(config.to_dict()) | {"bias": read_bias(owner)}
         encoder_engine = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
         setattr(owner, name, EncoderModule(encoder_engine, config, trainable))
         count += 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
@@ -15,6 +16,7 @@ from fineprune.inference.weights import linear_of, vector_of
 from fineprune_runtime import architectures
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Layer, Matrix
+from fineprune_runtime.relative import relative_bias
 
 # A softmax turns this into an exact 0 in float32; every mask of transformers adds a lower number.
 _DROPPED = -1000.0
@@ -49,9 +51,9 @@ class EncoderModule(EngineModule):
             return torch.from_numpy(self.engine(x.numpy(), rows)).to(hidden_states.dtype)
 
         result = self.apply_engine(hidden_states, run)
-        # BERT's model reads past_key_values from what its encoder gives; DistilBERT's hands it on as it is.
-        is_bert = self.config.model_type != "distilbert"
-        kind = BaseModelOutputWithPastAndCrossAttentions if is_bert else BaseModelOutput
+        # BERT's model reads past_key_values from what its encoder gives; these two hand it on as it is.
+        is_plain = self.config.model_type in ("distilbert", "mpnet")
+        kind = BaseModelOutput if is_plain else BaseModelOutputWithPastAndCrossAttentions
         return kind(last_hidden_state=result)
 
     def _refuse(self, asked: dict[str, Any]) -> None:
@@ -160,6 +162,12 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
     )
 
 
+def read_bias(model: nn.Module) -> NDArray[np.float32] | None:
+    """Return the `bias` of the engine's encoder for such a base model; None without one."""
+    config: Any = model.config
+    return relative_bias(config.to_dict(), lambda name, _: _vector(model, name), "")
+
+
 def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
     """Raise `EngineError` where `read_layers` would, or where the engine lacks a setting; reads no matrix."""
 
@@ -172,6 +180,7 @@ def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
 
     for _ in architectures.each_layer(config, matrix, lambda name: _vector(model, name), ""):
         pass
+    read_bias(model)
 
 
 def _owner(model: nn.Module, weight: str) -> nn.Module:
