@@ -176,7 +176,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         BERT,
         {"mpnet.encoder.layer.{0,1}": ("attention.attn.{q,k,v,o}", "intermediate.dense", "output.dense")},
         2 * (4 * 16 * 16 + 2 * 16 * 32),
-        "layer by layer",
+        "whole",
+        "a bias of attention by distance, one table for all layers, which is not pruned",
     ),
     "ModernBERT": Architecture(
         "ModernBertForSequenceClassification",

@@ -25,6 +25,7 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", BERT),
     "distilbert": ("DistilBertForQuestionAnswering", DISTIL),
     "electra": ("ElectraForTokenClassification", {**BERT, "embedding_size": 8}),
+    "mpnet": ("MPNetForSequenceClassification", BERT),
     "roberta": ("RobertaForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "xlm-roberta": ("XLMRobertaForTokenClassification", {**BERT, "hidden_act": "relu"}),
 }

@@ -8,9 +8,10 @@ from transformers import BertConfig
 
 import fineprune
 from fineprune import FinepruneError
-from fineprune.inference.encoder_module import encoder_name, keep_mask
+from fineprune.checkpoint.packed_embedding import PackedEmbedding
+from fineprune.inference.encoder_module import EncoderModule, encoder_name, keep_mask
 from fineprune.pruning.probe import difference
-from fineprune_runtime import native
+from fineprune_runtime import codec, native
 
 KEPT = torch.tensor([[True, True, False], [True, False, False]])
 ADDED = torch.where(KEPT, 0.0, torch.finfo(torch.float32).min)
@@ -101,6 +102,47 @@ def test_padding_on_either_side_and_holes(mask, attention, whole, make, texts):
         if head == "ForTokenClassification":
             expected, found = expected[rows], found[rows]
         assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+def wide_mpnet(make, **settings):
+    """An MPNet whose bias by distance decides much, with dead heads: one of them in each layer."""
+    model = make("mpnet", kind="MPNetModel", **settings)
+    with torch.no_grad():
+        model.encoder.relative_attention_bias.weight.normal_(0, 2)
+        model.encoder.layer[0].attention.attn.v.weight[:8] = 0
+        model.encoder.layer[1].attention.attn.o.weight[:, 8:] = 0
+    return model
+
+
+@pytest.mark.parametrize("padding", [None, slice(50, None), slice(0, 30), slice(3, 90, 3)])
+def test_mpnet_up_to_its_last_position_with_dead_heads(padding, make, texts):
+    model = wide_mpnet(make, max_position_embeddings=202)
+    fast, inputs = fineprune.accelerate(copy.deepcopy(model)), texts(2, 200)
+    if padding is not None:
+        inputs["attention_mask"][0, padding] = 0
+    with torch.no_grad():
+        expected, found = model(**inputs).last_hidden_state, fast(**inputs).last_hidden_state
+    rows = inputs["attention_mask"] == 1
+    assert (expected - found)[rows].abs().max() < 1e-5
+
+
+def test_the_table_of_mpnet_may_be_packed(make, texts):
+    model = wide_mpnet(make)
+    table = model.encoder.relative_attention_bias
+    blob = torch.from_numpy(codec.encode(table.weight.detach().numpy(), "int8").view("int8"))
+    model.encoder.relative_attention_bias = PackedEmbedding(table, blob)
+    fast, inputs = fineprune.accelerate(copy.deepcopy(model)), texts(2, 20)
+    assert isinstance(fast.encoder, EncoderModule)
+    with torch.no_grad():
+        expected, found = model(**inputs).last_hidden_state, fast(**inputs).last_hidden_state
+    assert (expected - found).abs().max() < 1e-5
+
+
+def test_mpnet_with_another_table_runs_layer_by_layer(make):
+    model = make("mpnet", relative_attention_num_buckets=40)
+    message = "relative_attention_num_buckets in config.json is 40.*; its pruned linear layers run one by one"
+    with pytest.warns(fineprune.FinepruneWarning, match=message):
+        fineprune.accelerate(model)
 
 
 @pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning")

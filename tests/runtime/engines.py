@@ -64,6 +64,8 @@ class EncoderCase(NamedTuple):
     """0: none; 1: padding at the end; 2: any token; 3: one sequence has no token at all."""
     threads: int
     seed: int
+    reach: int = 0
+    """Of a bias by distance; 0: there is none."""
 
 
 def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140) -> LinearCase:
@@ -101,6 +103,7 @@ def encoder_case(pick: Pick) -> EncoderCase:
         mask=pick(0, 3),
         threads=pick(1, 3),
         seed=pick(0, 2**32 - 1),
+        reach=(0, 0, pick(1, 100))[pick(0, 2)],
     )
 
 
@@ -187,10 +190,20 @@ def make_layers(case: EncoderCase) -> list[Layer]:
     """The layers of a case."""
     random = np.random.default_rng(case.seed)
     how = {"density": case.density, "full": case.full, "bias": case.bias, "dead": case.dead}
-    return [
+    layers = [
         make_layer(random, case.hidden, case.heads, case.head_dim, case.ffn, **how)
         for _ in range(case.layers)
     ]
+    if not case.reach:
+        return layers
+    return [each._replace(bias_rows=random.permutation(case.heads + 1)[: case.heads]) for each in layers]
+
+
+def make_bias(case: EncoderCase) -> Any:
+    """The bias of a case, with a row more than there are heads; None where it has none."""
+    random = np.random.default_rng([case.seed, 2])
+    shape = (case.heads + 1, 2 * case.reach + 1)
+    return 2 * random.standard_normal(shape).astype(np.float32) if case.reach else None
 
 
 def make_hidden(case: EncoderCase) -> tuple[Any, Any]:
@@ -259,11 +272,12 @@ def assert_close(y: Any, linear: Linear, x: Any, dtype: str) -> None:
 
 def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     """A case's outputs against exact ones, and once more."""
-    layers = make_layers(case)
+    layers, bias = make_layers(case), make_bias(case)
     encoder = Encoder(
         layers,
         head_dim=case.head_dim,
         activation=case.activation,
+        bias=bias,
         dtype=dtype,
         threads=case.threads,
         level=level,
@@ -276,7 +290,7 @@ def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     assert (hidden == before).all()
     assert encoder(hidden, mask).tobytes() == y.tobytes()
     if y.size:
-        expected = reference_encoder(layers, hidden, mask, case.head_dim, case.activation, 1e-12)
+        expected = reference_encoder(layers, hidden, mask, case.head_dim, case.activation, 1e-12, bias)
         # Without a token there is no attention, to whose weights a value's bias could be added in advance.
         some = slice(None) if mask is None else np.asarray(mask).any(axis=1)
         assert_near(y[some], expected[some], dtype)

@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "xlm-roberta": ("XLMRoberta", "XLMRobertaTokenizer", {**SMALL, "type_vocab_size": 1}),
     "electra": ("Electra", "ElectraTokenizer", {**SMALL, "embedding_size": 8}),
     "distilbert": ("DistilBert", "DistilBertTokenizer", DISTIL),
+    "mpnet": ("MPNet", "MPNetTokenizer", SMALL),
 }
 TASKS = {
     "text": "ForSequenceClassification",
@@ -69,7 +70,10 @@ def make_tokenizer(kind: str) -> Any:
         vocab += [(piece, -float(1 + index)) for index, piece in enumerate(pieces)]
         return cls(vocab=[*vocab, ("<mask>", 0.0)])
     letters = "abcdefghilmnortvwxy?,-"
-    every = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(word.lower() for word in WORDS)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if kind == "mpnet":
+        special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+    every = [*special, *dict.fromkeys(word.lower() for word in WORDS)]
     every += [letter for letter in letters if letter not in every] + [f"##{letter}" for letter in letters]
     return cls(vocab={token: index for index, token in enumerate(every)})
 

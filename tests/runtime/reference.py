@@ -11,19 +11,27 @@ erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def reference_encoder(
-    layers: Sequence[Any], hidden: Any, mask: Any, head_dim: int, activation: str, epsilon: float
+    layers: Sequence[Any],
+    hidden: Any,
+    mask: Any,
+    head_dim: int,
+    activation: str,
+    epsilon: float,
+    bias: Any = None,
 ) -> NDArray[np.float64]:
     """The output of the last of `layers` (`fineprune_runtime.Layer`), (batch, length, D) in float64.
 
     `hidden` is (batch, length, D); `mask` is (batch, length), nonzero for a token, or None; where it
     is 0 the output is 0, except at the first place of a text. `activation` is "gelu", "gelu_tanh" or
-    "relu". Vaswani et al., 2017, eq. 1, with the norms behind each sum as in BERT.
+    "relu". `bias` is (rows, 2 * reach + 1), of which each head adds a row by distance. Vaswani et al.,
+    2017, eq. 1, with the norms behind each sum as in BERT.
     """
     hidden = np.asarray(hidden, dtype=np.float64)
     mask = np.ones(hidden.shape[:2]) if mask is None else np.asarray(mask)
     for layer in layers:
         query, key, value = (linear(part, hidden) for part in (layer.query, layer.key, layer.value))
-        mixed = attention(query, key, value, mask, head_dim)
+        added = 0.0 if layer.bias_rows is None else by_distance(bias, layer.bias_rows, hidden.shape[1])
+        mixed = attention(query, key, value, mask, head_dim, added)
         hidden = norm(layer.attention_norm, hidden + linear(layer.attention_output, mixed), epsilon)
         inner = activate(linear(layer.ffn_in, hidden), activation)
         hidden = norm(layer.output_norm, hidden + linear(layer.ffn_out, inner), epsilon)
@@ -38,7 +46,14 @@ def linear(part: Any, x: Any) -> Any:
     return result if part.bias is None else result + part.bias.astype(np.float64)
 
 
-def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int) -> Any:
+def by_distance(bias: Any, rows: Any, length: int) -> Any:
+    """The row of each head, spread out over queries and keys: (heads, length, length)."""
+    reach = bias.shape[1] // 2
+    distance = np.arange(length) - np.arange(length)[:, None]
+    return bias[rows][:, np.clip(distance, -reach, reach) + reach].astype(np.float64)
+
+
+def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: Any = 0.0) -> Any:
     """Softmax attention, head by head; a column of which no key is a token attends to nothing."""
 
     def heads(x: Any) -> Any:
@@ -46,7 +61,7 @@ def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int) -> Any
         return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
 
     query, key, value = heads(query), heads(key), heads(value)
-    scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(head_dim)
+    scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(head_dim) + bias
     scores = np.where(mask[:, None, None, :] != 0, scores, -np.inf)
     peak = scores.max(axis=-1, keepdims=True)
     powers = np.exp(scores - np.where(np.isfinite(peak), peak, 0.0))

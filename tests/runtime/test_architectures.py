@@ -15,6 +15,7 @@ from fineprune_runtime.architectures import (
     task,
     whole,
 )
+from fineprune_runtime.relative import relative_bias
 
 BERT = {
     "model_type": "bert",
@@ -41,7 +42,9 @@ def test_the_layers_are_those_of_torch(kind):
     mask = batch["attention_mask"].numpy()
     made = layers_of(model, f"{ARCHITECTURES[kind].base}.")
     assert len(made) == 2
-    found = reference_encoder(made, states[0].numpy(), mask, **settings(model.config.to_dict()))
+    config, state = model.config.to_dict(), model.state_dict()
+    bias = relative_bias(config, lambda name, _: state[name].numpy(), f"{ARCHITECTURES[kind].base}.")
+    found = reference_encoder(made, states[0].numpy(), mask, **settings(config), bias=bias)
     expected = states[-1].numpy() * mask[:, :, None]
     assert np.abs(found - expected).max() < 1e-5
 
@@ -119,7 +122,7 @@ def test_other_heads_are_refused(known):
     [
         (
             {"model_type": "gpt2"},
-            r"model_type is 'gpt2', .* it runs bert, distilbert, electra, roberta, xlm-ro",
+            r"model_type is 'gpt2', .* it runs bert, distilbert, electra, mpnet, roberta",
         ),
         ({"model_type": "roberta-prelayernorm"}, "model_type is 'roberta-prelayernorm', which"),
         ({"model_type": None}, "model_type is None"),

@@ -50,7 +50,7 @@ def test_the_sums_are_those_of_torch(kind, tmp_path):
             expected = base.embeddings_project(expected)
     assert np.abs(found(ids, types) - expected.numpy()).max() < 1e-6
     assert (found.projection is not None) == (kind == "electra")
-    assert found.limit == (38 if kind.endswith("roberta") else 40)
+    assert found.limit == (38 if kind in ("mpnet", "roberta", "xlm-roberta") else 40)
 
 
 def test_electra_of_equal_widths_has_no_projection(tmp_path):
@@ -99,6 +99,13 @@ def test_what_the_tables_lack(ids, types, message):
 
 def test_no_tokens_at_all():
     assert made()(np.zeros((2, 0), np.int64)).shape == (2, 0, 2)
+
+
+def test_the_padding_of_mpnet_is_fixed(tmp_path):
+    found, base = saved("mpnet", tmp_path, max_position_embeddings=9)
+    base.config.pad_token_id = 0
+    base.save_pretrained(tmp_path)
+    assert read_embeddings(Folder(tmp_path), "").padding == found.padding == 1
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -91,6 +91,47 @@ def test_attention(level, dtype):
 
 
 @everywhere
+def test_a_bias_by_distance(level, dtype):
+    # All keys are alike, so only the bias tells them apart: ln 3 for the key itself and for those 2 or more
+    # after it, else 0. The first of two queries has the weights 3/4 and 1/4, the second one 1/4 and 3/4.
+    # Values 4 and 8 make 5 and 7, which are added to the first feature.
+    own = layer(value=linear([[0, 0, 1, 0]]), attention_output=linear([[1], [0], [0], [0]]))
+    own = own._replace(bias_rows=np.array([1]))
+    bias = floats([[9, 9, 9, 9, 9], [0, 0, math.log(3), 0, math.log(3)]])
+    encoder = Encoder([own], head_dim=1, bias=bias, dtype=dtype, level=level)
+    tolerance = {"float32": 1e-6, "bfloat16": 0.02, "int8": 0.04}[dtype]
+    x = floats([[[-4, 0, 4, 0], [-6, 1, 8, 1]]])
+    first = (np.array([1, 0, 4, 0]) - 1.25) / math.sqrt((1 + 16) / 4 - 1.25**2)
+    third = math.sqrt(3) / 3
+    assert np.abs(encoder(x) - [[first, [-third, -third, 3 * third, -third]]]).max() <= tolerance
+    # With a hole between them the second is 3 after the first, whose weights are 1/2, which makes 6.
+    apart = encoder(np.insert(x, [1, 1], 5, axis=1), [[1, 0, 0, 1]])
+    first = (np.array([2, 0, 4, 0]) - 1.5) / math.sqrt((4 + 16) / 4 - 1.5**2)
+    assert np.abs(apart[0, 0] - first).max() <= tolerance
+    assert not apart[0, 1:3].any()
+
+
+@pytest.mark.parametrize(
+    ("bias", "rows", "message"),
+    [
+        (np.zeros((2, 4)), [0], r"a bias of shape \(2, 4\); expected \(rows, 2 \* reach \+ 1\)"),
+        (np.zeros(3), [0], r"a bias of shape \(3,\)"),
+        (np.zeros((0, 3)), [0], "bias rows is 0; 1 to 65536 can be run"),
+        (np.zeros((2, 1)), [0], "bias reach is 0; 1 to 65536 can be run"),
+        (floats([[0, 0, 0], [0, 0, np.nan]]), [0], "relative bias: value 5 is not finite"),
+        (np.zeros((2, 3)), [2], "layer 0, head 0: adds row 2 of a relative bias that has 2"),
+        (np.zeros((2, 3)), [-1], "layer 0, head 0: adds row -1"),
+        (None, [0], "layer 0, head 0: adds row 0 of a relative bias that has 0"),
+        (np.zeros((2, 3)), [0, 1], r"bias_rows of shape \(2,\); expected a row for each of 1 heads"),
+    ],
+)
+def test_a_bias_that_does_not_fit(bias, rows, message):
+    own = layer(value=linear(np.ones((1, 4))), attention_output=linear(np.ones((4, 1))))
+    with pytest.raises(EngineError, match=message):
+        Encoder([own._replace(bias_rows=np.array(rows))], head_dim=1, bias=bias)
+
+
+@everywhere
 def test_feed_forward(level, dtype):
     # From (1, -1, 1, -1): neurons 2 + 1 = 3 and -1 - 1 = -2, which relu makes 0; (1, 2, 1, -1) has the mean
     # 3/4 and the variance (1/16 + 25/16 + 1/16 + 49/16) / 4 = 19/16.
@@ -177,6 +218,13 @@ def test_a_row_of_which_only_some_blocks_are_used(level, dtype):
 def test_a_large_layer(level, dtype):
     # Of the shape of one in BERT, so that every loop runs over many blocks: some 10 ms
     case = EncoderCase(1, 768, 3, 64, 1100, 0.1, 30, 2, True, "gelu", 2, 70, 2, 2, 5)
+    check_encoder(case, level, dtype)
+
+
+@everywhere
+@pytest.mark.parametrize("mask", [0, 1, 2])
+def test_a_large_layer_with_a_bias(level, dtype, mask):
+    case = EncoderCase(1, 192, 3, 64, 100, 0.3, 30, 2, True, "gelu", 2, 150, mask, 2, 5, 128)
     check_encoder(case, level, dtype)
 
 

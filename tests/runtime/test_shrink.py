@@ -57,6 +57,13 @@ def test_a_head_without_values_gives_its_bias():
     assert dense(small.attention_output) == ([[1], [3]], [5 + 20, 6 + 40])
 
 
+def test_heads_keep_their_rows_of_the_bias():
+    small = shrunk(layer(value=linear([[0, 0], [1, 2]]), bias_rows=np.array([5, 3])), 1, "gelu")
+    assert small.bias_rows.tolist() == [3]
+    whole = layer(bias_rows=np.array([5, 3]))
+    assert shrunk(whole, 1, "gelu") is whole
+
+
 def test_a_head_lives_while_one_of_its_rows_does():
     # As one head of two rows: its second row gives a constant, but the first does not.
     whole = layer(value=linear([[1, 2], [0, 0]], [5, 10]))

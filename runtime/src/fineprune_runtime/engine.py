@@ -42,9 +42,9 @@ class Encoder:
             head_dim: the size of a head.
             activation: "gelu", "gelu_tanh" or "relu".
             epsilon: of the layer norms.
-            bias: (rows, 2 * reach + 1), added to the scores of attention by the distance from query to key, from
-                -reach to reach, and farther as there; a layer's `bias_rows` says which head adds which row.
-                None: nothing is added.
+            bias: (rows, 2 * reach + 1), added to the scores of attention by distance, key - query, from
+                -reach to reach, and farther as at these ends. Which head adds which row is in the layers'
+                `bias_rows`. None: nothing is added.
             dtype: "float32", "bfloat16" or "int8", of weights and activations; sums and norms are float32.
             threads: the number of threads.
             level: the instruction level; None: the best that offers `dtype`.

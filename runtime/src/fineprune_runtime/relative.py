@@ -21,7 +21,7 @@ REACH = 128
 def bucket(distance: int) -> int:
     """Return the bucket of a distance, key - query (Raffel et al., 2020, as MPNet has it).
 
-    Each distance below 8 has a bucket; the others grow by the square root of 2: 8, 12, 16, 23, 32, 46, 64, 91.
+    Each distance below 8 has a bucket; the others begin at 8, 12, 16, 23, 32, 46, 64, 91.
     """
     size = abs(distance)
     half = BUCKETS // 2
@@ -49,8 +49,8 @@ def relative_bias(
     buckets = config.get("relative_attention_num_buckets", BUCKETS)
     if buckets != BUCKETS:
         raise EngineError(
-            f"relative_attention_num_buckets in config.json is {buckets!r}; MPNet computes {BUCKETS}: run this "
-            "model with torch"
+            f"relative_attention_num_buckets in config.json is {buckets!r}; MPNet computes {BUCKETS}: "
+            "run this model with torch"
         )
     shape = (BUCKETS, whole(config, "num_attention_heads"))
     table = read(f"{prefix}{name}.weight", shape)

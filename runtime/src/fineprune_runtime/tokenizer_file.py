@@ -1,6 +1,6 @@
 """Open tokenizer.json as transformers does: the class in tokenizer_config.json overrides parts of the file.
 
-transformers 5 builds the tokenizers of BERT, RoBERTa and XLM-RoBERTa anew from the vocabulary in
+transformers 5 builds the tokenizers of BERT, MPNet, RoBERTa and XLM-RoBERTa anew from the vocabulary in
 tokenizer.json and the settings in tokenizer_config.json (do_lower_case, strip_accents, add_prefix_space, …),
 so a file that disagrees with the settings loses. Other classes take tokenizer.json as it is.
 """
@@ -156,7 +156,7 @@ def _with_id(backend: Tokenizer, token: str) -> tuple[str, int]:
     return token, number
 
 
-def _as_bert(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
+def _set_bert_words(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
     backend.model.unk_token = special["unk_token"]
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -165,12 +165,22 @@ def _as_bert(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[s
         lowercase=settings.get("do_lower_case", True),
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+
+def _as_bert(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    _set_bert_words(backend, settings, special)
     cls, sep = special["cls_token"], special["sep_token"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[_with_id(backend, cls), _with_id(backend, sep)],
     )
+
+
+def _as_mpnet(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    _set_bert_words(backend, settings, special)
+    sep, cls = (_with_id(backend, special[name]) for name in ("sep_token", "cls_token"))
+    backend.post_processor = processors.RobertaProcessing(sep, cls, True, False)
 
 
 def _as_roberta(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
@@ -235,6 +245,7 @@ _FAMILIES = {
     "DistilBertTokenizer": _BERT,
     "ElectraTokenizer": _BERT,
     "MobileBertTokenizer": _BERT,
+    "MPNetTokenizer": _Family("WordPiece", {**_LIKE_ROBERTA, "unk_token": "[UNK]"}, _as_mpnet),
     "RobertaTokenizer": _Family("BPE", _LIKE_ROBERTA, _as_roberta),
     "XLMRobertaTokenizer": _Family("Unigram", _LIKE_ROBERTA, _as_xlm_roberta),
 }
@@ -243,6 +254,7 @@ _CLASSES = {
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
+    "mpnet": "MPNetTokenizer",
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }

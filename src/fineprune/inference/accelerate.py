@@ -51,8 +51,8 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and MPNet runs as a whole; in any other
-    model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
+    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and MPNet runs as a whole; in any
+    other model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
     `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
     torch.
 

@@ -140,7 +140,8 @@ def encoder_name(model: nn.Module) -> str | None:
     modeling = type(encoder).__module__
     if encoder is None or inside not in encoder._modules or not modeling.startswith("transformers.models."):
         return None
-    plain = (modeling, "torch.nn.modules.", "transformers.activations", "fineprune.checkpoint.packing")
+    packed = ("fineprune.checkpoint.packing", "fineprune.checkpoint.packed_embedding")
+    plain = (modeling, "torch.nn.modules.", "transformers.activations", *packed)
     for inner, module in encoder.named_modules():
         if not type(module).__module__.startswith(plain):
             raise EngineError(f"{name}.{inner} is a {type(module).__name__}, which the engine does not know")
@@ -165,7 +166,12 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
 def read_bias(model: nn.Module) -> NDArray[np.float32] | None:
     """Return the `bias` of the engine's encoder for such a base model; None without one."""
     config: Any = model.config
-    return relative_bias(config.to_dict(), lambda name, _: _vector(model, name), "")
+
+    def read(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        table: Any = _owner(model, name)  # by looking its rows up, as it may be packed
+        return vector_of(table(torch.arange(table.num_embeddings)))
+
+    return relative_bias(config.to_dict(), read, "")
 
 
 def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
