@@ -31,7 +31,7 @@ from fineprune._transformers_output import quiet
 from fineprune.checkpoint.loading import open_model
 from fineprune.inference.bench.timing import machine
 from fineprune.training.run.convert import compact_folder
-from fineprune_runtime import predictor
+from fineprune_runtime import loading
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = 1000
@@ -75,7 +75,7 @@ def runs_of(folder: Path, scratch: Path, threads: int) -> tuple[dict[str, Run], 
         packed = fineprune.load(small, packed=True)
         found[f"engine {dtype}"] = torch_run(fineprune.accelerate(packed, dtype, threads))
     for dtype in fineprune_runtime.dtypes():
-        found[f"runtime {dtype}"] = runtime_run(predictor.load(small, dtype, threads))
+        found[f"runtime {dtype}"] = runtime_run(loading.load(small, dtype, threads))
     return found, density, tokenizer
 
 

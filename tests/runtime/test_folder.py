@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from fineprune import save_compact
 from fineprune_runtime import EngineError, codec
 from fineprune_runtime.folder import Folder, Table
-from fineprune_runtime.predictor import load
+from fineprune_runtime.loading import load
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"

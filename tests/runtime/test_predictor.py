@@ -29,12 +29,12 @@ from fineprune.tasks.text.prediction import predict
 from fineprune.tasks.tokens.prediction import predict_entities
 from fineprune_runtime import EngineError, dtypes
 from fineprune_runtime.answers import AnswerRules
+from fineprune_runtime.loading import load
 from fineprune_runtime.predictor import (
     AnswerPredictor,
     EntityPredictor,
     MultiLabelPredictor,
     TextPredictor,
-    load,
 )
 from fineprune_runtime.results import Prediction
 
@@ -362,7 +362,7 @@ def test_neither_torch_nor_transformers_is_needed(tmp_path):
     save(tmp_path / "small", "bert", "text")
     code = (
         "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'fineprune', 'scipy']); "
-        "from fineprune_runtime.predictor import load; print(load(sys.argv[1]).predict(['good'])[0].label)"
+        "from fineprune_runtime.loading import load; print(load(sys.argv[1]).predict(['good'])[0].label)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "small")], capture_output=True, text=True, check=False

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from fineprune import FinepruneError
 from fineprune.checkpoint.loading import open_model
 from fineprune_runtime import EngineError, dtypes
+from fineprune_runtime.loading import load
 from fineprune_runtime.manifest import checksum
-from fineprune_runtime.predictor import load
 
 BEYOND = 3e38  # finite in a file, and not once it is multiplied or squared
 

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from fineprune_runtime.answers import AnswerRules
     from fineprune_runtime.engine import Encoder, SparseLinear
     from fineprune_runtime.layers import Layer, Linear, Matrix, Norm
+    from fineprune_runtime.loading import load
     from fineprune_runtime.native import dtypes, levels
-    from fineprune_runtime.predictor import load
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _LAZY = {
     "SparseLinear": "engine",
     "dtypes": "native",
     "levels": "native",
-    "load": "predictor",
+    "load": "loading",
 }
 
 

@@ -152,15 +152,25 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 
 def task(config: Mapping[str, Any]) -> Task:
     """Return the task of the model of a config.json. Raises `EngineError` for another kind of head."""
+    if found := _task(config):
+        return found
+    raise EngineError(
+        f"architectures in config.json is {config.get('architectures')!r}; it takes a model with the head of "
+        f"a task, a class that ends in {', '.join(TASKS)}, or one that embeds sentences, with the files of "
+        "sentence-transformers beside it: modules.json, 1_Pooling/config.json"
+    )
+
+
+def has_task(config: Mapping[str, Any]) -> bool:
+    """Return whether the model of a config.json has the head of a task."""
+    return _task(config) is not None
+
+
+def _task(config: Mapping[str, Any]) -> Task | None:
     known = config.get("architectures")
     name = known[0] if isinstance(known, list) and known else None
-    for ending, found in TASKS.items():
-        if isinstance(name, str) and name.endswith(ending):
-            return found
-    raise EngineError(
-        f"architectures in config.json is {known!r}; it takes a model with the head of a task, a class that "
-        f"ends in {', '.join(TASKS)}"
-    )
+    ends = (found for ending, found in TASKS.items() if isinstance(name, str) and name.endswith(ending))
+    return next(ends, None)
 
 
 def whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:

@@ -1,10 +1,8 @@
-"""Load a model folder and predict without torch: `load(DIR).predict(texts)`."""
+"""Predict without torch: a class for each kind of result. `loading.load` makes them of a model folder."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,21 +10,15 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from fineprune_runtime.answers import AnswerRules, best_answers, best_spans
-from fineprune_runtime.architectures import architecture, each_layer, matrix_shapes, settings, task
-from fineprune_runtime.classes import THRESHOLD, all_labels, best_class, one_value, problem
-from fineprune_runtime.codec import DENSE_FROM
-from fineprune_runtime.embeddings import Embeddings, read_embeddings
+from fineprune_runtime.classes import THRESHOLD, all_labels, best_class, one_value
+from fineprune_runtime.embeddings import Embeddings
 from fineprune_runtime.engine import Encoder
 from fineprune_runtime.entities import are_entities, begun_words, entities, word_spans
 from fineprune_runtime.errors import EngineError
-from fineprune_runtime.folder import Folder
-from fineprune_runtime.heads import Head, labels, read_head, softmax
-from fineprune_runtime.layers import Matrix
-from fineprune_runtime.processors import usable_processors
+from fineprune_runtime.heads import Head, softmax
+from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.questions import read_windows
-from fineprune_runtime.relative import relative_bias
 from fineprune_runtime.results import (
-    TEXT_PAIRS,
     Answer,
     Entity,
     Prediction,
@@ -41,18 +33,16 @@ Floats = NDArray[np.float32]
 USUAL_LENGTH = 128  # tokens of a text; also the default of fineprune's own predict and of its recipes
 USUAL_WINDOW = 384  # tokens of a question and a part of its context
 
-_log = logging.getLogger("fineprune_runtime")
-
 
 class Network(NamedTuple):
     """A complete model, from token ids to logits."""
 
     embeddings: Embeddings
     encoder: Encoder
-    head: Head
+    head: Head | Pooling
 
     def __call__(self, ids: Any, mask: Any = None, types: Any = None) -> Floats:
-        """Return the logits of a batch.
+        """Return the logits of a batch, or from a sentence model the vectors of its texts.
 
         Args:
             ids: token ids, (batch, length).
@@ -67,7 +57,8 @@ class Network(NamedTuple):
         """
         ids = np.asarray(ids, dtype=np.int64)
         types = None if types is None else np.asarray(types, dtype=np.int64)
-        return self.head(self.encoder(self.embeddings(ids, types), mask))
+        hidden = self.encoder(self.embeddings(ids, types), mask)
+        return self.head(hidden, mask) if isinstance(self.head, Pooling) else self.head(hidden)
 
 
 class Predictor(ABC):
@@ -113,6 +104,21 @@ class Predictor(ABC):
         max_length: int | None = None,
     ) -> list[Any]:
         """Return a result for each text, in the order given; the subclasses say which."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> Floats:
+        """Return the vectors of texts, (texts, features), from a sentence model: see `SentencePredictor`."""
+        raise EngineError(
+            "encode: this model has the head of a task and gives predictions, not vectors; use predict, or "
+            "load a sentence model"
+        )
 
     def logits(
         self,
@@ -314,89 +320,3 @@ class AnswerPredictor(Predictor):
             values[:, index, : len(row)] = row.T
         spans = best_spans(windows, values[0], values[1], chosen)
         return [candidates[0] for candidates in best_answers(spans, list(pairs))]
-
-
-_KINDS: dict[str, type[Predictor]] = {
-    "text": TextPredictor,
-    "tokens": EntityPredictor,
-    "questions": AnswerPredictor,
-}
-
-
-def load(folder: str | Path, dtype: str = "float32", threads: int | None = None) -> Predictor:
-    """Return a predictor for the model in a folder.
-
-    Args:
-        folder: packed by fineprune, or with ordinary safetensors. The model classifies texts or tokens, or
-            answers questions, and is a BERT, RoBERTa, XLM-RoBERTa, ELECTRA or DistilBERT.
-        dtype: "float32", "bfloat16" or "int8", the type of the calculations in the encoder.
-        threads: the number of threads; None: one for each core, and no more than a container may use.
-
-    Raises:
-        EngineError: the folder does not have a complete model, the engine cannot run its architecture, or
-            this processor does not have the dtype.
-    """
-    if threads is None:
-        threads = usable_processors()
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise EngineError(f"threads is {threads!r}, expected a whole number, 1 or more")
-    try:
-        return _read(Folder(folder), dtype, threads)
-    except MemoryError as error:
-        raise EngineError(
-            f"{folder}: its weights do not fit into memory; are they what they claim?"
-        ) from error
-
-
-def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
-    """Return the predictor for an opened folder."""
-    config = folder.config
-    kind = task(config)
-    prefix = f"{architecture(config).base}."
-    embeddings, head, names = read_embeddings(folder, prefix), read_head(folder), labels(config)
-    tokens = Tokens(folder, embeddings.limit)
-    encoder = _encoder(folder, prefix, dtype, threads)
-    _check_surplus(folder, prefix)
-    solves = problem(config.get("problem_type"), len(names))
-    made = MultiLabelPredictor if kind == "text" and solves == "labels" else _KINDS[kind]
-    predictor = made(Network(embeddings, encoder, head), tokens, names, solves == "value")
-    if kind == "text" and isinstance(paired := config.get(TEXT_PAIRS), bool):
-        predictor.paired = paired
-    if isinstance(predictor, AnswerPredictor):
-        predictor.unanswerable = config.get("unanswerable_questions") is True
-    return predictor
-
-
-def _check_surplus(folder: Folder, prefix: str) -> None:
-    """Raise `EngineError` if a folder has weights that config.json does not ask for.
-
-    Ordinary files may hold another head or a pooler beside the layers; fineprune's hold the model alone.
-    """
-    beginning = "" if folder.packed else f"{prefix}{architecture(folder.config).layer}."
-    if unused := folder.unused(beginning):
-        raise EngineError(
-            f"{folder.path}: {len(unused)} of its weights are not of the model in config.json, such as "
-            f"{unused[0]}; config.json was changed, or is of another model: save or fetch it again"
-        )
-
-
-def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
-    """Return the encoder of the model in a folder; log a warning if it was never pruned."""
-    shapes = matrix_shapes(folder.config)
-    start = f"{prefix}{architecture(folder.config).layer}."
-    stored = total = 0
-
-    def matrix(name: str) -> Matrix:
-        nonlocal stored, total
-        weight = folder.matrix(name, shapes[name.removeprefix(start).partition(".")[2]])
-        stored, total = stored + len(weight.values), total + weight.shape[0] * weight.shape[1]
-        return weight
-
-    # Read one layer at a time: its matrices take more memory than the packed layer.
-    layers = each_layer(folder.config, matrix, folder.vector, prefix)
-    bias = relative_bias(folder.config, folder.dense, prefix)
-    encoder = Encoder(layers, **settings(folder.config), bias=bias, dtype=dtype, threads=threads)
-    if stored > DENSE_FROM * total:
-        share = 100 * stored / total
-        _log.warning("%s: was never pruned, %.0f %% of weights remain: it runs dense", folder.path, share)
-    return encoder

@@ -135,14 +135,14 @@ def _torch(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _runtime(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    from fineprune_runtime import predictor
+    from fineprune_runtime import loading
 
     dtype = request.way.removeprefix("runtime ")
 
     def run(model: Any) -> None:
         model.network(request.ids)
 
-    return lambda: predictor.load(request.source, dtype, request.threads), run
+    return lambda: loading.load(request.source, dtype, request.threads), run
 
 
 def main() -> None:

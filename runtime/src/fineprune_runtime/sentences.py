@@ -1,0 +1,121 @@
+"""Embed sentences without torch: `load(DIR).encode(texts)`, as sentence-transformers does."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers.normalizers import Lowercase
+
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.folder import Folder
+from fineprune_runtime.pooling import Pooling
+from fineprune_runtime.predictor import Floats, Network, Predictor
+from fineprune_runtime.results import check_texts
+from fineprune_runtime.tokens import Tokens
+
+
+class SentencePredictor(Predictor):
+    """A model that turns a text into a vector."""
+
+    def __init__(self, network: Network, tokens: Tokens, folder: Folder) -> None:
+        """Read the settings of sentence-transformers beside the model.
+
+        Raises:
+            EngineError: one of them is not allowed.
+        """
+        super().__init__(network, tokens, (), regression=False)
+        settings = folder.json("sentence_bert_config.json", needed=False)
+        about = folder.json("config_sentence_transformers.json", needed=False)
+        kind = settings.get("transformer_task", "feature-extraction")
+        if kind != "feature-extraction":
+            raise EngineError(
+                f"{folder.path}: transformer_task in sentence_bert_config.json is {kind!r}, expected "
+                "'feature-extraction': run this model with sentence-transformers"
+            )
+        most = settings.get("max_seq_length")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise EngineError(
+                f"{folder.path}: max_seq_length is {most!r}, expected a whole number, 1 or more"
+            )
+        self.usual = tokens.limit if most is None else most
+        self._lower = Lowercase() if settings.get("do_lower_case") is True else None
+        self.prompts = _prompts(folder, about)
+        self._default = about.get("default_prompt_name")
+        if self._default is not None and self._default not in self.prompts:
+            raise EngineError(f"{folder.path}: default_prompt_name is {self._default!r}, {self._known()}")
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> Floats:
+        """Return the vectors of texts, (texts, features) float32, in the order given.
+
+        Args:
+            texts: the texts.
+            batch_size: texts in one batch; it does not change the vectors.
+            max_length: tokens to which texts are cut; None: as the model's `max_seq_length` says.
+            prompt: text in front of each one; None: that of `prompt_name`.
+            prompt_name: of the model's `prompts`; None: the model's default, mostly none.
+
+        Raises:
+            EngineError: as `TextPredictor.predict`, and for a prompt that the model does not have.
+        """
+        check_texts(texts, None, batch_size)
+        before = self._prompt(prompt, prompt_name)
+        rows = [before + text for text in texts]
+        if self._lower is not None:
+            rows = [self._lower.normalize_str(row) for row in rows]
+        if not rows:
+            return np.zeros((0, self._width()), np.float32)
+        length = self._tokens.length(max_length, self.usual, pairs=False)
+        return np.stack(self._run(self._tokens.encode(rows, None, length), batch_size))
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> list[Floats]:
+        """Return the vector of each text, as `encode` does; `pairs` must be None."""
+        if pairs is not None:
+            raise EngineError("predict: this model embeds single texts; leave pairs out")
+        return list(self.encode(texts, batch_size=batch_size, max_length=max_length))
+
+    def _width(self) -> int:
+        pooling = self.network.head
+        return self.encoder.hidden * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        """Return the text that is put in front of each one."""
+        name = self._default if name is None else name
+        if prompt is None:
+            if name is not None and name not in self.prompts:
+                raise EngineError(f"encode: prompt_name is {name!r}, {self._known()}")
+            prompt = "" if name is None else self.prompts[name]
+        pooling = self.network.head
+        if prompt and isinstance(pooling, Pooling) and not pooling.with_prompt:
+            raise EngineError(
+                "encode: the model pools without the prompt's tokens (include_prompt is false), which is not "
+                "possible here: leave the prompt out, or use sentence-transformers"
+            )
+        return prompt
+
+    def _known(self) -> str:
+        return f"allowed are {', '.join(map(repr, self.prompts)) or 'none: the model has no prompts'}"
+
+
+def _prompts(folder: Folder, about: Mapping[str, Any]) -> dict[str, str]:
+    prompts = about.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise EngineError(
+            f"{folder.path}: prompts in config_sentence_transformers.json is {repr(prompts)[:80]}, expected "
+            "names and texts"
+        )
+    return prompts
