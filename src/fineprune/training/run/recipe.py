@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from fineprune._messages import choose
 from fineprune._validation import check_keys
-from fineprune.config import Distillation, PruningConfig
+from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
@@ -134,7 +134,8 @@ class Recipe:
             taught = replace(taught, teacher=str(Path(run) / "dense"))
         pruning = None
         if self.refine.hold_zeros and self.pruning is not None:
-            pruning = PruningConfig("keep_zeros", freeze_embeddings=self.pruning.freeze_embeddings)
+            holder = next(name for name, traits in METHODS.items() if traits.holds_zeros)
+            pruning = PruningConfig(holder, freeze_embeddings=self.pruning.freeze_embeddings)
         start = replace(self.model, name=run, layers=None)
         return replace(
             self,
