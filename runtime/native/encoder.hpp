@@ -39,6 +39,7 @@ class Encoder : public EncoderBase {
 
     void set_bias(int64_t rows, int64_t reach, const float *values) override {
         if (!layers_.empty()) throw Error("the bias of an encoder is set before its first layer");
+        if (!values) throw Error("relative bias: has no values");
         check_finite(values, rows * (2 * reach + 1), "relative bias: value");
         bias_ = DistanceBias(rows, reach, values);
     }

@@ -131,6 +131,12 @@ def test_a_bias_that_does_not_fit(bias, rows, message):
         Encoder([own._replace(bias_rows=np.array(rows))], head_dim=1, bias=bias)
 
 
+def test_a_bias_comes_before_the_layers():
+    encoder = Encoder([layer()], head_dim=1)
+    with pytest.raises(EngineError, match="the bias of an encoder is set before its first layer"):
+        encoder._set_bias(np.zeros((1, 3), np.float32))
+
+
 @everywhere
 def test_feed_forward(level, dtype):
     # From (1, -1, 1, -1): neurons 2 + 1 = 3 and -1 - 1 = -2, which relu makes 0; (1, 2, 1, -1) has the mean

@@ -128,6 +128,9 @@ def some_layer(chance: random.Random, hidden: int, head_dim: int) -> Layer:
 def odd_layer(chance: random.Random, given: Layer) -> Layer:
     name = chance.choice(given._fields)
     part = getattr(given, name)
+    if name == "bias_rows":
+        count, row = chance.randrange(5), chance.choice((-(2**40), -1, 0, 3, 4, 2**40))
+        return given._replace(bias_rows=np.full(count, row))
     if isinstance(part, Linear):
         other = getattr(given, chance.choice([key for key in given._fields if "norm" not in key]))
         return given._replace(**{name: other if chance.random() < 0.15 else odd_linear(chance, part)})
@@ -202,7 +205,10 @@ def encoder(chance: random.Random, level: str, dtype: str) -> str:
         "activation": chance.choice(("gelu", "gelu_tanh", "relu")),
         "epsilon": chance.choice((1e-12, 1e-12, 0.0, 1e-45, 1e30)),
         "threads": chance.choice((*(1, 2, 3) * 9, 0, -1, 1025)),
+        "bias": odd_input(chance, chance.choice((4, 4, 0)), chance.choice((3, 41, 1, 2))),
     }
+    if chance.random() < 0.5:
+        given["bias"] = None
     engine = Encoder(layers, dtype=dtype, level=level, **given)
     shape = chance.choice((0, 1, 3, 5)), chance.choice((0, 1, 2, 31, 70))
     mask = chance.choice((None, seeded(chance).integers(0, 2, shape), np.zeros(shape)))
@@ -251,16 +257,28 @@ class Raw:
             None if chance.random() < 0.5 else self.array(scales, np.float32),
         )
 
-    def layer(self, given: Layer, hidden: int) -> native.CLayer:
+    def layer(self, given: Layer, hidden: int, head_dim: int) -> native.CLayer:
         rows = sum(part.weight.shape[0] for part in given[:3])
         qkv = Linear(some_matrix(self.chance, rows, given.query.weight.shape[1]), None)
         parts = qkv, given.attention_output, given.ffn_in, given.ffn_out
         norms = [seeded(self.chance).standard_normal(hidden) for _ in range(4)]
         if self.chance.random() < 0.1:
             norms[3] = placed(self.chance, norms[3], self.chance.choice(FLOATS))
+        matrices = [self.matrix(part) for part in parts]
+        heads = max(0, min(matrices[1].columns, MOST_COLUMNS)) // max(head_dim, 1)
+        rows_of_bias = np.full(heads, self.number(0, (1, 3, *SIGNED)))
         return native.CLayer(
-            *(self.matrix(part) for part in parts), *(self.array(norm, np.float32) for norm in norms)
+            *matrices,
+            *(self.array(norm, np.float32) for norm in norms),
+            None if self.chance.random() < 0.7 else self.array(rows_of_bias, np.int64),
         )
+
+    def bias(self, encoder: ctypes.c_void_p, library: Any) -> None:
+        rows, reach = self.number(2), self.number(3)
+        fits = 0 < rows <= MOST_COLUMNS and 0 < reach <= MOST_COLUMNS and rows * reach < 2**20
+        values = odd_input(self.chance, rows, 2 * reach + 1) if fits else None
+        address = None if values is None else self.array(values, np.float32)
+        native.call(library, "fp_encoder_set_bias", encoder, rows, reach, address)
 
 
 def pointer(array: Any, of: Any = ctypes.c_float) -> Any:
@@ -302,8 +320,13 @@ def raw_encoder(chance: random.Random, level: str, dtype: str) -> str:
     native.call(library, "fp_encoder_new", ctypes.byref(settings), ctypes.byref(handle))
     outcome = "ran"
     try:
+        if chance.random() < 0.4:
+            try:
+                raw.bias(handle, library)
+            except EngineError:
+                outcome = "refused"
         for _ in range(chance.randint(0, 2)):
-            layer = raw.layer(some_layer(chance, hidden, head_dim), settings.hidden)
+            layer = raw.layer(some_layer(chance, hidden, head_dim), settings.hidden, settings.head_dim)
             try:
                 native.call(library, "fp_encoder_add", handle, ctypes.byref(layer))
             except EngineError:  # and then it runs without that layer
