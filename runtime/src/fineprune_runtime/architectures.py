@@ -218,11 +218,50 @@ def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {f"{name}.weight": others.get(kind, (hidden, hidden)) for kind, name in names.items()}
 
 
+def shrunk_shapes(
+    config: Mapping[str, Any], place: str, stored: Callable[[str], tuple[int, ...]]
+) -> dict[str, tuple[int, int]]:
+    """Return the shapes of one layer's matrices, as `matrix_shapes`, of a model that was shrunk.
+
+    Args:
+        config: the content of config.json, with the sizes before.
+        place: in front of the names of the layer's matrices.
+        stored: returns the shape that the weight of a name has.
+
+    Raises:
+        EngineError: O or FFN out has more inputs than config.json says, or a part of a head.
+    """
+    known, full = architecture(config), matrix_shapes(config)
+    hidden, size = whole(config, "hidden_size"), settings(config)["head_dim"]
+    widths: dict[Kind, int] = {}
+    readers: tuple[tuple[Kind, int], ...] = (("O", size), ("FFN out", 1))
+    for kind, lines in readers:
+        name = f"{known.matrices[kind]}.weight"
+        shape = tuple(stored(place + name))
+        most = full[name][1]
+        fits = len(shape) == 2 and shape[0] == hidden and 0 < shape[1] <= most and shape[1] % lines == 0
+        if not fits or (known.bias is not None and kind == "O" and shape[1] != most):
+            allowed = f"{lines} to {most} inputs" + (f", {lines} a head" if lines > 1 else "")
+            raise EngineError(
+                f"{place}{name} is of shape {shape}, and config.json allows {hidden} outputs and {allowed}; "
+                "fetch the model again"
+            )
+        widths[kind] = shape[1]
+    heads, neurons = widths["O"], widths["FFN out"]
+    others: dict[Kind, tuple[int, int]] = {
+        "O": (hidden, heads),
+        "FFN in": (neurons, hidden),
+        "FFN out": (hidden, neurons),
+    }
+    return {f"{name}.weight": others.get(kind, (heads, hidden)) for kind, name in known.matrices.items()}
+
+
 def each_layer(
     config: Mapping[str, Any],
     matrix: "Callable[[str], Matrix]",
     vector: Callable[[str], Vector],
     prefix: str,
+    stored: Callable[[str], tuple[int, ...]] | None = None,
 ) -> "Iterator[Layer]":
     """Yield the layers of a BERT-like model, each read when it is asked for.
 
@@ -231,6 +270,8 @@ def each_layer(
         matrix: returns the weight of a name, of shape (outputs, inputs).
         vector: returns the bias, or a norm's weight or bias, of a name, 1-d float32.
         prefix: in front of all names: "bert." in a model with a head, "" in a base model.
+        stored: of a model that was shrunk, returns the shape that the weight of a name has; the layers may
+            then have fewer heads and neurons than config.json says. None: all have the shapes of config.json.
 
     Raises:
         EngineError: an architecture or a setting that the engine lacks, or a weight whose shape differs from
@@ -242,10 +283,11 @@ def each_layer(
     known = architecture(config)
     hidden = whole(config, "hidden_size")
     settings(config)
-    shapes = matrix_shapes(config)
 
     def linear(place: str, part: str) -> Linear:
         name, expected = f"{place}{part}.weight", shapes[f"{part}.weight"]
+        if stored is not None and tuple(stored(name)) != expected:
+            raise misfit(name, tuple(stored(name)), expected)
         weight = matrix(name)
         if tuple(weight.shape) != expected:
             raise misfit(name, tuple(weight.shape), expected)
@@ -264,6 +306,7 @@ def each_layer(
     bias_rows = None if known.bias is None else np.arange(heads_of(config))
     for index in range(whole(config, "num_hidden_layers")):
         place = f"{prefix}{known.layer}.{index}."
+        shapes = matrix_shapes(config) if stored is None else shrunk_shapes(config, place, stored)
         yield Layer(
             query=linear(place, names["Q"]),
             key=linear(place, names["K"]),

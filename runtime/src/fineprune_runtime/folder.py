@@ -66,7 +66,8 @@ class Table(NamedTuple):
 class Folder:
     """An opened model folder: its `path`, its `config`, and its weights by name.
 
-    `packed` says whether fineprune wrote it, so that it holds nothing but the model.
+    `packed` says whether fineprune wrote it, so that it holds nothing but the model; `shrunk` whether its
+    layers may have fewer heads and neurons than config.json says.
 
     Raises:
         EngineError: there is no such folder, or one of its files is missing or damaged.
@@ -85,6 +86,7 @@ class Folder:
         self.packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
         if asked is not None and not self.packed:
             raise EngineError(f"{path}: its weights are quantized by another program than {_METHOD}: {asked}")
+        self.shrunk = isinstance(asked, Mapping) and asked.get("shapes") == "file"
         if self.packed:
             manifest.verify_files(self.path, manifest.verify(files))
         self._read: set[str] = set()
@@ -114,6 +116,14 @@ class Folder:
             return Matrix.from_dense(self._floats(file, tensor, shape))
         with _unpacking(file, tensor):
             return Matrix.from_blob(tensor.data, shape)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight, also of a packed one."""
+        file, tensor = self._tensor(name)
+        if not tensor.is_blob:
+            return tensor.shape
+        with _unpacking(file, tensor):
+            return codec.read_header(tensor.data).shape
 
     def dense(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return a weight of `shape` as a dense float32 array."""

@@ -127,15 +127,18 @@ def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
 
     def matrix(name: str) -> Matrix:
         nonlocal stored, total
-        weight = folder.matrix(name, shapes[name.removeprefix(start).partition(".")[2]])
+        known = shapes[name.removeprefix(start).partition(".")[2]]
+        rows, columns = folder.shape(name) if folder.shrunk else known  # which `each_layer` has checked
+        weight = folder.matrix(name, (rows, columns))
         stored, total = stored + len(weight.values), total + weight.shape[0] * weight.shape[1]
         return weight
 
     # Read one layer at a time: its matrices take more memory than the packed layer.
-    layers = each_layer(folder.config, matrix, folder.vector, prefix)
+    stored_shape = folder.shape if folder.shrunk else None
+    layers = each_layer(folder.config, matrix, folder.vector, prefix, stored_shape)
     bias = relative_bias(folder.config, folder.dense, prefix)
     encoder = Encoder(layers, **settings(folder.config), bias=bias, dtype=dtype, threads=threads)
-    if stored > DENSE_FROM * total:
+    if stored > DENSE_FROM * total and not folder.shrunk:
         share = 100 * stored / total
         _log.warning("%s: was never pruned, %.0f %% of weights remain: it runs dense", folder.path, share)
     return encoder

@@ -18,6 +18,7 @@ from fineprune.inference.encoder_module import EncoderModule, encoder_name, read
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
 from fineprune.pruning.finalizing import masked_modules
+from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import is_linear, refuse_accelerated
 from fineprune_runtime import architectures, engine, native
@@ -126,7 +127,7 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
         reasons = [f"the engine does not run {named} whole, only {', '.join(architectures.ARCHITECTURES)}"]
     if reasons:
         _say(f"{type(model).__name__}: {reasons[0]}; {_describe(count)}")
-    elif not whole.pruned and not count.replaced:
+    elif not whole.pruned and not count.replaced and origin_of(model) is None:
         _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
 
 

@@ -160,6 +160,7 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
         lambda name: linear_of(_owner(model, name)).weight,
         lambda name: _vector(model, name),
         "",
+        lambda name: _shape(model, name),
     )
 
 
@@ -178,15 +179,19 @@ def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
     """Raise `EngineError` where `read_layers` would, or where the engine lacks a setting; reads no matrix."""
 
     def matrix(name: str) -> Matrix:
-        module = _owner(model, name)
-        rows, columns = (
-            module.shape if isinstance(module, PackedLinear) else module.get_parameter("weight").shape
-        )
-        return Matrix((rows, columns), None, np.empty(0, np.float32))
+        return Matrix(_shape(model, name), None, np.empty(0, np.float32))
 
-    for _ in architectures.each_layer(config, matrix, lambda name: _vector(model, name), ""):
+    for _ in architectures.each_layer(
+        config, matrix, lambda name: _vector(model, name), "", lambda name: _shape(model, name)
+    ):
         pass
     read_bias(model)
+
+
+def _shape(model: nn.Module, name: str) -> tuple[int, int]:
+    module = _owner(model, name)
+    rows, columns = module.shape if isinstance(module, PackedLinear) else module.get_parameter("weight").shape
+    return rows, columns
 
 
 def _owner(model: nn.Module, weight: str) -> nn.Module:

@@ -1,0 +1,99 @@
+"""Folders of shrunk models: layers have the shapes of the files, within those of config.json."""
+
+import copy
+import logging
+import warnings
+
+import pytest
+import torch
+from support import tiny_bert
+from transformers import AutoModelForSequenceClassification
+
+from fineprune import accelerate, save_compact, shrink
+from fineprune_runtime import EngineError, load
+from fineprune_runtime.architectures import ARCHITECTURES, shrunk_shapes
+
+TEXTS = ["good film", "bad", "good good bad film"]
+
+
+@pytest.fixture
+def small(tokenizer, tmp_path):
+    """A BERT with 2 and 3 of 4 heads, 20 and 31 of 32 neurons, and zeros in what remains."""
+    model = tiny_bert(num_attention_heads=4, vocab_size=len(tokenizer))
+    with torch.no_grad():
+        for layer, (heads, neurons) in zip(model.bert.encoder.layer, ((2, 12), (1, 1)), strict=True):
+            layer.attention.output.dense.weight[:, : 4 * heads] = 0
+            layer.output.dense.weight[:, :neurons] = 0
+            layer.intermediate.dense.weight[:, ::2] = 0
+    done = shrink(model)
+    assert [len(kept.units) for kept in done.heads + done.neurons] == [2, 3, 20, 31]
+    save_compact(model, tmp_path / "small", tokenizer)
+    return tmp_path / "small"
+
+
+def test_predicts_as_torch_does(small, tokenizer, caplog):
+    model = AutoModelForSequenceClassification.from_pretrained(small).eval()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        expected = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
+        predictor = load(small)
+    assert "was never pruned" not in caplog.text
+    for found, row in zip(predictor.predict(TEXTS), expected, strict=True):
+        assert found.score == pytest.approx(float(row.max()), abs=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast = accelerate(copy.deepcopy(model))
+    with torch.no_grad():
+        answers = fast(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
+    assert torch.allclose(answers, expected, atol=1e-5)
+
+
+CONFIG = {
+    "model_type": "bert",
+    "architectures": ["BertForSequenceClassification"],
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+}
+OUT, FFN = "attention.output.dense.weight", "output.dense.weight"
+
+
+def shapes(config=CONFIG, **changed):
+    stored = {OUT: (16, 8), FFN: (16, 20)} | changed
+    return shrunk_shapes(config, "", stored.__getitem__)
+
+
+def test_the_shapes_of_a_layer():
+    names = ARCHITECTURES["bert"].matrices
+    assert shapes() == {
+        f"{names['Q']}.weight": (8, 16),
+        f"{names['K']}.weight": (8, 16),
+        f"{names['V']}.weight": (8, 16),
+        OUT: (16, 8),
+        f"{names['FFN in']}.weight": (20, 16),
+        FFN: (16, 20),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "allowed"),
+    [
+        ({OUT: (16, 6)}, "16 outputs and 4 to 16 inputs, 4 a head"),
+        ({OUT: (16, 20)}, "4 to 16 inputs"),
+        ({OUT: (16, 0)}, "4 to 16 inputs"),
+        ({OUT: (8, 8)}, "16 outputs"),
+        ({OUT: (16,)}, "16 outputs"),
+        ({FFN: (16, 33)}, "16 outputs and 1 to 32 inputs; fetch"),
+        ({FFN: (16, 0)}, "1 to 32 inputs"),
+    ],
+)
+def test_shapes_that_cannot_be(changed, allowed):
+    with pytest.raises(EngineError, match=allowed):
+        shapes(**changed)
+
+
+def test_fewer_heads_where_a_bias_of_positions_is_for_all():
+    config = CONFIG | {"model_type": "mpnet", "architectures": ["MPNetForSequenceClassification"]}
+    names = {"attention.attn.o.weight": (16, 8), "output.dense.weight": (16, 20)}
+    with pytest.raises(EngineError, match="16 outputs and 4 to 16 inputs"):
+        shrunk_shapes(config, "", names.__getitem__)
