@@ -15,7 +15,53 @@ HEAD = """\
 # Smaller shapes
 
 A pruned model has zeros. A runtime that multiplies by them gains nothing, unless whole attention heads or
-feed-forward neurons are zero and are removed:
+feed-forward neurons are zero and are removed. So `structure` says what stays or goes together:
+
+| `structure` | units | who gains |
+|---|---|---|
+| `"element"` (the default) | single weights | the engine |
+| `[4, 1]` | blocks of 4 rows x 1 column, in every matrix | the engine, as by single weights |
+| `"row"`, `"column"` | outputs, inputs of each matrix | |
+| `{attention: head, feed_forward: neuron}` | heads, neurons | every runtime: the model gets smaller |
+| `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's hybrid | every runtime, by neurons and empty heads |
+| `{attention: attention, feed_forward: feed_forward}` | halves of a layer | every runtime |
+
+```
+fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neuron}' \\
+    pruning.density=0.5 --out runs/half
+```
+
+Every method that ranks something takes every structure: magnitude ranks the root mean square of a unit's
+weights, the others give each unit one score. A part that is not named stays whole; `{unit: head, density:
+0.4}` gives a part its own density. With `scope: local` (magnitude, movement) all layers keep equal
+shares, hence equal widths; a global ranking keeps more of the layers that matter, and widths differ. A
+run that prunes heads, neurons or halves ends with the smaller model, and `results.json` says what remains
+(`left`, `shrunk`).
+
+**How.** A unit that spans several matrices is masked where it is read: a head in O, a neuron in the
+output matrix. Its other weights train on unmasked, since nothing sees them, so that it can come back;
+they count as pruned, and become zero at the end. Before a step is spent, one unit of the first and of the
+last layer is silenced where it is read and everywhere; answers that differ refuse the structure
+(`prepare(..., probe=)` gives other inputs). Heads that share keys and values are one unit.
+
+**Budget.** `density` is a share of the weights; with `budget: flops` of the multiply-adds of a text of
+`budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons of
+each layer. Units of different cost are ranked by score and paid by cost, and the selection ends where
+less than half of the next unit can be paid. Single weights of one part beside units of another (more than
+2^20 in all) need a density each.
+
+**Refine.** A section `refine` makes the run go on after the model was made smaller, with the same teacher:
+
+```yaml
+refine: {steps: 300, learning_rate: 2e-4, fill: 0.01}
+```
+
+`fill` replaces zeros that remain (of blocks) by small numbers first, as Block Pruning does; `hold_zeros:
+true` keeps them. The run before it is in the folder `pruned` of the run, and its results in
+`results.json`.
+
+## Empty heads and neurons
+A finalized model, or any with zeros, is made smaller by hand so:
 
 ```python
 fineprune.finalize(model)  # or any model with zeros, whatever made them

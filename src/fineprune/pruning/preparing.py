@@ -95,7 +95,11 @@ def _checked(
                 f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
-    grids = grids_of(model, matrices, config)
+    own = method.bundle.units
+    if own is None:
+        grids = grids_of(model, matrices, config)
+    else:
+        grids = {name: own(name, module.get_parameter("weight")) for name, module in matrices.items()}
     method.bundle.check({name: matrices[name].get_parameter("weight") for name in grids})
     if config.traits.holds_zeros:
         hold_zeros(model)

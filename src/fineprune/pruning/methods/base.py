@@ -95,6 +95,7 @@ class Parts:
     Attributes:
         rule: How scores start and move, and what is ranked; None where nothing is ranked and the first masks
             stay.
+        units: Makes the grid of a matrix, from its name and weight; None: as `PruningConfig.structure` says.
         gate: Makes the gate of a matrix from its weight; None for none.
         weight_gradient: What pruned weights get of the gradient: nothing ("masked") or theirs ("dense").
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
@@ -108,6 +109,7 @@ class Parts:
     """
 
     rule: ScoreRule | None
+    units: Callable[[str, Tensor], Grid] | None = None
     gate: Callable[[Tensor], Gate] | None = None
     weight_gradient: WeightGradient = "masked"
     floor: float = 0.0
