@@ -23,7 +23,7 @@ feed-forward neurons are zero and are removed. So `structure` says what stays or
 | `[4, 1]` | blocks of 4 rows x 1 column, in every matrix | the engine, as by single weights |
 | `"row"`, `"column"` | outputs, inputs of each matrix | |
 | `{attention: head, feed_forward: neuron}` | heads, neurons | every runtime: the model gets smaller |
-| `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's hybrid | every runtime, by neurons and empty heads |
+| `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's | every runtime, by neurons, empty heads |
 | `{attention: attention, feed_forward: feed_forward}` | halves of a layer | every runtime |
 
 ```
