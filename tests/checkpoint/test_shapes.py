@@ -19,6 +19,7 @@ from fineprune.pruning.origin import origin_of
 from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune.training.run.convert import dense_folder
 
+LAYER = "bert.encoder.layer.1."
 QUANTIZED = {
     "quant_method": "fineprune",
     "version": 2,
@@ -79,7 +80,7 @@ def test_save_pretrained_writes_the_same_form(tmp_path):
     for folder in ("live", "loaded"):
         assert quantization(tmp_path / folder) == QUANTIZED
         loaded = load(tmp_path / folder)
-        assert has_own(loaded)
+        assert origin_of(loaded) == origin_of(model)
         assert same(model, loaded, probe_inputs(model))
 
 
@@ -183,20 +184,24 @@ def test_shapes_that_become_ordinary_are_no_longer_attached(tmp_path):
     assert quantization(tmp_path) is None
 
 
-def test_numbers_that_somebody_edited_are_not_taken(folder, tmp_path):
-    model = load(folder)
-    model.save_pretrained(tmp_path)
-    expected = tuple(range(2))
-    for text in (None, "{", '{"shrunk": 1}', '{"shrunk": {"heads": {"bert.encoder.layer.1.attention": {}}}}'):
-        if text is not None:
-            (tmp_path / "fineprune.json").write_text(text)
-        assert origin_of(load(tmp_path)).heads[1].units == expected
-    for units in ([3, 2], [2, 4], [1, 2, 3], ["a", "b"], [-1, 2]):
-        entry = {"units": units, "zeros": [], "of": 4}
-        (tmp_path / "fineprune.json").write_text(
-            json.dumps({"shrunk": {"heads": {"bert.encoder.layer.1.attention": entry}}})
-        )
-        assert origin_of(load(tmp_path)).heads[1].units == expected
+@pytest.mark.parametrize(
+    "entry",
+    [None, 1, {}, [2, 3]]
+    + [
+        {"units": units, "zeros": [], "of": 4}
+        for units in ([3, 2], [2, 4], [1, 2, 3], ["a", "b"], [-1, 2], [])
+    ]
+    + [{"units": [2, 3], "zeros": [0], "of": 4}, {"units": [2, 3], "zeros": [], "of": "4"}],
+)
+def test_numbers_that_cannot_be_are_not_taken(entry, folder, tmp_path):
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        manifest = json.loads(file.metadata()["fineprune"])
+    assert manifest["shrunk"]["heads"][f"{LAYER}attention"]["units"] == [2, 3]
+    manifest["shrunk"]["heads"][f"{LAYER}attention"] = entry
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, tmp_path / "model.safetensors", {"fineprune": json.dumps(manifest), "format": "pt"})
+    assert origin_of(load(tmp_path)).heads[1].units == (0, 1)
 
 
 def test_dense_folder_pads(folder, tmp_path):
@@ -215,9 +220,6 @@ def test_a_delta_of_a_shrunk_model_is_refused(folder, tmp_path):
         FinepruneError, match=r"was shrunk, so its matrices are not those of .*; save it whole"
     ):
         fineprune.save_delta(load(folder), tmp_path / "delta", base=folder)
-
-
-LAYER = "bert.encoder.layer.1."
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,9 @@ def test_files_that_are_refused_before_anything_is_allocated(changes, message, f
     with safe_open(folder / "model.safetensors", "pt") as file:
         metadata = file.metadata()
     tensors = load_file(folder / "model.safetensors")
-    tensors |= {LAYER + name: torch.ones(shape) for name, shape in changes.items()}
+    for name, new in changes.items():
+        is_blob = isinstance(new, bytes)
+        tensors[LAYER + name] = torch.tensor(list(new), dtype=torch.uint8) if is_blob else torch.ones(new)
     save_file(tensors, tmp_path / "model.safetensors", metadata)
     with pytest.raises(FinepruneError, match=message) as raised:
         load(tmp_path)

@@ -60,10 +60,11 @@ class Case(NamedTuple):
 
 def kinds_in(folder: Path, names: Iterable[str] | None = None) -> dict[str, Kind]:
     """Every kind by name, its honest inputs made in `folder`."""
-    from fuzz import data_files, model_folders, run_folders, settings, weights
+    from fuzz import data_files, model_folders, run_folders, settings, shapes, weights
 
     made = {
         "weights": weights.Weights,
+        "shapes": shapes.Shapes,
         "runtime": model_folders.Runtime,
         "torch": model_folders.Torch,
         "deltas": model_folders.Deltas,

@@ -15,7 +15,16 @@ pytestmark = [
     pytest.mark.stress,
     pytest.mark.filterwarnings(f"ignore::{FinepruneWarning.__module__}.FinepruneWarning"),
 ]
-THIN = ("weights", "runtime", "runs", "arrays", "recipes", "studies", "data")  # without torch's loads
+THIN = (
+    "weights",
+    "shapes",
+    "runtime",
+    "runs",
+    "arrays",
+    "recipes",
+    "studies",
+    "data",
+)  # without torch's loads
 
 
 @pytest.fixture(scope="module")

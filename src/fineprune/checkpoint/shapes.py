@@ -5,6 +5,7 @@ neurons.
 """
 
 import copy
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from torch import nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from fineprune._engine_errors import engine_errors
-from fineprune.checkpoint.model_files import read_json
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import Attention, Block, FeedForward
 from fineprune.pruning.layout import layout_of
@@ -24,7 +24,7 @@ from fineprune_runtime import codec
 from fineprune_runtime import manifest as manifests
 
 KEY = "shrunk"
-"""The key of fineprune.json with the numbers of the heads and neurons that remain."""
+"""The key with the heads and neurons that remain, by number, in the manifest and in fineprune.json."""
 
 Shape = tuple[int, ...]
 
@@ -44,19 +44,19 @@ def has_own(model: nn.Module) -> bool:
     return origin is not None and not origin.ordinary
 
 
-def fit(model: Any, files: Iterable[str | Path], about: Path) -> None:
+def fit(model: Any, files: Iterable[str | Path]) -> None:
     """Give a model, which may be on the meta device, the shapes of its files, and record what remains.
 
     Args:
         model: with the shapes of its configuration.
         files: the safetensors files.
-        about: fineprune.json, for the numbers of the units in the original model; it may be missing.
 
     Raises:
         FinepruneError: a matrix is larger than the configuration says, holds a part of a head, or does not
             fit the other matrices of its layer.
     """
-    stored = _by_name(model, _stored_shapes(files))
+    shapes, manifest = _read(files)
+    stored = _by_name(model, shapes)
     halves = _halves(model)
     widths = {}
     for entry in halves:
@@ -67,7 +67,7 @@ def fit(model: Any, files: Iterable[str | Path], about: Path) -> None:
     for entry in halves:
         _check(model, entry, stored, widths.get(entry.half.name, units_of(entry.half)))
     if widths:
-        record(model, _origin(halves, widths, _recorded(about)))
+        record(model, _origin(halves, widths, _recorded(manifest)))
 
 
 def full_size(model: Any) -> Any:
@@ -84,7 +84,7 @@ def full_size(model: Any) -> Any:
 
 
 def to_dict(origin: Origin) -> dict[str, Any]:
-    """Return what fineprune.json says of a shrunk model."""
+    """Return what the manifest and fineprune.json say of a shrunk model."""
     content: dict[str, Any] = {"ordinary": origin.ordinary, "heads": {}, "neurons": {}}
     for what, halves in (("heads", origin.heads), ("neurons", origin.neurons)):
         for kept in halves:
@@ -104,14 +104,22 @@ def _halves(model: nn.Module) -> list[_Half]:
     return halves
 
 
-def _stored_shapes(files: Iterable[str | Path]) -> dict[str, Shape]:
-    """Return the shapes of the tensors in safetensors files, of a packed matrix that of its blob."""
+def _read(files: Iterable[str | Path]) -> tuple[dict[str, Shape], str | None]:
+    """Return the shapes of the tensors in files, of a packed matrix that of its blob, and a manifest."""
     shapes = {}
+    text = None
     with engine_errors():
         for file in files:
-            for tensor in manifests.read(file)[1]:
-                shapes[tensor.name] = codec.read_header(tensor.data).shape if tensor.is_blob else tensor.shape
-    return shapes
+            text, tensors = manifests.read(file)
+            for tensor in tensors:
+                try:
+                    blob = codec.read_header(tensor.data) if tensor.is_blob else None
+                except codec.CodecError as error:
+                    raise FinepruneError(
+                        f"{file}: {tensor.name}: {error}; save or fetch the file again"
+                    ) from error
+                shapes[tensor.name] = tensor.shape if blob is None else blob.shape
+    return shapes, text
 
 
 def _by_name(model: Any, stored: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -174,11 +182,11 @@ def _origin(halves: list[_Half], widths: Mapping[str, int], recorded: Mapping[st
     return Origin(tuple(kept["heads"]), tuple(kept["neurons"]), ordinary=False)
 
 
-def _recorded(about: Path) -> Mapping[str, Any]:
-    """Return what fineprune.json says of the units; it is for people, so nothing depends on it."""
+def _recorded(manifest: str | None) -> Mapping[str, Any]:
+    """Return what a manifest says of the units; it is for reports, so nothing depends on it."""
     try:
-        found = read_json(about)[KEY]
-    except (OSError, FinepruneError, KeyError, TypeError):
+        found = json.loads(manifest or "")[KEY]
+    except (ValueError, RecursionError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -29,7 +29,7 @@ from fineprune.checkpoint import packing, shapes
 from fineprune.checkpoint.model_files import check_listed
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
-from fineprune.pruning.origin import on_record
+from fineprune.pruning.origin import on_record, origin_of
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 from fineprune_runtime import codec
 from fineprune_runtime.architectures import ARCHITECTURES
@@ -162,7 +162,7 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
         ):
             raise FinepruneError(f"{checkpoint_files[0]}: a compact model is stored as safetensors only")
         if self.quantization_config.shapes and checkpoint_files is not None:
-            shapes.fit(model, checkpoint_files, Path(checkpoint_files[0]).parent / "fineprune.json")
+            shapes.fit(model, checkpoint_files)
         self._wanted = {
             name: (parameter.shape, _own_type(model, name, parameter.dtype))
             for name, parameter in model.named_parameters()
@@ -227,6 +227,8 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
         named = revert_weight_conversion(model, dict(state))
         pruned = {state[key].data_ptr() for key in counts["pruned"] if key in state}
         counts["pruned"] = sorted(key for key, tensor in named.items() if tensor.data_ptr() in pruned)
+        if (origin := origin_of(model)) is not None:
+            counts[shapes.KEY] = shapes.to_dict(origin)
         return state, packing.manifest(named, counts)
 
     def is_serializable(self, **_: Any) -> bool:
