@@ -93,6 +93,13 @@ the configuration is edited (`shrunk.ordinary`). `save_pretrained` then writes a
 anywhere, without fineprune. BERT and most others take another number of neurons, but no other number of
 heads: they compute the size of a head as hidden size / heads.
 
+**Saving.** Any other shrunk model is saved by `save_pretrained` and `save_compact` with the shapes that its
+layers have, and the original sizes in config.json. `from_pretrained` opens it in any process that imported
+fineprune, and stops on the shapes in any other. Before a weight is loaded, the shapes are checked: whole
+heads, matrices of a layer that agree, nothing larger than configured ([format.md](format.md)). `fineprune
+compact small plain --format dense` pads it with heads and neurons of zeros: it then opens anywhere, answers
+alike, and is no faster.
+
 | architecture | neurons | heads | ordinary with equal widths of | note |
 |---|---|---|---|---|
 """

@@ -10,6 +10,7 @@ from architectures.models import make
 from transformers import AutoModelForSequenceClassification
 
 from fineprune import PruningConfig
+from fineprune.pruning.origin import origin_of
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.shrinking import shrink_run, shrinks
 from fineprune.training.run.train import run_recipe
@@ -45,6 +46,19 @@ def test_a_run_with_neurons(files, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
     assert model.config.intermediate_size == 8
     assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
+    assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
+
+
+def test_a_run_with_layers_of_other_widths(files, tmp_path):
+    structure = {"attention": "head", "feed_forward": "neuron"}
+    pruning = {"method": "magnitude", "density": 0.5, "structure": structure, "scope": "global"}
+    results = run_recipe(files.recipe(pruning=pruning), tmp_path / "run", progress=False)
+    shrunk = results["shrunk"]
+    assert not shrunk["ordinary"]
+    folder = tmp_path / "run" / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
+    assert [[len(kept.units), kept.of] for kept in origin_of(model).neurons] == shrunk["neurons"]
     assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
 
 
