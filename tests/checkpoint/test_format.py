@@ -170,8 +170,9 @@ def test_the_manifest():
 
 
 def test_the_settings():
-    (text,) = re.findall(r'"quantization_config": (\{.*?\})', PAGE.read_text(encoding="utf-8"))
+    text, shrunk = re.findall(r'"quantization_config": (\{.*?\})', PAGE.read_text(encoding="utf-8"))
     assert CompactConfig("int8", "int4").to_dict() == json.loads(text)
+    assert CompactConfig(shapes="file").to_dict() == json.loads(shrunk)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
