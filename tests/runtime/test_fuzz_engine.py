@@ -132,7 +132,7 @@ def odd_layer(chance: random.Random, given: Layer) -> Layer:
         count, row = chance.randrange(5), chance.choice((-(2**40), -1, 0, 3, 4, 2**40))
         return given._replace(bias_rows=np.full(count, row))
     if isinstance(part, Linear):
-        other = getattr(given, chance.choice([key for key in given._fields if "norm" not in key]))
+        other = chance.choice([each for each in given if isinstance(each, Linear)])
         return given._replace(**{name: other if chance.random() < 0.15 else odd_linear(chance, part)})
     field = chance.choice(part._fields)
     array = getattr(part, field)
