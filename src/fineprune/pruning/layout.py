@@ -25,18 +25,21 @@ def layout_of(model: nn.Module) -> list[Block]:
     modules where they have one, since hidden size / heads is another in T5, Qwen3 and ViT, and wrong once
     heads are removed.
     """
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    size = _head_size(model)
-    if size is not None:
-        settings |= {"head_dim": size}
     matrices = []
     for name, module in find_targets(model).items():
         shape = tuple(_weight(module).shape)
         if len(shape) == 2:
             matrices.append(LiveMatrix(name, (shape[0], shape[1]), not isinstance(module, nn.Linear)))
-    return blocks_of(matrices, settings)
+    return blocks_of(matrices, settings_of(model))
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Return the settings of a model's configuration, with the size of a head that its modules have."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    settings: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else {}
+    size = _head_size(model)
+    return settings if size is None else settings | {"head_dim": size}
 
 
 def _weight(module: nn.Module) -> Tensor:

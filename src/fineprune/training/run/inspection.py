@@ -10,7 +10,12 @@ from fineprune.training.run.results import fastest, packed_of, read_results, tim
 from fineprune_runtime.reading import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
     from fineprune.pruning.dead_units import LayerUnits
+    from fineprune.pruning.origin import Kept
     from fineprune.pruning.summary import Summary
     from fineprune.training.run.mask_snapshot import MatrixSnapshot
 
@@ -129,6 +134,7 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     from fineprune.checkpoint.loading import open_model
     from fineprune.pruning.dead_units import remaining_units
+    from fineprune.pruning.layout import settings_of
     from fineprune.pruning.summary import summary
     from fineprune.training.run.mask_snapshot import matrices_of
 
@@ -141,7 +147,7 @@ def inspect_folder(folder: Path) -> Inspection:
     return Inspection(
         name=folder.resolve().name,
         stats=summary(model),
-        layers=_layers(matrices, remaining_units(matrices, model.config.to_dict())),
+        layers=_layers(matrices, _of_original(remaining_units(matrices, settings_of(model)), model)),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
         results=results,
@@ -191,6 +197,22 @@ def _remaining(layer: LayerDensity, what: str) -> str:
     """Return text such as "11 of 12"; empty where the number is unknown."""
     count, remaining = getattr(layer, what), getattr(layer, f"{what}_left")
     return "" if count is None else f"{remaining:,} of {count:,}"
+
+
+def _of_original(layers: "list[LayerUnits]", model: "nn.Module") -> "list[LayerUnits]":
+    """Return the counts of a shrunk model's units as parts of those that the original model had."""
+    from fineprune.pruning.origin import origin_of
+
+    origin = origin_of(model)
+    if origin is None:
+        return layers
+
+    def had(halves: "Iterable[Kept]", layer: "LayerUnits") -> int:
+        return sum(kept.of for kept in halves if (kept.stack, kept.layer) == (layer.stack, layer.layer))
+
+    return [
+        layer._replace(heads=had(origin.heads, layer), neurons=had(origin.neurons, layer)) for layer in layers
+    ]
 
 
 def _layers(

@@ -192,8 +192,11 @@ class Recorder:
             ]
         )
         counts, edges = _histogram(remaining.numpy().astype(np.float64))
-        scores = [target.masked.scores for target in targets]
-        learned = [score for score in scores if score is not None]
+        learned = [
+            target.masked.grid.expansion.expand(target.scores.detach())
+            for target in targets
+            if target.masked.scores is not None
+        ]
         return Record(
             tuple(_matrix(target.name, mask) for target, mask in zip(targets, kept, strict=True)),
             edges.astype(np.float32),
