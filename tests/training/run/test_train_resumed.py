@@ -6,8 +6,10 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 from filelock import FileLock
 
+import fineprune
 from fineprune.training.host import sealing
 from fineprune.training.run import train as run_module
 from fineprune.training.run.recipe import Recipe
@@ -224,3 +226,27 @@ def test_resume_of_a_finished_run_removes_what_a_kill_at_its_end_left(files, tmp
 def test_resume_where_nothing_is_begins(files, tmp_path):
     (tmp_path / "run").mkdir()
     assert run_recipe(files.recipe(), tmp_path / "run", resume=True, progress=False)["steps"] == 12
+
+
+def test_a_shrunk_model_is_pruned_further_and_continued(
+    files, tmp_path, interrupted, pretrained, assert_same_run
+):
+    """Its checkpoints have shapes of their own, too."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(pretrained)
+    with torch.no_grad():
+        for number, layer in enumerate(model.encoder.layer):
+            layer.output.dense.weight[:, 8 + number :] = 0
+            layer.attention.output.dense.weight[:, : number * 4] = 0
+    assert not fineprune.shrink(model).ordinary
+    model.save_pretrained(tmp_path / "shrunk")
+    AutoTokenizer.from_pretrained(pretrained).save_pretrained(tmp_path / "shrunk")
+    recipe = files.recipe(model=str(tmp_path / "shrunk"))
+    out = interrupted(recipe, 9)
+    assert run_recipe(recipe, out, resume=True, progress=False)["resumed_from_step"] == 8
+    run_recipe(recipe, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "whole", out)
+    pruned = fineprune.load(out / "model")
+    assert pruned.bert.encoder.layer[1].intermediate.dense.weight.shape[0] == 9
+    assert fineprune.summary(pruned).density == pytest.approx(0.25, abs=0.01)
