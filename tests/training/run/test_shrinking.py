@@ -7,11 +7,14 @@ import logging
 import pytest
 import torch
 from architectures.models import make
+from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
-from fineprune import PruningConfig
+from fineprune import PruningConfig, shrink
 from fineprune.pruning.origin import origin_of
 from fineprune.training.run.evaluate import evaluate_run
+from fineprune.training.run.inspection import inspect_folder
+from fineprune.training.run.mask_snapshot import Record
 from fineprune.training.run.shrinking import shrink_run, shrinks
 from fineprune.training.run.train import run_recipe
 
@@ -33,7 +36,7 @@ def test_which_structures_do(structure, does):
 
 
 def test_a_run_with_neurons(files, tmp_path):
-    recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "structure": NEURONS})
+    recipe = files.recipe(pruning={"method": "movement", "density": 0.5, "structure": NEURONS})
     results = run_recipe(recipe, tmp_path / "run", progress=False)
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     assert results["density"] == 0.75  # of all matrices; attention is whole
@@ -47,6 +50,21 @@ def test_a_run_with_neurons(files, tmp_path):
     assert model.config.intermediate_size == 8
     assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
     assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
+    score = Record.load(tmp_path / "run").score  # of the neuron that each sampled weight is of
+    assert len(set(score.tolist())) == 2 * 16
+
+
+def test_what_inspect_says(tmp_path):
+    model = tiny_bert(num_attention_heads=4)
+    with torch.no_grad():
+        for layer, heads in zip(model.bert.encoder.layer, (1, 3), strict=True):
+            layer.attention.output.dense.weight[:, : 4 * heads] = 0
+            layer.output.dense.weight[:, :heads] = 0
+    shrink(model)
+    model.save_pretrained(tmp_path)
+    found = inspect_folder(tmp_path).layers
+    assert [(layer.heads_left, layer.heads) for layer in found] == [(3, 4), (1, 4)]
+    assert [(layer.neurons_left, layer.neurons) for layer in found] == [(31, 32), (29, 32)]
 
 
 def test_a_run_with_layers_of_other_widths(files, tmp_path):
