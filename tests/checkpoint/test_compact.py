@@ -85,6 +85,17 @@ def test_masked_finalized_compact_reloaded_and_saved_again_answer_alike(
     assert same_weights(final, loading.load(tmp_path / "packed"))
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet"])
+def test_a_body_without_a_pooler(kind, same_answers, tmp_path):
+    settings = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=20, max_position_embeddings=40, **settings)
+    model = getattr(transformers, f"{kind}Model")(config, add_pooling_layer=False).eval()
+    for layer in model.encoder.layer:
+        layer.output.dense.weight.data[:, ::2] = 0
+    save_compact(model, tmp_path)
+    assert same_answers(model, loading.load(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["pruner", "prepared", "finalized", "by hand"])
 def test_what_may_be_saved(kind, make_dense, make_pruned, same_answers, tmp_path):
     model = make_pruned() if kind == "by hand" else make_dense()
