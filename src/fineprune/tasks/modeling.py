@@ -5,15 +5,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fineprune._padding import ensure_padding
 from fineprune._transformers_output import without_load_report
 from fineprune.checkpoint.model_files import check_files, explained
 from fineprune.checkpoint.model_folder import find_model
-from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.errors import FinepruneWarning
 from fineprune.tasks.data import TaskData
 from fineprune.tasks.kinds import kind_named
+from fineprune.tasks.layer_choice import check_choice, keep_chosen, keep_first
 from fineprune.tasks.model_config import override_dropouts
 from fineprune.tasks.text.data import ClassificationData
 from fineprune_runtime.results import TEXT_PAIRS
@@ -29,7 +30,7 @@ _HEAD_IS_NEW = "_fineprune_head_is_new"  # marks a model whose head is random
 def build_model(
     name: str,
     data: TaskData,
-    layers: int | None = None,
+    layers: int | Sequence[int] | None = None,
     dropout: float | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
@@ -43,7 +44,7 @@ def build_model(
         name: a local folder (of a model, a compact model or a run), a model on the Hugging Face hub, or
             `minilm`, the model in the package of `fineprune[demo]`.
         data: determines the head.
-        layers: keep only this number of transformer layers, the first ones.
+        layers: keep only this number of transformer layers, the first ones, or those of a list, from 0 on.
         dropout: the probability of every dropout in the model; its config, which later trainings read, keeps
             its own values. None: the model's own.
         attention: the implementation of attention, by its name in transformers; None: the one it chooses.
@@ -76,8 +77,11 @@ def build_model(
             setattr(config, key, value)
     if isinstance(data, ClassificationData):
         _describe(config, data, before, name)
-    if layers is not None:
-        _keep_layers(config, layers, name)
+    chosen = layers if isinstance(layers, (list, tuple)) else None
+    if chosen is not None:
+        check_choice(config, chosen, name)
+    elif layers is not None:
+        keep_first(config, cast(int, layers), name)
     with explained(_cannot(name, source, "tokenizer")):
         tokenizer = AutoTokenizer.from_pretrained(source, **trust)
     own_dropouts = {} if dropout is None else override_dropouts(config, dropout)
@@ -93,7 +97,7 @@ def build_model(
         )
     for key, value in own_dropouts.items():  # models read their config when they are made
         setattr(model.config, key, value)
-    check_body(model, info, name, cut=layers is not None)
+    check_body(model, info, name, cut=layers is not None and chosen is None)
     check_tokenizer(model, tokenizer, name)
     labels = before.id2label
     trained, wanted = ([str(label).casefold() for label in ids.values()] for ids in (labels, config.id2label))
@@ -107,6 +111,8 @@ def build_model(
         new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     ensure_padding(model, tokenizer)
     model = to_dense(model)
+    if chosen is not None:
+        model = keep_chosen(model, chosen, name)
     if isinstance(data, ClassificationData) and data.labels is None and data.train is not None:
         _start_at_mean(model, new, data.train.labels or ())
     setattr(model, _HEAD_IS_NEW, _lacks_head(model, new))
@@ -129,19 +135,6 @@ def _describe(config: Any, data: ClassificationData, before: Any, name: str) -> 
             FinepruneWarning,
             stacklevel=3,
         )
-
-
-def _keep_layers(config: Any, layers: int, name: str) -> None:
-    total = getattr(config, "num_hidden_layers", None)  # through config.attribute_map: n_layers, n_layer
-    if not isinstance(total, int):
-        raise FinepruneError(
-            f"{name}: cannot keep {layers} layers of a {config.model_type} model; leave `layers` out"
-        )
-    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= total:
-        raise FinepruneError(f"{name}: layers is {layers!r}; the model has {total}, allowed: 1 to {total}")
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None) is not None:  # ModernBERT and others describe each layer
-        config.layer_types = config.layer_types[:layers]
 
 
 def _lacks_head(model: Any, new: set[str]) -> bool:

@@ -29,8 +29,8 @@ class ModelConfig:
     name: str
     """A local folder, a name on the hub, or "minilm": all-MiniLM-L6-v2 from the extra `demo`."""
 
-    layers: int | None = None
-    """Keep only the first N transformer layers. None: all."""
+    layers: int | tuple[int, ...] | None = None
+    """Keep only the first N transformer layers, or those of a list, from 0 on: [0, 2, 4]. None: all."""
 
     attention: str | None = None
     """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
@@ -43,7 +43,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
-        whole("model.layers", self.layers, 1, optional=True)
+        if isinstance(self.layers, (list, tuple)):
+            for layer in self.layers:
+                whole("model.layers", layer, 0)
+            object.__setattr__(self, "layers", tuple(self.layers))
+        else:
+            whole("model.layers", self.layers, 1, optional=True)
         if self.attention is not None:
             choose(self.attention, ("eager", "sdpa"), "model.attention")
         if not isinstance(self.trust_remote_code, bool):
@@ -208,7 +213,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, defaults written out."""
         return {
-            "model": asdict(self.model),
+            "model": _plain(asdict(self.model)),
             "task": self.task.to_dict(),
             "training": self.training.to_dict(),
             "pruning": None if self.pruning is None else self.pruning.to_dict(),
@@ -237,6 +242,10 @@ class Recipe:
                 "refine"
             )
         return cls.from_dict(override(values, list(overrides)))
+
+
+def _plain(section: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in section.items()}
 
 
 def _stage(name: str, kind: type[_Stage], values: Any, shared: Mapping[str, Any]) -> _Stage | None:
