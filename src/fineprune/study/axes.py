@@ -12,7 +12,7 @@ from fineprune.errors import FinepruneError
 DENSE = "dense"
 AXES = ("task", "method", "density", "scope", "distillation", "variant", "seed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_OF_PRUNED = ("training", "pruning", "distillation")  # sections that a variant may change
+_OF_PRUNED = ("training", "pruning", "distillation", "refine")  # sections that a variant may change
 _SET_BY_AXES = {
     "pruning": "method",
     "pruning.method": "method",
@@ -103,7 +103,7 @@ def variants(value: Any) -> dict[str | None, tuple[str, ...]]:
         found[name] = texts(f"axes.variant.{name}", overrides)
         check_overrides(f"axes.variant.{name}", found[name])
         for override in found[name]:
-            if override.partition(".")[0] not in _OF_PRUNED:
+            if override.partition("=")[0].partition(".")[0] not in _OF_PRUNED:
                 raise FinepruneError(
                     f"axes.variant.{name}: {override!r} changes the dense runs too, which variants share; "
                     f"set one of {', '.join(_OF_PRUNED)}, or make it a recipe of its own"

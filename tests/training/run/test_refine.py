@@ -46,6 +46,17 @@ def zeros(folder):
     return sum(int((module.weight == 0).sum()) for module in find_targets(model).values())
 
 
+def test_the_stages(refined):
+    recipe = refined({"fill": 0.01})
+    name, before = recipe.stage_before
+    assert (name, before.refine, before.dense) == ("pruned", None, recipe.dense)
+    assert before.stage_before == ("dense", recipe.dense_stage)
+    assert recipe.dense_stage.stage_before is None
+    last = recipe.last_stage("run/pruned")
+    assert (last.stage_before, last.pruning, last.training) == (None, None, recipe.refine)
+    assert (last.model.name, last.distillation.teacher) == ("run/pruned", "run/pruned/dense")
+
+
 def test_filled(refined, tmp_path):
     recipe, out = refined({"fill": 0.01}), tmp_path / "run"
     results = run_recipe(recipe, out, progress=False)

@@ -157,7 +157,7 @@ class Recipe:
         """The first of two stages: the dense fine-tuning."""
         if self.dense is None:
             raise ValueError("the recipe has no dense stage")
-        return replace(self, training=self.dense, dense=None, pruning=None, distillation=None)
+        return replace(self, training=self.dense, dense=None, pruning=None, distillation=None, refine=None)
 
     def after_dense(self, run: str) -> Self:
         """Return the second of two stages: the recipe from the folder of the dense run on."""
