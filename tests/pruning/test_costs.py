@@ -123,3 +123,8 @@ def test_a_sharded_model_is_refused(monkeypatch):
     monkeypatch.setattr(counting, "is_sharded", lambda _: True)
     with pytest.raises(FinepruneError, match="sharded over processes: load the result of gather_state_dict"):
         costs(tiny_bert())
+
+
+def test_a_model_on_no_device_is_refused():
+    with pytest.raises(FinepruneError, match=r"query: not in memory .*: load the model whole"):
+        costs(tiny_bert().to("meta"))

@@ -296,6 +296,26 @@ def test_what_is_parametrized_stays():
     assert reason.endswith("intermediate.dense is parametrized; remove its parametrization first")
 
 
+def test_what_torch_prunes_by_itself_stays():
+    from torch.nn.utils import prune
+
+    model = without_neurons(wide_bert(), 0, [1])
+    prune.identity(model.bert.encoder.layer[0].intermediate.dense, "weight")
+    (reason,) = shrink(model).refused
+    assert reason.endswith("intermediate.dense is parametrized; remove its parametrization first")
+
+
+def test_what_has_a_hook_of_accelerate_stays():
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    model = without_neurons(wide_bert(), 0, [1])
+    add_hook_to_module(model.bert.encoder.layer[0].output.dense, ModelHook())
+    (reason,) = shrink(model).refused
+    assert reason.endswith(
+        "output.dense has a forward method of its own, as with device_map; load the model without"
+    )
+
+
 def test_printed():
     model = without_neurons(wide_bert(), 0, range(2, 32))
     with torch.no_grad():
@@ -350,6 +370,10 @@ def with_nan():
     return model
 
 
+def on_no_device():
+    return wide_bert().to("meta")
+
+
 def without_config():
     block = torch.nn.ModuleDict({"fc1": torch.nn.Linear(2, 3), "fc2": torch.nn.Linear(3, 2)})
     model = torch.nn.Module()
@@ -372,6 +396,7 @@ def without_config():
             "neurons of bert.encoder.layer: noise in those .* so the probe shows nothing; give another one",
         ),
         (with_nan, "answers the probe with nan or inf: nothing can be proved; give another one"),
+        (on_no_device, r"has no weights in memory .*: load it whole"),
         (without_config, "has no config to make inputs from; give some with probe="),
     ],
 )

@@ -115,6 +115,8 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
         stack, layer, kind = place_of(name)
         total = totals.setdefault((stack, layer, _HALVES.get(kind, "attention")), [0, 0, 0, 0])
         weight: Any = module.weight
+        if weight.is_meta:
+            raise FinepruneError(f"{name}: not in memory (meta device, or offloaded): load the model whole")
         size, nonzero = weight.numel(), int(torch.count_nonzero(weight))
         stored = id(_stored(module)) not in counted
         counted.add(id(_stored(module)))

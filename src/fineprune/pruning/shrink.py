@@ -141,6 +141,8 @@ def _refuse(model: nn.Module, round_to: int) -> None:
         raise FinepruneError(
             f"{name}: carries an adapter; merge (merge_and_unload) or remove it before shrink"
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise FinepruneError("this model has no weights in memory (meta device, or offloaded): load it whole")
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise FinepruneError(
             "this model is sharded over processes; load the result of gather_state_dict into a model of one "
@@ -198,8 +200,10 @@ def _unfit(model: nn.Module, half: Half, shared: set[int]) -> str | None:
     """Return why the matrices of a half cannot be replaced; None if they can."""
     for name in by_matrix(half.lines):
         module = model.get_submodule(name)
-        if parametrize.is_parametrized(module):
+        if parametrize.is_parametrized(module) or "weight" not in module._parameters:
             return f"{name} is parametrized; remove its parametrization first"
+        if "forward" in vars(module):  # accelerate's hooks, which would go on to run the old module
+            return f"{name} has a forward method of its own, as with device_map; load the model without"
         if any(id(parameter) in shared for parameter in module.parameters()):
             return f"{name} shares a parameter with another layer"
     return None
