@@ -23,7 +23,8 @@ def test_unknown_name():
 
 def test_import_loads_nothing_heavy():
     code = (
-        "import sys, fineprune, fineprune.cli; print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
+        "import sys, fineprune, fineprune.cli, fineprune.training.run.recipe;"
+        "print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

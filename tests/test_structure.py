@@ -3,7 +3,7 @@
 import pytest
 
 from fineprune import FinepruneError, PruningConfig
-from fineprune.structure import Part, parts_of, plain
+from fineprune.structure import Part, parts_of, plain, shrinks
 
 HEADS = {"attention": "head", "feed_forward": "neuron"}
 SHARES = {
@@ -80,3 +80,16 @@ def test_a_config_saves_and_loads_it(tmp_path):
 def test_what_is_refused(settings, message):
     with pytest.raises(FinepruneError, match=message):
         PruningConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("structure", "does"),
+    [
+        ("element", False),
+        ((4, 1), False),
+        ({"attention": (4, 4), "feed_forward": "neuron"}, True),
+        ({"attention": "head"}, True),
+    ],
+)
+def test_which_structures_leave_a_smaller_model(structure, does):
+    assert shrinks(structure) is does

@@ -69,6 +69,11 @@ def canonical(parts: Mapping[str, Part]) -> Any:
     return tuple(value) if ALL in parts and isinstance(value, list) else value
 
 
+def shrinks(structure: Any) -> bool:
+    """Return whether a structure leaves a smaller model: of units that `shrink` removes."""
+    return any(part.unit in TIED for part in parts_of(structure).values())
+
+
 def unit_name(unit: Unit) -> str:
     """Return how messages and tables call a unit."""
     return unit if isinstance(unit, str) else f"{unit[0]} x {unit[1]} block"

@@ -60,6 +60,9 @@ refine: {steps: 300, learning_rate: 2e-4, fill: 0.01}
 true` keeps them. The run before it is in the folder `pruned` of the run, and its results in
 `results.json`.
 
+**Cut first.** `model: {name: minilm, structure: {feed_forward: neuron}, density: 0.5}` cuts by size before
+anything is trained, the same share in each layer, and all of the training is then of the smaller model.
+
 ## Empty heads and neurons
 A finalized model, or any with zeros, is made smaller by hand so:
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 
 from fineprune import FinepruneError
 from fineprune.pruning.targets import find_targets
+from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.recipe import Recipe
-from fineprune.training.run.refine import fill_zeros
 from fineprune.training.run.train import run_recipe
 
 HYBRID = {"attention": [4, 4], "feed_forward": "neuron"}

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 
-import pytest
 import torch
 from architectures.models import make
 from support import tiny_bert
@@ -15,24 +14,10 @@ from fineprune.pruning.origin import origin_of
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import inspect_folder
 from fineprune.training.run.mask_snapshot import Record
-from fineprune.training.run.shrinking import shrink_run, shrinks
+from fineprune.training.run.shrinking import shrink_run
 from fineprune.training.run.train import run_recipe
 
 NEURONS = {"feed_forward": "neuron"}
-
-
-@pytest.mark.parametrize(
-    ("structure", "does"),
-    [
-        ("element", False),
-        ((4, 1), False),
-        ({"attention": (4, 4), "feed_forward": "neuron"}, True),
-        ({"attention": "head"}, True),
-    ],
-)
-def test_which_structures_do(structure, does):
-    assert shrinks(PruningConfig(structure=structure)) is does
-    assert not shrinks(None)
 
 
 def test_a_run_with_neurons(files, tmp_path):

@@ -9,15 +9,20 @@ from fineprune._messages import choose
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.structure import shrinks
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
+from fineprune.training.run.first_cut import cut_config
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 from fineprune.training.run.refine import RefineConfig, check_refine
 from fineprune.training.run.training_config import TrainingConfig, whole
 
 _SHARED = ("batch_size", "accumulation", "max_length", "group_by_length", "precision", "seed", "report_to")
 """Settings of `training` that `dense` and `refine` have too unless they give their own."""
+
+_WHOLE: dict[str, Any] = {"layers": None, "structure": None, "density": None}
+"""Settings of a model that a stage before has cut already."""
 
 _Stage = TypeVar("_Stage", bound=TrainingConfig)
 
@@ -31,6 +36,13 @@ class ModelConfig:
 
     layers: int | tuple[int, ...] | None = None
     """Keep only the first N transformer layers, or those of a list, from 0 on: [0, 2, 4]. None: all."""
+
+    structure: Any = None
+    """Cut the model before it is trained: the heads or neurons of least size go, as
+    {attention: head, feed_forward: neuron}; needs `density`. None: it is trained whole."""
+
+    density: float | None = None
+    """Share of each layer's heads or neurons that `structure` leaves."""
 
     attention: str | None = None
     """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
@@ -49,6 +61,19 @@ class ModelConfig:
             object.__setattr__(self, "layers", tuple(self.layers))
         else:
             whole("model.layers", self.layers, 1, optional=True)
+        if (self.structure is None) != (self.density is None):
+            raise FinepruneError("model: structure and density go together; give both, or neither")
+        if self.density is not None:
+            try:
+                config = cut_config(self.structure, self.density)
+            except FinepruneError as error:
+                raise FinepruneError(f"model.{error}") from error
+            if not shrinks(config.structure):
+                raise FinepruneError(
+                    f"model.structure={self.structure!r}: leaves the model its size; give heads or neurons, "
+                    "{attention: head, feed_forward: neuron}"
+                )
+            object.__setattr__(self, "structure", config.structure)
         if self.attention is not None:
             choose(self.attention, ("eager", "sdpa"), "model.attention")
         if not isinstance(self.trust_remote_code, bool):
@@ -141,7 +166,7 @@ class Recipe:
         if self.refine.hold_zeros and self.pruning is not None:
             holder = next(name for name, traits in METHODS.items() if traits.holds_zeros)
             pruning = PruningConfig(holder, freeze_embeddings=self.pruning.freeze_embeddings)
-        start = replace(self.model, name=run, layers=None)
+        start = replace(self.model, name=run, **_WHOLE)
         return replace(
             self,
             model=start,
@@ -164,7 +189,7 @@ class Recipe:
         taught = self.distillation
         if taught is not None and taught.teacher is None:
             taught = replace(taught, teacher=run)
-        start = replace(self.model, name=run, layers=None)
+        start = replace(self.model, name=run, **_WHOLE)
         return replace(self, model=start, distillation=taught, dense=None)
 
     def with_chosen(self, examples: int, width: int) -> Self:

@@ -3,19 +3,14 @@
 Block Pruning's "hybrid-filled" (Lagunas et al. 2021) does this: the shape stays, the score rises.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
 from fineprune._validation import is_number, shown
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.targets import find_targets
-from fineprune.structure import TIED, parts_of
+from fineprune.structure import TIED, parts_of, shrinks
 from fineprune.training.run.training_config import TrainingConfig
 
 
@@ -55,41 +50,12 @@ def check_refine(refine: RefineConfig, pruning: PruningConfig | None) -> None:
             f"refine.hold_zeros=True: structure={pruning.structure!r} is removed whole, and leaves no zeros "
             "to hold; leave hold_zeros out"
         )
-    if not refine.hold_zeros and not any(unit in TIED for unit in units):
+    if not refine.hold_zeros and not shrinks(pruning.structure):
         raise FinepruneError(
             f"refine: structure={pruning.structure!r} leaves the model its size, so its zeros are all that "
             "is saved, and training on would fill them; give refine.hold_zeros=true, or a structure of heads "
             "or neurons"
         )
-
-
-@torch.no_grad()
-def fill_zeros(model: nn.Module, share: float, seed: int) -> int:
-    """Replace the zeros of the matrices in a model's blocks by noise, in place, and return their number.
-
-    A zero of W becomes a draw of N(mean W, (share * std W)^2), mean and standard deviation over all entries,
-    zeros included, as the reference of Block Pruning has it.
-
-    Args:
-        model: The model.
-        share: The share of the standard deviation.
-        seed: Of the draws.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    filled = 0
-    seen: set[int] = set()
-    for module in find_targets(model).values():
-        weight: Any = module.get_parameter("weight")
-        if id(weight) in seen:
-            continue
-        seen.add(id(weight))
-        zeros = weight == 0
-        noise = torch.randn(weight.shape, generator=generator).to(weight)
-        mean, deviation = weight.float().mean(), weight.float().std(correction=0)
-        if math.isfinite(float(deviation)):
-            weight.copy_(torch.where(zeros, noise * (share * deviation) + mean, weight))
-        filled += int(zeros.sum())
-    return filled
 
 
 def of_pruned(pruned: Mapping[str, Any], refined: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,9 @@ from fineprune._messages import one_line
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.shrink import Shrunk, shrink
-from fineprune.structure import TIED, parts_of
+from fineprune.structure import shrinks
 
 _log = logging.getLogger("fineprune")
-
-
-def shrinks(pruning: PruningConfig | None) -> bool:
-    """Return whether a run ends with a smaller model: its units are heads, neurons or whole halves."""
-    return pruning is not None and any(part.unit in TIED for part in parts_of(pruning.structure).values())
 
 
 def shrink_run(model: nn.Module, pruning: PruningConfig | None) -> dict[str, Any] | None:
@@ -24,7 +19,7 @@ def shrink_run(model: nn.Module, pruning: PruningConfig | None) -> dict[str, Any
 
     A model that cannot be shrunk stays as it is, with a warning: it is no reason to lose a run.
     """
-    if pruning is None or not shrinks(pruning):
+    if pruning is None or not shrinks(pruning.structure):
         return None
     try:
         shrunk = shrink(model, round_to=pruning.round_to)

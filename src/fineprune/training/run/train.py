@@ -40,11 +40,13 @@ from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
 from fineprune.training.run.evaluate import scores
+from fineprune.training.run.filling import fill_zeros
+from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, plan_of, usual_rates
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
-from fineprune.training.run.refine import RefineConfig, fill_zeros, of_pruned
+from fineprune.training.run.refine import RefineConfig, of_pruned
 from fineprune.training.run.run_folder import (
     CHECKPOINTS,
     claim,
@@ -156,6 +158,8 @@ def _begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrain
         _attention(recipe),
         recipe.model.trust_remote_code,
     )
+    if recipe.model.density is not None:
+        cut(model, recipe.model.structure, recipe.model.density)
     if isinstance(recipe.training, RefineConfig) and recipe.training.fill is not None:
         fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)

@@ -1,0 +1,52 @@
+"""A model that is cut before it is trained."""
+
+from dataclasses import replace
+
+import pytest
+from support import tiny_bert
+from transformers import AutoModelForSequenceClassification
+
+from fineprune import FinepruneError
+from fineprune.training.run.first_cut import cut
+from fineprune.training.run.recipe import ModelConfig, Recipe
+from fineprune.training.run.train import run_recipe
+
+NEURONS = {"feed_forward": "neuron"}
+
+
+def test_the_smallest_neurons_go():
+    model = tiny_bert()
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.dense.weight.data[3:7] *= 9
+        layer.output.dense.weight.data[:, 3:7] *= 9
+    done = cut(model, NEURONS, 4 / 32)
+    assert [kept.units for kept in done.neurons] == [(3, 4, 5, 6)] * 2
+    assert model.config.intermediate_size == 4
+    assert done.ordinary
+
+
+def test_a_run_in_two_stages(files, tmp_path):
+    recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "warmup": 1, "cooldown": 3})
+    start = replace(recipe.model, structure=NEURONS, density=0.5)
+    values = replace(recipe, model=start).to_dict() | {"dense": {"steps": 3, "learning_rate": 1e-3}}
+    recipe = Recipe.from_dict(values)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    run_recipe(recipe, tmp_path / "run", progress=False)
+    for folder in ("run/dense", "run"):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / folder / "model")
+        assert model.config.intermediate_size == 8  # of 16, once
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"density": 0.5}, "model: structure and density go together"),
+        ({"structure": NEURONS}, "model: structure and density go together"),
+        ({"structure": "element", "density": 0.5}, "model.structure='element': leaves the model its size"),
+        ({"structure": NEURONS, "density": 2}, "model.density=2: the share of weights"),
+        ({"structure": {"ffn": "neuron"}, "density": 0.5}, "model.structure: unknown setting 'ffn'"),
+    ],
+)
+def test_what_is_refused(settings, message):
+    with pytest.raises(FinepruneError, match=f"^{message}"):
+        ModelConfig("x", **settings)
