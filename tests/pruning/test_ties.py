@@ -52,6 +52,7 @@ class ReadTwice(Blocks):
         self.skip = nn.Linear(16, 8)
         for layer in self.layers:
             nn.init.constant_(layer["fc2"].weight[:, 0], 1.0)  # the unit that is tested first
+            nn.init.constant_(layer["fc1"].bias[:1], 9.0)  # and which every probe opens
 
     def forward(self, x):
         return self.skip(torch.relu(self.layers[1]["fc1"](x))) + super().forward(x)
