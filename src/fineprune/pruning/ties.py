@@ -18,7 +18,7 @@ from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune.pruning.units import Grid
 
 _AGREE = 1e-5  # of the largest value, in float32
-_UNITS_TRIED = 4
+_UNITS_TRIED = 16  # of a ReLU, many are closed on all tokens of a probe
 
 
 @torch.no_grad()
