@@ -73,7 +73,11 @@ def test_a_config_saves_and_loads_it(tmp_path):
         ({"round_to": 8}, "round_to=8: rounds neurons, and the structure has none"),
         (
             {"method": "l0", "budget": "flops", "penalty": 5.0},
-            "budget='flops': a fixed penalty follows no budget",
+            "budget='flops': a fixed penalty decides what remains; leave budget or penalty out",
+        ),
+        (
+            {"method": "soft_movement", "structure": HEADS, "round_to": 8, "penalty": 5.0},
+            "round_to=8: a fixed penalty decides what remains",
         ),
     ],
 )

@@ -97,10 +97,14 @@ def check_structure(config: Any) -> None:
             f"round_to={config.round_to}: rounds neurons, and the structure has none; leave it out, or give "
             "structure={'feed_forward': 'neuron'}"
         )
-    if config.budget != "parameters" and (config.penalty is not None and config.traits.penalty_decides):
-        raise FinepruneError(
-            f"budget={config.budget!r}: a fixed penalty follows no budget; leave budget or penalty out"
-        )
+    if config.penalty is None or not config.traits.penalty_decides:
+        return
+    for name, default in (("budget", "parameters"), ("round_to", 1)):
+        if getattr(config, name) != default:
+            raise FinepruneError(
+                f"{name}={getattr(config, name)!r}: a fixed penalty decides what remains; leave {name} or "
+                "penalty out"
+            )
 
 
 def _part(value: Any, name: str) -> Part:
