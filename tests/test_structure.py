@@ -67,12 +67,22 @@ def test_a_config_saves_and_loads_it(tmp_path):
             {"method": "keep_zeros", "structure": "row"},
             "structure='row': method='keep_zeros' holds the zeros",
         ),
+        ({"budget": "flops", "scope": "global"}, "budget='flops': counts as the weights do where"),
+        (
+            {"method": "magnitude", "structure": HEADS, "budget": "flops"},
+            "budget='flops': counts as the weights",
+        ),
+        (
+            {"method": "l0", "structure": SHARES, "penalty": 5.0},
+            "a fixed penalty decides what remains; leave the densities",
+        ),
+        ({"structure": None}, "structure=None: allowed are element"),
         ({"budget": "joules"}, "budget='joules': .*allowed are parameters, flops"),
         ({"budget_length": 0}, "budget_length=0: must be a whole number"),
         ({"round_to": 1.5}, "round_to=1.5: must be a whole number"),
         ({"round_to": 8}, "round_to=8: rounds neurons, and the structure has none"),
         (
-            {"method": "l0", "budget": "flops", "penalty": 5.0},
+            {"method": "l0", "structure": HEADS, "budget": "flops", "penalty": 5.0},
             "budget='flops': a fixed penalty decides what remains; leave budget or penalty out",
         ),
         (

@@ -97,8 +97,19 @@ def check_structure(config: Any) -> None:
             f"round_to={config.round_to}: rounds neurons, and the structure has none; leave it out, or give "
             "structure={'feed_forward': 'neuron'}"
         )
+    local = (config.scope or config.traits.scopes[0]) == "local"
+    if config.budget != "parameters" and (local or not units & {"head", "attention"}):
+        raise FinepruneError(
+            f"budget={config.budget!r}: counts as the weights do where matrices are ranked one by one, or no "
+            "heads are; leave it out, or give scope='global' and structure={'attention': 'head', …}"
+        )
     if config.penalty is None or not config.traits.penalty_decides:
         return
+    if any(part.density is not None for part in parts_of(config.structure).values()):
+        raise FinepruneError(
+            f"structure={config.structure!r}: a fixed penalty decides what remains; leave the densities or "
+            "penalty out"
+        )
     for name, default in (("budget", "parameters"), ("round_to", 1)):
         if getattr(config, name) != default:
             raise FinepruneError(
@@ -139,8 +150,8 @@ def _unit(value: Any, part: str, where: str) -> Unit:
     if isinstance(value, str) and part == ALL and value in TIED:
         of = next(name for name, units in _TIED.items() if value in units)
         raise FinepruneError(f"{where}={value!r}: is a unit of one part; write {{{of}: {value}}}")
+    hint = suggestion(value, allowed) if isinstance(value, str) else ""
     choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]
     raise FinepruneError(
-        f"{where}={shown(value)}: {suggestion(value, allowed)}allowed are {', '.join(choices)}, and blocks "
-        "[rows, columns]"
+        f"{where}={shown(value)}: {hint}allowed are {', '.join(choices)}, and blocks [rows, columns]"
     )

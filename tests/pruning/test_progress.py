@@ -64,7 +64,10 @@ def test_finalize_reports_it_by_itself():
         (PruningConfig("soft_movement", density=0.2, penalty=5.0), False),
         (PruningConfig(density=0.2, structure="row"), True),
         (PruningConfig(density=0.2, structure={"feed_forward": "row"}), False),
-        (PruningConfig(density=0.2, budget="flops"), False),
+        (
+            PruningConfig(density=0.2, scope="global", structure={"attention": "head"}, budget="flops"),
+            False,
+        ),
         (PruningConfig("keep_zeros"), False),
         (None, False),
     ],

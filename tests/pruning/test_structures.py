@@ -106,7 +106,7 @@ def test_grids_of_heads_and_neurons():
 def test_a_head_costs_its_product_of_attention_too():
     # BERT-base: a head is worth 128 neurons in weights, 138.67 in multiply-adds at 128 tokens.
     model = tiny_bert(hidden_size=768, num_attention_heads=12, intermediate_size=8, num_hidden_layers=2)
-    by_kind = {grid.kind: grid.cost for grid in grids(model, HEADS, budget="flops").values()}
+    by_kind = {grid.kind: grid.cost for grid in grids(model, HEADS, budget="flops", scope="global").values()}
     assert by_kind["head"] / by_kind["neuron"] == pytest.approx(138.67, abs=0.01)
     by_kind = {grid.kind: grid.cost for grid in grids(model, HEADS).values()}
     assert by_kind["head"] / by_kind["neuron"] == 128
@@ -205,6 +205,26 @@ def test_neurons_are_rounded():
     pruner = prepare(model, config, 4)
     train(model, pruner, 4)
     assert {int(target.masked.units.sum()) % 16 for target in pruner.targets[1::2]} == {0}
+
+
+def test_gates_of_rounded_neurons_stay_open():
+    model = bert()
+    config = PruningConfig("l0", 0.4, structure={"feed_forward": "neuron"}, round_to=16, warmup=0, cooldown=2)
+    pruner = prepare(model, config, 4)
+    train(model, pruner, 4)
+    for target in pruner.targets:
+        assert int(target.masked.kept_units().sum()) == int(target.masked.units.sum())
+        assert int(target.masked.units.sum()) % 16 == 0
+
+
+def test_a_part_of_a_prepared_model_is_finalized():
+    model = bert()
+    pruner = prepare(model, PruningConfig("magnitude", 0.5, structure=HEADS, warmup=0, cooldown=2), 4)
+    train(model, pruner, 4)
+    expected = [layer.kept for layer in summary(model).layers]
+    assert [layer.kept for layer in summary(model.bert).layers] == expected
+    finalize(model.bert)
+    assert [layer.kept for layer in summary(model).layers] == expected
 
 
 def test_resuming_gives_the_same_run():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from architectures.models import make
 from tasks.test_modeling import TWO
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPTNeoConfig, GPTNeoModel
 
 from fineprune import FinepruneError
 from fineprune.pruning.probe import outputs, probe_inputs
@@ -36,11 +36,23 @@ def test_the_first_layer_alone(name):
 
 @pytest.mark.parametrize(("name", "odd"), [("T5", "relative_attention_bias"), ("ModernBERT", "attn_norm")])
 def test_layers_that_cannot_take_each_others_places(name, odd):
-    with pytest.raises(
-        FinepruneError, match=rf"layers is \[1\].*since .*{odd}.*; keep the first ones: layers"
-    ):
+    with pytest.raises(FinepruneError, match=rf"layers is \[1\].*since .*{odd}.*; keep the first"):
         keep_chosen(make(name), [1], name)
     assert keep_chosen(make(name), [0], name).config.num_hidden_layers == 1
+
+
+def test_layers_that_are_told_apart_by_their_numbers():
+    config = GPTNeoConfig(
+        vocab_size=50, hidden_size=16, num_layers=4, num_heads=2, intermediate_size=32, window_size=2,
+        attention_types=[[["global", "local"], 2]], max_position_embeddings=32, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = GPTNeoModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert keep_chosen(model, [0, 1], "neo").config.num_layers == 2
+    with pytest.raises(FinepruneError, match=r"layers is \[0, 2\], and a model of these layers answers"):
+        keep_chosen(model, [0, 2], "neo")
 
 
 @pytest.mark.parametrize("layers", [[], [2, 1], [0, 0], [0, 3], [-1, 1]])

@@ -10,7 +10,6 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import MaskedWeight, density_of
-from fineprune.pruning.target import followers_of
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
 MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
@@ -58,13 +57,13 @@ def fold(model: nn.Module) -> nn.Module:
         vars(module).pop(progress.PROGRESS, None)
     ours = set(mask_buffers(model))
     folded: set[int] = set()
-    for name, module, masked in prepared:
+    for _, module, masked in prepared:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
             ranks.local(original).copy_(masked.fold(original))
             dead = ~masked.kept_units()
-            for follower in followers_of(model, masked.grid, name):
+            for follower in masked.followers:
                 follower.zero(dead)
         # Deep copies share the class that torch made for this module, and that class will lose its property:
         # first give this module a class that no copy shares.

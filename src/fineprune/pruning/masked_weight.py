@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.expansion import Expansion
+from fineprune.pruning.followers import Follower
 from fineprune.pruning.units import Grid, elements
 
 WeightGradient = Literal["masked", "dense"]
@@ -109,9 +110,11 @@ class MaskedWeight(nn.Module):
         gate: Gate | None = None,
         weight_gradient: WeightGradient = "masked",
         statistics: Mapping[str, Tensor] | None = None,
+        followers: tuple[Follower, ...] = (),
     ) -> None:
         super().__init__()
         self.grid = grid or elements("", weight)
+        self.followers = followers  # in a tuple, which does not make submodules of their modules
         self.weight_gradient: WeightGradient = weight_gradient
         mask = torch.ones_like(weight, dtype=torch.bool, memory_format=torch.contiguous_format)
         self.register_buffer("mask", mask)

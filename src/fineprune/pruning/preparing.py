@@ -11,11 +11,12 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import DDP_IGNORES, MODULES, freeze_embeddings, mask_buffers, masked_modules
+from fineprune.pruning.followers import followers_of
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods.base import Method
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.structures import governed, grids_of
-from fineprune.pruning.target import Target, followers_of
+from fineprune.pruning.target import Target
 from fineprune.pruning.targets import find_targets, refuse_quantized
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
@@ -56,14 +57,14 @@ def prepare(
     for name, grid in grids.items():
         module = matrices[name]
         weight = module.get_parameter("weight")
-        followers = followers_of(model, grid, name)
+        followers = followers_of(model, grid)
         tied = by_weight.get(id(weight))
         masked = tied or method.masked_weight(weight, grid, followers)
         masked.train(module.training)
         parametrize.register_parametrization(module, "weight", masked, unsafe=True)
         if tied is None:  # layers that share one weight share its mask, which counts once
             by_weight[id(weight)] = masked
-            targets.append(Target(name, module, masked, followers))
+            targets.append(Target(name, module, masked))
     if config.freeze_embeddings:
         freeze_embeddings(model)
     # Every process sets its own masks; DDP would broadcast those of rank 0 before each forward pass.

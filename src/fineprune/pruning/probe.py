@@ -84,12 +84,18 @@ def outputs(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Iterable[nn.
 
     hooks = [block.register_forward_hook(keep) for block in blocks]
     try:
-        with evaluating(model):
+        with evaluating(model), _without_autocast(model):
             answers = _tensors(model(**inputs))
     finally:
         for hook in hooks:
             hook.remove()
     return [tensor.float() for tensor in answers + states if tensor.is_floating_point()]
+
+
+def _without_autocast(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep an autocast that the caller is in from rounding the answers."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    return torch.autocast(device, enabled=False)
 
 
 def checked_outputs(

@@ -115,20 +115,14 @@ def _unique_masks(model: nn.Module) -> dict[str, MaskedWeight]:
 def _by_masks(model: nn.Module) -> list[MatrixSummary]:
     """Return what the current masks keep, in the model's order: where they are, and of what follows them."""
     found: dict[str, MatrixSummary] = {}
+    names = {module: name for name, module in model.named_modules()}
     for name, masked in _unique_masks(model).items():
         mask = masked.kept()
         found[name] = MatrixSummary(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel())
         alive = masked.kept_units()
-        prefix = name.removesuffix(masked.grid.reader)
-        for lines in masked.grid.followers:
-            weight = model.get_submodule(prefix + lines.matrix).get_parameter("weight")
-            units = torch.from_numpy(lines.units).to(alive.device)
-            kept = int(torch.count_nonzero(alive[units])) * weight.shape[1 - lines.axis]
-            before = found.get(prefix + lines.matrix)  # fused matrices follow in several parts
-            found[prefix + lines.matrix] = MatrixSummary(
-                prefix + lines.matrix,
-                tuple(weight.shape),
-                kept + (before.kept if before else 0),
-                weight.numel(),
-            )
+        for follower in masked.followers:
+            place, weight = names[follower.module], follower.weight
+            kept = len(follower.places(alive)) * weight.shape[1 - follower.lines.axis]
+            kept += found[place].kept if place in found else 0  # fused matrices follow in several parts
+            found[place] = MatrixSummary(place, tuple(weight.shape), kept, weight.numel())
     return [found[name] for name, _ in model.named_modules() if name in found]

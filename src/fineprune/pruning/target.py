@@ -1,53 +1,14 @@
 """One pruned weight of a prepared model, and the weights of other matrices that belong to its units."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fineprune.pruning.anatomy import Lines
+from fineprune.pruning.followers import Follower
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.units import Grid
-
-
-class Follower(NamedTuple):
-    """Lines of a matrix that belong to units which are masked elsewhere."""
-
-    module: nn.Module
-    lines: Lines
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The weight of the whole matrix."""
-        return self.module.get_parameter("weight")
-
-    def places(self, units: Tensor) -> Tensor:
-        """Return where the lines of some units are along their axis.
-
-        Args:
-            units: Bool, an entry a unit.
-        """
-        device = self.weight.device
-        flags = units.to(device)[torch.from_numpy(self.lines.units).to(device)]
-        return torch.from_numpy(self.lines.positions).to(device)[flags]
-
-    @torch.no_grad()
-    def zero(self, dead: Tensor) -> None:
-        """Set the lines of dead units to 0; `dead` is bool, an entry a unit."""
-        self.weight.index_fill_(self.lines.axis, self.places(dead), 0.0)
-
-
-def followers_of(model: nn.Module, grid: Grid, reader: str) -> tuple[Follower, ...]:
-    """Return the followers of a grid in a model, also in one that another module wraps.
-
-    Args:
-        model: The model.
-        grid: The grid.
-        reader: The name that the grid's matrix has in this model.
-    """
-    prefix = reader.removesuffix(grid.reader)
-    return tuple(Follower(model.get_submodule(prefix + lines.matrix), lines) for lines in grid.followers)
 
 
 def size_of(weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> Tensor:
@@ -74,7 +35,11 @@ class Target:
     name: str
     module: nn.Module
     masked: MaskedWeight
-    followers: tuple[Follower, ...] = ()
+
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """The lines of other matrices that belong to the units."""
+        return self.masked.followers
 
     @property
     def weight(self) -> nn.Parameter:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning.anatomy import place_of
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune.pruning.units import Grid
@@ -36,7 +37,7 @@ def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, 
     by_kind: dict[tuple[str, str], list[Grid]] = {}
     for grid in grids.values():
         if grid.followers:
-            by_kind.setdefault((grid.kind, grid.reader.split(".")[0]), []).append(grid)
+            by_kind.setdefault((grid.kind, place_of(grid.reader).stack), []).append(grid)
     if not by_kind:
         return
     if any(parameter.dtype.itemsize < 4 for parameter in model.parameters() if parameter.is_floating_point()):

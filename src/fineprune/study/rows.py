@@ -118,9 +118,10 @@ def _check_alike(group: Group, out: Path) -> None:
             continue
         recipe = row.results["recipe"]
         # A field that is newer than the run had its default.
-        alike = recipe | {"training": TRAINING | recipe["training"] | {"seed": None}, "dense": None}
-        if recipe.get("dense") is not None:
-            alike["dense"] = TRAINING | recipe["dense"] | {"seed": None}
+        alike = recipe | {"training": TRAINING | recipe["training"] | {"seed": None}}
+        for stage in ("dense", "refine"):
+            given = recipe.get(stage)
+            alike[stage] = None if given is None else TRAINING | given | {"seed": None}
         if recipe.get("distillation") is not None:
             alike["distillation"] = Distillation().to_dict() | recipe["distillation"] | {"teacher": None}
         if recipe["pruning"] is not None:
@@ -128,7 +129,8 @@ def _check_alike(group: Group, out: Path) -> None:
         model = recipe["model"]
         if isinstance(model, dict):
             own = str(model["name"]).removesuffix(f"-{DENSE}-s{row.cell.seed}")
-            alike["model"] = {"attention": None} | model | {"name": own}
+            newer = dict.fromkeys(("attention", "structure", "density"))
+            alike["model"] = newer | model | {"name": own}
         if first is not None and alike != first[1]:
             names = ", ".join(section for section in alike if alike[section] != first[1].get(section))
             raise FinepruneError(

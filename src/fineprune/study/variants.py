@@ -59,6 +59,7 @@ def settings_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any
         start = _stage(recipe["dense"])
     found = {LENGTH: _length(training), START: start}
     found |= _plain("training", training)
+    found |= _shape(recipe)
     if recipe["pruning"] is not None:
         found |= _plain("pruning", PruningConfig().to_dict() | recipe["pruning"], "pruning ")
     if recipe.get("distillation") is not None:
@@ -157,6 +158,17 @@ def _start(model: Any, seed: Any, others: Mapping[str, Mapping[str, Any]], folde
     if run_of(name, folder) not in others:
         return Setting(None, "")
     return _of_run(name, seed, others, folder, "from ")
+
+
+def _shape(recipe: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return whether a run cut its model first, and whether it trained the smaller model on."""
+    model, refine = recipe.get("model"), recipe.get("refine")
+    cut = (model.get("structure"), model.get("density")) if isinstance(model, dict) else (None, None)
+    stage = None if refine is None else _stage(refine).value
+    return {
+        "cut": Setting(None, "") if cut == (None, None) else Setting(repr(cut), f"cut first to {cut[1]}"),
+        "refine": Setting(stage, "" if refine is None else f"refined, {_length(refine).text}"),
+    }
 
 
 def _stage(dense: Mapping[str, Any]) -> Setting:

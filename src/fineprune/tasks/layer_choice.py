@@ -1,10 +1,13 @@
 """Keep some layers of a pre-trained model: the first ones, or those of a list."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fineprune.errors import FinepruneError
+
+_AGREE = 1e-4  # of the largest value, in float32
 
 
 def keep_first(config: Any, layers: int, name: str) -> None:
@@ -38,9 +41,12 @@ def keep_chosen(model: Any, layers: Sequence[int], name: str) -> Any:
         name: of the model, for messages.
 
     Raises:
-        FinepruneError: a layer cannot take the place of another: T5's first one has the bias of positions.
+        FinepruneError: a layer cannot take the place of another: T5's first one has the bias of positions,
+            and SmolLM3's configuration says which ones have none.
     """
     import torch
+
+    from fineprune.pruning.probe import difference, outputs, probe_inputs
 
     config = copy.deepcopy(model.config)
     total = config.num_hidden_layers
@@ -68,7 +74,37 @@ def keep_chosen(model: Any, layers: Sequence[int], name: str) -> Any:
         )
     smaller.load_state_dict(weights, assign=True)
     smaller.tie_weights()
+    inputs = probe_inputs(model)
+    with _skipping(model, lists, layers):
+        apart = difference(outputs(model, inputs), outputs(smaller, inputs))
+    if not apart <= _AGREE:
+        raise FinepruneError(
+            f"{name}: layers is {list(layers)}, and a model of these layers answers otherwise than the whole "
+            f"one does without the others (by {apart:.1e} of the largest value): layers are told apart by "
+            f"their numbers; keep the first ones: layers: {len(layers)}"
+        )
     return smaller.train(model.training)
+
+
+@contextlib.contextmanager
+def _skipping(model: Any, lists: Sequence[str], layers: Sequence[int]) -> Iterator[None]:
+    """Let the layers that are not in the list return what they were given, while the block runs."""
+
+    def skip(module: Any, args: Any, given: Any, output: Any) -> Any:
+        hidden = args[0] if args else given["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hooks = [
+        block.register_forward_hook(skip, with_kwargs=True)
+        for place in lists
+        for index, block in enumerate(model.get_submodule(place))
+        if index not in layers
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _total(config: Any, layers: Any, name: str) -> int:

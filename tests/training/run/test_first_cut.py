@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from architectures.models import make
 from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
@@ -25,6 +26,11 @@ def test_the_smallest_neurons_go():
     assert done.ordinary
 
 
+def test_heads_that_cannot_be_removed():
+    with pytest.raises(FinepruneError, match=r"model.structure=\{'attention': 'head'\}: heads of mpnet"):
+        cut(make("MPNet"), {"attention": "head"}, 0.5)
+
+
 def test_a_run_in_two_stages(files, tmp_path):
     recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "warmup": 1, "cooldown": 3})
     start = replace(recipe.model, structure=NEURONS, density=0.5)
@@ -42,7 +48,10 @@ def test_a_run_in_two_stages(files, tmp_path):
     [
         ({"density": 0.5}, "model: structure and density go together"),
         ({"structure": NEURONS}, "model: structure and density go together"),
-        ({"structure": "element", "density": 0.5}, "model.structure='element': leaves the model its size"),
+        (
+            {"structure": "element", "density": 0.5},
+            "model.structure='element': leaves zeros in the model, or its size",
+        ),
         ({"structure": NEURONS, "density": 2}, "model.density=2: the share of weights"),
         ({"structure": {"ffn": "neuron"}, "density": 0.5}, "model.structure: unknown setting 'ffn'"),
     ],

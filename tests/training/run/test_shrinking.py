@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from dataclasses import replace
 
 import torch
 from architectures.models import make
@@ -11,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fineprune import PruningConfig, shrink
 from fineprune.pruning.origin import origin_of
+from fineprune.training.run import train
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import inspect_folder
 from fineprune.training.run.mask_snapshot import Record
@@ -37,6 +39,20 @@ def test_a_run_with_neurons(files, tmp_path):
     assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
     score = Record.load(tmp_path / "run").score  # of the neuron that each sampled weight is of
     assert len(set(score.tolist())) == 2 * 16
+
+
+def test_a_run_in_bfloat16_is_proved_in_float32(files, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(model, pruning):
+        seen.append(hasattr(vars(model).get("forward"), "__wrapped__"))  # by accelerate's autocast
+        return shrink_run(model, pruning)
+
+    monkeypatch.setattr(train, "shrink_run", spy)
+    recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "structure": NEURONS})
+    recipe = replace(recipe, training=replace(recipe.training, precision="bfloat16"))
+    assert run_recipe(recipe, tmp_path / "run", progress=False)["shrunk"]["neurons"] == [[8, 16]] * 2
+    assert seen == [False]
 
 
 def test_what_inspect_says(tmp_path):
@@ -70,5 +86,5 @@ def test_a_model_that_cannot_be_shrunk_keeps_its_zeros(caplog):
     before = copy.deepcopy(model.state_dict())
     with caplog.at_level(logging.WARNING, "fineprune"):
         assert shrink_run(model, PruningConfig(structure=NEURONS)) is None
-    assert "the model keeps its size, with zeros: SqueezeBertForSequenceClassification" in caplog.text
+    assert "the model was not made smaller: SqueezeBertForSequenceClassification" in caplog.text
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from fineprune.config import PruningConfig
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
+from fineprune.pruning.followers import Follower
 from fineprune.pruning.masked_weight import Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
 from fineprune.pruning.selection import round_count
 from fineprune.pruning.structures import rankings
-from fineprune.pruning.target import Follower, Target, size_of
+from fineprune.pruning.target import Target, size_of
 from fineprune.pruning.units import Grid
 
 
@@ -151,6 +152,7 @@ class Method(ABC):
             None if bundle.gate is None else bundle.gate(weight),
             bundle.weight_gradient,
             None if bundle.rule is None else bundle.rule.statistics(size),
+            followers,
         )
         if bundle.first_mask is not None:
             masked.mask.copy_(bundle.first_mask(weight))
@@ -218,7 +220,8 @@ class Method(ABC):
                 if grid.kind == "neuron":
                     round_count(scores, flag, self.config.round_to)
         threshold = sum(cut.value for cut in cuts) / len(cuts)
-        for target in targets:
+        for target, flag in zip(targets, flags, strict=True):
             if target.masked.gate is not None:
-                target.gate.follow(threshold)
+                kept = target.scores[flag] if self.config.round_to > 1 else None  # may be below the cut
+                target.gate.follow(threshold if kept is None or not len(kept) else float(kept.min()))
         return threshold

@@ -6,6 +6,7 @@ Filters of least norm go before any fine-tuning, as in compute-optimal transfer 
 from typing import TYPE_CHECKING, Any
 
 from fineprune.config import METHODS, PruningConfig
+from fineprune.errors import FinepruneError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +28,7 @@ def cut(model: "nn.Module", structure: Any, density: float) -> "Shrunk":
     """Remove the heads or neurons of least size, in place, and return what remains.
 
     Raises:
-        FinepruneError: the structure does not fit the model.
+        FinepruneError: the structure does not fit the model, or its units cannot be removed from it.
     """
     from fineprune.pruning.finalizing import finalize  # recipes are read without torch
     from fineprune.pruning.preparing import prepare
@@ -35,4 +36,9 @@ def cut(model: "nn.Module", structure: Any, density: float) -> "Shrunk":
 
     pruner = prepare(model, cut_config(structure, density), total_steps=1)
     pruner.step()
-    return shrink(finalize(model))
+    shrunk = shrink(finalize(model))
+    if shrunk.refused:
+        raise FinepruneError(
+            f"model.structure={structure!r}: {shrunk.refused[0]}; cut another part, or leave structure out"
+        )
+    return shrunk

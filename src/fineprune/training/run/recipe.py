@@ -9,7 +9,7 @@ from fineprune._messages import choose
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import shrinks
+from fineprune.structure import TIED, parts_of
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
@@ -68,10 +68,10 @@ class ModelConfig:
                 config = cut_config(self.structure, self.density)
             except FinepruneError as error:
                 raise FinepruneError(f"model.{error}") from error
-            if not shrinks(config.structure):
+            if any(part.unit not in TIED for part in parts_of(config.structure).values()):
                 raise FinepruneError(
-                    f"model.structure={self.structure!r}: leaves the model its size; give heads or neurons, "
-                    "{attention: head, feed_forward: neuron}"
+                    f"model.structure={self.structure!r}: leaves zeros in the model, or its size; give heads "
+                    "and neurons alone, {attention: head, feed_forward: neuron}"
                 )
             object.__setattr__(self, "structure", config.structure)
         if self.attention is not None:

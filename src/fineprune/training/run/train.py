@@ -39,7 +39,7 @@ from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
-from fineprune.training.run.evaluate import scores
+from fineprune.training.run.evaluate import in_float32, scores
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, plan_of, usual_rates
@@ -240,7 +240,8 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         finalize(model)
         trainer.pruner = None
     stats, dense_bytes = summary(model), packing.bytes_of(model.state_dict())
-    shrunk = shrink_run(model, recipe.pruning)
+    with in_float32(trainer):  # the proof would refuse what bfloat16 rounds
+        shrunk = shrink_run(model, recipe.pruning)
     trainer.compute_metrics.answers = None  # those of the finished model count
     measured = scores(trainer, evaluation.more)
     answers = trainer.compute_metrics.answers
