@@ -44,7 +44,7 @@ def test_layers_that_cannot_take_each_others_places(name, odd):
 def test_layers_that_are_told_apart_by_their_numbers():
     config = GPTNeoConfig(
         vocab_size=50, hidden_size=16, num_layers=4, num_heads=2, intermediate_size=32, window_size=2,
-        attention_types=[[["global", "local"], 2]], max_position_embeddings=32, bos_token_id=0, eos_token_id=0,
+        attention_types=[[["global", "local"], 2]], max_position_embeddings=32, eos_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
     model = GPTNeoModel(config).eval()
