@@ -86,15 +86,19 @@ def in_float32(trainer: PruningTrainer) -> Iterator[None]:
     """
     accelerator: Any = trainer.accelerator
     native = accelerator.native_amp
-    wrapped = vars(trainer.model).get("forward")
+    wraps = {name: vars(trainer.model).get(name) for name in ("forward", "_original_forward")}
     accelerator.native_amp = False
     trainer.model = accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     try:
         yield
     finally:
         accelerator.native_amp = native
-        if wrapped is not None:
-            trainer.model.forward = wrapped
+        for (
+            name,
+            value,
+        ) in wraps.items():  # with the second, which unwrapping takes away, it can be done again
+            if value is not None:
+                setattr(trainer.model, name, value)
 
 
 def scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
