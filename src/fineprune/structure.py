@@ -74,11 +74,6 @@ def shrinks(structure: Any) -> bool:
     return any(part.unit in TIED for part in parts_of(structure).values())
 
 
-def unit_name(unit: Unit) -> str:
-    """Return how messages and tables call a unit."""
-    return unit if isinstance(unit, str) else f"{unit[0]} x {unit[1]} block"
-
-
 def check_structure(config: Any) -> None:
     """Raise `FinepruneError` where the structure or its budget does not fit the rest of a `PruningConfig`."""
     if config.traits.holds_zeros and config.structure != "element":

@@ -260,14 +260,17 @@ class Pruner:
         Multiply-adds are those of the pruned matrices and, where heads are pruned, of their attention
         product, for a text of `budget_length` tokens.
         """
+        ranks.reshard(self.model)
         grids = [target.masked.grid for target in self.targets]
-        kept = [target.masked.kept_weights() // target.masked.grid.weights for target in self.targets]
+        weights = [target.masked.kept_weights() for target in self.targets]
+        kept = [count // grid.weights for count, grid in zip(weights, grids, strict=True)]
         units = [math.prod(grid.shape) for grid in grids]
         spent, total = (
             sum(count * grid.multiply_adds for count, grid in zip(counts, grids, strict=True))
             for counts in (kept, units)
         )
-        found: dict[str, Any] = {"parameters": self.density, "flops": spent / total}
+        share = sum(weights) / sum(target.masked.total_weights for target in self.targets)
+        found: dict[str, Any] = {"parameters": share, "flops": spent / total}
         for kind in TIED:
             of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
             if of_kind:

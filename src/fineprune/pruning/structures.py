@@ -15,7 +15,7 @@ from fineprune.pruning.anatomy import Attention, FeedForward, Kind, Lines, place
 from fineprune.pruning.expansion import Lines as LineExpansion
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.units import Grid
-from fineprune.structure import TIED, Unit, parts_of, unit_name
+from fineprune.structure import TIED, Unit, parts_of
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
@@ -107,7 +107,7 @@ def _tied(
             raise FinepruneError(
                 f"{half.name}: has no {reader} that reads its {unit}s; structure='row' fits it"
             )
-        yield read[0].matrix, _grid(half, read[0], unit_name(unit), whole, chosen, config)
+        yield read[0].matrix, _grid(half, read[0], str(unit), whole, chosen, config)
     rest = [name for name in chosen if name not in seen]
     if rest:
         raise FinepruneError(

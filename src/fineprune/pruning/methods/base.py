@@ -144,16 +144,12 @@ class Method(ABC):
     def masked_weight(self, weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> MaskedWeight:
         """Return the parametrization of one weight."""
         bundle = self.bundle
-        size = size_of(weight, grid, followers)
-        masked = MaskedWeight(
-            weight,
-            None if bundle.rule is None else bundle.rule.start(size),
-            grid,
-            None if bundle.gate is None else bundle.gate(weight),
-            bundle.weight_gradient,
-            None if bundle.rule is None else bundle.rule.statistics(size),
-            followers,
-        )
+        scores, statistics = None, None
+        if bundle.rule is not None:
+            size = size_of(weight, grid, followers)
+            scores, statistics = bundle.rule.start(size), bundle.rule.statistics(size)
+        gate = None if bundle.gate is None else bundle.gate(weight)
+        masked = MaskedWeight(weight, scores, grid, gate, bundle.weight_gradient, statistics, followers)
         if bundle.first_mask is not None:
             masked.mask.copy_(bundle.first_mask(weight))
         return masked
