@@ -22,7 +22,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata stress lint bench bench-engine study pictures runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata stress docs lint bench bench-engine study pictures runtime-alone sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,10 @@ stress: $(STAMP)  ## the tests that make test thins, whole; writes benchmarks/re
 		>> $(STRESS).new || { cat $(STRESS).new; exit 1; }
 	@mv $(STRESS).new $(STRESS)
 	@cat $(STRESS)
+
+docs: $(STAMP)  ## the documentation site, in build/docs; warnings are errors
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(STAMP)  ## ruff check, ruff format --check, clang-format, mypy
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ that can be told, and `shrink` refuses them. Neurons of experts that are kept in
 parameter stay.
 
 Written by `python tests/architectures/structures.py > docs/structures.md` from the table that
-[test_shrink.py](../tests/pruning/test_shrink.py) checks, with tiny models of random weights: units of any
+`tests/pruning/test_shrink.py` checks, with tiny models of random weights: units of any
 number, layers with an empty half, and equal widths. The answers of the shrunk models are within 1e-5 of
 those before, in float32. Class names are those of transformers 5.23.
 """

@@ -41,7 +41,7 @@ those models the attention alone is. Blocks of different classes in one list (Sw
 repeated ones; where nothing is found, `prepare` says so and names linear layers for `targets`.
 
 Written by `python tests/architectures/table.py > docs/architectures.md` from the table that
-[test_architectures.py](../tests/architectures/test_architectures.py) checks: one method for each
+`tests/architectures/test_architectures.py` checks: one method for each
 architecture in `make test`, all four in `make stress`.
 """
 

@@ -1,0 +1,54 @@
+"""Build the documentation site: `make docs`.
+
+Sphinx, because the API reference comes from docstrings and is checked while it is built: a name that no page
+defines, a link to a missing section and a page that no list names are warnings, and warnings are errors.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reference_pages import write_pages
+
+import fineprune
+
+project = "fineprune"
+author = "The fineprune authors"
+project_copyright = "2026, the fineprune authors"
+release = version = fineprune.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+nitpicky = False  # types of torch and transformers have no pages here
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_class_signature = "separated"
+autodoc_default_options = {"members": True, "exclude-members": "__new__, __init__"}
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "fineprune"
+linkcheck_timeout = 20
+
+
+def _as_markdown(app, what, name, obj, options, lines):
+    """Show code in docstrings as they are written: `name` in one pair of backticks, and |W| as it stands."""
+    for i, line in enumerate(lines):
+        pieces = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
+        lines[i] = "".join(
+            f"``{piece}``" if k % 2 else piece.replace("|", r"\|") for k, piece in enumerate(pieces)
+        )
+
+
+def setup(app):
+    """Register the hook."""
+    app.connect("autodoc-process-docstring", _as_markdown, priority=100)
+
+
+write_pages(Path(__file__).parent / "reference")
