@@ -13,10 +13,13 @@ Unit = str | tuple[int, int]
 ALL = "all"
 """The part of a structure that says the same of every target matrix."""
 
-_IN_EVERY_MATRIX = ("element", "row", "column")
-_TIED = {"attention": ("head", "attention"), "feed_forward": ("neuron", "feed_forward")}
+EVERYWHERE = ("element", "row", "column")
+"""Units of every matrix, beside blocks."""
 
-TIED = tuple(unit for units in _TIED.values() for unit in units)
+UNITS = {"attention": ("head", "attention"), "feed_forward": ("neuron", "feed_forward")}
+"""Units that one part of a layer has besides."""
+
+TIED = tuple(unit for units in UNITS.values() for unit in units)
 """Units that span several matrices, and which `shrink` removes."""
 
 
@@ -38,10 +41,10 @@ def parts_of(structure: Any) -> dict[str, Part]:
     """
     if not isinstance(structure, Mapping):
         return {ALL: Part(_unit(structure, ALL, "structure"))}
-    check_keys(structure, _TIED, "structure")
+    check_keys(structure, UNITS, "structure")
     if not structure:
         raise FinepruneError("structure={}: name attention, feed_forward or both, or leave structure out")
-    parts = {name: _part(structure[name], name) for name in _TIED if name in structure}
+    parts = {name: _part(structure[name], name) for name in UNITS if name in structure}
     if len({part.density is None for part in parts.values()}) > 1:
         raise FinepruneError(
             "structure: give both parts a density, or neither: without one they are ranked together"
@@ -129,7 +132,7 @@ def _part(value: Any, name: str) -> Part:
 
 def _unit(value: Any, part: str, where: str) -> Unit:
     """Return a unit of a part ("all": of every matrix)."""
-    allowed = (*_IN_EVERY_MATRIX, *_TIED.get(part, ()))
+    allowed = (*EVERYWHERE, *UNITS.get(part, ()))
     if isinstance(value, str) and value in allowed:
         return value
     if isinstance(value, (list, tuple)):
@@ -143,7 +146,7 @@ def _unit(value: Any, part: str, where: str) -> Unit:
             "several levels are two runs: heads and neurons, then elements of the smaller model"
         )
     if isinstance(value, str) and part == ALL and value in TIED:
-        of = next(name for name, units in _TIED.items() if value in units)
+        of = next(name for name, units in UNITS.items() if value in units)
         raise FinepruneError(f"{where}={value!r}: is a unit of one part; write {{{of}: {value}}}")
     hint = suggestion(value, allowed) if isinstance(value, str) else ""
     choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]

@@ -42,8 +42,13 @@ class Source(ABC):
     """In place of files: the name of a data set on the hub."""
 
     subset: str | None = None
+    """The subset of the hub's data set, where it has several."""
+
     train_split: str = "train"
+    """The split of the hub's data set to train on."""
+
     validation_split: str = "validation"
+    """The split of the hub's data set to score on."""
 
     def __post_init__(self) -> None:
         for name in _LISTS:

@@ -8,6 +8,9 @@ from fineprune.errors import FinepruneError
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 
+SCHEMA = FOLDER / "recipe.schema.json"
+"""The JSON Schema of recipes, which docs/recipe_schema.py makes."""
+
 
 def packaged(folder: Path = FOLDER) -> dict[str, str]:
     """Return the names of the recipes, each with the description in its first line."""

@@ -26,7 +26,11 @@ class TrainingConfig:
     """Length of the run; or give `epochs`. Neither: by the number of examples (`chosen_steps`)."""
 
     epochs: float | None = None
+    """Length of the run in passes over the training data; or give `steps`."""
+
     batch_size: int = 32
+    """Examples of a batch, over all processes."""
+
     accumulation: int = 1
     """Batches that make one optimizer step."""
 
@@ -42,6 +46,8 @@ class TrainingConfig:
     begins again, `cycles` times; "cosine" falls along half a cosine."""
 
     cycles: int = Plan.cycles
+    """How often the learning rates fall with `schedule` "cycles"."""
+
     final_lr: float = Plan.final
     """Where the learning rates end, in the run or in each cycle, as a share of the peak."""
 
@@ -58,7 +64,11 @@ class TrainingConfig:
     """Every dropout of the model while it trains. None: the model's own."""
 
     weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+
     max_grad_norm: float = 1.0
+    """Norm to which the gradient is clipped; 0 does not clip."""
+
     max_length: int = 128
     """Tokens at which a text (or a pair) is cut."""
 
@@ -69,6 +79,8 @@ class TrainingConfig:
     """"float32", or "bfloat16" autocast."""
 
     seed: int = 0
+    """Seed of the new head, the order of the data and the dropout."""
+
     evaluate_every: int | None = None
     """Evaluate and save a checkpoint every N steps. None: ten times in a run."""
 
