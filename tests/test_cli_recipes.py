@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support import call
 
+from fineprune.training.run.recipe_file import dump_yaml, read_yaml
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ann", "smith", "rome", "in", "is", "good", "bad"]
 TASK = """
 model: {model}
@@ -68,6 +70,61 @@ def test_bad_names_are_one_line(arguments, said, capsys, tmp_path, monkeypatch):
     assert said in error
     assert error.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_recipe_is_checked_before_it_runs(place, capsys):
+    assert call("recipe", "check", place / "recipe.yaml", "training.warmup=3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"model     {place / 'tiny'}"
+    assert lines[2] == "training  60 steps, batch 8, learning rate 0.01"
+    assert call("recipe", "check", place / "recipe.yaml", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pruning"]["density"] == 0.5
+    assert (
+        call("recipe", "check", "small-sst2", f"task.data_dir={place / 'sst2'}", f"model={place / 'tiny'}")
+        == 2
+    )
+    assert "training.max_length=64: " in capsys.readouterr().err
+
+
+def test_the_schema_is_printed(capsys):
+    assert call("recipe", "schema") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "fineprune recipe"
+
+
+SECTIONS = ("model", "task", "training", "pruning", "distillation", "dense", "refine", "methods")
+
+
+@pytest.mark.parametrize("command", [["run"], ["recipe", "check"]])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is not a regular file"),
+        ("", "a recipe has the sections model, task"),
+        ("model: [", "not YAML"),
+        ("sections: {}", "recipe: unknown setting 'sections'"),
+    ],
+)
+def test_a_wrong_file_is_one_line(command, content, said, capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    if content is None:
+        recipe.mkdir()
+    else:
+        recipe.write_text(content)
+    assert call(*command, recipe) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["run"], ["recipe", "check"]])
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_unknown_key_of_a_section_is_one_line(place, command, section, capsys, tmp_path):
+    valid = read_yaml(place / "recipe.yaml", "recipe")
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(valid | {section: {"nmae": 1}}))
+    assert call(*command, tmp_path / "recipe.yaml") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"fineprune: {section}: unknown setting 'nmae'; ")
+    assert error.count("\n") == 1
 
 
 def test_a_recipe_of_the_package_runs_by_name(place, capsys, tmp_path, monkeypatch):

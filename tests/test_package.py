@@ -23,7 +23,7 @@ def test_unknown_name():
 
 def test_import_loads_nothing_heavy():
     code = (
-        "import sys, fineprune, fineprune.cli, fineprune.training.run.recipe;"
+        "import sys, fineprune, fineprune.cli, fineprune.training.run.recipe_check;"
         "print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

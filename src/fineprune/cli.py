@@ -19,6 +19,7 @@ from fineprune.study.command import study
 from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
 from fineprune.training.host.preemption import preemptible
+from fineprune.training.run.recipe_command import recipe_app
 
 if TYPE_CHECKING:
     from fineprune.training.run.demo import DemoRow
@@ -278,6 +279,7 @@ def inspect(
 app.command()(bench)
 app.command()(study)
 app.command()(report)
+app.add_typer(recipe_app, name="recipe")
 
 
 def main() -> NoReturn:

@@ -137,7 +137,9 @@ def files(tmp_path: Path, pretrained: str) -> SimpleNamespace:
             "pruning": {"method": "movement", "density": 0.25},
         }
         for name, section in sections.items():
-            values[name] = values[name] | section if isinstance(section, dict) else section
+            before = values.get(name)
+            merge = isinstance(section, dict) and isinstance(before, dict)
+            values[name] = before | section if merge else section
         return Recipe.from_dict(values)
 
     return SimpleNamespace(

@@ -77,15 +77,19 @@ class Source(ABC):
         """Return the columns that every file of the data must have; none where that is not known."""
         return ()
 
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the data; none where they are on the hub."""
+        return tuple(place for place in (self.train, self.validation) if place is not None)
+
     def check_files(self) -> None:
         """Raise `FinepruneError` for files that are not there or lack columns; reads one line of each."""
-        if self.hub is not None:
-            return
-        for place in (self.train, self.validation):
-            if place is not None:
-                names = column_names(find_file(place))
-                if names and not is_of_cola(names):
-                    check_columns(place, self.wanted_columns(), names)
+        for place in self.files():
+            path = find_file(place)
+            if path.stat().st_size == 0:
+                raise FinepruneError(f"{place}: the file is empty")
+            names = column_names(path)
+            if names and not is_of_cola(names):
+                check_columns(place, self.wanted_columns(), names)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -98,6 +98,10 @@ class ClassificationConfig(Source):
             self._warn(data, str(train_place), validation_place)
         return data
 
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the data, further validation sets among them."""
+        return () if self.hub is not None else (*super().files(), *(self.more or {}).values())
+
     def wanted_columns(self) -> tuple[str, ...]:
         """Return the columns of text and labels."""
         return (*self.columns, self.label)

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import nn
-
-from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.schedule import Schedule
-from fineprune.pruning.targets import find_targets
 from fineprune.training.run.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _LEAST_TRAVEL = 0.1
 """Least sum of the learning rates at the final density, over the root mean square of the weights.
@@ -87,26 +85,46 @@ def plan_of(recipe: Recipe, model: Any, steps: int, new_head: bool) -> RunPlan:
         steps: its optimizer steps.
         new_head: whether the head of the model is random.
     """
+    width = getattr(model.config, "hidden_size", None)
+    known = width if isinstance(width, int) else None
+    return plan_without_model(recipe, steps, new_head, known, _size_of_weights(model))
+
+
+def schedule_of(recipe: Recipe, steps: int) -> Schedule:
+    """Return the schedule of the density of a run of one stage; without pruning, the one of its rates."""
+    pruning = recipe.pruning
+    if pruning is None:
+        return Schedule(steps, 0, round(0.3 * steps))  # the steps over which "hold" falls
+    if pruning.traits.holds_zeros:
+        return Schedule(steps, 0, steps)
+    return Schedule.plan(steps, pruning.warmup, pruning.cooldown)
+
+
+def plan_without_model(
+    recipe: Recipe, steps: int, new_head: bool, width: int | None, size: float = math.nan
+) -> RunPlan:
+    """Return the plan of a run whose model is not at hand.
+
+    Args:
+        recipe: its recipe, of one stage, with a learning rate.
+        steps: its optimizer steps.
+        new_head: whether the head of the model is random.
+        width: the size of the hidden states, where it is known.
+        size: the root mean square of the weights to prune. nan: unknown, so nothing is said of its change.
+    """
     training, pruning = recipe.training, recipe.pruning
     warmup = training.warmup if isinstance(training.warmup, int) else round(training.warmup * steps)
     prunes = pruning is not None and not pruning.traits.holds_zeros
-    if pruning is None:
-        schedule = Schedule(steps, 0, round(0.3 * steps))  # the steps over which "hold" falls
-    elif pruning.traits.holds_zeros:
-        schedule = Schedule(steps, 0, steps)
-    else:
-        schedule = Schedule.plan(steps, pruning.warmup, pruning.cooldown)
+    schedule = schedule_of(recipe, steps)
     plan, peak = training.rates.plan, training.learning_rate or 0.0
     rates = [peak * plan.factor(step, steps, warmup, schedule.cooldown) for step in range(steps)]
-    size = _size_of_weights(model)
-    width = getattr(model.config, "hidden_size", None)
     return RunPlan(
         steps=steps,
         warmup=warmup,
         prune_from=schedule.warmup if prunes else None,
         density=pruning.density if pruning is not None and prunes and pruning.controlled else None,
         at_final=schedule.cooldown,
-        width=width if isinstance(width, int) else None,
+        width=width,
         new_head=new_head,
         travel=sum(rates) / size,
         final_travel=sum(rates[steps - schedule.cooldown :]) / size,
@@ -237,12 +255,14 @@ def _recorded(results: Mapping[str, Any]) -> RunPlan | None:
     return RunPlan(**values) if set(values) == set(RunPlan._fields) else None
 
 
-@torch.no_grad()
-def _size_of_weights(model: nn.Module) -> float:
+def _size_of_weights(model: "nn.Module") -> float:
     """Return the root mean square of the weights to prune, without zeros that an earlier pruning made."""
+    from fineprune.pruning.finalizing import masked_modules  # recipes are checked without torch
+    from fineprune.pruning.targets import find_targets
+
     names = [f"{name}.parametrizations.weight.original" for name, *_ in masked_modules(model)]
     names = names or [f"{name}.weight" for name in find_targets(model)]
-    weights = [model.get_parameter(name) for name in names]
+    weights = [model.get_parameter(name).detach() for name in names]
     squares = sum(float(weight.float().square().sum()) for weight in weights)
     return math.sqrt(squares / max(1, sum(int(weight.count_nonzero()) for weight in weights))) or math.inf
 

@@ -88,9 +88,6 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
     if steps is None:
         per_step = training.batch_size * training.accumulation
         steps = max(1, round((training.epochs or 0) * (rows or 0) / per_step))
-    in_steps = isinstance(training.warmup, int)
-    if in_steps and rows is not None and training.warmup >= steps:
-        raise FinepruneError(f"training.warmup={training.warmup}: the run has {steps} steps; give fewer")
     every = training.evaluate_every or max(1, steps // 10)
     return TrainingArguments(
         output_dir=str(folder),
@@ -100,7 +97,7 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate or 0.0,  # None only where nothing is trained
         lr_scheduler_type="linear",
-        warmup_steps=training.warmup if in_steps else round(training.warmup * steps),
+        warmup_steps=0 if rows is None else training.warmup_steps(steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bfloat16",

@@ -154,6 +154,18 @@ class TrainingConfig:
             chosen["learning_rate"] = chosen_rate(width, pruned)
         return replace(self, **chosen)
 
+    def warmup_steps(self, steps: int) -> int:
+        """Return the steps over which the learning rates of a run rise.
+
+        Raises:
+            FinepruneError: the run is not longer than that.
+        """
+        if not isinstance(self.warmup, int):
+            return round(self.warmup * steps)
+        if self.warmup >= steps:
+            raise FinepruneError(f"training.warmup={self.warmup}: the run has {steps} steps; give fewer")
+        return self.warmup
+
     @property
     def rates(self) -> Rates:
         """The plans of the learning rates."""
