@@ -20,7 +20,8 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.heads import labels, read_head
 from fineprune_runtime.layers import Matrix
-from fineprune_runtime.pooling import MODULES, read_pooling
+from fineprune_runtime.modules import MODULES
+from fineprune_runtime.pooling import read_pooling
 from fineprune_runtime.predictor import (
     AnswerPredictor,
     EntityPredictor,

@@ -1,6 +1,5 @@
 """Turn the tokens of a text into one vector, as the modules of sentence-transformers beside a model say."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +8,9 @@ from numpy.typing import NDArray
 from fineprune_runtime.architectures import whole
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.reading import read_json
+from fineprune_runtime.modules import MODULES, Module, read_modules
 
 Floats = NDArray[np.float32]
-
-MODULES = "modules.json"
 
 # By the names of older versions, which have a flag for each, in the order of their parts of the vector.
 _MODES = {
@@ -78,48 +75,35 @@ def read_pooling(folder: Folder) -> Pooling:
     Raises:
         EngineError: a file is missing or damaged, or asks for more than pooling and a norm.
     """
-    file = folder.path / MODULES
-    try:
-        modules = read_json(file)
-    except OSError as error:
-        raise EngineError(f"{file}: cannot be read ({error.strerror}); save or fetch it again") from error
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise EngineError(f"{file}: expected a list of modules; save or fetch it again")
-    names = [_name(file, module) for module in modules]
+    file, modules = folder.path / MODULES, read_modules(folder.path)
+    names = [module.kind for module in modules]
     if names[:2] != ["Transformer", "Pooling"] or set(names[2:]) - {"Normalize"}:
         raise EngineError(f"{file}: has the modules {', '.join(names) or 'none'}; {_RUN}")
-    if modules[0].get("path"):
-        raise EngineError(f"{file}: the transformer is in {modules[0]['path']!r}, expected beside it")
+    if modules[0].path:
+        raise EngineError(
+            f"{file}: the transformer is in {modules[0].path!r}, expected beside it: `fineprune compact` "
+            "writes such a folder"
+        )
     for module in modules[2:]:
         known = _settings(folder, module, needed=False).get("module_input_name", "sentence_embedding")
         if known != "sentence_embedding":
             raise EngineError(f"{file}: Normalize of {known!r} cannot be run; {_RUN}")
     settings = _settings(folder, modules[1], needed=True)
     return Pooling(
-        _modes(folder, modules[1]["path"], settings),
+        _modes(folder, modules[1].path, settings),
         len(modules) > 2,
         settings.get("include_prompt") is not False,
     )
 
 
-def _name(file: Path, module: dict[str, Any]) -> str:
-    """Return the name of a module's class, or its whole type if it is not of sentence-transformers."""
-    kind = module.get("type")
-    if not isinstance(kind, str):
-        raise EngineError(f"{file}: a module has the type {kind!r}; save or fetch it again")
-    return kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
-
-
-def _settings(folder: Folder, module: dict[str, Any], needed: bool) -> dict[str, Any]:
-    place = module.get("path")
-    if not isinstance(place, str) or not place or Path(place).name != place:
-        raise EngineError(f"{folder.path / MODULES}: {place!r} is not the name of a folder in it")
-    if needed and not (folder.path / place / "config.json").exists():
+def _settings(folder: Folder, module: Module, needed: bool) -> dict[str, Any]:
+    name = f"{module.path}/config.json"
+    if needed and not (folder.path / name).exists():
         raise EngineError(
-            f"{folder.path}: has no {place}/config.json, which says how tokens become a vector; copy it from "
-            "the model's folder"
+            f"{folder.path}: has no {name}, which says how tokens become a vector; copy it from the model's "
+            "folder"
         )
-    return folder.json(f"{place}/config.json", needed=False)
+    return folder.json(name, needed=False)
 
 
 def _modes(folder: Folder, place: str, settings: dict[str, Any]) -> tuple[str, ...]:
