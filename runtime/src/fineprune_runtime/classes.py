@@ -40,18 +40,23 @@ def all_labels(
         raise EngineError(f"threshold is {threshold!r}, expected a probability from 0 to 1")
     found = []
     for row in logits:
-        shares = 0.5 + 0.5 * np.tanh(0.5 * row)  # the sigmoid, which cannot overflow in this form
+        shares = _sigmoid(row)
         order = np.argsort(-shares, kind="stable")
         found.append([Prediction(names[at], float(shares[at])) for at in order if shares[at] >= threshold])
     return found
 
 
-def one_value(logits: Sequence[Floats]) -> list[Prediction]:
-    """Return the value of a regression for each text."""
+def one_value(logits: Sequence[Floats], sigmoid: bool = False) -> list[Prediction]:
+    """Return the value of a regression for each text: its logit, or the sigmoid of that."""
     for row in logits:
         if len(row) != 1:
             raise EngineError(
                 f"predict: the model predicts {len(row)} values for a text, and a prediction has one; "
                 "use the model's logits"
             )
-    return [Prediction(None, float(row[0])) for row in logits]
+    return [Prediction(None, float((_sigmoid(row) if sigmoid else row)[0])) for row in logits]
+
+
+def _sigmoid(row: Floats) -> Floats:
+    shares: Floats = 0.5 + 0.5 * np.tanh(0.5 * row)  # cannot overflow in this form
+    return shares

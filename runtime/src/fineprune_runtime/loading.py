@@ -14,6 +14,7 @@ from fineprune_runtime.architectures import (
 )
 from fineprune_runtime.classes import problem
 from fineprune_runtime.codec import DENSE_FROM
+from fineprune_runtime.cross_encoders import ABOUT, has_sigmoid, is_cross_encoder
 from fineprune_runtime.embeddings import read_embeddings
 from fineprune_runtime.engine import Encoder
 from fineprune_runtime.errors import EngineError
@@ -87,9 +88,25 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
     predictor = made(Network(embeddings, encoder, head), tokens, names, solves == "value")
     if kind == "text" and isinstance(paired := config.get(TEXT_PAIRS), bool):
         predictor.paired = paired
+    if isinstance(predictor, TextPredictor):
+        _set_cross_encoder(predictor, folder)
     if isinstance(predictor, AnswerPredictor):
         predictor.unanswerable = config.get("unanswerable_questions") is True
     return predictor
+
+
+def _set_cross_encoder(predictor: TextPredictor, folder: Folder) -> None:
+    """Let a cross-encoder score pairs as the class of sentence-transformers does, at its own length."""
+    about = folder.json(ABOUT, needed=False)
+    if not is_cross_encoder(folder.config, about):
+        return
+    if about.get("default_prompt_name") is not None:
+        raise EngineError(
+            f"{folder.path}: {ABOUT} has a default_prompt_name, and a prompt is not possible here: run this "
+            "cross-encoder with sentence-transformers"
+        )
+    predictor.usual = predictor.max_length
+    predictor.sigmoid = predictor.regression and has_sigmoid(folder.config, about)
 
 
 def _read_sentences(folder: Folder, dtype: str, threads: int) -> SentencePredictor:

@@ -156,7 +156,7 @@ def verify_files(folder: Path, expected: Mapping[str, Any]) -> None:
         EngineError: one of the files is missing, or was changed.
     """
     listed = expected.get("files", {})
-    if not isinstance(listed, dict) or not all(Path(name).name == name for name in listed):
+    if not isinstance(listed, dict) or not all(map(_is_inside, listed)):
         raise EngineError(f"{folder}: the list of files in its fineprune manifest cannot be read")
     for name, crc in listed.items():
         try:
@@ -171,6 +171,12 @@ def verify_files(folder: Path, expected: Mapping[str, Any]) -> None:
                 f"{folder / name}: does not match its checksum, it was changed after the model was saved; "
                 "save or fetch the model again"
             )
+
+
+def _is_inside(name: str) -> bool:
+    """Return whether a name is that of a file in the folder, or in one of its folders: `1_Pooling/…`."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(part not in ("", ".", "..") and Path(part).name == part for part in parts)
 
 
 def checksum(name: str, dtype: str, shape: tuple[int, ...], data: Bytes) -> int:

@@ -176,6 +176,9 @@ class Predictor(ABC):
 class TextPredictor(Predictor):
     """A predictor of a class or, in a regression, a number, for texts or pairs of texts."""
 
+    sigmoid = False
+    """Whether the number is the sigmoid of the logit, as in most cross-encoders."""
+
     def predict(
         self,
         texts: Sequence[str],
@@ -197,7 +200,7 @@ class TextPredictor(Predictor):
                 invalid `max_length` or `batch_size`.
         """
         logits = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
-        return one_value(logits) if self.regression else best_class(logits, self.labels)
+        return one_value(logits, self.sigmoid) if self.regression else best_class(logits, self.labels)
 
 
 class MultiLabelPredictor(Predictor):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from tokenizers.normalizers import Lowercase
 
+from fineprune_runtime.cross_encoders import ABOUT
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.pooling import Pooling
@@ -25,7 +26,7 @@ class SentencePredictor(Predictor):
         """
         super().__init__(network, tokens, (), regression=False)
         settings = folder.json("sentence_bert_config.json", needed=False)
-        about = folder.json("config_sentence_transformers.json", needed=False)
+        about = folder.json(ABOUT, needed=False)
         kind = settings.get("transformer_task", "feature-extraction")
         if kind != "feature-extraction":
             raise EngineError(

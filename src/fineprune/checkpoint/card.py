@@ -14,7 +14,13 @@ _PAPER = (
 def model_card(about: Mapping[str, Any]) -> str:
     """Return README.md for the content of fineprune.json."""
     architecture = about["architecture"]
-    data = ModelCardData(library_name="transformers", tags=["fineprune", "pruning", "sparse"])
+    sentences = about.get("sentence_model")
+    library, opener = (
+        ("sentence-transformers", f'{sentences}("this folder")')
+        if sentences
+        else ("transformers", f'{architecture}.from_pretrained("this folder")')
+    )
+    data = ModelCardData(library_name=library, tags=["fineprune", "pruning", "sparse"])
     small, dense = about["bytes"] / 1e6, about["dense_bytes"] / 1e6
     method = (about["pruning"] or {}).get("method")
     lines = [
@@ -28,12 +34,12 @@ def model_card(about: Mapping[str, Any]) -> str:
         *_scores(about),
         "```python",
         "import fineprune  # opens the packed matrices",
-        f"from transformers import {architecture}",
+        f"from {library.replace('-', '_')} import {sentences or architecture}",
         "",
-        f'model = {architecture}.from_pretrained("this folder")',
+        f"model = {opener}",
         "```",
         "",
-        "Without `import fineprune`, `from_pretrained` stops at the shapes of the packed matrices. To "
+        "Without `import fineprune`, transformers stops at the shapes of the packed matrices. To "
         "delete `quantization_config`, as transformers then advises, does not help: import fineprune.",
         "",
         f"Sparse values are stored as {about['values']}; embeddings: {about['embeddings']}. On a probe batch "

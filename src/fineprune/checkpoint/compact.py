@@ -1,11 +1,12 @@
 """save_compact: pack a pruned model, verify the written files, and only then put them in their place."""
 
 import copy
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -19,6 +20,8 @@ from fineprune.checkpoint.card import model_card
 from fineprune.checkpoint.model_files import read_json, write_checksums
 from fineprune.checkpoint.packing import SPARSE, Embeddings, Packing, Values, is_packed, verify
 from fineprune.checkpoint.provenance import Provenance
+from fineprune.checkpoint.sentence_files import read_sentence_files
+from fineprune.checkpoint.sentence_models import answers, reopen, save_sentence_model, sentence_kind
 from fineprune.checkpoint.transformers_hook import written_by
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
@@ -30,6 +33,7 @@ from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import refuse_accelerated
+from fineprune.pruning.wrapped import transformer_of
 
 ABOUT = "fineprune.json"
 MAX_SHARD_SIZE = "50GB"
@@ -52,7 +56,7 @@ class Compact(NamedTuple):
 
 
 def save_compact(
-    model: "PreTrainedModel | Pruner",
+    model: "PreTrainedModel | Pruner | nn.Module",
     folder: str | Path,
     tokenizer: Any = None,
     values: Values = "float32",
@@ -67,12 +71,15 @@ def save_compact(
 ) -> Compact:
     """Write a pruned model without its zeros, as a folder that `from_pretrained` loads.
 
+    Of a SentenceTransformer or a CrossEncoder it writes the whole folder, which that class opens.
+
     The folder is complete and verified before it appears: every weight is compared, and the outputs of the
     reloaded model with those of `model`. A model that was there before is replaced in one step.
 
     Args:
         model: A pruner or a model that is being pruned (a finalized copy is written, and training can go
-            on), a finalized model, or any model with zeros.
+            on), a finalized model, or any model with zeros. It is of transformers, or a SentenceTransformer
+            or CrossEncoder.
         folder: Where to write.
         tokenizer: Saved beside the model.
         values: Type of the sparse matrices' values: "float32" is exact, "float16" and "bfloat16" round,
@@ -83,7 +90,8 @@ def save_compact(
         dense_scores: The scores before pruning.
         command: The command that made the model.
         config: The pruning settings; None: those of a pruner.
-        probe: Inputs to compare the outputs on; None: generated ones.
+        probe: Inputs to compare the outputs on; None: generated ones. A sentence model is also compared by
+            the vectors or scores of a few texts.
         max_shard_size: The size from which transformers splits the weights into several files.
 
     Raises:
@@ -96,7 +104,7 @@ def save_compact(
 
 
 def write_compact(
-    model: "PreTrainedModel | Pruner",
+    model: "PreTrainedModel | Pruner | nn.Module",
     folder: Path,
     packing: Packing,
     provenance: Provenance,
@@ -107,30 +115,38 @@ def write_compact(
     """Do the work of `save_compact`."""
     check_place(folder)
     provenance = provenance.completed_by(model)
-    model = finalized(model)
+    whole = finalized(model, sentences=True)
+    model = cast(PreTrainedModel, transformer_of(whole))
     with staged(folder) as staging:
-        about = _write(model, staging, packing, tokenizer, max_shard_size)
-        progress.compare(model, provenance.config, about["density"])
-        kind: Any = type(model)
-        reloaded = kind.from_pretrained(
-            staging, dtype=model.dtype, local_files_only=True, trust_remote_code=False
-        )
+        about = _write(whole, model, staging, packing, tokenizer, max_shard_size)
+        progress.compare(whole, provenance.config, about["density"])
+        opened, reloaded = _reopened(whole, model, staging)
         if getattr(reloaded, "pooler", None) is not None and getattr(model, "pooler", reloaded) is None:
             reloaded.pooler = None  # made without one, which the configuration does not say; `load` sees it
         compare_weights(model, reloaded, packing)
         changed = compare_outputs(model, reloaded, probe, packing.is_exact)
+        if opened is not reloaded:
+            changed = max(changed, compare_answers(whole, opened, packing.is_exact))
         about |= provenance.to_dict() | {"output_difference": changed}
         write_json(staging / ABOUT, about)
         write_text(staging / "README.md", model_card(about))
     return Compact(folder, about["bytes"], about["dense_bytes"], about["density"], changed)
 
 
-def finalized(model: "PreTrainedModel | Pruner") -> PreTrainedModel:
-    """Return an ordinary model: a folded copy of one that is being pruned, else the model itself."""
+def finalized(model: Any, sentences: bool = False) -> Any:
+    """Return an ordinary model: a folded copy of one that is being pruned, else the model itself.
+
+    Args:
+        model: a model or a pruner.
+        sentences: allow a SentenceTransformer or a CrossEncoder.
+    """
     if isinstance(model, Pruner):
         model = model.model
-    if not isinstance(model, PreTrainedModel):
-        raise FinepruneError(f"model={type(model).__name__}: a transformers model or a Pruner is needed")
+    if not isinstance(model, PreTrainedModel) and not (sentences and sentence_kind(model)):
+        raise FinepruneError(
+            f"model={type(model).__name__}: a transformers model or a Pruner is needed"
+            + (", or a SentenceTransformer or CrossEncoder" if sentences else "")
+        )
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise FinepruneError(
             f"model={type(model).__name__}: it is sharded over processes; load the result of "
@@ -151,7 +167,9 @@ def check_place(folder: Path) -> None:
         raise FinepruneError(f"{folder}: not empty, and no model that could be replaced; name another folder")
     if Path.cwd().is_relative_to(folder.resolve()):  # this process would be left in a deleted folder
         raise FinepruneError(f"{folder}: is, or holds, the current folder; name a folder inside it")
-    if inside := sorted(entry.name for entry in there if entry.is_dir()):
+    files = read_sentence_files(folder)
+    modules = {module.path for module in files.modules} if files else set()
+    if inside := sorted(entry.name for entry in there if entry.is_dir() and entry.name not in modules):
         raise FinepruneError(f"{folder}: holds other folders, for example {inside[0]}; name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,12 +178,20 @@ def check_place(folder: Path) -> None:
 
 
 def _write(
-    model: PreTrainedModel, staging: Path, packing: Packing, tokenizer: Any, max_shard_size: int | str
+    whole: nn.Module,
+    model: PreTrainedModel,
+    staging: Path,
+    packing: Packing,
+    tokenizer: Any,
+    max_shard_size: int | str,
 ) -> dict[str, Any]:
     """Write config, weights and tokenizer; return what fineprune.json says of them."""
     stats = summary(model)
-    with _written_as(model, packing):
-        model.save_pretrained(staging, max_shard_size=max_shard_size)
+    with _written_as(model, packing, max_shard_size):
+        if whole is model:
+            model.save_pretrained(staging)
+        else:
+            save_sentence_model(whole, staging)
     files = sorted(staging.glob("*.safetensors"))
     origin = origin_of(model)
     pruned = verify(files)["pruned"]
@@ -179,8 +205,9 @@ def _write(
     if tokenizer is not None:
         tokenizer.save_pretrained(staging)
     write_checksums(staging)
+    sentence_files = read_sentence_files(staging)
     unique = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    return {
+    about = {
         "fineprune": __version__,
         "transformers": transformers.__version__,
         "architecture": type(model).__name__,
@@ -192,7 +219,12 @@ def _write(
         "parameters": stats.parameters,
         "bytes": sum(file.stat().st_size for file in files),
         "dense_bytes": sum(entry.nbytes for entry in unique.values()),
-    } | ({} if origin is None else {shapes.KEY: shapes.to_dict(origin)})
+    }
+    if sentence_files is not None:
+        about["sentence_model"] = sentence_files.kind
+    if origin is not None:
+        about[shapes.KEY] = shapes.to_dict(origin)
+    return about
 
 
 def _write_as_ordinary(config: Path) -> None:
@@ -203,10 +235,12 @@ def _write_as_ordinary(config: Path) -> None:
 
 
 @contextmanager
-def _written_as(model: PreTrainedModel, packing: Packing) -> Iterator[None]:
+def _written_as(model: PreTrainedModel, packing: Packing, max_shard_size: int | str) -> Iterator[None]:
     """Let `save_pretrained` of the model write the compact form, while the block runs."""
     quantizer = written_by(model, packing)
+    save = functools.partial(model.save_pretrained, max_shard_size=max_shard_size)
     attributes: list[tuple[Any, str, Any]] = [
+        (model, "save_pretrained", save),
         (model.config, "quantization_config", quantizer.quantization_config),
         (model, "hf_quantizer", quantizer),
     ]
@@ -221,6 +255,16 @@ def _written_as(model: PreTrainedModel, packing: Packing) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, value)
+
+
+def _reopened(whole: nn.Module, model: PreTrainedModel, folder: Path) -> tuple[Any, Any]:
+    """Return the model that a folder opens as, and the transformer in it."""
+    if whole is not model:
+        opened = reopen(whole, folder)
+        return opened, transformer_of(opened)
+    kind: Any = type(model)
+    opened = kind.from_pretrained(folder, dtype=model.dtype, local_files_only=True, trust_remote_code=False)
+    return opened, opened
 
 
 @torch.no_grad()
@@ -259,7 +303,16 @@ def compare_outputs(
             f"{type(model).__name__} answers the inputs to compare outputs on with nan or inf; "
             "nothing was saved"
         )
-    changed = difference(ours, outputs(reloaded.to(model.device), inputs))
+    return _checked_difference(ours, outputs(reloaded.to(model.device), inputs), exact)
+
+
+def compare_answers(whole: nn.Module, opened: nn.Module, exact: bool) -> float:
+    """Return the relative difference of two sentence models' answers; raise where it is too large."""
+    return _checked_difference(answers(whole), answers(opened), exact)
+
+
+def _checked_difference(ours: list[Tensor], theirs: list[Tensor], exact: bool) -> float:
+    changed = difference(ours, theirs)
     if not changed <= (1e-6 if exact else float("inf")):  # a NaN is a mismatch too
         raise FinepruneError(
             f"the written model answers differently, by {changed:g} of the largest output; nothing was saved"

@@ -25,6 +25,7 @@ from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import refuse_accelerated
+from fineprune.pruning.wrapped import transformer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +69,7 @@ def export_model(
         out: Missing or empty.
         to: The format.
         int8: Quantize to 8 bits.
-        files: Other files to copy into the folder.
+        files: Other files and folders to copy into the folder.
 
     Raises:
         FinepruneError: leaving nothing at `out`, when a package of `fineprune[export]` is missing, `out` is
@@ -105,7 +106,8 @@ def export_model(
         if tokenizer is not None:
             tokenizer.save_pretrained(beside)
         for path in files:
-            shutil.copyfile(path, beside / path.name)
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            copy(path, beside / path.name)
     return Exported(Path(out), size, difference)
 
 
@@ -132,6 +134,11 @@ def _check_packages(to: str, int8: bool) -> None:
 
 
 def _check_model(model: "PreTrainedModel") -> None:
+    if transformer_of(model) is not model:
+        raise FinepruneError(
+            f"{type(model).__name__}: export its transformer, model.transformers_model, or save it and run "
+            "`fineprune export` on the folder, which keeps the pooling beside the graph"
+        )
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is still being pruned: finalize it before the export")
     refuse_accelerated(model, "export it before accelerate, or load it again without")

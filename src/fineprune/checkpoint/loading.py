@@ -1,6 +1,7 @@
 """Open a model of any form: the one seam to transformers' loading."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ from fineprune.checkpoint.compact import ABOUT
 from fineprune.checkpoint.model_files import check_files, explained, read_json
 from fineprune.checkpoint.model_folder import find_model, model_place
 from fineprune.checkpoint.remote_code import class_named, config_of, refuse_code
+from fineprune.checkpoint.sentence_files import CROSS, read_sentence_files, sentence_files_of
 from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import refuse_accelerated
+from fineprune_runtime.cross_encoders import KEY
 
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -71,6 +74,7 @@ def open_model(
             else:
                 model = load(place, trust_remote_code=trust_remote_code)
             tokenizer = _tokenizer_of(place, model, trust_remote_code)
+            _note_cross_encoder(model, place)
     if need_tokenizer and tokenizer is None:
         raise FinepruneError(f"{place}: no tokenizer in it; save the model's tokenizer there, too")
     if tokenizer is not None:
@@ -89,7 +93,8 @@ def load(
     """Return the model of a folder, of the class that config.json names, in evaluation mode.
 
     Args:
-        folder: the folder of a dense or compact model, or of a delta (`save_delta`).
+        folder: the folder of a dense or compact model, or of a delta (`save_delta`). Of a Sentence
+            Transformers folder it is the transformer that is returned.
         packed: keep the pruned matrices packed in memory: small, and slow until `accelerate` hands them to
             the sparse engine. In models that the engine runs whole, the table of words stays packed too,
             unless a decoder is tied to it.
@@ -102,6 +107,8 @@ def load(
             than the delta's.
     """
     folder = Path(folder)
+    if not os.path.isfile(folder / "config.json") and (files := read_sentence_files(folder)):
+        folder = files.transformer
     check_files(folder)
     kind = _class_of(folder, trust_remote_code)
     if (folder / delta.WEIGHTS).is_file():
@@ -162,6 +169,14 @@ def _class_of(folder: Path, trust_remote_code: bool) -> Any:
     except (KeyError, TypeError, ValueError) as error:
         raise FinepruneError(f"{path}: names no architecture ({error})") from error
     return class_named(config, name, folder, trust_remote_code)
+
+
+def _note_cross_encoder(model: PreTrainedModel, place: Path) -> None:
+    """Keep the function of a cross-encoder's score in the model's config, where older versions had it."""
+    files = sentence_files_of(place)
+    if files is not None and files.kind == CROSS:
+        settings = {"activation_fn": files.about.get("activation_fn")}
+        setattr(model.config, KEY, getattr(model.config, KEY, None) or settings)
 
 
 def _about(folder: Path) -> Any:

@@ -69,10 +69,10 @@ def check_listed(folder: Path, content: dict[str, Any], tokenizer: bool = False)
 
 
 def checksums(folder: Path) -> dict[str, int]:
-    """Return the CRC-32 of each file of a model folder that stands beside the weights, by name."""
+    """Return the CRC-32 of each file beside the weights, by its path in the model folder."""
     return {
-        path.name: zlib.crc32(path.read_bytes())
-        for path in sorted(folder.iterdir())
+        path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".safetensors" and path.name not in _ABOUT
     }
 

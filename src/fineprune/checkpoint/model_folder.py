@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from fineprune._extras import require
+from fineprune.checkpoint.sentence_files import read_sentence_files
 from fineprune.errors import FinepruneError
 
 MINILM = "minilm"
@@ -13,11 +14,16 @@ MINILM = "minilm"
 def model_place(folder: Path) -> Path:
     """Return the model folder of a run folder (its `model/`), or the model folder itself.
 
+    Of a Sentence Transformers folder it is the one with the transformer, which may be inside.
+
     Raises:
         FinepruneError: there is no model in it.
     """
     place = folder / "model" if os.path.isdir(folder / "model") else folder
     if not os.path.isfile(place / "config.json"):
+        files = read_sentence_files(place)
+        if files is not None and os.path.isfile(files.transformer / "config.json"):
+            return files.transformer
         unfinished = os.path.isfile(folder / "recipe.yaml")
         hint = (
             "the run is not finished: fineprune run … --resume"

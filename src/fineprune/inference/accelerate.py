@@ -21,6 +21,7 @@ from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import is_linear, refuse_accelerated
+from fineprune.pruning.wrapped import transformer_of
 from fineprune_runtime import architectures, engine, native
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Linear
@@ -55,7 +56,7 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and MPNet runs as a whole; in any
     other model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
     `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
-    torch.
+    torch. Of a SentenceTransformer or a CrossEncoder, `encode` and `predict` work as before.
 
     `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
     "bfloat16" and "int8" are faster and coarser, where the processor has instructions for them. `threads`
@@ -127,7 +128,7 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
         reasons = [f"the engine does not run {named} whole, only {', '.join(architectures.ARCHITECTURES)}"]
     if reasons:
         _say(f"{type(model).__name__}: {reasons[0]}; {_describe(count)}")
-    elif not whole.pruned and not count.replaced and origin_of(model) is None:
+    elif not whole.pruned and not count.replaced and origin_of(transformer_of(model)) is None:
         _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
 
 

@@ -28,6 +28,7 @@ from fineprune.pruning.probe import in_float32
 from fineprune.pruning.proof import TOLERANCE, Half, Proof
 from fineprune.pruning.resizing import Cut, Resizing, Units, by_matrix
 from fineprune.pruning.targets import find_targets, refuse_accelerated, refuse_quantized
+from fineprune.pruning.wrapped import transformer_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def shrink(model: nn.Module, probe: Mapping[str, Tensor] | None = None, round_to
     is edited. Parameters are replaced by new ones, so build an optimizer afterwards.
 
     Args:
-        model: the model.
+        model: the model; of a SentenceTransformer or a CrossEncoder, the transformer in it is shrunk.
         probe: inputs to compare the answers on; None: two batches made from the configuration.
         round_to: each feed-forward keeps as many empty neurons as make its width a multiple of this.
 
@@ -96,6 +97,7 @@ def shrink(model: nn.Module, probe: Mapping[str, Tensor] | None = None, round_to
             heads or neurons that can be told; or the probe does not show what is removed.
     """
     _refuse(model, round_to)
+    model = transformer_of(model)
     blocks = layout_of(model)
     if not any(block.attentions or block.feed_forwards for block in blocks):
         raise FinepruneError(

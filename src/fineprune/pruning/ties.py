@@ -17,6 +17,7 @@ from fineprune.pruning.anatomy import place_of
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.probe import difference, outputs, probe_inputs
 from fineprune.pruning.units import Grid
+from fineprune.pruning.wrapped import transformer_of
 
 _AGREE = 1e-5  # of the largest value, in float32
 _UNITS_TRIED = 16  # of a ReLU, many are closed on all tokens of a probe
@@ -29,7 +30,8 @@ def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, 
     Args:
         model: The model, not prepared yet; it is left as it was.
         grids: The grids of the matrices that read the units; those without followers are not tested.
-        probe: Inputs of the model, by name; None: made up from its configuration.
+        probe: Inputs of the model, by name, or of the transformer in a sentence model; None: made up from its
+            configuration.
 
     Raises:
         FinepruneError: The answers differ, no answer depends on a unit, or no inputs can be made up.
@@ -43,7 +45,7 @@ def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, 
     if any(parameter.dtype.itemsize < 4 for parameter in model.parameters() if parameter.is_floating_point()):
         model = copy.deepcopy(model).float()  # the shorter types round more than the test allows
     inputs = _inputs(model, next(iter(by_kind))[0], probe)
-    untouched = outputs(model, inputs)
+    untouched = outputs(transformer_of(model), inputs)
     for found in by_kind.values():
         for grid in dict.fromkeys((found[0], found[-1])):
             _check(model, grid, inputs, untouched)
@@ -52,6 +54,7 @@ def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, 
 def _inputs(model: nn.Module, kind: str, probe: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if probe is not None:
         return probe
+    model = transformer_of(model)
     if not hasattr(model, "config") or not hasattr(model, "main_input_name"):
         raise FinepruneError(
             f"structure {kind}: {type(model).__name__} has no configuration of transformers to make up "
@@ -102,7 +105,7 @@ def _silenced(
             if parameter is not None:
                 before.append((parameter, parameter.clone()))
                 parameter.index_fill_(axis, places.to(parameter.device), 0.0)
-        return outputs(model, inputs)
+        return outputs(transformer_of(model), inputs)
     finally:
         for parameter, values in reversed(before):
             parameter.copy_(values)

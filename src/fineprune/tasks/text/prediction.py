@@ -106,10 +106,11 @@ def _as_json(found: Prediction | list[Prediction]) -> dict[str, Any]:
 def _predictions(model: Any, logits: list[Any]) -> list[Prediction] | list[list[Prediction]]:
     """Return the predictions of each row of logits, (classes,) each, by the problem that the model solves."""
     from fineprune_runtime.classes import all_labels, best_class, one_value
+    from fineprune_runtime.cross_encoders import has_sigmoid
 
     solves = problem_of(model)
     with engine_errors():
         if solves == "value":
-            return one_value(logits)
+            return one_value(logits, has_sigmoid(vars(model.config), {}))
         names = labels_of(model)
         return all_labels(logits, names) if solves == "labels" else best_class(logits, names)

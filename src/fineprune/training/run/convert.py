@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from fineprune.checkpoint.model_files import read_json
 from fineprune.checkpoint.model_folder import model_place
 from fineprune.checkpoint.packing import Packing
 from fineprune.checkpoint.provenance import Provenance
+from fineprune.checkpoint.sentence_files import sentence_files_of
 from fineprune.checkpoint.shapes import full_size
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
@@ -42,7 +44,7 @@ class _Companions(NamedTuple):
     """Write the files that belong beside the weights of a model folder; acts as a tokenizer.
 
     The settings of an image or sound processor are copied: loading them takes packages that the model itself
-    does not need.
+    does not need. So are the files of Sentence Transformers.
     """
 
     tokenizer: Any
@@ -53,6 +55,8 @@ class _Companions(NamedTuple):
             self.tokenizer.save_pretrained(folder)
         for path in _processors(self.place):
             shutil.copyfile(path, folder / path.name)
+        if (files := sentence_files_of(self.place)) is not None:
+            files.copy(folder)
 
 
 def _processors(place: Path) -> list[Path]:
@@ -153,7 +157,12 @@ def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = Fal
     """Export the model of a run or model folder for another runtime (`export_model`)."""
     with quiet():
         model, tokenizer, place = open_model(folder)
-        return export_model(model, tokenizer, Path(out), to, int8, _processors(Path(place)))
+        files = _processors(Path(place))
+        with tempfile.TemporaryDirectory() as beside:
+            if (sentences := sentence_files_of(Path(place))) is not None:
+                sentences.copy(Path(beside))
+                files += sorted(Path(beside).iterdir())
+            return export_model(model, tokenizer, Path(out), to, int8, files)
 
 
 def _provenance(folder: Path, command: str) -> Provenance:
