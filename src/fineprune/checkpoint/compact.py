@@ -188,8 +188,8 @@ def _write(
     """Write config, weights and tokenizer; return what fineprune.json says of them."""
     stats = summary(model)
     with _written_as(model, packing, max_shard_size):
-        if whole is model:
-            model.save_pretrained(staging)
+        if isinstance(whole, PreTrainedModel):
+            whole.save_pretrained(staging)
         else:
             save_sentence_model(whole, staging)
     files = sorted(staging.glob("*.safetensors"))
