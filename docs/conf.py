@@ -37,18 +37,28 @@ html_title = "fineprune"
 linkcheck_timeout = 20
 
 
+_COLON = "\N{TWO DOT PUNCTUATION}"  # what stands for a colon while napoleon looks for types
+
+
 def _as_markdown(app, what, name, obj, options, lines):
-    """Show code in docstrings as they are written: `name` in one pair of backticks, and |W| as it stands."""
+    """Show code in docstrings as it is written: `name` in one pair of backticks, and |W| as it stands."""
     for i, line in enumerate(lines):
         pieces = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
-        lines[i] = "".join(
-            f"``{piece}``" if k % 2 else piece.replace("|", r"\|") for k, piece in enumerate(pieces)
-        )
+        pieces[1::2] = [f"``{code}``" for code in pieces[1::2]]
+        pieces[::2] = [text.replace("|", r"\|") for text in pieces[::2]]
+        lines[i] = "".join(pieces)
+        if what in ("attribute", "property"):  # napoleon would take what is before a colon for the type
+            lines[i] = lines[i].replace(":", _COLON)
+
+
+def _colons_back(app, what, name, obj, options, lines):
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
 def setup(app):
-    """Register the hook."""
+    """Register the hooks, before and after napoleon's."""
     app.connect("autodoc-process-docstring", _as_markdown, priority=100)
+    app.connect("autodoc-process-docstring", _colons_back, priority=900)
 
 
 write_pages(Path(__file__).parent / "reference")
