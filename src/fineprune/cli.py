@@ -252,7 +252,8 @@ def inspect(
 ) -> None:
     """What is left of a model, layer by layer, the bytes it takes, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
-    from fineprune.training.run.inspection import bars, headline_of, inspect_folder
+    from fineprune.training.run.inspection import headline_of, inspect_folder
+    from fineprune.training.run.layer_bars import bars
 
     found = inspect_folder(folder)
     density = found.stats.density
@@ -261,9 +262,11 @@ def inspect(
         return
     if matrices:
         print(found.stats)
-    for line in bars(found.layers, _can_print("▏█")):
+    for line in bars(found.layers, _can_print("▏█"), pictures=found.shrunk):
         print(line)
-    print(advice(density))
+    print(found.flops)
+    stored = f"of the stored weights {density:.2%} are not zero: " if found.shrunk else ""
+    print(f"{stored}{advice(density)}")
     for text in found.warnings:
         print(printable(f"warning of the run: {text}"))
     stored = "packed" if found.packed else "zeros are stored in full"

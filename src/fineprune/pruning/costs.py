@@ -113,7 +113,7 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
     counted: set[int] = set()
     for name, module in find_targets(model).items():
         stack, layer, kind = place_of(name)
-        total = totals.setdefault((stack, layer, _HALVES.get(kind, "attention")), [0, 0, 0, 0])
+        total = totals.setdefault((stack, layer, half_of(kind)), [0, 0, 0, 0])
         weight: Any = module.weight
         if weight.is_meta:
             raise FinepruneError(f"{name}: not in memory (meta device, or offloaded): load the model whole")
@@ -131,6 +131,11 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
             total[2] += product * attention.sizes.heads
             total[3] += product * _living(model, attention)
     return Costs(length, tuple(HalfCosts(*place, *total) for place, total in totals.items()))
+
+
+def half_of(kind: Kind) -> str:
+    """Return the half of a layer that a kind of matrix belongs to, as in `HalfCosts`."""
+    return _HALVES.get(kind, "attention")
 
 
 def _stored(module: Any) -> Any:

@@ -1,12 +1,12 @@
 """How many attention heads and feed-forward neurons remain, from the kept weights of rows and columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fineprune.pruning.anatomy import Kind, Lines, NamedMatrix, blocks_of
+from fineprune.pruning.anatomy import Block, Kind, Lines, NamedMatrix, blocks_of
 from fineprune_runtime.dead_units import Flags, living_heads, living_neurons
 
 
@@ -38,12 +38,37 @@ def remaining_units(matrices: Sequence[CountedMatrix], config: Mapping[str, Any]
     Returns:
         The layers whose heads or neurons can be told, in the order of the matrices.
     """
+    layers = []
+    for block, heads, neurons in _living(matrices, config):
+        counts = (*_total(heads), *_total(neurons))
+        if any(counts):
+            layers.append(LayerUnits(block.stack, block.layer, *counts))
+    return layers
+
+
+def remaining_heads(
+    matrices: Sequence[CountedMatrix], config: Mapping[str, Any]
+) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Return the numbers of the heads that remain, by stack and layer, by the rule of `remaining_units`.
+
+    Heads of a second attention in a layer continue the numbers of the first.
+    """
+    return {
+        (block.stack, block.layer): tuple(np.flatnonzero(np.concatenate(heads)).tolist())
+        for block, heads, _ in _living(matrices, config)
+        if heads
+    }
+
+
+def _living(
+    matrices: Sequence[CountedMatrix], config: Mapping[str, Any]
+) -> Iterator[tuple[Block, list[Flags], list[Flags]]]:
+    """Yield each block with flags of its living heads, by attention, and neurons, by feed-forward."""
     used = {matrix.name: (matrix.rows > 0, matrix.columns > 0) for matrix in matrices}
 
     def flags(lines: Iterable[Lines], *kinds: Kind) -> list[Flags]:
         return [used[part.matrix][part.axis][part.positions] for part in lines if part.kind in kinds]
 
-    layers = []
     for block in blocks_of(matrices, config):
         heads = [
             living_heads(
@@ -56,10 +81,7 @@ def remaining_units(matrices: Sequence[CountedMatrix], config: Mapping[str, Any]
         neurons = [
             living_neurons(*flags(forward.lines, "FFN in", "FFN out")) for forward in block.feed_forwards
         ]
-        counts = (*_total(heads), *_total(neurons))
-        if any(counts):
-            layers.append(LayerUnits(block.stack, block.layer, *counts))
-    return layers
+        yield block, heads, neurons
 
 
 def _total(alive: Sequence[Flags]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 
 from fineprune import FinepruneError
 from fineprune.pruning.summary import MatrixSummary, Summary
-from fineprune.training.run.inspection import Inspection, Latency, LayerDensity, bars, inspect_folder
+from fineprune.training.run.inspection import Flops, Inspection, Latency, LayerDensity, inspect_folder
 
 BENCH = {
     "file_bytes": 1000,
@@ -34,67 +34,13 @@ BENCH = {
 }
 
 
-def layer(number, kept, stack="encoder.layer", heads=(None, None), neurons=(None, None)):
-    return LayerDensity(stack, number, kept, 1000, *heads, *neurons)
-
-
-# -- bars -------------------------------------------------------------------------------------
-
-
-def test_bars_are_scaled_to_the_densest():
-    layers = (layer(0, 200), layer(1, 100), layer(2, 103), layer(3, 1), layer(4, 0))
-    assert bars(layers) == [
-        "layer                                    density",
-        "    0  ████████████████████████████████   20.00%",
-        "    1  ████████████████                   10.00%",
-        "    2  ████████████████▌                  10.30%",  # 103 / 200 of 32 is 16.48: 16 and 4 eighths
-        f"    3  ▏{' ' * 31}    0.10%",  # 0.16: 1 eighth
-        f"    4  {' ' * 32}    0.00%",
-    ]
-    assert [line.strip() for line in bars(layers, blocks=False)[1:]] == [
-        f"0  {'#' * 32}   20.00%",
-        f"1  {'#' * 16}{' ' * 16}   10.00%",
-        f"2  {'#' * 16}{' ' * 16}   10.30%",
-        f"3  #{' ' * 31}    0.10%",
-        f"4  {' ' * 32}    0.00%",
-    ]
-
-
-def test_heads_and_neurons_stand_beside():
-    layers = (
-        layer(9, 200, heads=(12, 11), neurons=(3072, 2900)),
-        layer(10, 200, neurons=(3072, 0)),
-        layer(None, 100, stack=""),
-    )
-    lines = bars(layers)
-    assert lines[0].split("  ")[-2:] == ["heads left", "FFN neurons left"]
-    assert lines[1].endswith("20.00%    11 of 12    2,900 of 3,072")
-    assert lines[2].endswith("20.00%           -        0 of 3,072")
-    assert lines[3].endswith("10.00%           -                 -")
-    assert "other" in lines[3]
-    assert max(map(len, lines)) <= 80
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_stacks_are_named_where_there_are_several():
-    lines = bars((layer(0, 100, "encoder.block"), layer(0, 100, "decoder.block")))
-    assert [line.split("  ")[0] for line in lines[1:]] == ["encoder.block 0", "decoder.block 0"]
-    full = {"heads": (16, 16), "neurons": (3072, 3072)}
-    lines = bars((layer(11, 100, "model.encoder.layers", **full), layer(11, 50, "model.decoder.layers")))
-    assert {len(line) for line in lines} == {80}  # the bars are shorter
-    assert lines[1].count("█") == 2 * lines[2].count("█") == 16
-
-
-def test_nothing_is_left():
-    assert bars((layer(0, 0),))[1].split() == ["0", "0.00%"]
-
-
 # -- the line ---------------------------------------------------------------------------------
 
 
 def test_the_line_to_paste():
     left = Summary((MatrixSummary("a", (10, 100), 200, 1000),), 5000)
-    found = Inspection("mine", left, (layer(0, 200),), 2_540_000, True, None, None, None)
+    layers = (LayerDensity("encoder.layer", 0, 200, 1000, *[None] * 4),)
+    found = Inspection("mine", left, layers, 2_540_000, True, None, None, None, Flops(128, 9, 9, 9))
     said = "mine: 200 of 1,000 weights kept (20.00%), 4,200 of all 5,000 parameters (84.00%); 2.5 MB on disk"
     assert found.line == f"{said}; latency: not measured"
     latency = Latency(4.0, 2.0, "engine float32", 1, 128, 1, "A processor")
@@ -105,6 +51,15 @@ def test_the_line_to_paste():
     assert replace(found, no_latency="it is of other weights").line == (
         f"{said}; latency: not measured (it is of other weights)"
     )
+
+
+def test_operations_that_are_left():
+    dense = "0.4 GFLOPs for a text of 128 tokens"
+    assert str(Flops(128, 400_000_000, 400_000_000, 400_000_000)) == dense
+    zeros = Flops(128, 400_000_000, 400_000_000, 50_000_000)
+    assert str(zeros) == f"{dense}, 0.05 without those by zeros"
+    shrunk = Flops(128, 1_600_000_000, 400_000_000, 400_000_000)
+    assert str(shrunk) == f"{dense}, 25.0% of the 1.6 before heads and neurons were removed"
 
 
 # -- folders ----------------------------------------------------------------------------------
@@ -236,7 +191,6 @@ def test_other_models(tmp_path, kind, settings, layers):
     assert [(one.heads, one.neurons) for one in found.layers] == layers
     assert all(one.density == 1 for one in found.layers)
     assert found.name == tmp_path.name
-    assert bars(found.layers)
 
 
 def test_names_that_are_not_known(copied, monkeypatch):
@@ -246,4 +200,3 @@ def test_names_that_are_not_known(copied, monkeypatch):
     monkeypatch.setattr("fineprune.pruning.anatomy.place_of", lambda name: Place("", None, "other"))
     (found,) = inspection.inspect_folder(copied).layers
     assert (found.layer, found.kept, found.total, found.heads, found.neurons) == (None, 256, 1024, None, None)
-    assert [line.split()[0] for line in bars((found,))] == ["layer", "other"]

@@ -3,7 +3,7 @@
 import copy
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from architectures.models import make
@@ -61,9 +61,18 @@ def test_what_inspect_says(tmp_path):
         for layer, heads in zip(model.bert.encoder.layer, (1, 3), strict=True):
             layer.attention.output.dense.weight[:, : 4 * heads] = 0
             layer.output.dense.weight[:, :heads] = 0
-    shrink(model)
+    shrunk = shrink(model)
     model.save_pretrained(tmp_path)
-    found = inspect_folder(tmp_path).layers
+    inspection = inspect_folder(tmp_path)
+    found = inspection.layers
+    assert [layer.living_heads for layer in found] == [(1, 2, 3), (3,)]
+    assert (inspection.flops.original, inspection.flops.stored) == shrunk.flops
+    # Of each layer 4 matrices of 16 x 16 and 2 of 16 x 32; of a head 4 x 64 weights, of a neuron 32.
+    assert [(layer.kept, layer.total) for layer in found] == [
+        (2048 - 256 - 32, 2048),
+        (2048 - 3 * 256 - 3 * 32, 2048),
+    ]
+    assert inspection.density == (2 * 2048 - 4 * 256 - 4 * 32) / 4096
     assert [(layer.heads_left, layer.heads) for layer in found] == [(3, 4), (1, 4)]
     assert [(layer.neurons_left, layer.neurons) for layer in found] == [(31, 32), (29, 32)]
 
@@ -79,6 +88,10 @@ def test_a_run_with_layers_of_other_widths(files, tmp_path):
     assert sum(value.numel() for value in model.parameters()) == shrunk["parameters"][1]
     assert [[len(kept.units), kept.of] for kept in origin_of(model).neurons] == shrunk["neurons"]
     assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
+    assert results["warnings"] == [] or not any("weights.npz" in line for line in results["warnings"])
+    for layer, found in zip(shrunk["layers"], inspect_folder(tmp_path / "run").layers, strict=True):
+        assert layer.items() <= (asdict(found) | {"living_heads": list(found.living_heads)}).items()
+    assert inspect_folder(tmp_path / "run").density == results["density"]
 
 
 def test_a_model_that_cannot_be_shrunk_keeps_its_zeros(caplog):

@@ -10,18 +10,17 @@ from fineprune.training.run.results import fastest, packed_of, read_results, tim
 from fineprune_runtime.reading import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from torch import nn
 
     from fineprune.pruning.dead_units import LayerUnits
-    from fineprune.pruning.origin import Kept
+    from fineprune.pruning.origin import Origin
     from fineprune.pruning.summary import Summary
     from fineprune.training.run.mask_snapshot import MatrixSnapshot
 
-_TERMINAL = 80
-_WIDTH = 32  # of the longest bar, where the terminal has room for it
-_BLOCKS = " ▏▎▍▌▋▊▉█"  # by eighths
+_Place = tuple[str, int]
+"""The name in front of a layer's number, and the number."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,16 @@ class LayerDensity:
 
     kept: int
     total: int
+    """All weights, of a shrunk model those before heads and neurons were removed."""
+
     heads: int | None
     """None where they cannot be determined."""
 
     heads_left: int | None
     neurons: int | None
     neurons_left: int | None
+    living_heads: tuple[int, ...] | None = None
+    """The numbers of the heads that are left, in the original model; None as for `heads`."""
 
     @property
     def density(self) -> float:
@@ -66,6 +69,31 @@ class Latency(NamedTuple):
         return f"{self.milliseconds:.2f} ms, {self.ratio:.2f} x torch's speed ({self.peer}, {size}, {where})"
 
 
+class Flops(NamedTuple):
+    """The floating-point operations of a model's blocks for one text."""
+
+    length: int
+    """Tokens of the text."""
+
+    original: int
+    """Of the model before heads and neurons were removed."""
+
+    stored: int
+    """Of the model as it is stored, in a runtime that multiplies by zeros too."""
+
+    nonzero: int
+    """In a runtime that leaves out zeros and empty heads."""
+
+    def __str__(self) -> str:
+        shares = [f"{self.stored / 1e9:.3g} GFLOPs for a text of {self.length} tokens"]
+        if self.stored < self.original:
+            share = f"{self.stored / self.original:.1%} of the {self.original / 1e9:.3g}"
+            shares.append(f"{share} before heads and neurons were removed")
+        if self.nonzero < self.stored:
+            shares.append(f"{self.nonzero / 1e9:.3g} without those by zeros")
+        return ", ".join(shares)
+
+
 @dataclass(frozen=True)
 class Inspection:
     """Everything that `fineprune inspect` reports about a folder."""
@@ -84,6 +112,23 @@ class Inspection:
     no_latency: str | None
     """The reason, where there is a measurement that does not count."""
 
+    flops: Flops
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether heads or neurons of the original were removed."""
+        return self.total > self.stats.total
+
+    @property
+    def total(self) -> int:
+        """All weights of the pruned matrices, of a shrunk model those of the original."""
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def density(self) -> float:
+        """The share of these weights that is not zero."""
+        return self.stats.kept / self.total
+
     @property
     def packed_bytes(self) -> dict[str, int] | None:
         """The size of the packed model by the type of the values; None if the results do not have it."""
@@ -97,10 +142,10 @@ class Inspection:
     @property
     def line(self) -> str:
         """A one-line summary to paste: weights kept and in all, the bytes, and the time of an answer."""
-        stats = self.stats
-        parameters = stats.parameters - stats.total + stats.kept
-        weights = f"{stats.kept:,} of {stats.total:,} weights kept ({stats.density:.2%})"
-        share = f"{parameters:,} of all {stats.parameters:,} parameters ({parameters / stats.parameters:.2%})"
+        outside = self.stats.parameters - self.stats.total
+        left, every = outside + self.stats.kept, outside + self.total
+        weights = f"{self.stats.kept:,} of {self.total:,} weights kept ({self.density:.2%})"
+        share = f"{left:,} of all {every:,} parameters ({left / every:.2%})"
         time = "not measured" if self.latency is None else str(self.latency)
         if self.no_latency is not None:
             time += f" ({self.no_latency})"
@@ -110,13 +155,14 @@ class Inspection:
         """Return the values that `--json` prints."""
         stats = self.stats
         return {
-            "density": stats.density,
+            "density": self.density,
             "kept": stats.kept,
-            "total": stats.total,
+            "total": self.total,
             "parameters": stats.parameters,
             "bytes": self.bytes,
             "packed": self.packed,
             "packed_bytes": self.packed_bytes,
+            "flops": self.flops._asdict(),
             "latency": None if self.latency is None else self.latency._asdict(),
             "scores": None if self.results is None else self.results["scores"],
             "warnings": self.warnings,
@@ -133,108 +179,105 @@ def inspect_folder(folder: Path) -> Inspection:
         FinepruneError: if the folder holds no model.
     """
     from fineprune.checkpoint.loading import open_model
-    from fineprune.pruning.dead_units import remaining_units
+    from fineprune.pruning.dead_units import remaining_heads, remaining_units
     from fineprune.pruning.layout import settings_of
+    from fineprune.pruning.origin import origin_of
     from fineprune.pruning.summary import summary
     from fineprune.training.run.mask_snapshot import matrices_of
 
     results = _results(folder / "results.json")
     opened = open_model(folder)
     model, place = opened.model, Path(opened.place)
-    matrices = matrices_of(model)
+    matrices, settings, origin = matrices_of(model), settings_of(model), origin_of(model)
+    units, living = remaining_units(matrices, settings), remaining_heads(matrices, settings)
+    if origin is not None:
+        units, living = _of_original(units, living, origin)
     size = weight_bytes(place) or 0
     latency, why = _latency(folder / BENCH, size)
     return Inspection(
         name=folder.resolve().name,
         stats=summary(model),
-        layers=_layers(matrices, _of_original(remaining_units(matrices, settings_of(model)), model)),
+        layers=_layers(matrices, units, living, origin),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
         results=results,
         latency=latency,
         no_latency=why,
+        flops=_flops(model, origin),
     )
 
 
-def bars(layers: tuple[LayerDensity, ...], blocks: bool = True) -> list[str]:
-    """Return a line for each layer: its density as a bar, full for the densest, and its remaining units.
-
-    Without `blocks` the bars are made of #, for a terminal that cannot show others.
-    """
-    stacks = {layer.stack for layer in layers if layer.layer is not None}
-    names = ["layer", *(_name(layer, len(stacks) > 1) for layer in layers)]
-    shares = ["density", *(f"{layer.density:.2%}" for layer in layers)]
-    beside = []
-    for what, title in (("heads", "heads left"), ("neurons", "FFN neurons left")):
-        remaining = [_remaining(layer, what) for layer in layers]
-        if any(remaining):
-            beside.append([title, *(text or "-" for text in remaining)])
-    names, shares, *beside = (
-        [text.rjust(max(map(len, column))) for text in column] for column in (names, shares, *beside)
-    )
-    used = sum(len(column[0]) + 2 for column in (names, shares, *beside))
-    width = min(_WIDTH, max(_WIDTH // 4, _TERMINAL - used))
-    most = max(layer.density for layer in layers)
-    drawn = ["", *(_bar(layer.density / most if most else 0.0, width, blocks) for layer in layers)]
-    columns = (names, [bar.ljust(width) for bar in drawn], shares, *beside)
-    return ["  ".join(line) for line in zip(*columns, strict=True)]
-
-
-def _bar(share: float, width: int, blocks: bool) -> str:
-    """Return a bar of that share of the width; any share above 0 is visible."""
-    if not blocks:
-        return "#" * (max(1, round(share * width)) if share else 0)
-    eighths = max(1, round(share * width * 8)) if share else 0
-    return (_BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8]).rstrip()
-
-
-def _name(layer: LayerDensity, several: bool) -> str:
-    number = "other" if layer.layer is None else str(layer.layer)
-    return f"{layer.stack} {number}".strip() if several else number
-
-
-def _remaining(layer: LayerDensity, what: str) -> str:
-    """Return text such as "11 of 12"; empty where the number is unknown."""
-    count, remaining = getattr(layer, what), getattr(layer, f"{what}_left")
-    return "" if count is None else f"{remaining:,} of {count:,}"
-
-
-def _of_original(layers: "list[LayerUnits]", model: "nn.Module") -> "list[LayerUnits]":
-    """Return the counts of a shrunk model's units as parts of those that the original model had."""
-    from fineprune.pruning.origin import origin_of
-
-    origin = origin_of(model)
-    if origin is None:
-        return layers
-
-    def had(halves: "Iterable[Kept]", layer: "LayerUnits") -> int:
-        return sum(kept.of for kept in halves if (kept.stack, kept.layer) == (layer.stack, layer.layer))
-
-    return [
-        layer._replace(heads=had(origin.heads, layer), neurons=had(origin.neurons, layer)) for layer in layers
+def _of_original(
+    layers: "list[LayerUnits]", living: "Mapping[_Place, tuple[int, ...]]", origin: "Origin"
+) -> "tuple[list[LayerUnits], dict[_Place, tuple[int, ...]]]":
+    """Return the counts of a shrunk model's units, and its heads, as parts of those of the original model."""
+    units = [
+        layer._replace(
+            heads=sum(kept.of for kept in origin.heads if (kept.stack, kept.layer) == layer[:2]),
+            neurons=sum(kept.of for kept in origin.neurons if (kept.stack, kept.layer) == layer[:2]),
+        )
+        for layer in layers
     ]
+    numbers: dict[_Place, list[int]] = {}
+    before: dict[_Place, int] = {}
+    for kept in origin.heads:
+        place = (kept.stack, kept.layer)
+        numbers.setdefault(place, []).extend(before.get(place, 0) + unit for unit in kept.units)
+        before[place] = before.get(place, 0) + kept.of
+    return units, {place: tuple(numbers[place][head] for head in heads) for place, heads in living.items()}
+
+
+def _sizes(origin: "Origin | None") -> dict[tuple[str, int | None, str], tuple[int, int]]:
+    """Return how many heads or neurons the original had, and the model has, by stack, layer and half."""
+    halves = () if origin is None else (("attention", origin.heads), ("feed-forward", origin.neurons))
+    sizes: dict[tuple[str, int | None, str], tuple[int, int]] = {}
+    for half, entries in halves:
+        for kept in entries:
+            had, has = sizes.get((kept.stack, kept.layer, half), (0, 0))
+            sizes[kept.stack, kept.layer, half] = had + kept.of, has + len(kept.units)
+    return sizes
+
+
+def _flops(model: "nn.Module", origin: "Origin | None") -> Flops:
+    """Return the cost of a model; what a layer of the original cost follows from its heads and neurons."""
+    from fineprune.pruning.costs import costs
+
+    found, sizes = costs(model), _sizes(origin)
+    original = 0
+    for cost in found.halves:
+        had, has = sizes.get((cost.stack, cost.layer, cost.half), (1, 1))
+        original += cost.multiply_adds * had // has
+    return Flops(found.length, 2 * original, 2 * found.multiply_adds, 2 * found.nonzero_multiply_adds)
 
 
 def _layers(
-    matrices: "tuple[MatrixSnapshot, ...]", structure: "list[LayerUnits]"
+    matrices: "tuple[MatrixSnapshot, ...]",
+    structure: "list[LayerUnits]",
+    living: "Mapping[_Place, tuple[int, ...]]",
+    origin: "Origin | None",
 ) -> tuple[LayerDensity, ...]:
     """Return the matrices by layer, in the model's order; those without a number last."""
     from fineprune.pruning.anatomy import place_of
-    from fineprune.training.run.mask_snapshot import counts_by
+    from fineprune.pruning.costs import half_of
 
-    def layer_of(name: str) -> tuple[str, int | None]:
-        stack, layer, _ = place_of(name)
-        return ("", None) if layer is None else (stack, layer)
-
+    sizes = _sizes(origin)
+    counts: dict[tuple[str, int | None], tuple[int, int]] = {}
+    for matrix in matrices:
+        stack, layer, kind = place_of(matrix.name)
+        place = ("", None) if layer is None else (stack, layer)
+        had, has = sizes.get((stack, layer, half_of(kind)), (1, 1))
+        kept, total = counts.get(place, (0, 0))
+        counts[place] = kept + matrix.kept, total + matrix.shape[0] * matrix.shape[1] * had // has
     units = {(entry.stack, entry.layer): entry for entry in structure}
     layers = []
-    for (stack, layer), (kept, total) in counts_by(matrices, layer_of).items():
+    for (stack, layer), (kept, total) in counts.items():
         parts: dict[str, int | None] = dict.fromkeys(("heads", "heads_left", "neurons", "neurons_left"))
         entry = units.get((stack, layer)) if layer is not None else None
+        heads = living.get((stack, layer)) if layer is not None else None
         for what in ("heads", "neurons"):
             if entry is not None and getattr(entry, what):
                 parts |= {name: getattr(entry, name) for name in (what, f"{what}_left")}
-        layers.append(LayerDensity(stack, layer, kept, total, **parts))
+        layers.append(LayerDensity(stack, layer, kept, total, **parts, living_heads=heads))
     return tuple(sorted(layers, key=lambda entry: entry.layer is None))
 
 
