@@ -36,7 +36,7 @@ METHOD_NAMES = {
     "checkpoint/legacy_import.py": "the older scripts' names, which are theirs",
     "study/figures/weights.py": "the two panels that the paper shows come first",
     "study/paper_claims.py": "the paper's statements about single methods",
-    "training/run/demo.py": "the two methods that the demo compares",
+    "training/run/demo.py": "the method of the demo",
 }
 """Files outside pruning/methods that name a method in code, and why. Must be exact."""
 

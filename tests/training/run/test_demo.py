@@ -24,7 +24,7 @@ def shown(tmp_path_factory):
 
 def test_rows(shown):
     out, rows, said = shown
-    assert [row.name for row in rows] == ["dense", "magnitude", "movement"]
+    assert [row.name for row in rows] == ["dense", "pruned"]
     assert rows[0].density == 1.0
     assert rows[0].kept == 1.0
     for row in rows[1:]:
@@ -49,10 +49,10 @@ def test_the_command_ends_with_the_page(shown, capsys):
     assert told.err == ""
     assert "packed in int8: " in told.out
     assert "times the speed" in told.out
-    assert {str(out / name) for name in ("dense", "magnitude", "movement")} <= set(told.out.splitlines())
+    assert {str(out / name) for name in ("dense", "pruned")} <= set(told.out.splitlines())
     assert f"in {out / 'small'}\n" in told.out
     assert (out / "small" / "fineprune.json").is_file()
-    assert all((out / name / "report.html").is_file() for name in ("dense", "magnitude", "movement"))
+    assert all((out / name / "report.html").is_file() for name in ("dense", "pruned"))
     assert told.out.splitlines()[-1] == f"page: {out / 'report.html'}"
     page = (out / "report.html").read_text()
     assert all(row.name in page for row in rows)

@@ -232,7 +232,7 @@ def test_short_recipes_are_silent_in_both_stages(name):
 
 
 def test_the_demo_is_silent(tmp_path):
-    for name in ("dense", "magnitude", "movement"):
+    for name in ("dense", "pruned"):
         recipe = _recipe(tmp_path, name, STEPS)
         assert before(recipe, plan_for(recipe, new_head=name == "dense")) == []
 

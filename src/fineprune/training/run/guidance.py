@@ -27,7 +27,7 @@ The cool-down of the last two is not on record, and taken to be 0.5.
 """
 
 _LOW_DENSITY = 0.15
-"""Highest density for which `_LEAST_TRAVEL` counts: the demo keeps 94 to 97 % at 25 % with 0.02."""
+"""Highest density for which `_LEAST_TRAVEL` counts: an earlier demo kept 94 to 97 % at 25 % with 0.02."""
 
 _HEAD_STEPS = 400
 """Steps that a new head takes to learn: dense MiniLM has 62.9 on MNLI after 400, and 66.7 after 1,500."""
