@@ -80,19 +80,19 @@ def outputs(model: nn.Module, inputs: Mapping[str, Tensor], blocks: Iterable[nn.
     states: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        states.extend(tensor.clone() for tensor in _tensors(output)[:1])
+        states.extend(tensor.clone() for tensor in tensors_in(output)[:1])
 
     hooks = [block.register_forward_hook(keep) for block in blocks]
     try:
-        with evaluating(model), _without_autocast(model):
-            answers = _tensors(model(**inputs))
+        with evaluating(model), without_autocast(model):
+            answers = tensors_in(model(**inputs))
     finally:
         for hook in hooks:
             hook.remove()
     return [tensor.float() for tensor in answers + states if tensor.is_floating_point()]
 
 
-def _without_autocast(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def without_autocast(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Keep an autocast that the caller is in from rounding the answers."""
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     return torch.autocast(device, enabled=False)
@@ -150,11 +150,12 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return float("nan") if any(map(math.isnan, worst)) else max(worst, default=float("nan"))
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of nested mappings and sequences, in order; what else is there is left out."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        return [tensor for entry in value for tensor in _tensors(entry)]
+        return [tensor for entry in value for tensor in tensors_in(entry)]
     return []  # caches and other objects

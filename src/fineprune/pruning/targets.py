@@ -101,14 +101,19 @@ def _is_quantized(module: nn.Module) -> bool:
     return odd and not getattr(module, "is_accelerated", False)  # `refuse_accelerated` has the better message
 
 
-def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[str]:
-    blocks = [
-        f"{name}.{index}." if name else f"{index}."
+def repeated_blocks(model: nn.Module) -> list[str]:
+    """Return the dotted names of the repeated blocks, in the model's order; one may be inside another."""
+    return [
+        f"{name}.{index}" if name else f"{index}"
         for name, module in model.named_modules()
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and _repeats_blocks(module)
         for index in range(len(module))
     ]
-    return [name for name in linear if name.startswith(tuple(blocks))]
+
+
+def _inside_blocks(model: nn.Module, linear: Mapping[str, nn.Module]) -> list[str]:
+    blocks = tuple(f"{block}." for block in repeated_blocks(model))
+    return [name for name in linear if name.startswith(blocks)]
 
 
 def _repeats_blocks(container: nn.ModuleList | nn.Sequential) -> bool:

@@ -1,0 +1,83 @@
+"""Second moments of what a matrix reads, over the tokens that are there: padding is left out."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fineprune.pruning.anatomy import place_of
+from fineprune.pruning.targets import is_pointwise
+
+_OF_ENCODER = re.compile("enc|cross", re.IGNORECASE)  # the attention of a decoder that reads the encoder
+
+
+class Moments:
+    """H = (2/N) sum x x^T over all inputs of one weight, which several modules may share.
+
+    Attributes:
+        tokens: N.
+        padded: Whether padding may be among them, because its place could not be told.
+    """
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = modules
+        self._two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        self._sum: Tensor | None = None
+        self.tokens = 0
+        self.padded = False
+
+    def take(self, name: str, value: Tensor, batch: Any) -> None:
+        """Add an input of one of the modules."""
+        if is_pointwise(self._modules[name]):
+            value = value.movedim(1, -1)
+        mask = present(name, batch, self._two_stacks)
+        if mask is not None:
+            value, told = _without_padding(value, mask.to(value.device))
+            self.padded |= not told
+        rows = value.reshape(-1, value.shape[-1]).float()
+        products = (rows.mT @ rows).to(precise(rows.device))
+        self._sum = products if self._sum is None else self._sum.add_(products)
+        self.tokens += len(rows)
+
+    @property
+    def gram(self) -> Tensor:
+        """(inputs, inputs): H without damping."""
+        assert self._sum is not None
+        return self._sum * (2 / max(self.tokens, 1))
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """Return the type in which matrices are inverted: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def present(name: str, batch: Any, two_stacks: bool) -> Tensor | None:
+    """Return which tokens of a batch are no padding, as the input of a matrix has them; None if all are.
+
+    Args:
+        name: The dotted name of the matrix.
+        batch: The batch.
+        two_stacks: Whether the model is an encoder with a decoder, each with tokens of its own.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    mask = batch.get("attention_mask")
+    stack, layer, kind = place_of(name)
+    if two_stacks and "decoder" in name.partition(f".{layer}.")[0]:
+        inside = name.partition(f".{layer}.")[2]
+        if kind not in ("K", "V") or not _OF_ENCODER.search(inside):
+            mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
+            if mask is None and isinstance(labels, Tensor) and labels.ndim == 2:
+                mask = labels != -100
+    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _without_padding(value: Tensor, mask: Tensor) -> tuple[Tensor, bool]:
+    """Return an input without padding, and whether it could be told."""
+    if value.ndim == 3 and value.shape[:2] == mask.shape:
+        return value[mask], True
+    if value.ndim == 2 and len(value) == mask.numel():
+        return value[mask.flatten()], True
+    return value, bool(mask.all()) or (value.ndim == 2 and len(value) == int(mask.sum()))
