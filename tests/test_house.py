@@ -34,6 +34,7 @@ ROOMS = (
 METHOD_NAMES = {
     "config.py": "the table",
     "checkpoint/legacy_import.py": "the older scripts' names, which are theirs",
+    "pruning/calibration/calibrate.py": "the baseline of a cut without labels has the same name",
     "study/figures/weights.py": "the two panels that the paper shows come first",
     "study/paper_claims.py": "the paper's statements about single methods",
     "training/run/demo.py": "the method of the demo",

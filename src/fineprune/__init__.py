@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fineprune.checkpoint.loading import load
     from fineprune.checkpoint.vocabulary import shrink_vocabulary
     from fineprune.inference.accelerate import accelerate
+    from fineprune.pruning.calibration.calibrate import calibrate
+    from fineprune.pruning.calibration.calibrated import Calibrated
     from fineprune.pruning.costs import Costs, costs
     from fineprune.pruning.distributed.gathering import gather_state_dict
     from fineprune.pruning.finalizing import finalize
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fineprune.training.host.trainer import PruningTrainer, pruning_trainer
 
 __all__ = [
+    "Calibrated",
     "Compact",
     "Costs",
     "Distillation",
@@ -37,6 +40,7 @@ __all__ = [
     "Shrunk",
     "Summary",
     "accelerate",
+    "calibrate",
     "costs",
     "export_model",
     "finalize",
@@ -54,6 +58,7 @@ __all__ = [
 
 # Imported when first used: torch takes seconds to import, transformers' Trainer more.
 _LAZY = {
+    "Calibrated": "fineprune.pruning.calibration.calibrated",
     "Compact": "fineprune.checkpoint.compact",
     "Costs": "fineprune.pruning.costs",
     "Pruner": "fineprune.pruning.pruner",
@@ -61,6 +66,7 @@ _LAZY = {
     "Shrunk": "fineprune.pruning.shrink",
     "Summary": "fineprune.pruning.summary",
     "accelerate": "fineprune.inference.accelerate",
+    "calibrate": "fineprune.pruning.calibration.calibrate",
     "costs": "fineprune.pruning.costs",
     "export_model": "fineprune.checkpoint.export",
     "finalize": "fineprune.pruning.finalizing",

@@ -55,8 +55,10 @@ def test_wanda_gives_what_the_rows_do_not_divide_to_the_best_next_weights():
 
 
 @pytest.mark.parametrize("name", CUTS)
-@settings(deadline=None, max_examples=25)
-@given(outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+@given(
+    outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.0, 1.0), seed=st.integers(0, 99)
+)
 def test_counts_are_exact(name, outputs, inputs, share, seed):
     keep = max(1, round(share * outputs * inputs))
     cut = CUTS[name](layer(outputs, inputs, seed=seed), keep)
@@ -76,14 +78,16 @@ def test_columns_of_inputs_that_are_always_0_go_first(name):
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5])
-def test_what_corrects_weights_is_nearer_to_the_output(density):
-    one = layer(64, 96, samples=800)
-    errors = {name: one.error(cut(one, round(density * 64 * 96))) for name, cut in CUTS.items()}
-    assert errors["alps"] < 0.8 * errors["sparsegpt"] < 0.8 * min(errors["wanda"], errors["magnitude"])
+def test_alps_is_nearest_to_the_output(density):
+    one = layer(32, 48, samples=400)
+    errors = {name: one.error(cut(one, round(density * 32 * 48))) for name, cut in CUTS.items()}
+    assert errors.pop("alps") < 0.8 * min(errors.values())
 
 
-@settings(deadline=None, max_examples=25)
-@given(outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.1, 1.0), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=15)
+@given(
+    outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.1, 1.0), seed=st.integers(0, 99)
+)
 def test_alps_is_never_farther_than_magnitude(outputs, inputs, share, seed):
     one, keep = layer(outputs, inputs, seed=seed), max(1, round(share * outputs * inputs))
     assert one.error(alps.cut(one, keep)) <= one.error(CUTS["magnitude"](one, keep)) + 1e-6
@@ -101,7 +105,9 @@ def test_fit_is_exact_on_few_entries():
 
 def test_the_error_is_that_of_the_output():
     """W x of (1, 2) under H: 2 + 4 + 8 = 14; of the difference (1, 0): 2."""
-    assert Layer("matrix", ROW, GRAM).error(torch.tensor([[0.0, 2.0]]).double()) == pytest.approx((2 / 14) ** 0.5)
+    assert Layer("matrix", ROW, GRAM).error(torch.tensor([[0.0, 2.0]]).double()) == pytest.approx(
+        (2 / 14) ** 0.5
+    )
     assert Layer("matrix", 0 * ROW, GRAM).error(ROW * 0) == 0
 
 

@@ -88,7 +88,27 @@ def calibrate(
         raise
     finally:
         passes.close()
+    _warn(matrices, method, tokens, padded)
     return Calibrated(method, tuple(found), tokens, time.perf_counter() - started)
+
+
+def _warn(matrices: Mapping[str, nn.Module], method: str, tokens: int, padded: bool) -> None:
+    """Warn of batches that say too little of the inputs, or that say what is not there."""
+    widest = max(_as_matrix(module).shape[1] for module in matrices.values())
+    if tokens < 2 * widest and method != next(iter(CUTS)):
+        warnings.warn(
+            f"{tokens:,} tokens for matrices of up to {widest:,} inputs: the cut fits these few; give at least "
+            f"{2 * widest:,}",
+            FinepruneWarning,
+            stacklevel=3,
+        )
+    if padded:
+        warnings.warn(
+            "padding could not be told from tokens for some matrices, and counts as tokens; batches of texts "
+            "of one length have none",
+            FinepruneWarning,
+            stacklevel=3,
+        )
 
 
 def _by_weight(matrices: Mapping[str, nn.Module], order: Iterable[str]) -> list[dict[str, nn.Module]]:

@@ -44,7 +44,9 @@ class Layer:
 
     def error(self, weight: Tensor) -> float:
         """Return ||(W' - W) X|| / ||W X|| of another weight W'; 0 where nothing comes out of W."""
-        squares = [float(((matrix @ self.gram) * matrix).sum()) for matrix in (weight - self.weight, self.weight)]
+        squares = [
+            float(((matrix @ self.gram) * matrix).sum()) for matrix in (weight - self.weight, self.weight)
+        ]
         return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0
 
 

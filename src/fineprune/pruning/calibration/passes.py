@@ -54,10 +54,14 @@ class Passes:
         device = next(model.parameters()).device
         self.batches = [_prepared(model, batch, device) for batch in batches]
         if not self.batches:
-            raise FinepruneError("batches: there are none; give some inputs of the model, such as texts of its task")
+            raise FinepruneError(
+                "batches: there are none; give some inputs of the model, such as texts of its task"
+            )
         self._model, self._matrices = model, matrices
         self._owner = {name: _owner(name, blocks) for name in matrices}
-        self._innermost = [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
+        self._innermost = [
+            name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)
+        ]
         self._outputs: dict[str, list[Any]] = {}
         self._forwards: dict[str, Any] = {}
         self._batch = 0
@@ -118,7 +122,12 @@ class Passes:
 
     def _can_replay(self) -> bool:
         """Return whether each block, behind kept outputs, answers the first batch as it does in one pass."""
-        if any(f"{other}.".startswith(f"{name}.") for name in self._blocks for other in self._blocks if other != name):
+        if any(
+            f"{other}.".startswith(f"{name}.")
+            for name in self._blocks
+            for other in self._blocks
+            if other != name
+        ):
             return False
         self._batch = 0
         expected: dict[str, list[Tensor]] = {}
@@ -170,7 +179,9 @@ class Passes:
     def _kept(self, name: str, *_args: Any, **_kwargs: Any) -> Any:
         """Return a kept output; a copy, because the model may change what it gets in place."""
         return tree_map_only(
-            Tensor, lambda entry: entry.clone() if any(entry.stride()) else entry, self._outputs[name][self._batch]
+            Tensor,
+            lambda entry: entry.clone() if any(entry.stride()) else entry,
+            self._outputs[name][self._batch],
         )
 
     def _run(self) -> None:
@@ -194,9 +205,7 @@ class Passes:
             yield
 
     @contextlib.contextmanager
-    def _watching(
-        self, modules: Mapping[str, nn.Module], see: Callable[[str, Any], None]
-    ) -> Iterator[None]:
+    def _watching(self, modules: Mapping[str, nn.Module], see: Callable[[str, Any], None]) -> Iterator[None]:
         """Let `see` have the name and the first input of each call of some modules."""
 
         def hook(name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
