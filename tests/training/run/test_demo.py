@@ -28,7 +28,7 @@ def test_rows(shown):
     assert rows[0].density == 1.0
     assert rows[0].kept == 1.0
     for row in rows[1:]:
-        assert row.density == pytest.approx(0.25, abs=1e-4)
+        assert row.density == pytest.approx(0.1, abs=1e-4)
         assert row.kept == pytest.approx(row.score / rows[0].score)
         assert (out / row.name / "model" / "config.json").is_file()
     assert any("80 + 100 pairs" in line for line in said)

@@ -1,11 +1,10 @@
 """Demonstrate pruning without a network: an embedded model, and docstrings of the installed libraries.
 
 The task: does this sentence describe the function of this name? all-MiniLM-L6-v2 is fine-tuned densely;
-from there it is pruned to a quarter of its weights by the recipe of the short runs, with the dense model as
+from there it is pruned to a tenth of its weights by the recipe of the short runs, with the dense model as
 the teacher. Nothing is shipped but code.
 
-The demo is to take minutes, which limits the density: matching a name with a sentence needs all six
-layers. Other tasks, and longer runs, go lower (docs/short-runs.md).
+Two runs of 250 steps take minutes; longer ones keep more (docs/short-runs.md).
 """
 
 import os
@@ -23,7 +22,7 @@ from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.training.run.recipe import DistillationConfig, ModelConfig, Recipe
 from fineprune.training.run.training_config import TrainingConfig
 
-DENSITY = 0.25
+DENSITY = 0.1
 STEPS = 250
 VALIDATION = 1000
 _BATCH = 32
