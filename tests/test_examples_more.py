@@ -1,6 +1,8 @@
 """The example files of tasks, runtimes and servers run as they are written."""
 
 import importlib.util
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,13 +66,14 @@ def test_serve(body, capsys, save_compact_classifier):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, EXAMPLES / "serve.py", small, "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, start_new_session=True, **quiet)  # a group: it has processes of its own
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for(url, server)
         found = example("load_test").main(url, ["a good film", "so bad"], clients=4, requests=40)
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait(30)
     assert found["requests a second"] > 0
     assert found["p50 ms"] <= found["p99 ms"]
