@@ -99,7 +99,7 @@ def _model_config(name: str, before_it: str) -> dict[str, Any] | None:
             path: Any = place / "config.json"
         else:
             path = _cached(place)
-        content = read_json(path) if isinstance(path, (str, Path)) else {}
+        content = read_json(Path(path)) if isinstance(path, (str, Path)) else {}
     except FinepruneError as error:
         raise FinepruneError(f"{before_it}{error}") from error
     if not isinstance(content, dict):
