@@ -27,6 +27,7 @@ RUN = [
     "docs/distillation.md",
     "docs/compact.md",
     "docs/serving.md",
+    "docs/lora.md",
 ]
 """Pages whose blocks all run."""
 
@@ -108,11 +109,13 @@ def given(place):
     config = fineprune.PruningConfig("magnitude", 0.5, warmup=0, cooldown=0)
     fineprune.prepare(model, config, total_steps=1).step()
     fineprune.finalize(model)
+    model.save_pretrained("sparse")
     return {"train": rows * 8, "loader": [batch] * 20, "tokenizer": tokenizer, "model": model}
 
 
 @pytest.mark.parametrize("page", RUN)
 @pytest.mark.filterwarnings("ignore::fineprune.FinepruneWarning")  # of plans of so few steps
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
 @pytest.mark.filterwarnings("ignore:.pin_memory")  # the pages do not say that there is no GPU
 def test_blocks_run(page, place, given, capsys):
     if page in ("docs/compact.md", "docs/serving.md"):  # they go on from the quickstart
