@@ -15,7 +15,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WORDS = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] a good bad so film acting ann bob is in left and rome paris who ?".split()
+    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "so", "film", "acting", "ann", "bob", "is", "in", "left", "and", "rome", "paris", "who", "?"]
 )
 
 

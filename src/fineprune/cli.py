@@ -19,6 +19,7 @@ from fineprune.study.command import study
 from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
 from fineprune.training.host.preemption import preemptible
+from fineprune.training.run.calibrate_command import calibrate
 from fineprune.training.run.recipe_command import recipe_app
 
 if TYPE_CHECKING:
@@ -279,6 +280,7 @@ def inspect(
     print(found.line)
 
 
+app.command()(calibrate)
 app.command()(bench)
 app.command()(study)
 app.command()(report)

@@ -11,7 +11,6 @@ from torch import nn
 
 import fineprune
 from fineprune import FinepruneError, FinepruneWarning, PruningConfig, calibrate, finalize, prepare
-from fineprune.pruning.calibration import calibrate as module
 from fineprune.pruning.calibration.calibrate import CUTS
 from fineprune.pruning.calibration.moments import present
 from fineprune.pruning.calibration.passes import Passes
@@ -101,9 +100,7 @@ def test_padding_of_two_stacks():
         assert present(decoder + name, batch, True).tolist() == [[False, True]]
     assert present(decoder + "encoder_attn.k_proj", batch, True).tolist() == [[True, False]]
     assert present(decoder + "fc1", {"labels": torch.tensor([[5, -100]])}, True).tolist() == [[True, False]]
-    assert present(decoder + "fc1", batch, False).tolist() == [
-        [True, False]
-    ]  # OPT has one stack of this name
+    assert present(decoder + "fc1", batch, False).tolist() == [[True, False]]  # OPT's only one
     assert present(decoder + "fc1", (here,), True) is None
 
 
@@ -222,14 +219,12 @@ def test_values_that_are_not_finite_leave_the_model_as_it_was():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CUTS, "wanda", break_the_second)
-        with pytest.raises(
-            FinepruneError, match=r"blocks\.1\.0: what it reads on these batches is nan or infinite"
-        ):
+        with pytest.raises(FinepruneError, match=r"blocks\.1\.0: what it reads .* is nan or infinite"):
             calibrate(model, [tokens()], method="wanda")
     assert torch.equal(model.blocks[0][0].weight, before["blocks.0.0.weight"])
 
 
-def test_more_refused(monkeypatch):
+def test_more_refused():
     grouped = nn.Sequential(*(nn.Sequential(nn.Conv1d(4, 4, 1, groups=2), nn.Linear(3, 3)) for _ in range(2)))
     with pytest.raises(FinepruneError, match=r"0\.0: a convolution in groups"):
         calibrate(grouped, [torch.ones(2, 4, 3)])
@@ -237,4 +232,3 @@ def test_more_refused(monkeypatch):
     quantized.is_quantized = True
     with pytest.raises(FinepruneError, match="is quantized or packed"):
         calibrate(quantized, [tokens()])
-    assert module.DEFAULT in CUTS

@@ -56,9 +56,7 @@ def test_wanda_gives_what_the_rows_do_not_divide_to_the_best_next_weights():
 
 @pytest.mark.parametrize("name", CUTS)
 @settings(deadline=None, max_examples=15)
-@given(
-    outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.0, 1.0), seed=st.integers(0, 99)
-)
+@given(outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_counts_are_exact(name, outputs, inputs, share, seed):
     keep = max(1, round(share * outputs * inputs))
     cut = CUTS[name](layer(outputs, inputs, seed=seed), keep)
@@ -85,9 +83,7 @@ def test_alps_is_nearest_to_the_output(density):
 
 
 @settings(deadline=None, max_examples=15)
-@given(
-    outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.1, 1.0), seed=st.integers(0, 99)
-)
+@given(outputs=st.integers(1, 9), inputs=st.integers(1, 12), share=st.floats(0.1, 1), seed=st.integers(0, 99))
 def test_alps_is_never_farther_than_magnitude(outputs, inputs, share, seed):
     one, keep = layer(outputs, inputs, seed=seed), max(1, round(share * outputs * inputs))
     assert one.error(alps.cut(one, keep)) <= one.error(CUTS["magnitude"](one, keep)) + 1e-6

@@ -1,8 +1,8 @@
 """Cut a trained model without labels: matrix by matrix, so that each gives nearly the output that it gave."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 from fineprune._messages import choose
 from fineprune.config import METHODS, PruningConfig
-from fineprune.errors import FinepruneError, FinepruneWarning
-from fineprune.pruning.adapters import adapted_layers
-from fineprune.pruning.calibration import alps, magnitude, sparsegpt, wanda
+from fineprune.errors import FinepruneError
+from fineprune.pruning.calibration import alps, magnitude, sparsegpt, units, wanda
 from fineprune.pruning.calibration.calibrated import Calibrated, CutMatrix
+from fineprune.pruning.calibration.checks import checked, warn_of_batches
 from fineprune.pruning.calibration.layer import Layer
 from fineprune.pruning.calibration.moments import Moments, precise
 from fineprune.pruning.calibration.passes import Passes
-from fineprune.pruning.distributed.ranks import is_sharded
-from fineprune.pruning.finalizing import masked_modules
+from fineprune.pruning.expansion import Lines
+from fineprune.pruning.followers import followers_of
 from fineprune.pruning.selection import keep_count
-from fineprune.pruning.targets import find_targets, is_pointwise, refuse_quantized, repeated_blocks
+from fineprune.pruning.structures import grids_of, rankings
+from fineprune.pruning.targets import is_pointwise, repeated_blocks
+from fineprune.pruning.ties import check_ties
+from fineprune.pruning.units import Grid
 
 CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "magnitude": magnitude.cut,
@@ -28,9 +31,10 @@ CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "sparsegpt": sparsegpt.cut,
     "alps": alps.cut,
 }
-"""The ways to cut a matrix, the fastest first."""
+"""The ways to cut single weights, the fastest first."""
 
-DEFAULT = "alps"
+UNIT_CUTS = {"wanda": units.by_norms, "sparsegpt": units.fitted}
+"""The ways to cut heads and neurons, the fastest first."""
 
 
 @torch.no_grad()
@@ -38,21 +42,25 @@ def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
     density: float = 0.5,
-    method: str = DEFAULT,
+    method: str | None = None,
+    structure: Any = "element",
     targets: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
 ) -> Calibrated:
     """Cut a trained model to a density without labels and without training, in place.
 
-    Each matrix keeps the same share of its weights. Matrices are cut in the order in which the model uses
-    them, and the inputs of each are those that come out of the matrices cut before.
+    Each matrix keeps the same share of its weights, or each layer of its heads and neurons. Matrices are cut
+    in the order in which the model uses them, and the inputs of each are those that come out of what was cut
+    before. `shrink` removes heads and neurons afterwards.
 
     Args:
         model: A trained model, in float; it becomes an ordinary one with zeros.
         batches: Inputs of the model, such as a data loader's: mappings of its arguments, tuples or tensors.
-            Labels are not read. A few hundred texts of the task are enough.
-        density: The share of the weights of each matrix that remains, in (0, 1].
-        method: "magnitude" and "wanda" choose weights; "sparsegpt" and "alps" correct those that remain.
+            Labels are not needed. A few hundred texts of the task are enough.
+        density: The share that remains, in (0, 1].
+        method: "magnitude" and "wanda" choose what remains; "sparsegpt" and "alps" correct it, too. None:
+            "alps"; of heads and neurons, which take "wanda" or "sparsegpt", the latter.
+        structure: "element", or {"attention": "head", "feed_forward": "neuron"}, as in `PruningConfig`.
         targets: Patterns of the linear layers to cut, as in `PruningConfig`.
         exclude: Patterns of layers to leave out.
 
@@ -62,53 +70,86 @@ def calibrate(
             finite. The model is as it was.
     """
     started = time.perf_counter()
-    choose(method, CUTS, "method")
     by_size = next(name for name, traits in METHODS.items() if traits.order == 0)
-    config = PruningConfig(by_size, density, scope="local", targets=targets, exclude=exclude)  # type: ignore[arg-type]
-    matrices = _checked(model, config)
-    passes = Passes(model, batches, matrices, repeated_blocks(model))
-    before: list[tuple[Tensor, Tensor]] = []
-    found, tokens, padded = [], 0, False
+    patterns: Any = {"targets": targets, "exclude": exclude}
+    config = PruningConfig(by_size, density, scope="local", structure=structure, **patterns)
+    cuts: Mapping[str, Any] = CUTS if config.structure == "element" else UNIT_CUTS
+    method = list(cuts)[-1] if method is None else choose(method, cuts, "method")
+    matrices = checked(model, config)
+    grids = grids_of(model, matrices, config)
+    readers = {name: matrices[name] for name in grids}
+    passes = Passes(model, batches, readers, repeated_blocks(model))
+    check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
+    work = _Work(model, method, grids, config)
     try:
-        for modules in _by_weight(matrices, passes.order):
+        for modules in _by_weight(readers, passes.order):
             moments = Moments(model, modules)
             passes.inputs(list(modules), moments.take)
-            name, module = next(iter(modules.items()))
-            weight = module.get_parameter("weight")
-            before.append((weight, weight.detach().clone()))
-            layer = _layer(name, module, moments)
-            matrix = CUTS[method](layer, keep_count(config.density, weight.numel()))
-            _write(module, matrix, name)
-            kept = int(torch.count_nonzero(weight))
-            found.append(CutMatrix(name, tuple(weight.shape), kept, weight.numel(), layer.error(matrix)))
-            tokens, padded = max(tokens, moments.tokens), padded or moments.padded
+            work.cut(*next(iter(modules.items())), moments)
     except BaseException:
-        for weight, values in before:
-            weight.copy_(values)
+        work.undo()
         raise
     finally:
         passes.close()
-    _warn(matrices, method, tokens, padded)
-    return Calibrated(method, tuple(found), tokens, time.perf_counter() - started)
+    widest = max(_as_matrix(module).shape[1] for module in readers.values())
+    warn_of_batches(0 if method == by_size else widest, work.tokens, work.padded)
+    return Calibrated(method, work.rows(), work.tokens, time.perf_counter() - started)
 
 
-def _warn(matrices: Mapping[str, nn.Module], method: str, tokens: int, padded: bool) -> None:
-    """Warn of batches that say too little of the inputs, or that say what is not there."""
-    widest = max(_as_matrix(module).shape[1] for module in matrices.values())
-    if tokens < 2 * widest and method != next(iter(CUTS)):
-        warnings.warn(
-            f"{tokens:,} tokens for matrices of up to {widest:,} inputs: the cut fits these few; give at least "
-            f"{2 * widest:,}",
-            FinepruneWarning,
-            stacklevel=3,
-        )
-    if padded:
-        warnings.warn(
-            "padding could not be told from tokens for some matrices, and counts as tokens; batches of texts "
-            "of one length have none",
-            FinepruneWarning,
-            stacklevel=3,
-        )
+class _Work:
+    """The matrices cut so far, what they were, and how far their outputs moved."""
+
+    def __init__(
+        self, model: nn.Module, method: str, grids: Mapping[str, Grid], config: PruningConfig
+    ) -> None:
+        self._model, self._method, self._grids = model, method, grids
+        names = list(grids)
+        rankings_of = rankings(list(grids.values()), config)
+        self._densities = {names[index]: share for members, share in rankings_of for index in members}
+        self._before: dict[str, Tensor] = {}
+        self._errors: dict[str, float] = {}
+        self.tokens, self.padded = 0, False
+
+    def cut(self, name: str, module: nn.Module, moments: Moments) -> None:
+        """Cut a matrix, and what follows it, by the inputs that it reads."""
+        grid, density = self._grids[name], self._densities[name]
+        self.tokens, self.padded = max(self.tokens, moments.tokens), self.padded or moments.padded
+        self._keep(name)
+        layer = _layer(name, module, moments)
+        if isinstance(grid.expansion, Lines):
+            bias = module._parameters.get("bias")
+            layer = layer if bias is None else replace(layer, gram=moments.centered.to(layer.weight.device))
+            unit_of = grid.expansion.unit_of.to(layer.weight.device)
+            matrix, alive = UNIT_CUTS[self._method](layer, unit_of, keep_count(density, grid.shape[0]))
+            if bias is not None:
+                moved = (layer.weight - matrix) @ moments.mean.to(matrix.device)
+                self._before[f"{name}.bias"] = bias.detach().clone()
+                bias.add_(moved.to(bias.dtype))
+            for follower in followers_of(self._model, grid):
+                self._keep(follower.lines.matrix)
+                follower.zero(~alive)
+        else:
+            matrix = CUTS[self._method](layer, keep_count(density, layer.weight.numel()))
+        _write(module, matrix, name)
+        self._errors[name] = layer.error(matrix)
+
+    def undo(self) -> None:
+        """Give all weights their values of before."""
+        for name, values in self._before.items():
+            self._model.get_parameter(name).copy_(values)
+
+    def rows(self) -> tuple[CutMatrix, ...]:
+        """Return what remains of each matrix."""
+        found = []
+        for name in dict.fromkeys(key.rpartition(".")[0] for key in self._before):
+            weight = self._model.get_submodule(name).get_parameter("weight")
+            kept = int(torch.count_nonzero(weight))
+            found.append(CutMatrix(name, tuple(weight.shape), kept, weight.numel(), self._errors.get(name)))
+        return tuple(found)
+
+    def _keep(self, name: str) -> None:
+        weight = self._model.get_submodule(name).get_parameter("weight")
+        self._before.setdefault(f"{name}.weight", weight.detach().clone())
 
 
 def _by_weight(matrices: Mapping[str, nn.Module], order: Iterable[str]) -> list[dict[str, nn.Module]]:
@@ -144,35 +185,3 @@ def _write(module: nn.Module, matrix: Tensor, name: str) -> None:
     if not bool(values.isfinite().all()):
         raise FinepruneError(f"{name}: weights are nan or infinite after the cut; load the model in float32")
     weight.copy_(values)
-
-
-def _checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
-    """Return the modules to cut, after all checks that need no batch."""
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: calibrate takes a torch.nn.Module")
-    if any(True for _ in masked_modules(model)):
-        raise FinepruneError("this model is prepared for a training: finalize it first, or load it again")
-    refuse_quantized(model)
-    matrices = find_targets(model, config.targets, config.exclude)
-    adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
-    for name, module in matrices.items():
-        weight = module.weight
-        if not (isinstance(weight, nn.Parameter) and weight.is_floating_point()) or weight.is_meta:
-            raise FinepruneError(
-                f"{name}: its weight is no floating-point parameter in memory; load the model in floating "
-                "point, or leave the layer out with exclude"
-            )
-        if is_sharded(weight):
-            raise FinepruneError(f"{name}: spread over processes; calibrate before fully_shard")
-        if id(module) in adapted:
-            raise FinepruneError(f"{name}: carries an adapter; merge it (merge_and_unload) before calibrate")
-        if is_pointwise(module) and module.groups > 1:  # type: ignore[operator]
-            raise FinepruneError(f"{name}: a convolution in groups, which calibrate cannot cut; use exclude")
-    weights = {id(module.weight): module.get_parameter("weight") for module in matrices.values()}.values()
-    there = sum(int(torch.count_nonzero(weight)) for weight in weights)
-    total = sum(weight.numel() for weight in weights)
-    if there < config.density * total:
-        raise FinepruneError(
-            f"density={config.density:g}: only {there / total:.2%} of the weights are there; give less than that"
-        )
-    return matrices

@@ -55,14 +55,11 @@ class Calibrated:
     def __str__(self) -> str:
         width = max(len(matrix.name) for matrix in self.matrices)
         lines = [f"{'matrix':{width}}  {'shape':>12}  {'kept':>12}  {'of':>12}  density   error"]
-        for name, shape, kept, total, error in self.matrices:
+        rows = [*self.matrices, CutMatrix("all", (), self.kept, self.total, self.error)]
+        for name, shape, kept, total, error in rows:
             size, moved = " x ".join(map(str, shape)), "" if error is None else f"{error:.2%}"
-            lines.append(
-                f"{name:{width}}  {size:>12}  {kept:>12,}  {total:>12,}  {kept / total:7.2%}  {moved:>6}".rstrip()
-            )
-        lines.append(
-            f"{'all':{width}}  {'':>12}  {self.kept:>12,}  {self.total:>12,}  {self.density:7.2%}  {self.error:6.2%}"
-        )
+            counts = f"{kept:>12,}  {total:>12,}  {kept / total:7.2%}"
+            lines.append(f"{name:{width}}  {size:>12}  {counts}  {moved:>6}".rstrip())
         return "\n".join([*lines, f"{self.method}, on {self.tokens:,} tokens, in {self.seconds:.1f} seconds"])
 
     __repr__ = __str__

@@ -25,6 +25,7 @@ class Moments:
         self._modules = modules
         self._two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         self._sum: Tensor | None = None
+        self._total: Tensor | None = None
         self.tokens = 0
         self.padded = False
 
@@ -38,7 +39,9 @@ class Moments:
             self.padded |= not told
         rows = value.reshape(-1, value.shape[-1]).float()
         products = (rows.mT @ rows).to(precise(rows.device))
+        total = rows.sum(0, dtype=products.dtype)
         self._sum = products if self._sum is None else self._sum.add_(products)
+        self._total = total if self._total is None else self._total.add_(total)
         self.tokens += len(rows)
 
     @property
@@ -46,6 +49,17 @@ class Moments:
         """(inputs, inputs): H without damping."""
         assert self._sum is not None
         return self._sum * (2 / max(self.tokens, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        """(inputs,): the mean input."""
+        assert self._total is not None
+        return self._total / max(self.tokens, 1)
+
+    @property
+    def centered(self) -> Tensor:
+        """H of the inputs less their mean: what counts where a bias takes the mean of what is cut."""
+        return self.gram - 2 * torch.outer(self.mean, self.mean)
 
 
 def precise(device: torch.device) -> torch.dtype:
@@ -64,13 +78,13 @@ def present(name: str, batch: Any, two_stacks: bool) -> Tensor | None:
     if not isinstance(batch, Mapping):
         return None
     mask = batch.get("attention_mask")
-    stack, layer, kind = place_of(name)
-    if two_stacks and "decoder" in name.partition(f".{layer}.")[0]:
-        inside = name.partition(f".{layer}.")[2]
-        if kind not in ("K", "V") or not _OF_ENCODER.search(inside):
-            mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
-            if mask is None and isinstance(labels, Tensor) and labels.ndim == 2:
-                mask = labels != -100
+    _, layer, kind = place_of(name)
+    stack, _, inside = name.partition(f".{layer}.")
+    reads_encoder = kind in ("K", "V") and _OF_ENCODER.search(inside)
+    if two_stacks and "decoder" in stack and not reads_encoder:
+        mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
+        if mask is None and isinstance(labels, Tensor) and labels.ndim == 2:
+            mask = labels != -100
     return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 

@@ -84,7 +84,7 @@ class Passes:
                     raise _Reached
 
             with self._watching({name: self._matrices[name] for name in names}, see):
-                for self._batch in range(len(self.batches)):
+                for _ in self._each_batch():
                     waiting |= set(names)
                     self._run()
 
@@ -101,14 +101,12 @@ class Passes:
         """Return the matrices in the order of their first calls, and count all calls on the way."""
         names = dict.fromkeys([*self._innermost, *filter(None, self._owner.values())])
         blocks = {name: self._model.get_submodule(name) for name in names}
-        for self._batch in range(len(self.batches)):
+        self._calls: Counter[str] = Counter()
+        for _ in self._each_batch():
             calls: Counter[str] = Counter()
-            with self._watching(blocks | dict(self._matrices), lambda name, _: calls.update([name])):
+            with self._watching(blocks | dict(self._matrices), functools.partial(_count, calls)):
                 self._run()
-            if self._batch == 0:
-                self._calls = calls
-            else:
-                self._calls.update(calls.keys() - self._calls.keys())
+            self._calls |= calls  # the larger count of each
             missing = [name for name in self._matrices if name not in self._calls]
             if not missing:
                 break
@@ -166,7 +164,7 @@ class Passes:
                 raise _Reached
 
         with self._keeping(names, keep):
-            for self._batch in range(len(self.batches)):
+            for _ in self._each_batch():
                 self._run()
         for name, kept in self._outputs.items():
             if any(_list_of(name) == _list_of(other) for other in names):
@@ -184,6 +182,12 @@ class Passes:
             self._outputs[name][self._batch],
         )
 
+    def _each_batch(self) -> Iterator[None]:
+        """Make each batch the current one, in turn."""
+        for number in range(len(self.batches)):
+            self._batch = number
+            yield
+
     def _run(self) -> None:
         """Call the model with the current batch, until something ends the pass."""
         batch = self.batches[self._batch]
@@ -195,9 +199,8 @@ class Passes:
         except _Reached:
             pass
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-            raise FinepruneError(
-                f"batches: {type(self._model).__name__} does not take batch {self._batch} ({one_line(error, 200)})"
-            ) from error
+            kind, reason = type(self._model).__name__, one_line(error, 200)
+            raise FinepruneError(f"batches: {kind} does not take batch {self._batch} ({reason})") from error
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -237,13 +240,23 @@ def _prepared(model: nn.Module, batch: Batch, device: torch.device) -> Batch:
         batch = (batch,)
     if not isinstance(batch, (Mapping, tuple, list)):
         raise FinepruneError(
-            f"batches: one is a {type(batch).__name__}; give mappings of the model's arguments, tuples or tensors"
+            f"batches: one is a {type(batch).__name__}; give mappings of the model's arguments, tuples or "
+            "tensors"
         )
     if isinstance(batch, Mapping):
         batch = dict(batch)
         if "use_cache" in inspect.signature(model.forward).parameters:
             batch.setdefault("use_cache", False)
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+
+
+def _count(calls: Counter[str], name: str, _value: Any) -> None:
+    calls[name] += 1
+
+
+def _inside(name: str, blocks: Iterable[str]) -> list[str]:
+    """Return the blocks that are inside another."""
+    return [block for block in blocks if block.startswith(f"{name}.")]
 
 
 def _owner(name: str, blocks: Iterable[str]) -> str:

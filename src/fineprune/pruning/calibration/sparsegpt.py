@@ -32,7 +32,7 @@ def cut(layer: Layer, keep: int) -> Tensor:
 
 
 def _correct(weight: Tensor, mask: Tensor, upper: Tensor) -> Tensor:
-    """Cut the columns of a block one by one, in place, and return the errors that the columns behind it get."""
+    """Cut the columns of a block one by one, in place; return the errors that later columns make up for."""
     errors = torch.zeros_like(weight)
     for column in range(weight.shape[1]):
         errors[:, column] = (weight[:, column] / upper[column, column]).masked_fill(mask[:, column], 0)

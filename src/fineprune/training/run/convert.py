@@ -37,10 +37,13 @@ from fineprune.training.run.dense_counterpart import dense_scores
 from fineprune.training.run.results import read_results
 from fineprune_runtime import manifest
 
+CALIBRATION = "calibration.json"
+"""In a model folder: how `fineprune calibrate` cut it, and what it scored."""
+
 _TABLE = re.compile(r"embed|\bshared\.|\bwte\.")  # what models call their tables of words
 
 
-class _Companions(NamedTuple):
+class Companions(NamedTuple):
     """Write the files that belong beside the weights of a model folder; acts as a tokenizer.
 
     The settings of an image or sound processor are copied: loading them takes packages that the model itself
@@ -105,7 +108,7 @@ def compact_folder(
         command = f"fineprune compact {folder.resolve().name} {out.resolve().name}"
         command += "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
         provenance = _provenance(folder, command)
-        companions = _Companions(tokenizer, Path(place))
+        companions = Companions(tokenizer, Path(place))
         if base is None:
             return write_compact(model, out, packing, provenance, companions)
         return write_delta(model, out, base, packing, provenance, companions)
@@ -141,16 +144,20 @@ def dense_folder(
         model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         with staged(out) as staging:
             density = summary(model).density
-            to_dense(full_size(model)).save_pretrained(staging)
-            _Companions(tokenizer, Path(place)).save_pretrained(staging)
-            kind: Any = type(model)
-            reloaded = kind.from_pretrained(
-                staging, dtype=model.dtype, local_files_only=True, trust_remote_code=False
-            )
-            compare_weights(model, reloaded, Packing())
-            changed = compare_outputs(model, reloaded, None, exact=True)
+            changed = write_plain(full_size(model), Companions(tokenizer, Path(place)), staging)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     return Compact(out, size, size, density, changed)
+
+
+def write_plain(model: Any, companions: Companions, folder: Path) -> float:
+    """Write a model with its zeros in place, and its companions; return how far reloaded answers differ."""
+    to_dense(model).save_pretrained(folder)
+    companions.save_pretrained(folder)
+    reloaded = type(model).from_pretrained(
+        folder, dtype=model.dtype, local_files_only=True, trust_remote_code=False
+    )
+    compare_weights(model, reloaded, Packing())
+    return compare_outputs(model, reloaded, None, exact=True)
 
 
 def export_folder(folder: str | Path, out: str | Path, to: Any, int8: bool = False) -> Exported:
@@ -171,7 +178,9 @@ def _provenance(folder: Path, command: str) -> Provenance:
     try:
         results = read_results(path)
     except FileNotFoundError:
-        return _earlier_provenance(model_place(folder) / ABOUT, command)
+        place = model_place(folder)
+        files = [place / name for name in (ABOUT, CALIBRATION) if (place / name).is_file()]
+        return _earlier_provenance(files[0], command) if files else Provenance(command=command)
     pruning = results["recipe"].get("pruning")
     try:
         config = None if pruning is None else PruningConfig.from_dict(pruning)
@@ -181,11 +190,8 @@ def _provenance(folder: Path, command: str) -> Provenance:
 
 
 def _earlier_provenance(path: Path, command: str) -> Provenance:
-    """Return the provenance in a fineprune.json, if there is one, with a new command."""
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        return Provenance(command=command)
+    """Return the provenance in a fineprune.json or calibration.json, with a new command."""
+    content = read_json(path)
     try:
         config = None if content["pruning"] is None else PruningConfig.from_dict(content["pruning"])
         return Provenance(content["scores"], content.get("dense_scores"), command, config)
