@@ -67,7 +67,7 @@ def test_serve(body, capsys, save_compact_classifier):
         port = free.getsockname()[1]
     command = [sys.executable, EXAMPLES / "serve.py", small, "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, start_new_session=True, **quiet)  # a group: it has processes of its own
+    server = subprocess.Popen(command, start_new_session=True, **quiet)  # it has children
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for(url, server)

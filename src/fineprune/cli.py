@@ -40,7 +40,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
     steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
 ) -> None:
-    """The main job on an embedded model and data: no network, a few minutes."""
+    """Fine-tune, prune, pack and time an embedded model: no network, a few minutes."""
     from fineprune.training.run.demo import LENGTH, run_demo
 
     rows = run_demo(out, steps)
@@ -70,7 +70,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME OF THE RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is in the folder.")] = False,
 ) -> None:
-    """Train and prune what a recipe says, into a run folder."""
+    """Train and prune a model by a recipe, into a run folder."""
     from fineprune.training.run.recipe import Recipe
 
     loaded = Recipe.load(recipe, overrides or [])
@@ -210,7 +210,7 @@ def compact(
     threshold: Annotated[float | None, typer.Option(help="Its final threshold.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model such that its zeros take no room: of a run, a model folder, an older program."""
+    """Write a compact copy of a run, a model folder or an older checkpoint: only weights that are not zero."""
     from fineprune.checkpoint.packing import Packing
     from fineprune.training.run.convert import compact_folder, dense_folder, smaller_tables
 
@@ -251,7 +251,7 @@ def inspect(
     matrices: Annotated[bool, typer.Option("--matrices", help="List every matrix, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is left of a model, layer by layer, the bytes it takes, and one line about it to paste."""
+    """Show what remains of a model, layer by layer, its size, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
     from fineprune.training.run.inspection import headline_of, inspect_folder
     from fineprune.training.run.layer_bars import bars
