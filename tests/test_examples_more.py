@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-WORDS = (
-    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "so", "film", "acting", "ann", "bob", "is", "in", "left", "and", "rome", "paris", "who", "?"]
-)
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TEXT = "a good bad so film acting ann bob is in left and rome paris who ?"
+WORDS = [*SPECIAL, *TEXT.split()]
 
 
 def example(name):

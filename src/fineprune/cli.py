@@ -210,7 +210,7 @@ def compact(
     threshold: Annotated[float | None, typer.Option(help="Its final threshold.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a compact copy of a run, a model folder or an older checkpoint: only weights that are not zero."""
+    """Write a compact copy of a run, model folder or older checkpoint: only weights that are not zero."""
     from fineprune.checkpoint.packing import Packing
     from fineprune.training.run.convert import compact_folder, dense_folder, smaller_tables
 
