@@ -77,6 +77,11 @@ def test_the_plan_of_runs_that_prune_nothing_or_to_an_unknown_density():
     fixed = PruningConfig(method="soft_movement", penalty=400.0)
     assert plan_for(recipe_of(fixed)).density is None
     assert plan_for(recipe_of(fixed)).prune_from == 40
+    halves = {
+        "attention": {"unit": "head", "density": 0.5},
+        "feed_forward": {"unit": "neuron", "density": 0.2},
+    }
+    assert plan_for(recipe_of(PruningConfig(structure=halves))).density is None
 
 
 def test_the_size_of_weights_leaves_out_zeros_and_does_not_change_by_prepare():

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fineprune.config import PruningConfig
 from fineprune.pruning.schedule import Schedule
+from fineprune.structure import parts_of
 from fineprune.training.run.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class RunPlan(NamedTuple):
     """The step at which pruning begins; None where nothing is pruned."""
 
     density: float | None
-    """The density to reach; None where nothing is pruned, or a fixed lambda decides it."""
+    """The density to reach; None where nothing is pruned, a fixed lambda decides, or each part has its own."""
 
     at_final: int
     """Steps at the final density."""
@@ -122,7 +124,7 @@ def plan_without_model(
         steps=steps,
         warmup=warmup,
         prune_from=schedule.warmup if prunes else None,
-        density=pruning.density if pruning is not None and prunes and pruning.controlled else None,
+        density=_planned_density(pruning) if prunes else None,
         at_final=schedule.cooldown,
         width=width,
         new_head=new_head,
@@ -158,6 +160,13 @@ def after(results: Mapping[str, Any]) -> list[str]:
     if share < _GOOD and (advice := _advice(results)):
         lines.append(f"what may help next: {'; '.join(advice[:2])}")
     return lines
+
+
+def _planned_density(pruning: PruningConfig | None) -> float | None:
+    if pruning is None or not pruning.controlled:
+        return None
+    own = any(part.density is not None for part in parts_of(pruning.structure).values())
+    return None if own else pruning.density
 
 
 def usual_rates(width: int | None) -> tuple[float, float] | None:
