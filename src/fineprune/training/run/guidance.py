@@ -52,7 +52,7 @@ class RunPlan(NamedTuple):
     """The step at which pruning begins; None where nothing is pruned."""
 
     density: float | None
-    """The density to reach; None where nothing is pruned, a fixed lambda decides, or each part has its own."""
+    """The density to reach; None where nothing is pruned, a fixed lambda decides, or parts have their own."""
 
     at_final: int
     """Steps at the final density."""
