@@ -21,13 +21,13 @@ def fitted(layer: Layer, unit_of: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         unit_of: (inputs,): the unit of each column.
         keep: The units that remain.
     """
-    hessian = layer.hessian
+    hessian, goal = layer.hessian, layer.weight * layer.alive
     alive = torch.ones(int(unit_of.max()) + 1, dtype=torch.bool, device=unit_of.device)
     each = -(-(len(alive) - keep) // _ROUNDS)
     while True:
         rest = alive[unit_of].nonzero().squeeze(1)
         inverse = torch.cholesky_inverse(factor(hessian[rest][:, rest], layer.name))
-        weight = layer.weight @ hessian[:, rest] @ inverse
+        weight = goal @ hessian[:, rest] @ inverse
         count = int(alive.sum())
         if count <= keep:
             return torch.zeros_like(layer.weight).index_copy_(1, rest, weight), alive
