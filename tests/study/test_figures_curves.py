@@ -161,3 +161,14 @@ def test_a_run_without_its_main_score_is_left_out(runs: Path) -> None:
 
 def broken_score(run: RunFolder) -> RunFolder:
     return replace(run, results=dict(run.results or {}, scores={}))
+
+
+def test_one_density_is_a_sentence(write_run: WriteRun) -> None:
+    write_run("sst2-dense-s0", "dense", None, 0.8)
+    write_run("sst2-movement-0.1-s0", "movement", 0.1, 0.6)
+    folder = write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.7).parent
+    assert drawn(folder, "score-by-density").sentence == (
+        "sst2 at 10 %, accuracy in percent: l0 70.0; movement 60.0; dense 80.0. One density makes no curve."
+    )
+    write_run("sst2-l0-0.03-s0", "l0", 0.03, 0.7)
+    assert drawn(folder, "score-by-density").sentence == ""

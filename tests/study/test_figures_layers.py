@@ -80,3 +80,21 @@ def test_without_a_number_of_heads_neurons_are_left(write_run: WriteRun, tiny_re
     figure = made(empty(read_folder(folder)))
     assert figure.data == [("sst2-l0-0.1-s0", "l0", "layer", 0, 0, 0, 4, 2)]
     assert "Heads cannot be told" in figure.caption
+
+
+def test_one_number_is_a_sentence(write_run: WriteRun, tiny_record: MakeRecord) -> None:
+    config = {"n_heads": 1}
+    names = tuple(f"encoder.layer.{layer}.attention.output.dense" for layer in (0, 1))
+    record = tiny_record(names=names)
+    runs = read_folder(
+        write_run("sst2-magnitude-0.1-s0", "magnitude", 0.1, 0.5, record=record, config=config).parent
+    )
+    where, none = made(density_by_layer(runs)), made(empty(runs))
+    assert where.sentence.startswith("Every matrix keeps 50 % of its weights, since the selection is local.")
+    assert none.sentence.startswith("No head is empty: each keeps a weight.")
+
+
+def test_differences_are_drawn(write_run: WriteRun, tiny_record: MakeRecord) -> None:
+    folder = write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, record=tiny_record(), config={"n_heads": 2})
+    runs = read_folder(folder)
+    assert (made(density_by_layer(runs)).sentence, made(empty(runs)).sentence) == ("", "")

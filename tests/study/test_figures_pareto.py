@@ -89,13 +89,12 @@ def test_means_over_seeds_and_the_front_are_in_the_data(write_run: WriteRun) -> 
     assert "Not timed: 2 runs." in figure.caption
 
 
-def test_without_bench_the_second_panel_says_so(write_run: WriteRun) -> None:
+def test_without_bench_there_is_one_panel(write_run: WriteRun) -> None:
     folder = write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.6, more=sizes(12)).parent
     figure = made(pareto(read_folder(folder)))
-    left, right = figure.draw().axes
-    assert "not measured" not in [text.get_text() for text in left.texts]
-    assert [text.get_text() for text in right.texts] == ["not measured"]
-    assert "No run was timed" in figure.caption
+    (axis,) = figure.draw().axes
+    assert axis.get_xlabel() == "size of the weights (MB)"
+    assert "No run was timed: fineprune bench RUN times one." in figure.caption
 
 
 def test_points_of_the_front_have_their_density_beside_them(write_run: WriteRun) -> None:

@@ -56,17 +56,19 @@ def test_a_runs_numbers_are_those_of_its_files(run):
         assert value(page, name) == results[name]
     assert value(page, "packed_bytes") == results["packed_bytes"]["float32"]
     assert value(page, "ratio") == 9.0
-    assert "9.0× times torch, int8" in said(page, "ratio")
+    assert "9.0× as fast as torch on the same weights, in int8 (8.1× to 9.9×)" in said(page, "ratio")
     assert "2.22 ms for 1 × 128 tokens, 1 thread, Some Processor 3" in said(page, "ratio")
-    assert "what fineprune compact writes; model/ stores zeros in full" in said(page, "packed_bytes")
+    assert "what fineprune compact writes with float32 values; model/ stores zeros in full" in page.text
     assert "the score is that of float32" in said(page, "ratio")
     left, every = results["parameters"] - results["total"] + results["kept"], results["parameters"]
     assert f"{left:,} of all {every:,} parameters ({100 * left / every:.1f}" in said(page, "density")
     assert "of 12.4 MB dense: 25.0 %" in said(page, "packed_bytes")
-    assert "float16: 2.0 MB, int8: 1.5 MB" in said(page, "packed_bytes")
+    assert "2.0 MB as float16, 1.5 MB as int8" in page.text
+    assert "Density is the share of the weights in the pruned matrices that is not zero" in page.text
     assert f"{results['kept']:,} of {results['total']:,} weights" in said(page, "density")
     # Against the dense run of the same seed, not the other one.
-    assert "dense: 86.0 % −8.0 points, 90.7 % of dense" in said(page, "score")
+    assert said(page, "lost") == "Against dense −8.0 points dense: 86.0 % 90.7 % of the dense score"
+    assert value(page, "lost") == pytest.approx(0.78 - 0.86)
 
     lines = page.table("Scores on the validation data")
     found = {line[0].text: [json.loads(cell.attributes["data-value"]) for cell in line[1:]] for line in lines}
@@ -134,8 +136,9 @@ def test_a_studys_numbers_are_those_of_its_files(study):
     assert best[1][5].text == "−9.0"  # points: 79 of 88
     assert "10 runs" not in page.text
     assert "9 runs: 9 finished" in page.text
-    assert "Size: float32 values, packed" in page.text
+    assert "File size: float32 values, as fineprune compact writes them" in page.text
     assert "Not measured of these runs: speed." in page.text
+    assert [code.text for code in page.all("code")] == [f"fineprune bench {study}/RUN"]
     assert "One seed each" not in page.text
     share = (runs[-1].results["parameters"] - 90) / runs[-1].results["parameters"]
     assert json.loads(best[3][8].attributes["data-value"]) == pytest.approx(share)  # of all parameters
@@ -146,7 +149,7 @@ def test_a_studys_numbers_are_those_of_its_files(study):
 def test_the_maps_of_a_study_are_of_the_best_at_the_lowest_density(study, monkeypatch):
     page = Page(write_report(study))
     assert [option.text for option in page.all("option")] == []  # one run: nothing to choose
-    assert "a: l0 at 3 %, seed 1" in page.text
+    assert "a: l0, 3 % density, seed 1" in page.text
     make_run(study / "a-movement-0.03-s0", density=0.03, score=0.9, record=TINY)
     page = Page(write_report(study))
     assert [option.text for option in page.all("option")] == ["a-movement-0.03-s0", "a-l0-0.03-s1"]
@@ -258,8 +261,10 @@ def test_older_runs_were_not_measured(tmp_path, results):
     run = make_run(tmp_path / "run", results={"packed_bytes": None, **results})
     page = Page(write_report(run))
     assert "not measured" in said(page, "packed_bytes")
-    assert f"not measured fineprune bench {run}" in said(page, "ratio")
-    assert "no dense run to compare with" in said(page, "score")
+    assert f"fineprune compact {run} {run}/compact" in said(page, "packed_bytes")
+    assert f"not measured this measures it: fineprune bench {run}" in said(page, "ratio")
+    command = f"fineprune run {run}/recipe.yaml pruning=null --out {run}-dense"
+    assert f"no dense run to compare with; this trains one: {command}" in said(page, "lost")
     assert "No finished run has its masks with it (weights.npz)" in page.text
     make_bench(run, {"torch": 1.0, "engine int8": 9.0}, wrong=["engine int8"])
     assert "no right answer of the engine" in said(Page(write_report(run)), "ratio")
@@ -338,7 +343,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         def save(folder):
             write_text(folder / "one.csv", "1" * (size + before))
 
-        return SimpleNamespace(name="one", title="", caption="", save=save, svg=lambda: "<svg/>")
+        return SimpleNamespace(name="one", title="", caption="", save=save, svg=lambda: "<svg/>", sentence="")
 
     monkeypatch.setattr("fineprune.study.figures.drawings", lambda runs: [("one", figure)])
     if before:

@@ -65,8 +65,8 @@ def test_runs_of_several_tasks_in_one_folder_are_not_seeds_of_one(tmp_path):
 def test_the_dense_run_is_of_the_same_model(tmp_path):
     make_run(tmp_path / "other", "dense", score=0.95, model="large")
     run = make_run(tmp_path / "pruned", seed=1)
-    assert "no dense run to compare with" in said(Page(write_report(run)), "score")
+    assert "no dense run to compare with" in said(Page(write_report(run)), "lost")
     make_run(tmp_path / "dense", "dense", score=0.9)
-    assert "dense, seed 0: 90.0 %" in said(Page(write_report(run)), "score")
+    assert "dense, seed 0: 90.0 %" in said(Page(write_report(run)), "lost")
     tuned = make_run(tmp_path / "tuned", model=str(tmp_path / "other" / "model"))
-    assert "dense: 95.0 %" in said(Page(write_report(tuned)), "score")
+    assert "dense: 95.0 %" in said(Page(write_report(tuned)), "lost")

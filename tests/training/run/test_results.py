@@ -8,6 +8,7 @@ from fineprune import FinepruneError
 from fineprune.training.run.results import (
     fastest,
     packed_of,
+    parameters_left,
     read_results,
     size_of,
     timings_of,
@@ -112,3 +113,11 @@ def test_sizes(tmp_path):
     assert weight_bytes(tmp_path) is None
     (tmp_path / "a.safetensors").write_bytes(b"12345")
     assert weight_bytes(tmp_path) == 5
+
+
+def test_parameters_are_those_before_pruning():
+    counts = {"parameters": 1000, "total": 600, "kept": 150}
+    assert parameters_left(counts) == (550, 1000)
+    refined = counts | {"parameters": 580, "pruned": {"parameters": 1000}}  # of the smaller model
+    assert parameters_left(refined) == (550, 1000)
+    assert parameters_left(counts | {"pruned": {}}) == (550, 1000)

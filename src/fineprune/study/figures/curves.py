@@ -177,7 +177,22 @@ def _figure(
         parts.append(
             "Dotted and hollow: the paper authors' own runs of BERT-base on the full data, one seed each."
         )
-    return Figure(name, title, " ".join(filter(None, parts)), _HEADER, data, draw)
+    return Figure(name, title, " ".join(filter(None, parts)), _HEADER, data, draw, _sentence(made))
+
+
+def _sentence(made: Sequence[Panel]) -> str:
+    """Return the scores as text where no panel has more than one density; empty where there is a curve."""
+    texts = []
+    for panel in made:
+        points = [(line, point) for line in panel.lines if line.main for point in line.points]
+        asked = {percent(point.group.cell.density or point.density) for _, point in points}
+        if len(asked) > 1:
+            return ""
+        scores = [f"{line.label} {point.mean:.1f}" for line, point in points]
+        scores += [] if panel.dense is None else [f"dense {panel.dense:.1f}"]
+        metric = panel.metric.replace("_", " ")
+        texts.append(f"{panel.title} at {asked.pop()}, {metric} in percent: {'; '.join(scores)}.")
+    return " ".join([*texts, "One density makes no curve."])
 
 
 def _rows(panel: Panel) -> list[tuple[object, ...]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fineprune.pruning.anatomy import KINDS, place_of
 from fineprune.pruning.dead_units import LayerUnits, remaining_units
 from fineprune.study.figures import chosen_runs
-from fineprune.study.figures.style import Figure, handle, ink, legend, panels, short, style
+from fineprune.study.figures.style import Figure, handle, ink, legend, panels, percent, short, style
 from fineprune.study.study_folder import RunFolder
 from fineprune.training.run.mask_snapshot import MatrixSnapshot, counts_by
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _Layer = tuple[str, int]  # stack and number
 _GAP = 0.8  # between stacks, in layers
+_FLAT = 0.02  # of the highest density: a picture of smaller differences is that of one number
 
 
 def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
@@ -62,8 +63,14 @@ def density_by_layer(runs: Sequence[RunFolder]) -> Figure | str:
         parts.append(f"Under local selection ({', '.join(flat)}) every matrix keeps the same share: flat.")
     if not places:
         parts.append("The matrices' names have no number of a layer.")
+    found = [density for part in (layers, kinds) for run in part.values() for density in run.values()]
+    sentence = ""
+    if len(flat) == len(shown) and max(found) - min(found) <= _FLAT * max(found):
+        same = f"Every matrix keeps {percent(max(found))} of its weights, since the selection is local."
+        sentence = f"{same} {chosen.told}"
     header = ("run", "method", "scope", "by", "stack", "layer", "kind", "density")
-    return Figure("density-by-layer", "Where the weights remain", " ".join(parts), header, data, draw)
+    title = "Where the weights remain"
+    return Figure("density-by-layer", title, " ".join(parts), header, data, draw, sentence)
 
 
 def empty(runs: Sequence[RunFolder]) -> Figure | str:
@@ -107,11 +114,17 @@ def empty(runs: Sequence[RunFolder]) -> Figure | str:
         parts.append("Heads cannot be told from the model's configuration and matrices, and are left out.")
     if not neurons:
         parts.append("Neurons cannot be told from the matrices, and are left out.")
-    for half in halves:
-        if not any(value for _, found in counted for value in _empty_shares(found, half).values()):
-            parts.append(f"No {half[:-1]} is empty.")
+    none = [
+        half[:-1]
+        for half in halves
+        if not any(value for _, found in counted for value in _empty_shares(found, half).values())
+    ]
+    parts += [f"No {unit} is empty." for unit in none]
+    sentence = ""
+    if len(none) == len(halves):
+        sentence = f"No {' and no '.join(none)} is empty: each keeps a weight. {chosen.told}"
     header = ("run", "method", *LayerUnits._fields)
-    return Figure("empty", "Empty heads and neurons", " ".join(parts), header, data, draw)
+    return Figure("empty", "Empty heads and neurons", " ".join(parts), header, data, draw, sentence)
 
 
 def _layer_of(name: str) -> _Layer | None:

@@ -75,6 +75,7 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     if not any(panel.points for panel in made):
         return "no finished run says the size of its file, which older versions did not, or was timed"
     data = [row for panel in made for row in _rows(panel)]
+    made = [panel for panel in made if panel.what == "size" or latencies]
 
     def draw() -> "Canvas":
         canvas, axes = panels(len(made), height=3.0)
@@ -148,7 +149,7 @@ def _benches(runs: Sequence[RunFolder]) -> tuple[dict[Path, float | None], str]:
         if time is not None:
             found[run.path] = time
     if not found:
-        return {}, "No run was timed (fineprune bench)."
+        return {}, "No run was timed: fineprune bench RUN times one."
     (how, count), *others = Counter(time.where for time in found.values()).most_common()
     about = f"Latency of the sparse engine in float32, and of torch for the dense model: {short(how, 120)}."
     if others:

@@ -90,6 +90,9 @@ class Figure:
     draw: "Callable[[], Canvas]"
     """Draws the figure again."""
 
+    sentence: str = ""
+    """All that the picture would show, where that is one number or a few; a page has it in its place."""
+
     def svg(self) -> str:
         """Return one `<svg>` element for a page.
 

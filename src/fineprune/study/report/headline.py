@@ -1,37 +1,33 @@
-"""Make the top of the page: remaining weights, lost score, size and speed."""
+"""Make the top of a study's page: the best runs at each density, and sentences on runs that need a word."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from fineprune.study.grid import DENSE, Cell
-from fineprune.study.grouping import Group, Row, dense_mean, groups, share, share_of
+from fineprune.study.grouping import Group, Row, dense_mean, groups, share
 from fineprune.study.report import formatting
-from fineprune.study.report.comparison import Dense, progress
-from fineprune.study.report.formatting import NONE, Entry, Grid, counted, listed, numeric, percent
+from fineprune.study.report.formatting import NONE, Entry, Grid, counted, listed, megabytes, numeric, percent
 from fineprune.study.study_folder import RunFolder
-from fineprune.training.run.results import ENGINE, PeerTiming, fastest, size_of
+from fineprune.training.run.results import ENGINE, PeerTiming, fastest, parameters_left, size_of
+
+DENSITY = (
+    "Density is the share of the weights in the pruned matrices that is not zero: at a density of "
+    "10\N{NO-BREAK SPACE}%, 90\N{NO-BREAK SPACE}% of them are zero. Embeddings, norms, biases and the task's "
+    "head are not pruned, and do not count."
+)
 
 _MEASURED = {
-    "size": "Size: float32 values, packed as `fineprune compact` does, of the dense model's.",
+    "file size": "File size: float32 values, as fineprune compact writes them, and its share of the dense "
+    "model's.",
     "speed": "Speed: the engine's fastest type against torch, on the same weights; the mean over the seeds "
     "that were timed alike, whose number is in brackets. Whatever the type, the score is that of float32.",
 }  # columns of `best` that runs may lack
 
 ONE_SEED = "One seed each: small differences may be noise."
-
-
-class Tile(NamedTuple):
-    """One number of a run in large type, with the notes that it needs."""
-
-    name: str
-    """The name in the files."""
-
-    label: str
-    text: str
-    value: str | None
-    lines: list[str]
 
 
 def label_of(cell: Cell) -> str:
@@ -42,7 +38,7 @@ def label_of(cell: Cell) -> str:
 
 def title_of(cell: Cell) -> str:
     """Return the title of a run."""
-    density = "" if cell.density is None else f" at {100 * cell.density:g}\N{NO-BREAK SPACE}%"
+    density = "" if cell.density is None else f", {100 * cell.density:g}\N{NO-BREAK SPACE}% density"
     return f"{cell.task}: {label_of(cell)}{density}, seed {cell.seed}"
 
 
@@ -52,11 +48,6 @@ def states(runs: Sequence[RunFolder], failed: dict[str, str]) -> dict[str, str]:
     for run in runs:
         by_name.setdefault(run.name, "failed" if run.name in failed else "not finished")
     return by_name | {name: "failed" for name in failed if name not in by_name}
-
-
-def tiles(run: RunFolder, dense: Dense | None) -> list[Tile]:
-    """Return the four tiles of a run."""
-    return [_score(run, dense), _kept(run), _size(run), _speed(run)]
 
 
 def best(runs: Sequence[RunFolder]) -> Grid:
@@ -75,7 +66,7 @@ def best(runs: Sequence[RunFolder]) -> Grid:
             same = [group for group in pruned if (group.cell.density or 1.0) == density]
             lines.append(_line(max(same, key=lambda group: (group.learned, _mean(group))), every, runs))
     texts = ("task", "asked", "best method")
-    numbers = ("score", "± seeds", "lost to dense", "of dense", "kept", "of all parameters")
+    numbers = ("score", "± seeds", "lost to dense", "of dense", "density", "of all parameters")
     columns = [Entry(text) for text in texts] + [
         Entry(text, number=True) for text in (*numbers, *_MEASURED, "seeds")
     ]
@@ -91,10 +82,19 @@ def one_seed(rows: Iterable[Row]) -> bool:
 def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
     """Return the explanations of the columns of `best`, except those left out; `single`: one seed each."""
     lines = ["Means over seeds, in percent.", *([ONE_SEED] if single else [])]
-    lines.append("Kept: of the pruned matrices; of all parameters: what remains of the whole model.")
-    lines += [line for name, line in _MEASURED.items() if name not in left_out]
-    lacking = [name for name in _MEASURED if name in left_out]
-    return lines + ([f"Not measured of these runs: {', '.join(lacking)}."] if lacking else [])
+    lines.append("Asked: the density in the recipe. Of all parameters: what remains of the whole model.")
+    return lines + [line for name, line in _MEASURED.items() if name not in left_out]
+
+
+def unmeasured(folder: Path, left_out: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the columns that no run of a study has, each with the command that measures it."""
+    run = f"{shlex.quote(str(folder).rstrip('/'))}/RUN"
+    commands = {
+        "lost to dense": f"fineprune run {run}/recipe.yaml pruning=null distillation=null --out {run}-dense",
+        "file size": f"fineprune compact {run} {run}/compact",
+        "speed": f"fineprune bench {run}",
+    }
+    return [(name, command) for name, command in commands.items() if name in left_out]
 
 
 def of_group(group: Group, runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -122,9 +122,10 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
     if mean is not None and dense is not None and cell.method != DENSE:
         lost = mean - dense
     sizes = [size for run in members if (size := size_of(run.results)) is not None]
+    packed = fmean(size.packed["float32"] for size in sizes) if sizes else None
     small = fmean(size.packed["float32"] / size.dense for size in sizes) if sizes else None
     fast, timed = _alike([time for run in members if (time := fastest(run.timings)) is not None])
-    left = fmean(_left(results) / results["parameters"] for results in group.finished)
+    left = fmean(left / every for left, every in map(parameters_left, group.finished))
     shown = formatting.signed(f"{mean:.1f} ") + metric if mean is not None else NONE
     return [
         Entry(cell.task),
@@ -136,7 +137,7 @@ def _line(group: Group, every: list[Group], runs: Sequence[RunFolder]) -> list[E
         numeric(whole, percent(whole)),
         numeric(group.kept, percent(group.kept)),
         numeric(left, percent(left)),
-        numeric(small, percent(small)),
+        numeric(packed, "" if packed is None else f"{megabytes(packed)}, {percent(small)}"),
         numeric(fast, timed),
         numeric(len(group.finished), str(len(group.finished))),
     ]
@@ -149,41 +150,6 @@ def _alike(times: list[PeerTiming]) -> tuple[float | None, str]:
     (kind, count), *_ = Counter((time.peer, time.where) for time in times).most_common()
     ratio = fmean(time.ratio for time in times if (time.peer, time.where) == kind)
     return ratio, f"{formatting.times(ratio)} {kind[0].removeprefix(ENGINE)} ({count})"
-
-
-def _left(results: dict[str, Any]) -> int:
-    """Return the remaining parameters of the complete model."""
-    return int(results["parameters"] - results["total"] + results["kept"])
-
-
-def _score(run: RunFolder, dense: Dense | None) -> Tile:
-    if run.results is None:
-        return Tile("score", "Score", NONE, None, [f"not finished: {progress(run)}"])
-    score, metric = run.results["score"], run.results["metric"]
-    lines = [*_against(run, score, dense), *_about_score(run.results)]
-    return Tile("score", f"Score ({metric})", percent(score), formatting.exact(score), lines)
-
-
-def _against(run: RunFolder, score: float, dense: Dense | None) -> list[str]:
-    """Return lines that compare a score with the dense one, and what else differs between the two."""
-    if run.cell.method == DENSE and not run.cell.distillation:
-        return ["the dense run itself"]
-    if dense is None:
-        return ["no dense run to compare with"]
-    whole = share_of(score, dense.score)
-    lost = formatting.points(score - dense.score) + ("" if whole is None else f", {percent(whole)} of dense")
-    seed = run.recipe["training"].get("seed")
-    beside = "dense" if dense.seed == seed else f"dense, seed {dense.seed}"
-    lines = [f"{beside}: {percent(dense.score)}", lost]
-    lines += [f"begun with that dense model, after its {dense.before}"] if dense.before else []
-    return lines + ([f"the dense run differs: {'; '.join(dense.differs)}"] if dense.differs else [])
-
-
-def _about_score(results: dict[str, Any]) -> list[str]:
-    """Return the teacher's score and the arithmetic of the score, of runs that have them."""
-    teacher, arithmetic = formatting.number_of(results.get("teacher_score")), results.get("scored_in")
-    lines = [] if teacher is None else [f"its teacher: {percent(teacher)}"]
-    return lines + ([f"scored in {arithmetic}"] if isinstance(arithmetic, str) else [])
 
 
 def remarks(runs: Sequence[RunFolder]) -> list[str]:
@@ -221,59 +187,3 @@ def _learned_nothing(results: dict[str, Any] | None) -> str:
     majority = formatting.number_of(results.get("majority"))
     often = "" if majority is None else f", which alone is right for {percent(majority)} of them"
     return f"This run learned nothing: it gives all validation examples the same answer{often}."
-
-
-def _kept(run: RunFolder) -> Tile:
-    if run.results is None:
-        return Tile("density", "Kept", NONE, None, ["not finished"])
-    results = run.results
-    left, every = _left(results), results["parameters"]
-    lines = [
-        f"{results['kept']:,} of {results['total']:,} weights in the pruned matrices",
-        f"{left:,} of all {every:,} parameters ({percent(left / every)})",
-    ]
-    if run.cell.method == DENSE:
-        lines[0] = "nothing is pruned"
-    return Tile("density", "Kept", percent(results["density"]), formatting.exact(results["density"]), lines)
-
-
-def _size(run: RunFolder) -> Tile:
-    size = size_of(run.results)
-    if size is None:
-        return Tile("packed_bytes", "Size", "not measured", None, ["runs of an older version did not say it"])
-    size_packed = size.packed["float32"]
-    others = [
-        f"{kind}: {formatting.megabytes(other)}" for kind, other in size.packed.items() if kind != "float32"
-    ]
-    lines = [
-        f"of {formatting.megabytes(size.dense)} dense: {percent(size_packed / size.dense)}",
-        ", ".join(others),
-    ]
-    smallest = min(size.packed, key=lambda kind: size.packed[kind])
-    if smallest != "float32":
-        least = size.packed[smallest]
-        lines.append(f"smallest: {smallest}, {formatting.megabytes(least)}, {percent(least / size.dense)}")
-    lines.append("what fineprune compact writes; model/ stores zeros in full")
-    return Tile(
-        "packed_bytes",
-        "Size, packed",
-        formatting.megabytes(size_packed),
-        formatting.exact(size_packed),
-        [*filter(None, lines)],
-    )
-
-
-def _speed(run: RunFolder) -> Tile:
-    speed = fastest(run.timings)
-    if speed is None:
-        why = f"fineprune bench {run.path}"
-        if run.bench is not None:
-            why = "bench.json has no right answer of the engine with these weights"
-        return Tile("ratio", "Speed", "not measured", None, [why])
-    dtype = speed.peer.removeprefix(ENGINE)
-    lines = [
-        f"times torch, {dtype} ({formatting.times(speed.low)} to {formatting.times(speed.high)})",
-        f"{speed.milliseconds:.2f} ms for {speed.where}",
-        *([] if dtype == "float32" else ["the score is that of float32"]),
-    ]
-    return Tile("ratio", "Speed", formatting.times(speed.ratio), formatting.exact(speed.ratio), lines)

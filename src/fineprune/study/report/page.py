@@ -11,7 +11,7 @@ from fineprune.errors import FinepruneError
 from fineprune.study.grid import DENSE, Study
 from fineprune.study.grouping import Row
 from fineprune.study.paper_claims import claims
-from fineprune.study.report import formatting, headline, pictures
+from fineprune.study.report import formatting, headline, pictures, tiles
 from fineprune.study.report.comparison import dense_beside
 from fineprune.study.report.formatting import Entry, Grid, numeric
 from fineprune.study.report.settings import (
@@ -23,6 +23,7 @@ from fineprune.study.report.settings import (
     settings,
     warnings_of,
 )
+from fineprune.study.report.units import units_of
 from fineprune.study.rows import by_layer
 from fineprune.study.study_folder import SOURCE, RunFolder, failures
 from fineprune.study.tables import tables
@@ -72,9 +73,9 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
     rows = [Row(run.cell, run.results, by_layer(run.record)) for run in runs]
     dense = dense_beside(runs[0]) if single else None
     few = headline.one_seed(rows)
-    figures, missing = _figures(runs, figures_in, shown, attempt)
+    figures = _figures(runs, figures_in, shown, attempt)
     maps = attempt("map of the model", lambda: pictures.maps(runs, single)) or []
-    best, unmeasured = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
+    best, left_out = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
     each, _ = _trimmed(
         None if single else attempt("list of runs", lambda: each_run(runs, found, failed, out.parent))
     )
@@ -86,10 +87,14 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
         "any": bool(found),
         "state": found[runs[0].name] if single else _state(found),
         "failed": [(name, failed[name]) for name, state in found.items() if state == "failed"],
-        "tiles": attempt("headline", lambda: headline.tiles(runs[0], dense)) if single else [],
+        "tiles": attempt("headline", lambda: tiles.tiles(runs[0], dense)) if single else [],
+        "details": attempt("details", lambda: tiles.details(runs[0], dense)) or [] if single else [],
+        "density": headline.DENSITY if any(row.cell.method != DENSE for row in rows) else "",
+        "units": attempt("heads and neurons", lambda: units_of(runs[0].results)) if single else None,
         "dense": None if dense is None else linked(dense.path, out.parent),
         "best": best,
-        "legend": headline.legend(unmeasured, few),
+        "legend": headline.legend(left_out, few),
+        "unmeasured": headline.unmeasured(folder, left_out),
         "tables": _shown_tables(runs, rows, single, attempt, dense),
         "one_seed": headline.ONE_SEED if few else "",
         "claims": attempt(
@@ -97,8 +102,9 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
         ),
         "remarks": headline.remarks(runs),
         "warnings": warnings_of(runs[0]) if single else [],
-        "figures": figures,
-        "missing": missing,
+        "figures": figures.drawn,
+        "sentences": figures.sentences,
+        "missing": figures.missing,
         "maps": [(run.name, headline.title_of(run.cell), made) for run, made in maps],
         "masks": [made.masks for _, made in maps],
         "no_maps": _no_maps(runs),
@@ -112,23 +118,31 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
     return values | {"notes": [*attempt.notes, *_notes(runs)]}
 
 
-def _figures(
-    runs: Sequence[RunFolder], place: Path, shown: str, attempt: _Attempts
-) -> tuple[list[pictures.Drawn], list[str]]:
-    """Return the figures that have data, and a line for each of the others."""
+class _Figures(NamedTuple):
+    """The figures with data, those that a sentence says, by title, and a line for each of the others."""
+
+    drawn: list[pictures.Drawn]
+    sentences: list[tuple[str, str]]
+    missing: list[str]
+
+
+def _figures(runs: Sequence[RunFolder], place: Path, shown: str, attempt: _Attempts) -> _Figures:
+    """Draw the figures of the runs."""
+    drawn, sentences, missing = found = _Figures([], [], [])
     if not runs:
-        return [], []
+        return found
     from fineprune.study.figures import drawings
 
-    drawn, missing = [], []
     for what, make in drawings(runs):
         figure = attempt(f"figure {what}", make)
         if isinstance(figure, str):
             missing.append(f"{what}: {figure}")
+        elif figure is not None and figure.sentence:
+            sentences.append((figure.title, figure.sentence))
         elif figure is not None:
             one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place, shown))
-            drawn += [] if one is None else [one]
-    return drawn, missing
+            drawn.extend([] if one is None else [one])
+    return found
 
 
 def _no_maps(runs: Sequence[RunFolder]) -> str:

@@ -158,3 +158,11 @@ def size_of(results: Mapping[str, Any] | None) -> Size | None:
     """Return the packed and the dense bytes; None if the results lack one of them."""
     packed, dense = packed_of(results or {}), (results or {}).get("dense_bytes")
     return Size(packed, dense) if "float32" in packed and type(dense) is int and dense > 0 else None
+
+
+def parameters_left(results: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many parameters of the complete model remain, and how many it had before pruning."""
+    pruned = results.get("pruned")  # of a refined run, whose own parameters are those of the smaller model
+    every = pruned.get("parameters") if isinstance(pruned, dict) else None
+    every = every if is_number(every) else results["parameters"]
+    return int(every - results["total"] + results["kept"]), int(every)
