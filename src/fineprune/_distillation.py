@@ -30,8 +30,11 @@ class Distillation:
     """Weight of the distance of the hidden states, layer by layer (SquareHead, Kurtic et al. 2023,
     arXiv:2310.06927). It needs a teacher of the same layers and width, which runs beside the student."""
 
+    similarity: float = 0.0
+    """Weight of the distance of the similarities of all pairs of texts in a batch; of sentence embeddings."""
+
     def __post_init__(self) -> None:
-        for name in ("alpha", "temperature", "task", "hidden"):
+        for name in ("alpha", "temperature", "task", "hidden", "similarity"):
             if getattr(self, name) is not None or name != "task":
                 check_number(name, getattr(self, name))
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -40,7 +43,7 @@ class Distillation:
                 f"alpha={self.alpha!r}: the teacher's share of the loss must lie in [0, 1], for example 0.9; "
                 "weights that do not add up to 1 need task=, the weight of the labels' loss"
             )
-        for name in ("alpha", "task", "hidden"):
+        for name in ("alpha", "task", "hidden", "similarity"):
             if (getattr(self, name) or 0.0) < 0:
                 raise FinepruneError(
                     f"{name}={getattr(self, name)!r}: a weight of the loss must be at least 0"

@@ -145,12 +145,12 @@ def predict(
     first, second = (texts, pair or []) if texts else _texts(str(file))
     if second and len(second) != len(first):
         raise FinepruneError(f"predict: {len(first)} texts but {len(second)} of --pair; give one for each")
-    from fineprune.checkpoint.loading import open_model
     from fineprune.tasks.batches import Asked
     from fineprune.tasks.kinds import kind_of
+    from fineprune.tasks.opening import open_trained
     from fineprune.training.run.recipe import Recipe
 
-    model, tokenizer, _ = open_model(folder, need_tokenizer=True)
+    model, tokenizer, _ = open_trained(folder, need_tokenizer=True)
     kind = kind_of(model)
     if kind is None:
         raise FinepruneError(

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from fineprune._messages import listing
 from fineprune.errors import FinepruneWarning
@@ -11,6 +11,13 @@ from fineprune.errors import FinepruneWarning
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+
+class Further(NamedTuple):
+    """A further validation set, and the function that scores predictions on it."""
+
+    rows: "Dataset"
+    compute_metrics: "Callable[[EvalPrediction], dict[str, float]]"
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,11 @@ class Evaluation:
     compute_metrics: "Callable[[EvalPrediction], dict[str, float]]"
     """Return scores as fractions, for a `transformers.Trainer`."""
 
-    more: "dict[str, Dataset]" = field(default_factory=dict)
-    """Further validation sets by name, which the same function scores."""
+    more: dict[str, Further] = field(default_factory=dict)
+    """Further validation sets by name, scored at the end of a run."""
+
+    dense: dict[str, float] | None = None
+    """The scores of the dense model, where its answers are the labels."""
 
 
 class TaskData(Protocol):

@@ -5,12 +5,15 @@ A new kind is a package with a `Source`, its `TaskData` and its predictions, and
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fineprune._messages import choose
 from fineprune.errors import FinepruneError
 from fineprune.tasks.batches import Asked
 from fineprune.tasks.data import TaskData
+from fineprune.tasks.embeddings import prediction as embeddings
+from fineprune.tasks.embeddings.task import EmbeddingConfig
 from fineprune.tasks.named_tasks import expand
 from fineprune.tasks.questions import prediction as questions
 from fineprune.tasks.questions.task import QuestionAnsweringConfig
@@ -23,7 +26,7 @@ from fineprune.tasks.tokens.task import TokenClassificationConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Head = Literal["texts", "values", "tokens", "spans", "next_tokens"]
+Head = Literal["texts", "values", "tokens", "spans", "embeddings", "next_tokens"]
 """The form of a model's answers, by which a student is compared with its teacher. Of no kind here are the
 next tokens of a language model."""
 
@@ -50,10 +53,14 @@ class Kind:
     lines: Callable[[Iterable[Mapping[str, Any]]], Iterator[str]]
     """Yield such answers as lines of text."""
 
+    answer_in_place: Callable[[Any, Path | str], None] | None = None
+    """Make a transformer without a head answer in this form, given the place that it was loaded from. None:
+    transformers has classes with this head."""
+
     @property
     def auto_class(self) -> str:
         """The Auto class of transformers that gives a model this head."""
-        return f"AutoModel{self.suffix}"
+        return f"AutoModel{self.suffix if self.answer_in_place is None else ''}"
 
 
 KINDS = (
@@ -80,6 +87,15 @@ KINDS = (
         head=lambda config: "tokens",
         predict=tokens.predict_rows,
         lines=tokens.text_lines,
+    ),
+    Kind(
+        name="embedding",
+        suffix="ForSentenceEmbedding",
+        config=EmbeddingConfig,
+        head=lambda config: "embeddings",
+        predict=embeddings.predict_rows,
+        lines=embeddings.text_lines,
+        answer_in_place=embeddings.answer_in_place,
     ),
 )
 

@@ -58,12 +58,14 @@ def build_model(
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
-    from fineprune.checkpoint.completeness import check_body
+    from fineprune.checkpoint.completeness import check_all, check_body
     from fineprune.checkpoint.loading import to_dense
     from fineprune.checkpoint.remote_code import config_of, refuse_code
     from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 
     source, head = find_model(name), data.head()
+    kind = kind_named(data.kind)
+    answer_in_place = kind.answer_in_place
     if isinstance(source, Path):
         check_files(source, tokenizer=True)
     trust = {"trust_remote_code": trust_remote_code}
@@ -86,7 +88,7 @@ def build_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **trust)
     own_dropouts = {} if dropout is None else override_dropouts(config, dropout)
     with explained(_cannot(name, source, "weights")), without_load_report():
-        model, info = getattr(transformers, kind_named(data.kind).auto_class).from_pretrained(
+        model, info = getattr(transformers, kind.auto_class).from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
@@ -97,7 +99,8 @@ def build_model(
         )
     for key, value in own_dropouts.items():  # models read their config when they are made
         setattr(model.config, key, value)
-    check_body(model, info, name, cut=layers is not None and chosen is None)
+    cut = layers is not None and chosen is None
+    (check_body if answer_in_place is None else check_all)(model, info, name, cut=cut)
     check_tokenizer(model, tokenizer, name)
     labels = before.id2label
     trained, wanted = ([str(label).casefold() for label in ids.values()] for ids in (labels, config.id2label))
@@ -115,7 +118,9 @@ def build_model(
         model = keep_chosen(model, chosen, name)
     if isinstance(data, ClassificationData) and data.labels is None and data.train is not None:
         _start_at_mean(model, new, data.train.labels or ())
-    setattr(model, _HEAD_IS_NEW, _lacks_head(model, new))
+    if answer_in_place is not None:
+        answer_in_place(model, source)
+    setattr(model, _HEAD_IS_NEW, answer_in_place is None and _lacks_head(model, new))
     return model, tokenizer
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from fineprune._text_files import find_file
 from fineprune._validation import check_keys
@@ -28,6 +28,9 @@ class Source(ABC):
     Raises:
         FinepruneError: settings that contradict each other, or are of a wrong type.
     """
+
+    own_teacher: ClassVar[bool] = False
+    """Whether the data have no labels, and the dense model's answers take their place."""
 
     kind: str = ""
     """The name in the table of kinds."""

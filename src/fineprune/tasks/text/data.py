@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fineprune.tasks.data import Evaluation, by_length
+from fineprune.tasks.data import Evaluation, Further, by_length
 from fineprune.tasks.model_config import label_settings
 from fineprune.tasks.text.metrics import compute_metrics
 
@@ -68,7 +68,8 @@ class ClassificationData:
             for examples in (self.validation, *self.more.values())
         )
         score = compute_metrics(None if self.labels is None else len(self.labels))
-        return Evaluation(rows, score, dict(zip(self.more, others, strict=True)))
+        more = (Further(other, score) for other in others)
+        return Evaluation(rows, score, dict(zip(self.more, more, strict=True)))
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[Any]], Any]:
         """Return the function that pads each batch to its longest text."""

@@ -1,8 +1,9 @@
 """The kinds of answers that can be distilled, and where a model gives them.
 
 The answers of a head are one tensor of logits: (rows, classes) for texts, (rows, 1) for values (a
-regression or the score of a cross-encoder), (rows, positions, classes) for tokens, (rows, positions,
-vocabulary) for next tokens, and (rows, positions, 2) for spans, the logits of start and end side by side.
+regression or the score of a cross-encoder), (rows, features) for embeddings, (rows, positions, classes) for
+tokens, (rows, positions, vocabulary) for next tokens, and (rows, positions, 2) for spans, the logits of start
+and end side by side.
 """
 
 from collections.abc import Sequence

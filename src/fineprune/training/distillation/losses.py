@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fineprune.tasks.embeddings.encoder import embedding_distance
 from fineprune.tasks.kinds import Head
 
 _EPSILON = torch.finfo(torch.bfloat16).eps  # as in the paper's code
@@ -39,6 +40,8 @@ def distillation_loss(
     teacher = teacher.detach()
     if head == "texts":
         return divergence(student, teacher, temperature).mean()
+    if head == "embeddings":
+        return embedding_distance(student, teacher)
     if head == "values":
         return squared_error(student, teacher)
     if head == "tokens":
@@ -104,6 +107,21 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     of Eq. 4 of the paper at high temperatures. The temperature is not used.
     """
     return functional.mse_loss(student.float(), teacher.float())
+
+
+def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference of the cosines of all pairs of different rows, a scalar.
+
+    A single row has no pair: 0.
+
+    Args:
+        student: its embeddings, (rows, features).
+        teacher: the teacher's, likewise.
+    """
+    own, target = (functional.normalize(side.float(), dim=-1) for side in (student, teacher.detach()))
+    error = (own @ own.T - target @ target.T).square()
+    rows = len(error)
+    return (error.sum() - error.diagonal().sum()) / max(1, rows * (rows - 1))
 
 
 def hidden_distance(

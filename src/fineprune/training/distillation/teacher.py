@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import find_labels
 
-from fineprune.checkpoint.loading import open_model
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import Head
 from fineprune.tasks.model_config import longest_input
+from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.heads import answers, head_of, hidden_states
-from fineprune.training.distillation.losses import distillation_loss, hidden_distance
+from fineprune.training.distillation.losses import distillation_loss, hidden_distance, similarity_distance
 from fineprune.training.distillation.passes import Pass
 from fineprune.training.distillation.running_mean import RunningMean
 
@@ -43,7 +43,8 @@ class Teacher:
         self.head = head
         self.config = config
         self._autocast = autocast
-        self.means = {"distillation": RunningMean()} | ({"hidden": RunningMean()} if config.hidden else {})
+        names = [name for name in ("hidden", "similarity") if getattr(config, name)]
+        self.means = {name: RunningMean() for name in ("distillation", *names)}
         """The means of the terms of `loss`, without their weights, since the last line of the log."""
 
     def answer(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -57,7 +58,7 @@ class Teacher:
     def loss(
         self, student: nn.Module, passes: Sequence[Pass], labels: Tensor | None, stored: Tensor | None
     ) -> Tensor:
-        """Return alpha · KD + hidden · distance for the student's forward passes: the mean over passes.
+        """Return alpha · KD and the weighted distances for the student's forward passes: means over passes.
 
         Args:
             student: the module with the head.
@@ -70,7 +71,7 @@ class Teacher:
                 f"distillation: the training loss ran the {type(student).__name__} without gradients, as "
                 "losses that cache gradients do, so its answers cannot be compared; take another loss"
             )
-        distilled, distances = [], []
+        terms: dict[str, list[Tensor]] = {name: [] for name in self.means}
         for inputs, outputs in passes:
             if self.head == "next_tokens" and "logits" not in outputs:  # of trl, which never makes them
                 outputs = student(**known_inputs(student, inputs))
@@ -78,14 +79,18 @@ class Teacher:
             if config.hidden:
                 theirs = self._outputs(inputs, output_hidden_states=True)
                 answer = answers(theirs).float()
-                distances.append(hidden_distance(hidden_states(outputs), hidden_states(theirs), mask))
+                distance = hidden_distance(hidden_states(outputs), hidden_states(theirs), mask)
+                terms["hidden"].append(distance)
             else:
                 answer = self.answer(inputs) if stored is None else stored
-            distilled.append(
-                distillation_loss(self.head, answers(outputs), answer, config.temperature, mask, labels)
+            own = answers(outputs)
+            if config.similarity:
+                terms["similarity"].append(similarity_distance(own, answer))
+            terms["distillation"].append(
+                distillation_loss(self.head, own, answer, config.temperature, mask, labels)
             )
-        loss = config.alpha * self._mean("distillation", distilled)
-        return loss + config.hidden * self._mean("hidden", distances) if distances else loss
+        weights = {"distillation": config.alpha, "hidden": config.hidden, "similarity": config.similarity}
+        return torch.stack([weights[name] * self._mean(name, each) for name, each in terms.items()]).sum()
 
     def _mean(self, name: str, terms: Sequence[Tensor]) -> Tensor:
         """Return the mean of a term over the passes, and count it for the log."""
@@ -110,7 +115,7 @@ def load_teacher(source: str | Path) -> tuple[Any, Any]:
         FinepruneError: there is no such model.
     """
     try:
-        opened = open_model(source, hub=True)
+        opened = open_trained(source, hub=True)
     except FinepruneError as error:
         raise FinepruneError(f"teacher {error}") from error
     return opened.model.float(), opened.tokenizer
@@ -149,7 +154,9 @@ def check_fit(
             f"{type(student).__name__} and answers {head}; {_RETRAIN}"
         )
     ours, others = student.config, teacher.config
-    if head != "next_tokens":
+    if head == "embeddings":
+        _check_width(student, teacher, name)
+    elif head != "next_tokens":
         _check_labels(ours, others, name)
     _check_vocabulary(ours, others, name, *tokenizers)
     limit = longest_input(teacher)
@@ -170,6 +177,24 @@ def check_layers(student: nn.Module, teacher: nn.Module, name: str) -> None:
                 f"{name}: has {theirs} {what}, the model {ours}, so their hidden states cannot be compared; "
                 "leave distillation's hidden out, or name a teacher of the model's size"
             )
+
+
+def check_similarity(head: Head, weight: float) -> None:
+    """Raise `FinepruneError` for a weight of similarities in a loss without embeddings."""
+    if weight and head != "embeddings":
+        raise FinepruneError(
+            f"distillation: similarity={weight:g} compares the embeddings of texts, and this model answers "
+            f"{head}; leave it out"
+        )
+
+
+def _check_width(student: Any, teacher: Any, name: str) -> None:
+    ours, theirs = (model.sentence.width(model) for model in (student, teacher))
+    if ours != theirs:
+        raise FinepruneError(
+            f"{name}: its embeddings have {theirs} numbers, the model's {ours}; name a teacher of the same "
+            "size, or leave it out: the dense model itself teaches"
+        )
 
 
 def _check_labels(ours: Any, theirs: Any, name: str) -> None:

@@ -124,7 +124,7 @@ class StoredLogits:
 
     @property
     def _per_row(self) -> bool:
-        return self.head in ("texts", "values")
+        return self.head in ("texts", "values", "embeddings")
 
 
 def numbered(rows: Any) -> Any:

@@ -14,7 +14,13 @@ from fineprune.pruning.progress import warn_first
 from fineprune.training.distillation.heads import head_module
 from fineprune.training.distillation.passes import Recorder
 from fineprune.training.distillation.row_lengths import lengths_of
-from fineprune.training.distillation.teacher import Teacher, check_fit, check_layers, load_teacher
+from fineprune.training.distillation.teacher import (
+    Teacher,
+    check_fit,
+    check_layers,
+    check_similarity,
+    load_teacher,
+)
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.host.part import MicroBatch, Part
 
@@ -34,6 +40,7 @@ class Teaching(Part):
         longest = max(lengths_of(rows), default=None) if tokenized else None
         self._student, model = head_module(host.model), head_module(model)
         head = check_fit(self._student, model, name, (own, tokenizer), longest)
+        check_similarity(head, config.similarity)
         if config.hidden:
             check_layers(self._student, model, name)
         self._host = host

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ SECONDS = 30.0
 """Between two lines of `ProgressLines`, at least."""
 
 
+def _loss(logs: Mapping[str, float]) -> float:
+    """Return the loss without a penalty, which would drown it; the teacher's where there are no labels."""
+    return logs.get("task_loss") or logs.get("distillation", logs["loss"])
+
+
 class ProgressBar(ProgressCallback):  # type: ignore[misc]
     """Show the Trainer's progress bar over steps, without a line per log and without bars for evaluations."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
-            shown = {"loss": f"{logs.get('task_loss', logs['loss']):.3g}"}  # a penalty would drown the task
+            shown = {"loss": f"{_loss(logs):.3g}"}
             if "density" in logs:
                 shown["density"] = f"{logs['density']:.3g}"
             self.training_bar.set_postfix(shown)
@@ -47,7 +53,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self._loss = f", loss {logs.get('task_loss', logs['loss']):.3g}"
+            self._loss = f", loss {_loss(logs):.3g}"
             if "density" in logs:
                 self._loss += f", density {logs['density']:.1%}"
 

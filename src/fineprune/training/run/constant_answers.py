@@ -59,6 +59,8 @@ def look(head: Head, predictions: Any, truth: Any, labels: Mapping[int, str]) ->
         return Answers(len(starts) > 1 and len(np.unique(starts)) == len(np.unique(ends)) == 1, None, None)
     logits = np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
     truth = np.asarray(truth)
+    if head == "embeddings":
+        return Answers(len(logits) > 1 and float(np.ptp(logits, axis=0).max()) <= 1e-6, None, None)
     if head == "values":
         values, spread = logits.reshape(-1), np.ptp(truth) if truth.size else 0.0
         return Answers(bool(spread > 0 and np.ptp(values) <= 1e-4 * spread), None, None)

@@ -13,9 +13,11 @@ from transformers import ProgressCallback
 
 from fineprune._extras import require
 from fineprune._transformers_output import quiet
-from fineprune.checkpoint.loading import open_model
+from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for
+from fineprune.tasks.opening import open_trained
 from fineprune.training.host.trainer import PruningTrainer
+from fineprune.training.run.dense_answers import with_answers
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 
@@ -51,7 +53,7 @@ def evaluate_run(
     recipe = Recipe.load(folder / "recipe.yaml")
     if validation is not None:
         recipe = replace(recipe, task=recipe.task.with_validation(validation))
-    model, tokenizer, _ = open_model(
+    model, tokenizer, _ = open_trained(
         folder if model_folder is None else Path(model_folder), need_tokenizer=True
     )
     return evaluate_model(model, tokenizer, recipe, folder, progress)
@@ -71,11 +73,11 @@ def evaluate_model(
     """
     data = data_for(model, recipe.task)
     with quiet():
-        job = Job(recipe, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+        job = Job(recipe, data, evaluation_of(recipe, data, tokenizer), tokenizer)
         trainer = make_trainer(job, model, folder, progress=False)
         if progress and sys.stderr.isatty():
             trainer.add_callback(ProgressCallback)
-        return scores(trainer, job.evaluation.more)
+        return scores(trainer, job.evaluation)
 
 
 @contextlib.contextmanager
@@ -101,12 +103,25 @@ def in_float32(trainer: PruningTrainer) -> Iterator[None]:
                 setattr(trainer.model, name, value)
 
 
-def scores(trainer: PruningTrainer, more: dict[str, Any]) -> dict[str, float]:
+def evaluation_of(recipe: Recipe, data: TaskData, tokenizer: Any) -> Evaluation:
+    """Return the validation data as rows; where they have no labels, with the dense model's answers."""
+    evaluation = data.evaluation(tokenizer, recipe.training.max_length)
+    if recipe.task.own_teacher and recipe.distillation is not None:
+        return with_answers(evaluation, str(recipe.distillation.teacher), data.collator(tokenizer))
+    return evaluation
+
+
+def scores(trainer: PruningTrainer, evaluation: Evaluation) -> dict[str, float]:
     """Return the metrics of the validation data, as fractions, and the loss; then those of further sets."""
+    main = trainer.compute_metrics
     with in_float32(trainer):
         metrics = dict(trainer.evaluate())
-        for name, rows in more.items():
-            metrics |= trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
+        try:
+            for name, further in evaluation.more.items():
+                trainer.compute_metrics = further.compute_metrics
+                metrics |= trainer.evaluate(further.rows, metric_key_prefix=f"eval_{name}")
+        finally:
+            trainer.compute_metrics = main
     names = {key: key.removeprefix("eval_") for key in metrics if key.startswith("eval_")}
     values = {name: float(metrics[key]) for key, name in names.items() if not name.endswith(_TIMING)}
     not_finite = [name for name, value in values.items() if not math.isfinite(value)]

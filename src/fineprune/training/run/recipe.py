@@ -92,6 +92,7 @@ class DistillationConfig:
     temperature: float = Distillation.temperature
     task: float | None = Distillation.task
     hidden: float = Distillation.hidden
+    similarity: float = Distillation.similarity
     cache: bool | str = False
     """Compute the teacher's answers to the training data once, and read them from disk in each
     epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""
@@ -118,7 +119,7 @@ class DistillationConfig:
     @property
     def loss(self) -> Distillation:
         """The settings of the loss."""
-        return Distillation(self.alpha, self.temperature, self.task, self.hidden)
+        return Distillation(self.alpha, self.temperature, self.task, self.hidden, self.similarity)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class Recipe:
     refine: RefineConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.task.own_teacher:
+            self._teach_by_dense_model()
         if self.distillation is not None and self.distillation.teacher is None and self.dense is None:
             raise FinepruneError(
                 "distillation: teacher is missing (a run folder, a model folder or a hub name), and there is "
@@ -147,6 +150,21 @@ class Recipe:
             )
         if self.refine is not None:
             check_refine(self.refine, self.pruning)
+
+    def _teach_by_dense_model(self) -> None:
+        """Make the dense model the teacher, where the data have no labels and no other is named."""
+        taught = self.distillation or DistillationConfig()
+        if self.dense is not None:
+            raise FinepruneError(
+                f"dense: there are no labels to fine-tune on (task.kind={self.task.kind}); leave it out"
+            )
+        for name in ("task", "temperature"):
+            if getattr(taught, name) != getattr(Distillation, name):
+                raise FinepruneError(
+                    f"distillation.{name}={getattr(taught, name)!r}: does nothing, since there are no labels "
+                    f"and no classes (task.kind={self.task.kind}); leave it out"
+                )
+        object.__setattr__(self, "distillation", replace(taught, teacher=taught.teacher or self.model.name))
 
     @property
     def stage_before(self) -> "tuple[str, Recipe] | None":

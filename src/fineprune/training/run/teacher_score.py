@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fineprune.checkpoint.loading import open_model
+from fineprune.tasks.opening import open_trained
 from fineprune.training.host.processes import this_process
 from fineprune.training.run.evaluate import evaluate_model
 from fineprune.training.run.recipe import Recipe
@@ -40,7 +40,7 @@ def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
         known is not None or this_process().num_processes > 1
     ):  # an error of one would leave the others waiting
         return known
-    model, tokenizer, _ = open_model(source, hub=True, need_tokenizer=True)
+    model, tokenizer, _ = open_trained(source, hub=True, need_tokenizer=True)
     return evaluate_model(model, tokenizer, replace(recipe, pruning=None, distillation=None), folder)[metric]
 
 

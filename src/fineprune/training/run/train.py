@@ -39,7 +39,7 @@ from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
-from fineprune.training.run.evaluate import in_float32, scores
+from fineprune.training.run.evaluate import evaluation_of, in_float32, scores
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, plan_of, usual_rates
@@ -164,7 +164,7 @@ def _begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrain
         fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)
     chosen = recipe.with_chosen(data.sizes()["train"], _width(model))
-    job = Job(chosen, data, data.evaluation(tokenizer, recipe.training.max_length), tokenizer)
+    job = Job(chosen, data, evaluation_of(recipe, data, tokenizer), tokenizer)
     return job, make_trainer(job, model, out / CHECKPOINTS, progress)
 
 
@@ -210,8 +210,11 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     return _finish(job, trainer, run, trained)
 
 
-def _teacher_score(recipe: Recipe, metric: str, student: float, out: Path) -> float | None:
+def _teacher_score(job: Job, student: float, out: Path) -> float | None:
     """Return the teacher's score for the results, and warn if it is below the student's; None without one."""
+    recipe, metric, known = job.recipe, job.data.metric, job.evaluation.dense
+    if known is not None:
+        return known[metric]
     try:
         score = teacher_score(recipe, metric, out / CHECKPOINTS)
     except Exception as error:  # a score for comparison is no reason to lose a run
@@ -243,7 +246,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     with in_float32(trainer):  # the proof would refuse what bfloat16 rounds
         shrunk = shrink_run(model, recipe.pruning)
     trainer.compute_metrics.answers = None  # those of the finished model count
-    measured = scores(trainer, evaluation.more)
+    measured = scores(trainer, evaluation)
     answers = trainer.compute_metrics.answers
     if answers.constant:
         _warn(_learned_nothing(recipe, model, answers))
@@ -252,7 +255,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "score": measured[data.metric],
         "scores": measured,
         "scored_in": "float32",
-        "teacher_score": _teacher_score(recipe, data.metric, measured[data.metric], out),
+        "teacher_score": _teacher_score(job, measured[data.metric], out),
         "constant": answers.constant,
         "majority": answers.majority,
         "density": stats.density,
@@ -264,7 +267,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": dense_bytes,
         **trained,
-        "dense": _of_dense(run.earlier, measured[data.metric]),
+        "dense": _of_dense(_dense_of(job) or run.earlier, measured[data.metric]),
         "warnings": run.warnings,
         "examples": data.sizes(),
         "recipe": run.recipe.with_chosen(data.sizes()["train"], _width(model)).to_dict(),
@@ -314,6 +317,12 @@ def _environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processes": this_process().num_processes,
     }
+
+
+def _dense_of(job: Job) -> dict[str, Any] | None:
+    """Return the scores of the dense model, where its answers are the labels; else None."""
+    scores = job.evaluation.dense
+    return scores and {"score": scores[job.data.metric], "scores": scores, "steps": 0, "seconds": 0.0}
 
 
 def _of_dense(dense: dict[str, Any] | None, score: float) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""Sentence embeddings: a pruned encoder learns those of its dense model, on texts without labels."""

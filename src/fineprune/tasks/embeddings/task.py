@@ -1,0 +1,147 @@
+"""Sentence embeddings without labels: the `task` section of a recipe, and how it is loaded."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fineprune._messages import choose
+from fineprune._text_files import find_file
+from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.tasks.embeddings.data import EmbeddingData
+from fineprune.tasks.embeddings.metrics import METRICS
+from fineprune.tasks.embeddings.texts import Texts, read_pairs, read_retrieval, read_split, read_texts
+from fineprune.tasks.source import Source, check_text
+from fineprune.tasks.tables import SUFFIXES, check_columns, column_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_HELD_OUT = 0.05
+_MOST_HELD_OUT = 1000
+_FEWEST = 4
+_FEW = 1000
+
+_log = logging.getLogger("fineprune")
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(Source):
+    """Settings of a sentence encoder that learns from its dense model; the data are texts, without labels.
+
+    Files are texts, one a line (.txt), columns of a table, or SQuAD's JSON. Without `validation`, the last
+    1,000 different texts are held out, of fewer than 20,000 the last 5 %.
+    """
+
+    own_teacher: ClassVar[bool] = True
+
+    kind: str = "embedding"
+    text: str | tuple[str, ...] = "text"
+    """The column of a table with the texts, or several."""
+
+    metric: str = "spearman"
+    """The main one of spearman, cosine and neighbors, by which embeddings are near to the dense model's."""
+
+    sts: str | None = None
+    """A table with the columns sentence1, sentence2 and score, to score both models at the end."""
+
+    retrieval: str | None = None
+    """SQuAD's JSON, or a table with the columns query and text, to score a search by both models."""
+
+    def check(self) -> None:
+        """Raise `FinepruneError` for columns or a metric that cannot work."""
+        if not isinstance(self.columns, tuple) or not self.columns:
+            raise FinepruneError(f"task: text is {self.text!r}, expected the name of a column, or a list")
+        for column in self.columns:
+            check_text("text", column)
+        for name in ("sts", "retrieval"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        choose(self.metric, METRICS, "task.metric")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a table that hold texts."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    def check_files(self) -> None:
+        """Raise `FinepruneError` for files that are not there or lack columns; reads one line of each."""
+        tables = [] if self.hub is not None else [(self.train, self.columns), (self.validation, self.columns)]
+        tables.append((self.sts, ("sentence1", "sentence2", "score")))
+        tables.append((self.retrieval, ("query", "text")))
+        for place, columns in tables:
+            if place is None:
+                continue
+            names = column_names(find_file(place)) if Path(place).suffix.lower() in SUFFIXES else []
+            if names:
+                check_columns(place, columns, names)
+
+    def load(self, need_train: bool = True, model: "PreTrainedModel | None" = None) -> EmbeddingData:
+        """Read the texts; `model` does not matter.
+
+        Raises:
+            FinepruneError: a file cannot be read, or there are too few texts.
+        """
+        train, held_out = self._texts(need_train)
+        if train is not None and need_train and len(train.texts) < _FEW:
+            warnings.warn(
+                f"{self.train or self.hub}: has {len(train.texts)} different texts to learn from; give "
+                "thousands, of the kind that the model is for",
+                FinepruneWarning,
+                stacklevel=2,
+            )
+        return EmbeddingData(
+            train if need_train else None,
+            held_out,
+            self.metric,
+            None if self.sts is None else read_pairs(self.sts),
+            None if self.retrieval is None else read_retrieval(self.retrieval),
+        )
+
+    def _texts(self, need_train: bool) -> tuple[Texts | None, list[str]]:
+        """Return the texts to learn from, and different ones to score on."""
+        place = self.train if self.hub is None else self.train_split
+        given = self.validation if self.hub is None else self.validation_split
+        if need_train and place is None:
+            raise FinepruneError("task: no training data; give a `train` file")
+        if given is None:
+            return self._split(str(place))
+        held_out = self._read(given).texts
+        _check_number(given, held_out)
+        if not need_train or place is None:
+            return None, held_out
+        read, known = self._read(place), set(held_out)
+        texts = [text for text in read.texts if text not in known]
+        _check_number(f"{place} without the texts of {given}", texts)
+        return Texts(texts, read.blank, read.repeated + len(read.texts) - len(texts)), held_out
+
+    def _split(self, place: str) -> tuple[Texts, list[str]]:
+        read = self._read(place)
+        _check_number(place, read.texts, 2 * _FEWEST)
+        last = max(_FEWEST, min(_MOST_HELD_OUT, round(_HELD_OUT * len(read.texts))))
+        return read._replace(texts=read.texts[:-last]), read.texts[-last:]
+
+    def _read(self, place: str) -> Texts:
+        read = self.read(
+            place,
+            lambda path: read_texts(path, self.columns),
+            lambda *split: read_split(split, self.columns),
+        )
+        if read.blank or read.repeated:
+            _log.info("%s: %d blank texts and %d repeated ones are dropped", place, read.blank, read.repeated)
+        return read
+
+    def _check_files(self) -> None:
+        if self.validation is None and self.train is not None:
+            return  # some texts of `train` are held out
+        super()._check_files()
+
+
+def _check_number(where: str, texts: Sequence[str], fewest: int = _FEWEST) -> None:
+    if len(texts) < fewest:
+        raise FinepruneError(
+            f"{where}: {len(texts)} different text{'' if len(texts) == 1 else 's'}; at least {fewest} are "
+            "needed to learn from and compare, and thousands to keep much of the dense model"
+        )
