@@ -36,7 +36,8 @@ weights, the others give each unit one score. A part that is not named stays who
 0.4}` gives a part its own density. With `scope: local` (magnitude, movement) all layers keep equal
 shares, hence equal widths; a global ranking keeps more of the layers that matter, and widths differ. A
 run that prunes heads, neurons or halves ends with the smaller model, and `results.json` says what remains
-(`left`, `shrunk`).
+(`left`, `shrunk`). `fineprune inspect` and the page of the run show which heads and how many neurons each
+layer still has, and the FLOPs.
 
 **How.** A unit that spans several matrices is masked where it is read: a head in O, a neuron in the
 output matrix. Its other weights train on unmasked, since nothing sees them, so that it can come back;

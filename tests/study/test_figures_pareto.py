@@ -97,6 +97,17 @@ def test_without_bench_there_is_one_panel(write_run: WriteRun) -> None:
     assert "No run was timed: fineprune bench RUN times one." in figure.caption
 
 
+def test_a_task_of_one_setting_is_named_where_others_are_drawn(write_run: WriteRun) -> None:
+    write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.6, more=sizes(12))
+    write_run("sst2-l0-0.03-s0", "l0", 0.03, 0.5, more=sizes(6))
+    folder = write_run("mrpc-l0-0.1-s0", "l0", 0.1, 0.6, more=sizes(12)).parent
+    figure = made(pareto(read_folder(folder)))
+    (axis,) = figure.draw().axes
+    assert axis.get_title() == "sst2"
+    assert "only one setting was run: mrpc." in figure.caption
+    assert [row[0] for row in figure.data] == ["mrpc", "sst2", "sst2"]
+
+
 def test_points_of_the_front_have_their_density_beside_them(write_run: WriteRun) -> None:
     write_run("sst2-l0-0.03-s0", "l0", 0.03, 0.5, more=sizes(5))
     write_run("sst2-l0-0.1-distilled-s0", "l0", 0.1, 0.7, more=sizes(9))

@@ -75,7 +75,7 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     if not any(panel.points for panel in made):
         return "no finished run says the size of its file, which older versions did not, or was timed"
     data = [row for panel in made for row in _rows(panel)]
-    made = [panel for panel in made if panel.what == "size" or latencies]
+    made, single = _worth_drawing(made, bool(latencies))
 
     def draw() -> "Canvas":
         canvas, axes = panels(len(made), height=3.0)
@@ -98,6 +98,8 @@ def pareto(runs: Sequence[RunFolder]) -> Figure | str:
     parts.append(timed)
     if not all(group.learned for group in measured.groups):
         parts.append("Hollow: runs that learned nothing, which are not on the front.")
+    if single:
+        parts.append(f"Not drawn, since only one setting was run: {listed(single, between='; ')}.")
     unsized = [
         group.rows[0].cell.name
         for group in measured.groups
@@ -128,6 +130,15 @@ def _panels(
                     points.append(_Point(group, statistics.fmean(known), score))
             made.append(_Panel(task, what, metric, points))
     return made
+
+
+def _worth_drawing(made: Sequence[_Panel], timed: bool) -> tuple[list[_Panel], list[str]]:
+    """Return the panels to draw, and the tasks left out: those of one setting, unless all are such."""
+    single = [panel.task for panel in made if panel.what == "size" and len(panel.points) == 1]
+    if all(panel.task in single for panel in made):
+        single = []
+    shown = [panel for panel in made if panel.task not in single and (panel.what == "size" or timed)]
+    return shown, single
 
 
 def _size(run: RunFolder) -> float | None:
@@ -203,6 +214,8 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else "")
     axis.margins(0.12)
+    if max(costs) < 1.01 * min(costs):  # ticks would differ in digits that have no room
+        axis.set_xlim(0.95 * min(costs), 1.05 * max(costs))
 
 
 def _label(axis: "Axes", panel: _Panel) -> None:

@@ -16,7 +16,8 @@ LEVELS = 16
 """Shades of a mask's picture; the first is that of nothing kept."""
 
 _INK = (47, 111, 208)  # seen on white and on near black
-_DEEP = 0.7  # from this shade on a cell's number is in the color of the paper
+_TONES = ((0.7, "deep"), (0.52, "middle"))
+"""Shades from which on a cell's number is in the color of the paper: everywhere, and on a dark page."""
 
 
 class Cell(NamedTuple):
@@ -33,7 +34,8 @@ class Cell(NamedTuple):
     shade: float
     """The density as a share of the highest one of the map."""
 
-    deep: bool
+    tone: str
+    """Of `_TONES`; empty below them."""
 
 
 class Line(NamedTuple):
@@ -71,7 +73,8 @@ def map_of(matrices: Sequence[MatrixSnapshot]) -> Map:
         place = place_of(matrix.name)
         shade = matrix.density / top if top else 0.0
         text = f"{100 * matrix.density:.1f}"
-        cell = Cell(index, matrix.name, matrix.density, text, round(shade, 3), shade >= _DEEP)
+        tone = next((name for least, name in _TONES if shade >= least), "")
+        cell = Cell(index, matrix.name, matrix.density, text, round(shade, 3), tone)
         line, column = _spot(place, matrix.name)
         stacks.setdefault(place.stack, {}).setdefault(line, {}).setdefault(column, []).append(cell)
     parts = [_stack(name, lines) for name, lines in stacks.items()]

@@ -163,6 +163,6 @@ def size_of(results: Mapping[str, Any] | None) -> Size | None:
 def parameters_left(results: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many parameters of the complete model remain, and how many it had before pruning."""
     pruned = results.get("pruned")  # of a refined run, whose own parameters are those of the smaller model
-    every = pruned.get("parameters") if isinstance(pruned, dict) else None
-    every = every if is_number(every) else results["parameters"]
-    return int(every - results["total"] + results["kept"]), int(every)
+    before = pruned.get("parameters") if isinstance(pruned, dict) else None
+    every = int(before if before is not None and is_number(before) else results["parameters"])
+    return int(every - results["total"] + results["kept"]), every
