@@ -45,7 +45,7 @@ def details(run: RunFolder, dense: Dense | None) -> list[str]:
     results = run.results
     if results is None:
         return []
-    lines = []
+    lines: list[str] = []
     if dense is not None and not _is_dense(run):
         begun = f"This run began with that dense model, after its {dense.before}." if dense.before else ""
         differs = (
