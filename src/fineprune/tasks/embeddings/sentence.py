@@ -10,7 +10,8 @@ from typing import Any
 from fineprune._engine_errors import engine_errors
 from fineprune.errors import FinepruneError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.pooling import MODULES, read_pooling
+from fineprune_runtime.modules import MODULES
+from fineprune_runtime.pooling import read_pooling
 
 _SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
 
