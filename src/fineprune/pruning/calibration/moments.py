@@ -94,4 +94,5 @@ def _without_padding(value: Tensor, mask: Tensor) -> tuple[Tensor, bool]:
         return value[mask], True
     if value.ndim == 2 and len(value) == mask.numel():
         return value[mask.flatten()], True
-    return value, bool(mask.all()) or (value.ndim == 2 and len(value) == int(mask.sum()))
+    whole = bool(mask.all()) or (value.ndim == 2 and len(value) == int(mask.sum()))
+    return value, whole or (value.ndim == 3 and len(value) != len(mask))  # distances, as DeBERTa reads them
