@@ -78,3 +78,6 @@ def test_refused(dense, tmp_path):
         with pytest.raises(FinepruneError, match=message):
             calibrate_folder(dense / "model", tmp_path / "out", settings)
         assert not (tmp_path / "out").exists()
+    (dense / "results.json").unlink()
+    with pytest.raises(FinepruneError, match="the run is not finished"):
+        calibrate_folder(dense, tmp_path / "out", Calibration())

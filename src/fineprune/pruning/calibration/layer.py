@@ -56,6 +56,7 @@ def factor(matrix: Tensor, name: str) -> Tensor:
     Raises:
         FinepruneError: It is not positive definite; the message has the name.
     """
+    lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed) or not bool(lower.isfinite().all()):
         raise not_definite(name)

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,9 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
         raise FinepruneError(
             f"{folder}: no run, so without training data; give texts of its task, a text a line"
         )
-    results = None if recipe is None else read_results(folder / "results.json")
+    if recipe is not None and not (folder / "results.json").is_file():
+        raise FinepruneError(f"{folder}: the run is not finished: fineprune run … --resume")
+    results = {} if recipe is None else read_results(folder / "results.json")
     with quiet():
         model, tokenizer, place = open_model(folder, need_tokenizer=True)
         ensure_padding(model, tokenizer)
@@ -95,13 +98,13 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
         cut = calibrate(model, batches, settings.density, settings.method, structure)
         shrunk = shrink(model) if settings.units else None
         after = None if recipe is None else evaluate_model(model, tokenizer, recipe, folder)
-        before = None if results is None else results["scores"]
+        before = results.get("scores")
         with staged(out) as staging:
             write_plain(model, Companions(tokenizer, Path(place)), staging)
             provenance = Provenance(after, before, _command(folder, out, settings, cut.method))
             write_json(staging / CALIBRATION, provenance.to_dict() | {"cut": str(cut).splitlines()})
     train_on = None if recipe is None else _train_on(folder, out, settings)
-    return CalibratedFolder(out, cut, shrunk, before, after, results and results["metric"], train_on)
+    return CalibratedFolder(out, cut, shrunk, before, after, results.get("metric"), train_on)
 
 
 def _batches(
@@ -111,7 +114,7 @@ def _batches(
     length = fitting(_LENGTH if recipe is None else recipe.training.max_length, model, tokenizer)
     if settings.texts is not None:
         rows = _rows_of_texts(settings, tokenizer, length)
-        collate = functools.partial(tokenizer.pad, return_tensors="pt")
+        collate: Callable[[list[Any]], Any] = functools.partial(tokenizer.pad, return_tensors="pt")
     else:
         assert recipe is not None
         data = recipe.task.load(model=model)
