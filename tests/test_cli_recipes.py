@@ -127,6 +127,16 @@ def test_an_unknown_key_of_a_section_is_one_line(place, command, section, capsys
     assert error.count("\n") == 1
 
 
+def test_a_dry_run_prints_an_estimate_and_writes_nothing(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", place / "recipe.yaml", "--dry-run", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("from 10 steps on this machine")
+    assert not any(tmp_path.iterdir())
+    assert call("run", place / "recipe.yaml", "--dry-run", "--resume") == 2
+    assert call("run", place / "recipe.yaml", "--json") == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 def test_a_recipe_of_the_package_runs_by_name(place, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["training.steps=6", "training.batch_size=8", "training.max_length=16"]

@@ -24,6 +24,7 @@ from fineprune.training.run.recipe_command import recipe_app
 
 if TYPE_CHECKING:
     from fineprune.training.run.demo import DemoRow
+    from fineprune.training.run.recipe import Recipe
 
 app = typer.Typer(
     help="Fine-tune a pre-trained transformer and come out with 3-15 % of its weights.",
@@ -69,11 +70,23 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME OF THE RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is in the folder.")] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only load all, train a few steps, and estimate time and memory."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """Train and prune a model by a recipe, into a run folder."""
     from fineprune.training.run.recipe import Recipe
 
     loaded = Recipe.load(recipe, overrides or [])
+    if rehearse:
+        if resume:
+            raise FinepruneError("--dry-run: keeps nothing that could be resumed; leave --resume out")
+        _dry_run(loaded, as_json)
+        return
+    if as_json:
+        raise FinepruneError("--json: only with --dry-run; fineprune inspect RUN --json describes a run")
     place = out or Path("runs") / recipe.stem
     with preemptible():
         from fineprune.training.run.run_folder import claim
@@ -305,6 +318,15 @@ def main() -> NoReturn:
                 print(said, file=sys.stderr, flush=True)
         raise
     sys.exit(0)
+
+
+def _dry_run(recipe: "Recipe", as_json: bool) -> None:
+    recipe.task.check_files()
+    from fineprune.training.run.dry_run import dry_run, lines
+
+    report = dry_run(recipe)
+    for line in [json.dumps(report)] if as_json else map(printable, lines(report)):
+        print(line)
 
 
 def _texts(file: str) -> tuple[list[str], list[str]]:

@@ -24,7 +24,7 @@ def _loss(logs: Mapping[str, float]) -> float:
 
 
 class ProgressBar(ProgressCallback):  # type: ignore[misc]
-    """Show the Trainer's progress bar over steps, without a line per log and without bars for evaluations."""
+    """Show the Trainer's progress bars over steps and evaluations, without a line per log."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
@@ -34,7 +34,10 @@ class ProgressBar(ProgressCallback):  # type: ignore[misc]
             self.training_bar.set_postfix(shown)
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-        """Show no bar: evaluations are short."""
+        super().on_prediction_step(*args, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False  # also that of the finished model
+            self.prediction_bar.set_description("evaluation", refresh=False)
 
 
 class ProgressLines(TrainerCallback):  # type: ignore[misc]
@@ -44,6 +47,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
         self._begin = self._said = time.monotonic()
         self._first = 0
         self._loss = ""
+        self._batches, self._evaluation = 0, self._begin
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._begin = self._said = time.monotonic()
@@ -62,10 +66,22 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
         if now - self._said >= SECONDS and state.global_step < state.max_steps:
             remaining = (now - self._begin) / done * (state.max_steps - state.global_step)
             self._say(
-                f"step {state.global_step:,} of {state.max_steps:,}{self._loss}, {_duration(remaining)} left"
+                f"step {state.global_step:,} of {state.max_steps:,}{self._loss}, {duration(remaining)} left"
             )
 
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        now, total = time.monotonic(), len(eval_dataloader)
+        if self._batches == 0:
+            self._evaluation = now
+        self._batches += 1
+        if now - self._said >= SECONDS and 1 < self._batches < total:
+            remaining = (now - self._evaluation) / (self._batches - 1) * (total - self._batches)
+            self._say(f"evaluation: batch {self._batches:,} of {total:,}, {duration(remaining)} left")
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self._batches = 0
         name = f"eval_{args.metric_for_best_model}"
         if metrics and name in metrics:
             self._say(f"step {state.global_step:,}: {args.metric_for_best_model} {metrics[name]:.2%}")
@@ -75,7 +91,10 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
         print(text, file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: seconds, minutes from 90 s on, hours from 90 min on."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 

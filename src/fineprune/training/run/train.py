@@ -130,7 +130,7 @@ def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | N
         if recipe.refine is not None:
             last = replace(last, pruning=None)  # there are no zeros yet that it could keep
         with quiet():
-            _begin(last, out, progress=False)
+            begin(last, out, progress=False)
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if first:
             write_text(out / "recipe.yaml", recipe.to_yaml())
@@ -146,7 +146,7 @@ def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | N
     return results
 
 
-def _begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrainer]:
+def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrainer]:
     """Load data and model, and make the trainer, for a recipe of one stage; nothing is trained yet."""
     data = recipe.task.load()
     set_seed(recipe.training.seed)
@@ -175,7 +175,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     whole = run.recipe
     before_last = whole.stage_before
     stage = whole if before_last is None else whole.last_stage(str(out / before_last[0]))
-    job, trainer = _begin(stage, out, run.progress)
+    job, trainer = begin(stage, out, run.progress)
     recipe, data = job.recipe, job.data
     with agreement.together("resume"):
         checkpoint = resumable(out / CHECKPOINTS) if resume else None
