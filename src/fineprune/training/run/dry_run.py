@@ -187,7 +187,7 @@ class _Stopwatch(TrainerCallback):  # type: ignore[misc]
 def _seconds_per_row(trainer: PruningTrainer, job: Job) -> float:
     """Time a few batches of the validation data, of rows spread over all of it, since they go by length."""
     rows = job.evaluation.rows
-    count = min(len(rows), _BATCHES * trainer.args.eval_batch_size)
+    count = min(len(rows), _BATCHES * int(trainer.args.eval_batch_size))
     chosen = rows.select([index * len(rows) // count for index in range(count)])
     started = time.perf_counter()
     trainer.evaluation_loop(trainer.get_eval_dataloader(chosen), "dry run", prediction_loss_only=True)
@@ -197,8 +197,8 @@ def _seconds_per_row(trainer: PruningTrainer, job: Job) -> float:
 def _evaluations(trainer: PruningTrainer) -> int:
     """Return the number of evaluations of a run, that of the finished model among them."""
     args = trainer.args
-    within = args.max_steps // int(args.eval_steps)
-    spared = args.max_steps % int(args.eval_steps) == 0 and not args.load_best_model_at_end
+    within, beyond = divmod(int(args.max_steps), int(args.eval_steps))
+    spared = beyond == 0 and not args.load_best_model_at_end
     return within - spared + 1
 
 
