@@ -7,6 +7,7 @@ and GELU.
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fineprune.inference.bench.peers import openvino_call, quantized
+from fineprune.inference.bench.graphs import openvino_call
+from fineprune.inference.bench.peers import quantized
 from fineprune.inference.fallback import CsrEngine
 from fineprune_runtime import Encoder, Layer, Linear, Matrix, Norm
 
@@ -215,7 +217,7 @@ class Peers:
         if "bfloat16" in name and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise RuntimeError("this processor has no bfloat16")
         precision = "bf16" if "bfloat16" in name else "f32"
-        return openvino_call(core, graph, [array], precision, self.threads)
+        return partial(openvino_call(core, graph, precision, self.threads), [array])
 
     def _onnx(self, path: str) -> str:
         x = torch.zeros(2, 8, self.model[0].out.in_features)

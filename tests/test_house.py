@@ -25,8 +25,9 @@ ROOMS = (
     "training.run",
     "study",
     "study.figures",
+    "study.frontier",
     "study.report",
-    "study.runner study.command study.report.command",
+    "study.runner study.command study.report.command study.frontier.command",
     "cli __main__",
 )
 """A room may import the rooms above it and itself. A longer name goes before the room that it is in."""

@@ -16,6 +16,7 @@ from fineprune._warnings import show_as_lines
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
+from fineprune.study.frontier.command import frontier
 from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
 from fineprune.training.host.preemption import preemptible
@@ -297,6 +298,7 @@ app.command()(calibrate)
 app.command()(bench)
 app.command()(study)
 app.command()(report)
+app.command()(frontier)
 app.add_typer(recipe_app, name="recipe")
 
 

@@ -108,7 +108,7 @@ def bench_folder(
         if value is not None and value < 1:
             raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
     threads = threads or torch.get_num_threads()
-    with _threads(threads), _scratch() as scratch:
+    with torch_threads(threads), scratch_folder() as scratch:
         opened: dict[str | None, OpenedModel] = {None: open_model(folder)}
         if against is not None:
             opened[against] = _other(against, type(opened[None].model))
@@ -216,7 +216,7 @@ def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
         try:
             if why is None:
                 say(f"building {name}{named}")
-                with quiet(), _heard() as said:
+                with quiet(), heard() as said:
                     run = peer.build(job)
                     outputs = run()
                 expected = outputs if name == BASE else expected
@@ -269,7 +269,8 @@ def _limit(model: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use `number` threads while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -279,7 +280,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """Yield a temporary folder, for what the other runtimes read."""
     try:
         folder = tempfile.TemporaryDirectory()
@@ -293,7 +294,7 @@ def _scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
+def heard() -> Iterator[list[str]]:
     """Yield a list that holds fineprune's warnings after the block; other packages' are dropped."""
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -5,8 +5,8 @@ raises any exception; the bench lists it and continues.
 """
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from fineprune.checkpoint.export import quiet_exporters, write_graph
 from fineprune.errors import FinepruneError
 from fineprune.inference import fallback
 from fineprune.inference.accelerate import Dtype, accelerate
+from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import is_replaceable, linear_of, places
 from fineprune.pruning.targets import is_linear
@@ -99,16 +100,8 @@ def run_onnxruntime(int8: bool) -> Callable[[Job], Run]:
     """Run the exported graph in ONNX Runtime; int8 is its dynamic quantization."""
 
     def build(job: Job) -> Run:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = job.threads
-        options.log_severity_level = 3
-        path = _exported(job, "onnx", int8) / "model.onnx"
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = _arrays(job.inputs, [entry.name for entry in session.get_inputs()])
-        names = [entry.name for entry in session.get_outputs()]
-        return lambda: dict(zip(names, session.run(names, feeds), strict=True))
+        call = onnx_call(exported(job, "onnx", int8) / "model.onnx", job.threads)
+        return partial(call, arrays(job.inputs))
 
     return build
 
@@ -121,44 +114,28 @@ def run_openvino(precision: str, int8: str = "") -> Callable[[Job], Run]:
     """
 
     def build(job: Job) -> Run:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report its use
-        import openvino
-
-        core = openvino.Core()
-        offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bf16" and "BF16" not in offered:
-            raise FinepruneError(f"this processor has no bfloat16, only {', '.join(offered)}")
-        graph = core.read_model(_exported(job, "openvino", int8 == "weights") / "openvino_model.xml")
-        feeds = _arrays(job.inputs, [entry.get_any_name() for entry in graph.inputs])
+        core = openvino_core()
+        if precision == "bf16":
+            check_bfloat16(core)
+        graph = core.read_model(exported(job, "openvino", int8 == "weights") / "openvino_model.xml")
+        feeds = {entry.get_any_name(): job.inputs[entry.get_any_name()].numpy() for entry in graph.inputs}
         graph.reshape({name: list(feed.shape) for name, feed in feeds.items()})
         if int8 == "all":
             graph = quantized(graph, list(_random_feeds(feeds)))
-        return openvino_call(core, graph, feeds, precision, job.threads)
+        return partial(openvino_call(core, graph, precision, job.threads), feeds)
 
     return build
 
 
-def openvino_call(core: Any, graph: Any, feeds: Any, precision: str, threads: int) -> Run:
-    """Compile an OpenVINO graph to run on `feeds`, one call at a time: a dict by name, or a list in order."""
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    request = core.compile_model(graph, "CPU", settings).create_infer_request()
-    outputs = request.model_outputs
-    names = [output.get_any_name() if output.names else str(at) for at, output in enumerate(outputs)]
-
-    def call() -> dict[str, Any]:
-        results = request.infer(feeds, share_inputs=True, share_outputs=True)
-        return {name: results[output] for name, output in zip(names, outputs, strict=True)}
-
-    return call
+def check_bfloat16(core: Any) -> None:
+    """Raise `FinepruneError` if this processor has no bfloat16 for OpenVINO."""
+    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in offered:
+        raise FinepruneError(f"this processor has no bfloat16, only {', '.join(offered)}")
 
 
 def quantized(graph: Any, samples: list[Any]) -> Any:
-    """Return an OpenVINO graph with 8-bit weights and activations, by nncf; `samples` are like `feeds`."""
+    """Return an OpenVINO graph with 8-bit weights and activations, by nncf; `samples` are inputs by name."""
     import nncf
 
     with quiet_exporters():
@@ -172,11 +149,11 @@ def run_deepsparse(job: Job) -> Run:
     from deepsparse import compile_model
     from deepsparse.utils import override_onnx_input_shapes
 
-    path = str(_exported(job, "onnx", False) / "model.onnx")
+    path = str(exported(job, "onnx", False) / "model.onnx")
     batch, length = job.inputs["input_ids"].shape
     with override_onnx_input_shapes(path, [[batch, length]] * len(job.inputs)) as fixed:
         engine = compile_model(fixed, batch_size=batch, num_cores=job.threads)
-    feeds = list(_arrays(job.inputs, engine.input_names).values())
+    feeds = [job.inputs[name].numpy() for name in engine.input_names]
     return lambda: dict(zip(engine.output_names, engine.run(feeds), strict=True))
 
 
@@ -207,7 +184,7 @@ def _model_run(model: Any, inputs: dict[str, Tensor]) -> Run:
     return call
 
 
-def _exported(job: Job, to: Literal["onnx", "openvino"], int8: bool) -> Path:
+def exported(job: Job, to: Literal["onnx", "openvino"], int8: bool) -> Path:
     """Return the folder of an export, which the first peer that needs it creates."""
     folder = job.scratch / f"{to}{'-int8' * int8}"
     if not folder.is_dir():
@@ -223,8 +200,9 @@ def _at_least_two(value: Tensor) -> Tensor:
     return value.repeat(2 if len(value) == 1 else 1, 2 if value.shape[1] == 1 else 1)
 
 
-def _arrays(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Any]:
-    return {name: inputs[name].numpy() for name in names}
+def arrays(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return tensors as arrays that share their memory."""
+    return {name: value.numpy() for name, value in inputs.items()}
 
 
 def _random_feeds(feeds: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -41,9 +41,10 @@ class Request(NamedTuple):
     """The request to a child process: load `source` in the given `way`, and run it on `ids`."""
 
     way: str
-    """`DENSE`; "accelerate DTYPE", torch and the engine; "runtime DTYPE", only fineprune_runtime."""
+    """`DENSE`; "accelerate DTYPE", torch and the engine; "runtime DTYPE", only fineprune_runtime; of an
+    exported graph "onnxruntime", "OpenVINO f32" and "OpenVINO bf16"."""
     source: str
-    """A model folder, or, only for `DENSE`, a name on the hub."""
+    """A model folder, the file of a graph, or, only for `DENSE`, a name on the hub."""
     kind: str
     """The model's class in transformers."""
     ids: list[list[int]]
@@ -85,7 +86,8 @@ def resident() -> float:
 
 def _answer(request: Request) -> dict[str, float]:
     """Load and run the model in the child process, and return the measurements."""
-    load, run = (_runtime if request.way.startswith("runtime") else _torch)(request)
+    ways = {"runtime": _runtime, "onnxruntime": _graph, "OpenVINO": _graph}
+    load, run = ways.get(request.way.split()[0], _torch)(request)
     gc.collect()
     before = resident()
     begin = time.perf_counter()
@@ -143,6 +145,26 @@ def _runtime(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]
         model.network(request.ids)
 
     return lambda: loading.load(request.source, dtype, request.threads), run
+
+
+def _graph(request: Request) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    import numpy as np
+
+    from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
+
+    ids = np.array(request.ids, dtype=np.int64)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    name, _, precision = request.way.partition(" ")
+    core = openvino_core() if name == "OpenVINO" else None
+    if core is None:
+        import onnxruntime  # noqa: F401 - imports are over before the memory is first read
+
+    def load() -> Any:
+        if core is None:
+            return onnx_call(Path(request.source), request.threads)
+        return openvino_call(core, request.source, precision, request.threads)
+
+    return load, lambda call: call(inputs)
 
 
 def main() -> None:

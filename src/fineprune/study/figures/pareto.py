@@ -4,11 +4,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fineprune.study.figures import chosen_runs
+from fineprune.study.figures.point_labels import costs_axis, place_labels
 from fineprune.study.figures.style import Figure, handle, ink, legend, listed, panels, percent, short, style
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
@@ -208,45 +208,20 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
             markersize=9 if point.group.cell.method == DENSE else 5.5,
             linestyle="none",
         )
-    costs = [cost for cost, _ in every]
-    if max(costs) > 8 * min(costs):
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else "")
+    costs_axis(axis, [cost for cost, _ in every])
     axis.margins(0.12)
     if max(costs) < 1.01 * min(costs):  # ticks would differ in digits that have no room
         axis.set_xlim(0.95 * min(costs), 1.05 * max(costs))
 
 
 def _label(axis: "Axes", panel: _Panel) -> None:
-    """Label points with densities, those of the front first; without room a point has no label."""
-    every = [(point.cost, point.score) for point in panel.points]
-    if not every:
-        return
+    """Label points with densities, those of the front first; others only where there are few."""
     best = _best(panel.points)
-    scale = 72 / axis.figure.dpi
-    where = [tuple(scale * value for value in axis.transData.transform(point)) for point in every]
-    frame = axis.get_window_extent()
-    left, right, low, high = (scale * value for value in (frame.x0, frame.x1, frame.y0, frame.y1))
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in where]
-    for one, other in pairwise(best):  # the steps of the front
-        (x0, y0), (x1, y1) = where[one], where[other]
-        taken += [(x0, y0 - 1, x1, y0 + 1), (x1 - 1, y0, x1 + 1, y1)]
+    rest = [index for index in range(len(panel.points)) if index not in best]
     texts = _texts([point.group for point in panel.points])
-    rest = [index for index in range(len(every)) if index not in best]
-    for index in [*best, *(rest if len(every) <= _FEW else [])]:
-        text = texts[index]
-        wide, tall = 4.6 * len(text), 8.0
-        x, y = where[index]
-        for dx, dy in ((6, -4), (-6 - wide, -4), (-wide / 2, 5), (-wide / 2, -13), (5, 4), (5, -12)):
-            box = (x + dx, y + dy, x + dx + wide, y + dy + tall)
-            inside = left <= box[0] and box[2] <= right and low <= box[1] and box[3] <= high
-            if inside and not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                axis.annotate(
-                    text, every[index], xytext=(dx, dy + 1), textcoords="offset points", fontsize=7.5
-                )
-                break
+    chosen = [*best, *(rest if len(panel.points) <= _FEW else [])]
+    every = [(point.cost, point.score) for point in panel.points]
+    place_labels(axis, every, best, {index: texts[index] for index in chosen})
 
 
 def _texts(groups: Sequence[Group]) -> list[str]:
@@ -266,7 +241,3 @@ def _text(group: Group) -> str:
         return DENSE
     scope = {"local": " local", "global": " global"}.get(cell.scope or "", "")
     return f"{percent(cell.density)}{scope}{' +' if cell.distillation else ''}"
-
-
-def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,219 @@
+"""Collect the runs of one task, and turn their measurements into points of a picture."""
+
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fineprune.errors import FinepruneError
+from fineprune.study.figures.chosen_runs import measured
+from fineprune.study.figures.pareto import front
+from fineprune.study.frontier.measurements import Measurement, Place
+from fineprune.study.grid import DENSE
+from fineprune.study.grouping import Group
+from fineprune.study.study_folder import RunFolder, read_folder
+from fineprune.study.task_labels import data_of
+from fineprune.training.run.run_folder import DENSE as DENSE_STAGE
+
+BASE = "torch"
+"""The runtime whose float32 answers the others are compared with, and in which the reference is timed."""
+
+_SEED = re.compile(r"-s\d+(?=-|$)")
+
+
+class Model(NamedTuple):
+    """The finished runs of one setting: a point for each runtime."""
+
+    name: str
+    """That of the folder, without the seed."""
+    group: Group
+    runs: list[RunFolder]
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing was pruned."""
+        return self.group.cell.method == DENSE
+
+
+class Task(NamedTuple):
+    """The models of one task, which share a picture."""
+
+    name: str
+    metric: str
+    models: list[Model]
+
+    @property
+    def runs(self) -> list[RunFolder]:
+        """The runs of all models."""
+        return [run for model in self.models for run in model.runs]
+
+
+class Point(NamedTuple):
+    """One model in one runtime: means over its seeds."""
+
+    model: Model
+    runtime: str
+    score: float
+    """In percent, of this runtime's own answers."""
+    error: float | None
+    """The standard error over the seeds, in percent; None for one seed."""
+    milliseconds: float
+    """Of one text."""
+    megabytes: float
+    memory: float | None
+    """MB of the whole process."""
+    speed: float
+    """Times the speed of the reference."""
+    seeds: int
+    wrong: bool
+    """A float32 runtime whose answers are not torch's: a fault, which is never recommended."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the point may be on the front: its answers are right, and the runs learned something."""
+        return not self.wrong and self.model.group.learned
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        about = {"model": self.model.name, "runs": [str(run.path) for run in self.model.runs]}
+        return about | {"dense": self.model.dense} | {k: v for k, v in self._asdict().items() if k != "model"}
+
+
+def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
+    """Return the finished runs in folders of studies, and single runs, by task.
+
+    The dense stage of a run of two stages counts as a run.
+
+    Raises:
+        FinepruneError: there is no such folder, or no finished run in them.
+    """
+    chosen: dict[Path, set[str] | None] = {}  # the runs of each folder; None: all of them
+    for folder in map(Path, folders):
+        runs = read_folder(folder)
+        place = Path(os.path.abspath(folder))
+        if len(runs) == 1 and runs[0].path == folder:
+            names = chosen.setdefault(place.parent, set())
+            if names is not None:
+                names.add(place.name)
+        else:
+            chosen[place] = None
+    by_task: dict[tuple[str, ...], list[Model]] = {}
+    for place, names in chosen.items():
+        for model in _models(place, names):
+            by_task.setdefault(_data(model), []).append(model)
+    if not by_task:
+        raise FinepruneError(
+            f"{', '.join(map(str, folders))}: no finished run in it; name the folder of a study, or runs"
+        )
+    labels = list(map(_label, by_task.values()))
+    tasks: list[Task] = []
+    for label, models in zip(labels, by_task.values(), strict=True):
+        more = f"-{len(tasks) + 1}" if labels.count(label) > 1 else ""
+        tasks.append(Task(label + more, models[0].group.metric or "", models))
+    return tasks
+
+
+def _models(folder: Path, names: set[str] | None) -> list[Model]:
+    """Return the models of a folder of runs."""
+    runs = []
+    for run in read_folder(folder):
+        if names is not None and run.name not in names:
+            continue
+        runs.append(run)
+        if (run.path / DENSE_STAGE).is_dir():
+            stages = read_folder(run.path / DENSE_STAGE)
+            runs += [replace(stage, cell=replace(stage.cell, task=run.cell.task)) for stage in stages]
+    usable = [run for run in runs if run.results is not None and (run.path / "model").is_dir()]
+    found = measured(usable)
+    models = []
+    for group in found.groups:
+        members = [found.runs[row.cell] for row in group.rows]
+        name = members[0].name
+        if name == DENSE_STAGE:
+            name = f"{members[0].path.parent.name}/{DENSE_STAGE}"
+        models.append(Model(_SEED.sub("", name), group, members))
+    return models
+
+
+def _label(models: list[Model]) -> str:
+    """Return the name of a task: the one that its models share, else that of the data."""
+    names = {model.group.cell.task.partition(",")[0] for model in models}
+    return names.pop() if len(names) == 1 else data_of(models[0].runs[0].recipe)
+
+
+def _data(model: Model) -> tuple[str, ...]:
+    """Return what makes two models comparable: the validation data and the metric."""
+    section = model.runs[0].recipe.get("task")
+    task = section if isinstance(section, dict) else {}
+    where = os.path.abspath(str(task["validation"])) if task.get("validation") else ""
+    said = (str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split"))
+    return where, *said, model.group.metric or ""
+
+
+def reference_ms(entries: Iterable[Measurement]) -> float:
+    """Return the reference's milliseconds a text: the median over the sessions."""
+    return statistics.median(entry.reference_ms for entry in entries)
+
+
+def points_of(task: Task, entries: dict[Path, list[Measurement]]) -> list[Point]:
+    """Return the points of a task's models, by the measurements of each run, all of one place.
+
+    A run's time is the reference's time over its ratio to the reference in the same rounds: sessions of a
+    slower hour agree with the others.
+    """
+    done = [entry for run in task.runs for entry in entries.get(run.path, []) if entry.failed is None]
+    if not done:
+        return []
+    base = reference_ms(done)
+    points = []
+    for model in task.models:
+        by_runtime: dict[str, list[Measurement]] = {}
+        for run in model.runs:
+            for entry in entries.get(run.path, []):
+                if entry.failed is None:
+                    by_runtime.setdefault(entry.runtime, []).append(entry)
+        points += [_point(model, runtime, found, base) for runtime, found in by_runtime.items()]
+    return points
+
+
+def _point(model: Model, runtime: str, found: list[Measurement], base: float) -> Point:
+    scores = [100 * entry.score for entry in found]
+    memory = [entry.memory for entry in found if entry.memory is not None]
+    times = [base / entry.ratio for entry in found]
+    return Point(
+        model=model,
+        runtime=runtime,
+        score=statistics.fmean(scores),
+        error=statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else None,
+        milliseconds=statistics.fmean(times),
+        megabytes=statistics.fmean(entry.bytes for entry in found) / 1e6,
+        memory=statistics.fmean(memory) if memory else None,
+        speed=base / statistics.fmean(times),
+        seeds=len(found),
+        wrong=any(entry.wrong for entry in found),
+    )
+
+
+COSTS = {
+    "milliseconds": "latency (ms a text)",
+    "megabytes": "size of the files (MB)",
+    "memory": "memory of the process (MB)",
+}
+"""What a score is shown against: a field of `Point`, and its label."""
+
+
+def best_of(points: Sequence[Point], cost: str) -> list[int]:
+    """Return the front of usable points in one of `COSTS`, by cost."""
+    known = [place for place, point in enumerate(points) if point.usable and getattr(point, cost) is not None]
+    pairs = [(getattr(points[place], cost), points[place].score) for place in known]
+    return [known[index] for index in front(pairs)]
+
+
+def common_place(entries: Iterable[Measurement], machine: str) -> Place | None:
+    """Return the place of most measurements, this machine's first; None without any."""
+    counts = Counter(entry.place for entry in entries)
+    return max(counts, key=lambda place: (place.machine == machine, counts[place]), default=None)

@@ -1,0 +1,106 @@
+"""`fineprune frontier` on two tiny runs: measured once, then read; and what it refuses."""
+
+import json
+
+import pytest
+import yaml
+from support import call, write_recipe
+
+from fineprune.study.frontier import measuring, runtimes
+from fineprune.study.frontier.measurements import RECORD
+from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.train import run_recipe
+
+CALL = ("--rounds", 1, "--texts", 8)
+
+
+@pytest.fixture(scope="module")
+def runs(save_body, tmp_path_factory):
+    """A dense run and a pruned one of ten steps."""
+    folder = tmp_path_factory.mktemp("study")
+    rows = [f"{('bad', 'good')[i % 2]} {'very ' * (i % 3)}film\t{('neg', 'pos')[i % 2]}" for i in range(16)]
+    write_recipe(folder, save_body(), rows, 0.2)
+    for name, overrides in (("t-dense-s0", ["pruning=null"]), ("t-movement-0.2-s0", [])):
+        run_recipe(Recipe.load(folder / "recipe.yaml", overrides), folder / "runs" / name)
+    return folder / "runs"
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch):
+    """Torch, one that fails, and one that is not installed; no other process for the memory."""
+
+    def fail(_subject):
+        raise RuntimeError("no such\ninstruction")
+
+    few = {
+        "torch": runtimes.RUNTIMES["torch"],
+        "engine int8": runtimes.Runtime(fail, ("fineprune-runtime",)),
+        "onnxruntime": runtimes.Runtime(fail, (), ("onnxruntime_absent",), of_dense=True),
+    }
+    monkeypatch.setitem(runtimes.RUNTIMES, "torch", few["torch"])
+    for name in list(runtimes.RUNTIMES):
+        monkeypatch.delitem(runtimes.RUNTIMES, name)
+    for name, runtime in few.items():
+        monkeypatch.setitem(runtimes.RUNTIMES, name, runtime)
+    monkeypatch.setitem(__import__("fineprune._extras")._extras.EXTRAS, "export", ("onnxruntime_absent",))
+    monkeypatch.setattr(measuring.resident_memory, "measure", lambda request: Memory())
+
+
+class Memory:
+    process = 100.0
+
+
+def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
+    assert call("frontier", runs, *CALL, "--within", 100, "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert [(point["model"], point["runtime"]) for point in told["points"]] == [
+        ("t-dense", "torch"),
+        ("t-movement-0.2", "torch"),
+    ]
+    assert told["points"][0]["memory"] == 100
+    assert "on 8 of 16 validation examples" in told["about"]
+    assert told["notes"] == [
+        "not measured, onnxruntime: onnxruntime_absent not installed; pip install 'fineprune[export]'",
+        "not measured, engine int8 of t-dense-s0, t-movement-0.2-s0: no such instruction",
+    ]
+    assert (runs / "figures" / "frontier-t.png").is_file()
+    monkeypatch.setattr(measuring, "_session", None)  # nothing is measured again
+    assert call("frontier", runs, *CALL, "--within", 100, "--max-mb", 10) == 0
+    out = capsys.readouterr().out
+    assert "within 100 points of the best dense score, at most 10 MB: take t-" in out
+
+
+def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):
+    monkeypatch.setattr(measuring, "processor", lambda: "Another CPU")
+    assert call("frontier", runs, *CALL, "--within", 100, "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["about"].startswith("Another CPU, 1 thread.")
+    machines = {entry["place"]["machine"] for entry in json.loads((runs / "t-dense-s0" / RECORD).read_text())}
+    assert "Another CPU" in machines
+
+
+@pytest.mark.parametrize(
+    ("inside", "options", "said"),
+    [
+        ("", ("--within", -1), "within is -1, expected 0 or more"),
+        ("t-dense-s0", (), "the one setting of its task; a frontier compares"),
+        ("t-dense-s0/model", (), "no finished run in it"),
+        ("nowhere", (), "no such folder"),
+        ("", ("--texts", 0), "texts is 0, expected"),
+        ("", (*CALL, "--max-ms", 1e-9), "nothing measured is at most 1e-09 ms a text; the nearest is t-"),
+    ],
+)
+def test_refused(runs, inside, options, said, capsys):
+    assert call("frontier", runs / inside, *options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_kind_that_cannot_be_timed(write_run, capsys):
+    for name, method, density in (("x-dense-s0", "dense", None), ("x-movement-0.1-s0", "movement", 0.1)):
+        folder = write_run(name, method, density, 0.9)
+        results = json.loads((folder / "results.json").read_text())
+        results["recipe"]["task"] = {"kind": "pictures"}
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"]))
+    assert call("frontier", folder.parent) == 2
+    assert "a task of the kind 'pictures' cannot be timed" in capsys.readouterr().err

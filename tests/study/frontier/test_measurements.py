@@ -1,0 +1,60 @@
+"""Measurements in the folder of a run: kept once, read back, damage ignored."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fineprune.study.frontier.measurements import (
+    RECORD,
+    Measurement,
+    Place,
+    content_of,
+    keep,
+    read_measurements,
+    texts_of,
+)
+
+PLACE = Place("A CPU", 1, "texts", "reference")
+ONE = Measurement("torch", PLACE, "content", {"torch": "2"}, ratio=2.0, reference_ms=3.0, score=0.5)
+
+
+def test_a_newer_one_replaces_the_same_and_others_stay(tmp_path):
+    keep(tmp_path, [ONE])
+    other = replace(ONE, place=PLACE._replace(machine="Another"))
+    newer = replace(ONE, ratio=4.0)
+    keep(tmp_path, [other, newer])
+    assert read_measurements(tmp_path) == [newer, other]
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, 1, {"runtime": "torch"}, {"ratio": "fast"}, {"ratio": 0.0}, {"place": {"machine": "x"}}]
+)
+def test_damage_is_left_out(tmp_path, entry):
+    keep(tmp_path, [ONE])
+    (good,) = json.loads((tmp_path / RECORD).read_text())
+    whole = good | entry if isinstance(entry, dict) and len(entry) == 1 and "runtime" not in entry else entry
+    (tmp_path / RECORD).write_text(json.dumps([whole, good]))
+    assert read_measurements(tmp_path) == [ONE]
+
+
+def test_no_file_and_no_list_are_nothing(tmp_path):
+    assert read_measurements(tmp_path) == []
+    (tmp_path / RECORD).write_text("{}")
+    assert read_measurements(tmp_path) == []
+
+
+def test_content_changes_with_weights_and_length(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
+    first = content_of(tmp_path, 64)
+    assert content_of(tmp_path, 64) == first != content_of(tmp_path, 128)
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 99 + b"b")
+    assert content_of(tmp_path, 64) != first
+
+
+def test_texts_are_those_of_the_file_wherever_it_is(tmp_path):
+    for name, text in (("a.tsv", "x"), ("b.tsv", "x"), ("c.tsv", "y")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (texts_of({"validation": str(tmp_path / f"{name}.tsv")}, 10, 5) for name in "abc")
+    assert a == b != c
+    assert a != texts_of({"validation": str(tmp_path / "a.tsv")}, 11, 5)
