@@ -8,6 +8,7 @@ from support import call, write_recipe
 
 from fineprune.study.frontier import measuring, runtimes
 from fineprune.study.frontier.measurements import RECORD
+from fineprune.study.report import make_report
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -21,7 +22,8 @@ def runs(save_body, tmp_path_factory):
     rows = [f"{('bad', 'good')[i % 2]} {'very ' * (i % 3)}film\t{('neg', 'pos')[i % 2]}" for i in range(16)]
     write_recipe(folder, save_body(), rows, 0.2)
     for name, overrides in (("t-dense-s0", ["pruning=null"]), ("t-movement-0.2-s0", [])):
-        run_recipe(Recipe.load(folder / "recipe.yaml", overrides), folder / "runs" / name)
+        faster = ["training.learning_rate=0.02", "training.steps=30", *overrides]
+        run_recipe(Recipe.load(folder / "recipe.yaml", faster), folder / "runs" / name)
     return folder / "runs"
 
 
@@ -68,6 +70,9 @@ def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
     assert call("frontier", runs, *CALL, "--within", 100, "--max-mb", 10) == 0
     out = capsys.readouterr().out
     assert "within 100 points of the best dense score, at most 10 MB: take t-" in out
+    page = make_report(runs, runs.parent / "page.html").path.read_text()
+    assert "Score against latency" in page
+    assert "within 1 points of the best dense score: take t-" in page
 
 
 def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):

@@ -91,5 +91,6 @@ def _padded(rows: Iterable[Any]) -> Any:
     longest = np.max([array.shape for array in arrays], axis=0)
     result = np.full((len(arrays), *longest), -100, dtype=np.result_type(*arrays))
     for index, array in enumerate(arrays):
-        result[index][tuple(map(slice, array.shape))] = array
+        inside: Any = (index, *map(slice, array.shape))
+        result[inside] = array
     return result

@@ -74,6 +74,7 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
     dense = dense_beside(runs[0]) if single else None
     few = headline.one_seed(rows)
     figures = _figures(runs, figures_in, shown, attempt)
+    frontier = [] if single else attempt("frontier", partial(_frontier, folder, figures_in, shown)) or []
     maps = attempt("map of the model", lambda: pictures.maps(runs, single)) or []
     best, left_out = _trimmed(None if single else attempt("headline", lambda: headline.best(runs)))
     each, _ = _trimmed(
@@ -105,6 +106,7 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
         "figures": figures.drawn,
         "sentences": figures.sentences,
         "missing": figures.missing,
+        "frontier": frontier,
         "maps": [(run.name, headline.title_of(run.cell), made) for run, made in maps],
         "masks": [made.masks for _, made in maps],
         "no_maps": _no_maps(runs),
@@ -143,6 +145,13 @@ def _figures(runs: Sequence[RunFolder], place: Path, shown: str, attempt: _Attem
             one = attempt(f"figure {figure.name}", partial(pictures.draw, figure, place, shown))
             drawn.extend([] if one is None else [one])
     return found
+
+
+def _frontier(folder: Path, place: Path, shown: str) -> list[tuple[pictures.Drawn, list[str]]]:
+    """Return the figures of score against latency that `fineprune frontier` has measured, with its words."""
+    from fineprune.study.frontier.stored import stored_figures
+
+    return [(pictures.draw(figure, place, shown), said) for figure, said in stored_figures(folder)]
 
 
 def _no_maps(runs: Sequence[RunFolder]) -> str:

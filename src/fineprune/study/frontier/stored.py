@@ -1,0 +1,39 @@
+"""Draw the frontier from what was measured before: nothing is measured, and no model is opened."""
+
+from pathlib import Path
+
+from fineprune.errors import FinepruneError
+from fineprune.inference.bench.timing import processor
+from fineprune.study.figures.style import Figure
+from fineprune.study.frontier.drawing import draw
+from fineprune.study.frontier.measurements import RECORD, content_of, read_measurements
+from fineprune.study.frontier.points import common_place, points_of, tasks_in
+from fineprune.study.frontier.recommendation import Limits, recommend
+
+
+def stored_figures(folder: Path) -> list[tuple[Figure, list[str]]]:
+    """Return the figure and the recommendation of each task in a folder whose runs were measured.
+
+    Of several machines, it is this one's measurements, else those of the machine with most of them.
+    """
+    if not any(folder.glob(f"**/{RECORD}")):
+        return []
+    figures = []
+    for task in tasks_in([folder]):
+        entries = {}
+        for run in task.runs:
+            length = run.recipe["training"].get("max_length") or 0
+            content = content_of(run.path / "model", length)
+            entries[run.path] = [e for e in read_measurements(run.path) if e.content == content]
+        place = common_place((e for known in entries.values() for e in known), processor())
+        entries = {path: [e for e in known if e.place == place] for path, known in entries.items()}
+        points = points_of(task, entries)
+        if not points:
+            continue
+        try:
+            said = recommend(points, Limits()).lines()
+        except FinepruneError as error:
+            said = [str(error)]
+        every = [entry for known in entries.values() for entry in known]
+        figures.append((draw(task, points, every), said))
+    return figures
