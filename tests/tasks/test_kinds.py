@@ -31,11 +31,11 @@ def model_of(name: str, **settings):
 def test_an_entry_fits_its_parts(kind):
     assert kind.config.kind == kind.name == kind.config(**FILES).kind
     assert hasattr(transformers, kind.auto_class)
-    assert hasattr(transformers, f"Bert{kind.suffix}")
+    assert hasattr(transformers, f"Bert{kind.suffix}") is (kind.answer_in_place is None)
 
 
 def test_the_runtime_runs_heads_of_the_same_names():
-    assert {kind.suffix for kind in KINDS} == set(TASKS)
+    assert {kind.suffix for kind in KINDS if kind.answer_in_place is None} == set(TASKS)
 
 
 @pytest.mark.parametrize(
