@@ -24,6 +24,7 @@ def test_table_1():
         "soft_movement": ("global",),
         "platon": ("global",),
         "pins": ("global",),
+        "fisher": ("global", "local"),
         "keep_zeros": ("local",),
     }
     takers = {name: traits.penalty_decides for name, traits in METHODS.items() if traits.takes_penalty}
@@ -32,6 +33,7 @@ def test_table_1():
         "magnitude",
         "platon",
         "pins",
+        "fisher",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
@@ -79,7 +81,7 @@ BAD = [
     ({"method": "movment"}, r"method='movment': did you mean movement\? allowed are magnitude, l0"),
     (
         {"method": "xyz"},
-        r"method='xyz': allowed are magnitude, l0, movement, soft_movement, platon, pins, keep_zeros",
+        r"method='xyz': allowed are magnitude, l0, movement, soft_movement, platon, pins, fisher",
     ),
     ({"method": None}, "method=None"),
     ({"method": ["l0"]}, r"method=\['l0'\]"),
@@ -139,6 +141,8 @@ BAD = [
     ({"method": "platon", "options": {"window": 0}}, "options.window=0: must be a whole number of steps"),
     ({"method": "platon", "options": {"returns": "one"}}, "options.returns='one': allowed are zero, kept"),
     ({"method": "pins", "mask_interval": 5}, "mask_interval=5: must be a multiple of options.window=10"),
+    ({"method": "fisher", "options": {"decay": 1}}, r"options.decay=1: must be a number in \[0, 1\)"),
+    ({"method": "fisher", "options": {"damp": -1}}, "options.damp=-1: must be a number, 0 or more"),
     ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),
     ({"method": "platon", "scope": "local"}, "scope='local': platon allows 'global'"),
 ]

@@ -84,6 +84,7 @@ METHODS: dict[str, Traits] = {
     ),
     "platon": Traits(f"{_METHODS}.platon:Platon", ("global",), order=1, mask_interval=10, in_paper=False),
     "pins": Traits(f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, in_paper=False),
+    "fisher": Traits(f"{_METHODS}.fisher:Fisher", ("global", "local"), order=1, in_paper=False),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
     ),
