@@ -25,6 +25,7 @@ def test_table_1():
         "platon": ("global",),
         "pins": ("global",),
         "fisher": ("global", "local"),
+        "admm": ("global",),
         "keep_zeros": ("local",),
     }
     takers = {name: traits.penalty_decides for name, traits in METHODS.items() if traits.takes_penalty}
@@ -34,6 +35,7 @@ def test_table_1():
         "platon",
         "pins",
         "fisher",
+        "admm",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
@@ -81,7 +83,7 @@ BAD = [
     ({"method": "movment"}, r"method='movment': did you mean movement\? allowed are magnitude, l0"),
     (
         {"method": "xyz"},
-        r"method='xyz': allowed are magnitude, l0, movement, soft_movement, platon, pins, fisher",
+        r"method='xyz': allowed are magnitude, l0, movement, soft_movement, platon, pins, fisher, admm",
     ),
     ({"method": None}, "method=None"),
     ({"method": ["l0"]}, r"method=\['l0'\]"),
@@ -143,6 +145,10 @@ BAD = [
     ({"method": "pins", "mask_interval": 5}, "mask_interval=5: must be a multiple of options.window=10"),
     ({"method": "fisher", "options": {"decay": 1}}, r"options.decay=1: must be a number in \[0, 1\)"),
     ({"method": "fisher", "options": {"damp": -1}}, "options.damp=-1: must be a number, 0 or more"),
+    ({"method": "admm", "structure": "row"}, "structure='row': admm prunes elements only"),
+    ({"method": "admm", "options": {"strength": 0}}, "options.strength=0: must be a number greater than 0"),
+    ({"method": "admm", "options": {"interval": 0}}, "options.interval=0: must be a number of steps"),
+    ({"method": "admm", "options": {"objective_aware": 1}}, "options.objective_aware=1: must be true or"),
     ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),
     ({"method": "platon", "scope": "local"}, "scope='local': platon allows 'global'"),
 ]

@@ -48,6 +48,9 @@ class Traits(NamedTuple):
     holds_zeros: bool = False
     """The zeros that are there stay; density and schedule are not used."""
 
+    elements_only: bool = False
+    """Whether it can prune nothing but elements."""
+
     in_paper: bool = True
     """Whether it is a column of the tables of Sanh, Wolf and Rush (2020)."""
 
@@ -85,6 +88,7 @@ METHODS: dict[str, Traits] = {
     "platon": Traits(f"{_METHODS}.platon:Platon", ("global",), order=1, mask_interval=10, in_paper=False),
     "pins": Traits(f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, in_paper=False),
     "fisher": Traits(f"{_METHODS}.fisher:Fisher", ("global", "local"), order=1, in_paper=False),
+    "admm": Traits(f"{_METHODS}.admm:Admm", ("global",), order=1, elements_only=True, in_paper=False),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
     ),
@@ -299,6 +303,14 @@ def _check_schedule(config: PruningConfig) -> None:
         )
 
 
+def _check_elements(config: PruningConfig) -> None:
+    if config.traits.elements_only and config.structure != "element":
+        raise FinepruneError(
+            f"structure={config.structure!r}: {config.method} prunes elements only; leave structure out, or "
+            "choose another method"
+        )
+
+
 def _check_rates(config: PruningConfig) -> None:
     for name in ("score_lr", "penalty"):
         if (value := getattr(config, name)) is not None:
@@ -338,6 +350,7 @@ def _check_rest(config: PruningConfig) -> None:
 _CHECKS = (
     _check_density,
     check_structure,
+    _check_elements,
     _check_initial_density,
     _check_choices,
     _check_schedule,

@@ -16,7 +16,7 @@ def cut():
     return model, [block[place].weight != 0 for block in model.blocks for place in (0, 2)]
 
 
-@pytest.mark.parametrize("method", [name for name, traits in METHODS.items() if not traits.mask_interval > 1])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("admm", "platon", "pins")])
 def test_the_first_masks_are_the_weights_that_remain(method):
     """With initial_density at the density of the cut, and no warm-up."""
     model, remaining = cut()

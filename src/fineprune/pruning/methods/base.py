@@ -131,6 +131,7 @@ class Method(ABC):
 
     def __init__(self, config: PruningConfig, total: int) -> None:
         self.config = config
+        self.total = total
         self.options = self.Options() if config.options is None else config.options
         self.scope = config.scope or config.traits.scopes[0]
         self.bundle = self.parts()
@@ -138,7 +139,7 @@ class Method(ABC):
 
     @abstractmethod
     def parts(self) -> Parts:
-        """Return the parts, from `self.config` and `self.options`."""
+        """Return the parts, from `self.config`, `self.options` and the number of steps, `self.total`."""
 
     @final
     def masked_weight(self, weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> MaskedWeight:
