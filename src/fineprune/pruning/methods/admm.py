@@ -6,9 +6,9 @@ The problem min L(W) with at most v·n weights is split into W and a sparse copy
     each interval    z <- P(W + u), u <- u + W - z, where P keeps the v·n entries that matter most
     at T - t_f       the weights in the support of z stay, and masked training goes on to the end
 
-P ranks c·(W + u)², where c is a running mean of g² (a diagonal Fisher), or |W + u|. The pull begins at t_i, and
-its ramp is that of Eq. 5. lambda is relative to the gradient of each matrix, since Adam would otherwise see
-only the pull.
+P ranks c·(W + u)², where c is a running mean of g² (a diagonal Fisher), or |W + u|. The pull begins at t_i,
+and its ramp is that of Eq. 5. lambda is relative to the gradient of each matrix, since Adam would otherwise
+see only the pull.
 """
 
 from collections.abc import Callable, Sequence
