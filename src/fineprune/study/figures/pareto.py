@@ -208,7 +208,8 @@ def _draw(axis: "Axes", panel: _Panel) -> None:
             markersize=9 if point.group.cell.method == DENSE else 5.5,
             linestyle="none",
         )
-    costs_axis(axis, [cost for cost, _ in every])
+    costs = [cost for cost, _ in every]
+    costs_axis(axis, costs)
     axis.margins(0.12)
     if max(costs) < 1.01 * min(costs):  # ticks would differ in digits that have no room
         axis.set_xlim(0.95 * min(costs), 1.05 * max(costs))

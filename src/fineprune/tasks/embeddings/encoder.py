@@ -28,7 +28,8 @@ def as_sentence_encoder(model: Any, place: Path | str) -> None:
         FinepruneError: as `read_sentence`.
     """
     sentence = read_sentence(place)
-    model.__class__ = _class_of(type(model))
+    base: Any = type(model)
+    model.__class__ = _class_of(base)
     model.sentence = sentence
 
 

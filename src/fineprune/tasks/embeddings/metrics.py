@@ -102,7 +102,8 @@ def unit(vectors: Any) -> Vectors:
     """Return vectors, (rows, features), divided by their length."""
     values = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.maximum(lengths, np.float32(1e-12))
+    shortened: Vectors = values / np.maximum(lengths, np.float32(1e-12))
+    return shortened
 
 
 def _nearest(similar: Vectors, count: int) -> NDArray[np.intp]:

@@ -29,8 +29,8 @@ def with_answers(evaluation: Evaluation, source: str, collate: Callable[[list[An
     """
     with quiet():
         model = open_trained(source, hub=True).model.float()
-    rows, scores = _labeled(evaluation.rows, model, collate), {}
-    scores |= _scored(rows, evaluation.compute_metrics)
+    rows = _labeled(evaluation.rows, model, collate)
+    scores = dict(_scored(rows, evaluation.compute_metrics))
     more = {}
     for name, further in evaluation.more.items():
         more[name] = further._replace(rows=_labeled(further.rows, model, collate))
@@ -40,7 +40,6 @@ def with_answers(evaluation: Evaluation, source: str, collate: Callable[[list[An
 
 
 def _labeled(rows: Dataset, model: Any, collate: Callable[[list[Any]], Any]) -> Dataset:
-
     found = []
     with evaluating(model), torch.inference_mode():
         for start in range(0, len(rows), _BATCH):
@@ -50,6 +49,5 @@ def _labeled(rows: Dataset, model: Any, collate: Callable[[list[Any]], Any]) -> 
 
 
 def _scored(rows: Dataset, score: Callable[[EvalPrediction], dict[str, float]]) -> dict[str, float]:
-
     labels = np.array(rows["labels"], np.float32)
     return score(EvalPrediction(predictions=labels, label_ids=labels))
