@@ -27,7 +27,7 @@ ROOMS = (
     "study.figures",
     "study.frontier",
     "study.report",
-    "study.runner study.command study.report.command study.frontier.command",
+    "study.runner study.command study.report.command study.frontier.command study.demo_command",
     "cli __main__",
 )
 """A room may import the rooms above it and itself. A longer name goes before the room that it is in."""

@@ -16,6 +16,7 @@ from fineprune._warnings import show_as_lines
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench.command import bench
 from fineprune.study.command import study
+from fineprune.study.demo_command import demo
 from fineprune.study.frontier.command import frontier
 from fineprune.study.report import leave_page
 from fineprune.study.report.command import report
@@ -24,11 +25,10 @@ from fineprune.training.run.calibrate_command import calibrate
 from fineprune.training.run.recipe_command import recipe_app
 
 if TYPE_CHECKING:
-    from fineprune.training.run.demo import DemoRow
     from fineprune.training.run.recipe import Recipe
 
 app = typer.Typer(
-    help="Fine-tune a pre-trained transformer and come out with 3-15 % of its weights.",
+    help="Prune a transformer while you fine-tune it, and run it fast on a CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -37,28 +37,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or a 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
-    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
-) -> None:
-    """Fine-tune, prune, pack and time an embedded model: no network, a few minutes."""
-    from fineprune.training.run.demo import LENGTH, run_demo
-
-    rows = run_demo(out, steps)
-    _print_demo(rows)
-    best = max(rows[1:], key=lambda row: row.score)
-    from fineprune.training.run import demo_serving
-
-    served = demo_serving.serve(best.folder, rows[0].folder, out / demo_serving.SMALL, LENGTH)
-    print(f"the better of the two, {best.name}:")
-    for line in demo_serving.lines(served):
-        print(line)
-    print(f"go on with: fineprune inspect {best.folder}   fineprune bench {best.folder}")
-    print(f"            fineprune predict {out / demo_serving.SMALL} NAME --pair SENTENCE")
-    for row in rows:
-        leave_page(row.folder)
-    leave_page(out, print)
+app.command()(demo)
 
 
 @app.command()
@@ -359,24 +338,6 @@ def _can_print(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _print_demo(rows: "list[DemoRow]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="does this sentence describe the function of this name?")
-    for column in ("", "density", "accuracy", "of dense", "seconds"):
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows:
-        numbers = (f"{row.density:.1%}", f"{row.score:.1%}", f"{row.kept:.1%}", f"{row.seconds:.0f}")
-        table.add_row(row.name, *numbers)
-    Console().print(table)
-    for row in rows:  # not in the table, which may cut or fold them: they are to be pasted
-        print(row.folder)
-    print("density counts the matrices of the encoder's layers; embeddings and the head are whole")
-    print("pruned runs begin with the dense model, so they had twice its steps in all; one seed each, so")
-    print("differences under about 2 points are noise")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Options(NamedTuple):
     rounds: int = 5
     again: bool = False
     """Measure what was measured before, too."""
+    runtimes: tuple[str, ...] | None = None
+    """Only these of `RUNTIMES`; None: all."""
 
 
 def measure(
@@ -79,7 +81,7 @@ def measure(
     wanted: dict[Path, list[str]] = {}
     for run in task.runs:
         known = {entry.key: entry for entry in stored[run.path]}
-        names = [name for name in RUNTIMES if not missing(name)]
+        names = [name for name in options.runtimes or RUNTIMES if not missing(name)]
         keys = {name: _blank(name, place, contents[run.path]).key for name in names}
         found[run.path] = [known[key] for key in keys.values() if key in known and not options.again]
         wanted[run.path] = [name for name, key in keys.items() if key not in known or options.again]

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any, NamedTuple
 
+from fineprune.study.frontier.measurements import Measurement, content_of, read_measurements
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import share_of
 from fineprune.study.report.comparison import Dense, progress
@@ -127,6 +128,13 @@ def _size(run: RunFolder) -> Tile:
 
 def _speed(run: RunFolder) -> Tile:
     speed = fastest(run.timings)
+    if speed is None and (found := _measured_by_frontier(run)) is not None:
+        lines = [
+            "as fast as torch on the model that the runs were timed against, in "
+            f"{found.runtime.removeprefix(ENGINE)} ({times(found.low)} to {times(found.high)})",
+            f"{found.reference_ms / found.ratio:.2f} ms a text of {found.tokens:.0f} tokens on average",
+        ]
+        return Tile("ratio", "Speed", times(found.ratio), exact(found.ratio), lines)
     if speed is None:
         lines = ["this measures it:"]
         if run.bench is not None:
@@ -142,3 +150,19 @@ def _speed(run: RunFolder) -> Tile:
         *([] if dtype == "float32" else ["the score is that of float32"]),
     ]
     return Tile("ratio", "Speed", times(speed.ratio), exact(speed.ratio), lines)
+
+
+def _measured_by_frontier(run: RunFolder) -> Measurement | None:
+    """Return the fastest right measurement of the engine that `fineprune frontier` left for this model."""
+    content = content_of(run.path / "model", run.recipe["training"].get("max_length") or 0)
+    return max(
+        (
+            entry
+            for entry in read_measurements(run.path)
+            if entry.content == content
+            and entry.runtime.startswith(ENGINE)
+            and not (entry.failed or entry.wrong)
+        ),
+        key=lambda entry: entry.ratio,
+        default=None,
+    )
