@@ -40,7 +40,7 @@ def folder(tmp_path):
 def test_what_there_is():
     names = [f"paper-{task}" for task in ("mnli", "qqp", "squad")]
     tasks = ("mnli", "mrpc", "squad", "sst2")
-    names += ["short", *(f"{size}-{task}" for size in ("short", "small") for task in tasks)]
+    names += ["embeddings", "short", *(f"{size}-{task}" for size in ("short", "small") for task in tasks)]
     assert set(packaged()) == set(names)
     for about in packaged().values():
         assert 40 < len(about) < 120
