@@ -9,7 +9,7 @@ WORDS = ["good", "bad", "film", "very", "a", "b"]
 
 
 def sentence_folder(
-    body: str, folder: Path, mode: str = "mean", normalize: bool = True, **settings: object
+    body: str, folder: Path, mode: str = "mean", normalize: bool = True, width: int = 8, **settings: object
 ) -> str:
     """Copy the folder of a transformer, and write the modules of sentence-transformers beside it."""
     shutil.copytree(body, folder)
@@ -22,9 +22,7 @@ def sentence_folder(
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": 8, f"pooling_mode_{mode}": True})
-        if mode in ("cls_token", "mean_tokens")
-        else json.dumps({"embedding_dimension": 8, "pooling_mode": mode})
+        json.dumps({"embedding_dimension": width, "pooling_mode": mode})
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12} | settings))
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "a "}}))

@@ -15,7 +15,7 @@ def open_trained(source: str | Path, **options: Any) -> loading.OpenedModel:
     Raises:
         FinepruneError: as `open_model`, and for modules of sentence-transformers that are not known.
     """
-    opened = loading.open_model(source, **options)
-    if kind_of(opened.model) is None and is_sentence_folder(opened.place):
-        answer_in_place(opened.model, opened.place)
+    model, _, place = opened = loading.open_model(source, **options)
+    if kind_of(model) is None and is_sentence_folder(place):
+        answer_in_place(model, place)
     return opened

@@ -66,6 +66,10 @@ class EmbeddingConfig(Source):
         """The columns of a table that hold texts."""
         return (self.text,) if isinstance(self.text, str) else self.text
 
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the data; those to score on as well."""
+        return (*super().files(), *(place for place in (self.sts, self.retrieval) if place is not None))
+
     def check_files(self) -> None:
         """Raise `FinepruneError` for files that are not there or lack columns; reads one line of each."""
         tables = [] if self.hub is not None else [(self.train, self.columns), (self.validation, self.columns)]

@@ -8,6 +8,7 @@ from fineprune.config import PruningConfig
 from fineprune.pruning.schedule import Schedule
 from fineprune.structure import parts_of
 from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.score_table import score_lines
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,7 +157,7 @@ def after(results: Mapping[str, Any]) -> list[str]:
     if reference is None or min(score, reference) <= 0:
         return []
     share = score / reference
-    lines = [f"{share:.1%} of {whose} {results['metric']} of {reference:.2%}"]
+    lines = [f"{share:.1%} of {whose} {results['metric']} of {reference:.2%}", *score_lines(results)]
     if share < _GOOD and (advice := _advice(results)):
         lines.append(f"what may help next: {'; '.join(advice[:2])}")
     return lines

@@ -1,0 +1,100 @@
+"""Texts without labels from files: what counts as a text, and what is refused."""
+
+import json
+
+import pytest
+
+from fineprune.errors import FinepruneError, FinepruneWarning
+from fineprune.tasks.embeddings.task import EmbeddingConfig
+from fineprune.tasks.embeddings.texts import Texts, read_pairs, read_retrieval, read_texts
+
+
+def paragraph(name: str, context: str, question: str) -> dict:
+    answer = {"text": context[-4:-1], "answer_start": len(context) - 4}
+    return {"context": context, "qas": [{"id": name, "question": question, "answers": [answer]}]}
+
+
+PARAGRAPHS = [paragraph("1", "Rome is old.", "Is it old?"), paragraph("2", "Paris is big.", "Is it big?")]
+SQUAD = {"data": [{"paragraphs": PARAGRAPHS}]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(name, text)` makes a file and returns its path."""
+
+    def make(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_blank_and_repeated_lines_are_counted_and_dropped(write):
+    assert read_texts(write("a.txt", "one\n\n two \none\n  \ntwo\n"), ("text",)) == Texts(
+        ["one", "two"], 2, 2
+    )
+
+
+def test_columns_of_a_table_and_squad_are_texts(write):
+    table = write("a.tsv", "first\tsecond\na\tb\nc\ta\n")
+    assert read_texts(table, ("first", "second")).texts == ["a", "c", "b"]
+    squad = write("s.json", json.dumps(SQUAD))
+    assert read_texts(squad, ("text",)).texts == ["Rome is old.", "Paris is big.", "Is it old?", "Is it big?"]
+
+
+def test_cells_that_are_no_text_and_other_files_are_refused(write):
+    with pytest.raises(FinepruneError, match=r"a\.jsonl, row 2: column 'text' holds 3, which is not text"):
+        read_texts(write("a.jsonl", '{"text": "a"}\n{"text": 3}\n'), ("text",))
+    with pytest.raises(FinepruneError, match=r"cannot read texts from a file named \*\.md; known are \.txt"):
+        read_texts(write("a.md", "text\n"), ("text",))
+
+
+def test_pairs_have_scores(write):
+    head = "sentence1\tsentence2\tscore\n"
+    assert read_pairs(write("a.tsv", f"{head}a\tb\t1.5\nc\td\t0\n")).scores == [1.5, 0.0]
+    with pytest.raises(FinepruneError, match=r"b\.tsv, row 1: score is 'x', expected a number"):
+        read_pairs(write("b.tsv", f"{head}a\tb\tx\n"))
+    with pytest.raises(FinepruneError, match="all scores are 2; a correlation needs different ones"):
+        read_pairs(write("c.tsv", f"{head}a\tb\t2\nc\td\t2\n"))
+
+
+def test_a_search_has_a_right_text_for_each_query(write):
+    found = read_retrieval(write("s.json", json.dumps(SQUAD)))
+    assert (found.queries, found.right) == (["Is it old?", "Is it big?"], [0, 1])
+    assert read_retrieval(write("r.tsv", "query\ttext\nq\ta\nr\tb\ns\ta\n")).right == [0, 1, 0]
+    with pytest.raises(FinepruneError, match="has one text only, so any model finds it"):
+        read_retrieval(write("one.tsv", "query\ttext\nq\ta\n"))
+
+
+def test_the_last_texts_are_held_out(write):
+    place = write("t.txt", "".join(f"text {number}\n" for number in range(100)))
+    with pytest.warns(FinepruneWarning, match="has 95 different texts to learn from; give thousands"):
+        data = EmbeddingConfig(train=place).load()
+    assert data.validation == [f"text {number}" for number in range(95, 100)]
+    assert data.sizes() == {"train": 95, "validation": 5}
+
+
+def test_texts_to_score_on_are_not_learned_from(write):
+    train = write("t.txt", "".join(f"text {number}\n" for number in range(10)))
+    validation = write("v.txt", "".join(f"text {number}\n" for number in range(6, 12)))
+    with pytest.warns(FinepruneWarning, match="has 6 different texts"):
+        data = EmbeddingConfig(train=train, validation=validation).load()
+    assert (data.train.texts[-1], data.train.repeated, len(data.validation)) == ("text 5", 4, 6)
+
+
+def test_one_text_is_refused(write):
+    with pytest.raises(FinepruneError, match=r"one\.txt: 1 different text; at least 8 are needed"):
+        EmbeddingConfig(train=write("one.txt", "text\ntext\n")).load()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": "mrr"}, r"task\.metric='mrr'"),
+        ({"text": ()}, r"text is \(\), expected the name of a column, or a list"),
+        ({"sts": 3}, "sts is 3, expected text"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(FinepruneError, match=message):
+        EmbeddingConfig(train="a.txt", **settings)
