@@ -22,7 +22,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata stress docs lint bench bench-engine study pictures runtime-alone sanitize clean
+.PHONY: help setup demo test oldest realdata stress docs lint bench bench-engine study pictures runtime-alone wheels sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -119,6 +119,9 @@ runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: 
 		test "$${size%MB}" -le $(ALONE_MB) || { echo "that is more than $(ALONE_MB)MB" >&2; exit 1; }
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/runtime/make_alone.py build/alone/model
 	$(ALONE)/bin/python tests/runtime/alone.py build/alone/model
+
+wheels: $(STAMP)  ## wheels and sdists of both packages in dist/, installed without a compiler and tried
+	.ci/wheels
 
 # gcc's sanitizers have to be in the process before Python starts, and so has libstdc++, whose exceptions they watch.
 # Python itself leaks by design.

@@ -206,15 +206,15 @@ FP_UNPACKS(narrow16, packus_epi16)  // two vectors of 16 bits, each at most 255,
 #undef FP_UNPACKS32
 #undef FP_UNPACKS64
 #else  // one 128-bit lane: packed order is natural order
-typedef VecOf<uint16_t, 16>::type Halves;
+typedef VecOf<uint16_t, 16>::type Shorts;
 typedef VecOf<uint8_t, 16>::type Octets;
 template <int B>
 inline Words<B> low16(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 8, 1, 9, 2, 10, 3, 11);
+    return (Words<B>)__builtin_shufflevector((Shorts)a, (Shorts)b, 0, 8, 1, 9, 2, 10, 3, 11);
 }
 template <int B>
 inline Words<B> high16(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 4, 12, 5, 13, 6, 14, 7, 15);
+    return (Words<B>)__builtin_shufflevector((Shorts)a, (Shorts)b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 template <int B>
 inline Words<B> low8(Words<B> a, Words<B> b) {
@@ -228,7 +228,7 @@ inline Words<B> high8(Words<B> a, Words<B> b) {
 }
 template <int B>
 inline Words<B> narrow32(Words<B> a, Words<B> b) {
-    return (Words<B>)__builtin_shufflevector((Halves)a, (Halves)b, 0, 2, 4, 6, 8, 10, 12, 14);
+    return (Words<B>)__builtin_shufflevector((Shorts)a, (Shorts)b, 0, 2, 4, 6, 8, 10, 12, 14);
 }
 template <int B>
 inline Words<B> narrow16(Words<B> a, Words<B> b) {
