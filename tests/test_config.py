@@ -149,6 +149,8 @@ BAD = [
     ({"method": "admm", "options": {"strength": 0}}, "options.strength=0: must be a number greater than 0"),
     ({"method": "admm", "options": {"interval": 0}}, "options.interval=0: must be a number of steps"),
     ({"method": "admm", "options": {"objective_aware": 1}}, "options.objective_aware=1: must be true or"),
+    ({"method": "magnitude", "options": {"flow": 1}}, "options.flow=1: must be true or false"),
+    ({"method": "magnitude", "options": {"pruned_decay": 1}}, r"options.pruned_decay=1: must be a"),
     ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),
     ({"method": "platon", "scope": "local"}, "scope='local': platon allows 'global'"),
 ]

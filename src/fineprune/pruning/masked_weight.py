@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,22 @@ from fineprune.pruning.expansion import Expansion
 from fineprune.pruning.followers import Follower
 from fineprune.pruning.units import Grid, elements
 
-WeightGradient = Literal["masked", "dense"]
-"""What a weight gets of dL/dW': what its mask lets through, or all of it, also where it is pruned."""
+
+@dataclass(frozen=True)
+class Decayed:
+    """dL/dW' ⊙ (M + b(1 - M)) + decay(1 - M) ⊙ W: pruned weights get a share b of their gradient, and shrink.
+
+    Attributes:
+        flow: Whether b falls from 1 to 0 as the density falls; else it is 0.
+        decay: The pull of pruned weights to 0.
+    """
+
+    flow: bool
+    decay: float
+
+
+WeightGradient = Literal["masked", "dense"] | Decayed
+"""What a weight gets of dL/dW': what its mask lets through, all of it, or something between."""
 
 
 class _MaskedProduct(torch.autograd.Function):
@@ -28,28 +43,33 @@ class _MaskedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         weight: Tensor,
-        scores: Tensor,
+        scores: Tensor | None,
         mask: Tensor,
         gate: Tensor | None,
+        flow: Tensor | None,
         expansion: Expansion | None,
-        dense: bool,
+        given: WeightGradient,
     ) -> Tensor:
         product = weight * mask.view(torch.uint8)  # a bool factor takes torch's slow path
         return product if gate is None else product.mul_(_expanded(gate, expansion))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, scores, mask, gate, ctx.expansion, ctx.dense = inputs
-        ctx.scores_dtype = scores.dtype
-        ctx.save_for_backward(weight, mask, gate)
+        weight, scores, mask, gate, flow, ctx.expansion, ctx.given = inputs
+        ctx.scores_dtype = None if scores is None else scores.dtype
+        ctx.save_for_backward(weight, mask, gate, flow)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        weight, mask, gate = ctx.saved_tensors
+        weight, mask, gate, flow = ctx.saved_tensors
         to_weight = to_scores = to_gate = None
         if ctx.needs_input_grad[0]:
-            to_weight = gradient if ctx.dense else gradient * mask.view(torch.uint8)
+            if flow is not None:
+                pruned = gradient * flow.to(gradient.dtype) + weight * ctx.given.decay
+                to_weight = torch.where(mask, gradient, pruned)
+            else:
+                to_weight = gradient if ctx.given == "dense" else gradient * mask.view(torch.uint8)
             if gate is not None:
                 to_weight = to_weight * _expanded(gate, ctx.expansion)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
@@ -60,7 +80,7 @@ class _MaskedProduct(torch.autograd.Function):
                 to_gate = moved.to(gate.dtype)
             else:
                 to_scores = moved.to(ctx.scores_dtype)
-        return to_weight, to_scores, None, to_gate, None, None
+        return to_weight, to_scores, None, to_gate, None, None, None
 
 
 def _expanded(gate: Tensor, expansion: Expansion | None) -> Tensor:
@@ -123,6 +143,10 @@ class MaskedWeight(nn.Module):
             self.register_buffer("unit_mask", flags)
         self.scores = None if scores is None else nn.Parameter(scores)
         self.gate = gate
+        if isinstance(
+            weight_gradient, Decayed
+        ):  # a buffer, which a checkpoint holds and a compiler does not fix
+            self.register_buffer("flow", torch.full((), float(weight_gradient.flow), device=weight.device))
         for name, tensor in (statistics or {}).items():
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self._statistics = tuple(statistics or ())
@@ -145,12 +169,15 @@ class MaskedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return W' in the weight's shape and dtype."""
-        if self.scores is None:
+        flow = self.get_buffer("flow") if isinstance(self.weight_gradient, Decayed) else None
+        if self.scores is None and flow is None:
             return weight * self.mask.view(torch.uint8)
-        gate = None if self.gate is None else self.gate(self.scores, weight.dtype)
+        gate = None
+        if self.gate is not None and self.scores is not None:
+            gate = self.gate(self.scores, weight.dtype)
         expansion = None if self.grid.is_elements else self.grid.expansion
         product: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
-            weight, self.scores, self.mask, gate, expansion, self.weight_gradient == "dense"
+            weight, self.scores, self.mask, gate, flow, expansion, self.weight_gradient
         )
         return product
 

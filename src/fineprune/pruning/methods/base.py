@@ -16,7 +16,7 @@ from fineprune.config import PruningConfig
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
-from fineprune.pruning.masked_weight import Gate, MaskedWeight, WeightGradient
+from fineprune.pruning.masked_weight import Decayed, Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
 from fineprune.pruning.selection import round_count
@@ -98,7 +98,8 @@ class Parts:
             stay.
         units: Makes the grid of a matrix, from its name and weight; None: as `PruningConfig.structure` says.
         gate: Makes the gate of a matrix from its weight; None for none.
-        weight_gradient: What pruned weights get of the gradient: nothing ("masked") or theirs ("dense").
+        weight_gradient: What pruned weights get of the gradient: nothing ("masked"), theirs ("dense"), or a
+            share that falls with the density, and a pull to 0 (`Decayed`).
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
         penalty: What the loss gets beside the task's; None for none.
         plan: Makes the schedule of a run of so many steps.
@@ -167,8 +168,11 @@ class Method(ABC):
             assert self.bundle.penalty is not None
             assert config.penalty is not None
             control = self.bundle.penalty.fixed(targets, self.schedule.ramp(step), config.penalty)
+        given = self.bundle.weight_gradient
         for target in targets:
             target.masked.spread()
+            if isinstance(given, Decayed) and given.flow:
+                target.masked.get_buffer("flow").fill_(1.0 - self.schedule.ramp(step))
         self.bundle.after_cut(targets)
         return control
 
