@@ -32,6 +32,7 @@ RUN = [
 """Pages whose blocks all run."""
 
 ELSEWHERE = {
+    "docs/calibration.md": "tests/pruning/calibration; its second block needs a trained run",
     "docs/engine.md": "tests/runtime, tests/inference",
     "docs/extending.md": "test_extending.py runs its blocks",
     "docs/scaling.md": "needs several processes: tests/pruning/distributed",
