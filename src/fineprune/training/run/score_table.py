@@ -10,7 +10,7 @@ def score_lines(results: Mapping[str, Any]) -> list[str]:
     Args:
         results: the content of results.json.
     """
-    scores, dense = results["scores"], (results.get("dense") or {}).get("scores") or {}
+    scores, dense = results.get("scores") or {}, (results.get("dense") or {}).get("scores") or {}
     names = [name for name in scores if name in dense and not name.endswith("loss")]
     if len(names) < 3:
         return []
