@@ -225,7 +225,7 @@ def test_runs_with_strange_content_are_drawn_as_far_as_they_go(
 
 def test_every_method_has_a_look_of_its_own() -> None:
     looks = [style(method) for method in METHODS]
-    assert len({look.color for look in looks}) == len(looks)
+    assert len({(look.color, look.dash) for look in looks}) == len(looks)
     assert len({look.marker for look in looks}) == len(looks)
 
 

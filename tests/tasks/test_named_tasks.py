@@ -209,7 +209,7 @@ def test_more_is_rows_in_order_of_length(write, tokenizer):
         validation=write("dev.tsv", "text\tlabel\nfilm\tno\n"),
         more={"other": write("other.tsv", "text\tlabel\ngood film\tyes\nbad\tno\n")},
     ).load()
-    rows = data.evaluation(tokenizer, 8).more["other"]
+    rows = data.evaluation(tokenizer, 8).more["other"].rows
     assert rows["input_ids"] == [[2, 6, 3], [2, 5, 7, 3]]
     assert rows["labels"] == [0, 1]
 

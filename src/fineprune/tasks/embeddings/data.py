@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fineprune.errors import FinepruneWarning
 from fineprune.tasks.data import Evaluation, Further
-from fineprune.tasks.embeddings.metrics import closeness, of_pairs, of_retrieval
 from fineprune.tasks.embeddings.texts import Pairs, Retrieval, Texts
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ class EmbeddingData:
 
     def evaluation(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Evaluation:
         """Return the texts that were held out, in order of length, and pairs and searches as further sets."""
+        from fineprune.tasks.embeddings.metrics import closeness, of_pairs, of_retrieval  # imports numpy
+
         more: dict[str, Further] = {}
         if self.sts is not None:
             rows, places = _sorted([*self.sts.first, *self.sts.second], tokenizer, max_length)

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from fineprune.tasks.embeddings.texts import Pairs, Retrieval
 
-METRICS = ("spearman", "cosine", "neighbors")
-"""Of `closeness`."""
-
 NEIGHBORS = 10
 _BEST = 10  # texts that a search returns
 

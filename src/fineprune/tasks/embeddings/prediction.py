@@ -15,7 +15,6 @@ from fineprune.tasks.batches import (
     private_copy,
     tokenizing,
 )
-from fineprune.tasks.embeddings.metrics import unit
 from fineprune.tasks.text.data import tokenize
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def embed(
 
 def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:
     """Return the embedding of each text, or the cosine of each pair, as objects for JSON."""
+    from fineprune.tasks.embeddings.metrics import unit  # imports numpy
+
     vectors = embed(model, tokenizer, [*asked.texts, *asked.pairs]).numpy()
     if not asked.pairs:
         return [

@@ -11,13 +11,15 @@ from fineprune._messages import choose
 from fineprune._text_files import find_file
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.embeddings.data import EmbeddingData
-from fineprune.tasks.embeddings.metrics import METRICS
 from fineprune.tasks.embeddings.texts import Texts, read_pairs, read_retrieval, read_split, read_texts
 from fineprune.tasks.source import Source, check_text
 from fineprune.tasks.tables import SUFFIXES, check_columns, column_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+METRICS = ("spearman", "cosine", "neighbors")
+"""Those of `metrics.closeness`."""
 
 _HELD_OUT = 0.05
 _MOST_HELD_OUT = 1000
