@@ -64,8 +64,8 @@ true` keeps them. The run before it is in the folder `pruned` of the run, and it
 **Cut first.** `model: {name: minilm, structure: {feed_forward: neuron}, density: 0.5}` cuts by size before
 anything is trained, the same share in each layer, and all of the training is then of the smaller model.
 
-**Without training.** `fineprune.calibrate(model, batches, structure={...})` cuts heads and neurons of a trained
-model by what its layers give on some texts, without labels, and fits what remains
+**Without training.** `fineprune.calibrate(model, batches, structure={...})` cuts heads and neurons of a
+trained model by what its layers give on some texts, without labels, and fits what remains
 ([calibration.md](calibration.md)).
 
 ## Empty heads and neurons
