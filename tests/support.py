@@ -1,7 +1,9 @@
 """What tests of several folders share and a fixture would make clumsy."""
 
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -68,3 +70,12 @@ def call(*arguments) -> int:
     finally:
         sys.argv = before
     return stop.value.code
+
+
+def example(name: str) -> ModuleType:
+    """The module of a file in `examples/`."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,13 +1,10 @@
 """The examples with trainers of other libraries, and with one's own, run as they are written."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from support import example
 
 import fineprune
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "so", "film", "acting"]
 
 pytestmark = [
@@ -15,34 +12,12 @@ pytestmark = [
 ]
 
 
-def example(name):
-    """Return the module of an example."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def body(tmp_path_factory):
+def body(save_body):
     """The folder of a tiny BERT."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("body")
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=16,
-        initializer_range=0.3,
+    return save_body(
+        WORDS, hidden_size=32, intermediate_size=64, max_position_embeddings=16, initializer_range=0.3
     )
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
-    return str(folder)
 
 
 def test_own_trainer(body, tmp_path):

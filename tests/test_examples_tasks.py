@@ -1,6 +1,5 @@
 """The example files of tasks, runtimes and servers run as they are written."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -12,19 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support import example
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = "a good bad so film acting ann bob is in left and rome paris who ?"
 WORDS = [*SPECIAL, *TEXT.split()]
-
-
-def example(name):
-    """Return the module of an example."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
