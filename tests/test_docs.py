@@ -41,7 +41,7 @@ ELSEWHERE = {
 }
 """Pages with Python that does not run here, and what covers it."""
 
-LONG = ("bench", "export", "study", "demo")
+LONG = ("bench", "export", "study", "demo", "frontier")
 """Commands that are parsed, not run."""
 
 MANY_STEPS = re.compile(r"\b(2000|600)\b")

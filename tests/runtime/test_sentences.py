@@ -140,8 +140,9 @@ def test_the_encoder_of_a_model_with_another_head(plain, tmp_path):
     assert np.abs(found - tokens_of(plain, "a good film")[0].numpy()).max() < 1e-5
 
 
-def test_lengths(plain, folder):
-    write(folder, "sentence_bert_config.json", {"max_seq_length": 9})
+@pytest.mark.parametrize("kind", ["bert", "roberta"])  # older versions name the architecture
+def test_lengths(plain, folder, kind):
+    write(folder, f"sentence_{kind}_config.json", {"max_seq_length": 9})
     model = load(folder)
     assert isinstance(model, SentencePredictor)
     long = WORDS[3]

@@ -7,6 +7,12 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import read_json
 
 MODULES = "modules.json"
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where a transformer's length and lower-casing are: the first of these that is there."""
+
 _AGAIN = "save or fetch it again"
 
 
@@ -38,6 +44,11 @@ def read_modules(folder: Path) -> list[Module]:
         Module(_kind(file, entry), _path(file, entry, first=not number), entry)
         for number, entry in enumerate(entries)
     ]
+
+
+def settings_name(folder: Path) -> str:
+    """Return the name of the file of `SETTINGS` that a folder has; the first where it has none."""
+    return next((name for name in SETTINGS if (folder / name).is_file()), SETTINGS[0])
 
 
 def _kind(file: Path, entry: dict[str, Any]) -> str:

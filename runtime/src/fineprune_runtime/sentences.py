@@ -9,6 +9,7 @@ from tokenizers.normalizers import Lowercase
 from fineprune_runtime.cross_encoders import ABOUT
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
+from fineprune_runtime.modules import settings_name
 from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.predictor import Floats, Network, Predictor
 from fineprune_runtime.results import check_texts
@@ -25,12 +26,13 @@ class SentencePredictor(Predictor):
             EngineError: one of them is not allowed.
         """
         super().__init__(network, tokens, (), regression=False)
-        settings = folder.json("sentence_bert_config.json", needed=False)
+        name = settings_name(folder.path)
+        settings = folder.json(name, needed=False)
         about = folder.json(ABOUT, needed=False)
         kind = settings.get("transformer_task", "feature-extraction")
         if kind != "feature-extraction":
             raise EngineError(
-                f"{folder.path}: transformer_task in sentence_bert_config.json is {kind!r}, expected "
+                f"{folder.path}: transformer_task in {name} is {kind!r}, expected "
                 "'feature-extraction': run this model with sentence-transformers"
             )
         most = settings.get("max_seq_length")

@@ -30,7 +30,7 @@ def demo(
     rows = run_demo(out, steps)
     pruned = rows[1]
     compact_folder(pruned.folder, out / SMALL, Packing("int8", "int8"))
-    points = _measured(out)
+    points = _measured(rows)
     _print_table(rows, points)
     print(sentence(pruned, points))
     print(
@@ -46,12 +46,12 @@ def demo(
     leave_page(out, print)
 
 
-def _measured(out: Path) -> "list[Point]":
+def _measured(rows: "list[DemoRow]") -> "list[Point]":
     """Time and score both models, one text after the other on one thread."""
     from fineprune.study.frontier.measuring import Options, measure
     from fineprune.study.frontier.points import points_of, tasks_in
 
-    (task,) = tasks_in([out])
+    (task,) = tasks_in([row.folder for row in rows])
     options = Options(rounds=_ROUNDS, runtimes=_SHOWN)
     return points_of(task, measure(task, options, lambda line: print(f"measuring {line}", flush=True)))
 

@@ -147,6 +147,15 @@ def test_batches_may_be_mappings_tuples_and_tensors():
     assert torch.equal(one.blocks[1][2].weight, other.blocks[1][2].weight)
 
 
+def test_the_mask_of_a_tuple_is_known_by_its_place():
+    one, other = tiny_bert(), tiny_bert()
+    batches = texts(one)
+    tuples = [(batch["input_ids"], batch["attention_mask"]) for batch in batches]
+    assert calibrate(one, batches).tokens == calibrate(other, tuples).tokens == 4 * (12 + 6)
+    for name in find_targets(one):
+        assert torch.equal(one.get_submodule(name).weight, other.get_submodule(name).weight)
+
+
 def test_half_precision_stays():
     model = blocks().bfloat16()
     done = calibrate(model, [tokens()], method="alps")

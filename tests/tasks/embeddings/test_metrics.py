@@ -59,6 +59,12 @@ def test_a_search_is_scored_by_the_rank_of_the_right_text():
     )
 
 
+def test_vectors_that_are_not_numbers_find_nothing():
+    score = of_retrieval(Retrieval(["q"], [str(i) for i in range(20)], [0]), range(21))
+    found = score(of(np.full((21, 2), np.nan)))
+    assert set(found.values()) == {0.0}
+
+
 def test_one_vector_for_all_texts_finds_none_first():
     score = of_retrieval(Retrieval(["q"], ["a", "b"], [1]), [0, 1, 2])
     assert score(of(at(7, 7, 7)))["recall_at_1"] == 0.0

@@ -54,6 +54,8 @@ def test_pairs_have_scores(write):
     assert read_pairs(write("a.tsv", f"{head}a\tb\t1.5\nc\td\t0\n")).scores == [1.5, 0.0]
     with pytest.raises(FinepruneError, match=r"b\.tsv, row 1: score is 'x', expected a number"):
         read_pairs(write("b.tsv", f"{head}a\tb\tx\n"))
+    with pytest.raises(FinepruneError, match=r"d\.tsv, row 2: score is 'nan', expected a finite number"):
+        read_pairs(write("d.tsv", f"{head}a\tb\t1\nc\td\tnan\n"))
     with pytest.raises(FinepruneError, match="all scores are 2; a correlation needs different ones"):
         read_pairs(write("c.tsv", f"{head}a\tb\t2\nc\td\t2\n"))
 
@@ -80,6 +82,15 @@ def test_texts_to_score_on_are_not_learned_from(write):
     with pytest.warns(FinepruneWarning, match="has 6 different texts"):
         data = EmbeddingConfig(train=train, validation=validation).load()
     assert (data.train.texts[-1], data.train.repeated, len(data.validation)) == ("text 5", 4, 6)
+    many = write("many.txt", "".join(f"text {number}\n" for number in range(2500)))
+    held_out = EmbeddingConfig(validation=many).load(need_train=False).validation
+    assert (len(held_out), held_out[0], held_out[-1]) == (1000, "text 0", "text 2497")
+
+
+def test_files_that_are_not_there_are_found_before_a_run(write):
+    config = EmbeddingConfig(train="nothere.txt", validation=write("v.txt", "a\nb\nc\nd\n"))
+    with pytest.raises(FinepruneError, match="nothere"):
+        config.check_files()
 
 
 def test_one_text_is_refused(write):

@@ -7,10 +7,12 @@ import pytest
 import torch
 from sentence_folders import sentence_folder, texts
 
+from fineprune import summary
 from fineprune.errors import FinepruneError
 from fineprune.tasks.embeddings.encoder import as_sentence_encoder
 from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.losses import similarity_distance
+from fineprune.training.run.calibration import Calibration, calibrate_folder
 from fineprune.training.run.convert import compact_folder
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.recipe import Recipe
@@ -65,6 +67,21 @@ def test_scores_stand_beside_those_of_the_dense_model(ran):
     assert any("training texts have more than 8 tokens" in text for text in ran.results["warnings"])
     lines = [json.loads(line) for line in (ran.run / "metrics.jsonl").read_text().splitlines()]
     assert {"distillation", "similarity", "hidden"} <= lines[0].keys()
+
+
+def test_calibrate_cuts_such_a_run(ran, tmp_path):
+    done = calibrate_folder(ran.run, tmp_path / "cut", Calibration(density=0.2, samples=16))
+    assert done.scores.keys() >= {"spearman", "sts_spearman"}
+    assert (tmp_path / "cut" / "modules.json").is_file()
+    opened = open_trained(tmp_path / "cut", need_tokenizer=True)
+    assert summary(opened.model).density == pytest.approx(0.2, abs=0.01)
+    assert opened.model.sentence.modes == ("mean",)
+
+
+def test_a_teacher_without_pooling_is_refused(ran, pretrained, tmp_path):
+    values = ran.values | {"distillation": {"alpha": 1, "teacher": pretrained}}
+    with pytest.raises(FinepruneError, match=r"has no modules\.json"):
+        run_recipe(Recipe.from_dict(values), tmp_path / "run", progress=False)
 
 
 def test_the_model_opens_with_sentence_transformers(ran, tmp_path):

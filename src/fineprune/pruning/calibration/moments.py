@@ -37,6 +37,8 @@ class Moments:
         if mask is not None:
             value, told = _without_padding(value, mask.to(value.device))
             self.padded |= not told
+        elif isinstance(batch, Mapping) and getattr(batch.get("attention_mask"), "ndim", 2) != 2:
+            self.padded = True  # a mask of another form may hide tokens, and does not say which
         rows = value.reshape(-1, value.shape[-1]).float()
         products = (rows.mT @ rows).to(precise(rows.device))
         total = rows.sum(0, dtype=products.dtype)

@@ -52,6 +52,8 @@ class Passes:
         blocks: Sequence[str],
     ) -> None:
         device = next(model.parameters()).device
+        if not isinstance(batches, Iterable):
+            raise FinepruneError(f"batches={batches!r}: give some inputs of the model, such as a data loader")
         self.batches = [_prepared(model, batch, device) for batch in batches]
         if not self.batches:
             raise FinepruneError(
@@ -243,9 +245,14 @@ def _prepared(model: nn.Module, batch: Batch, device: torch.device) -> Batch:
             f"batches: one is a {type(batch).__name__}; give mappings of the model's arguments, tuples or "
             "tensors"
         )
+    parameters = inspect.signature(model.forward).parameters
+    if not isinstance(batch, Mapping) and len(batch) <= len(parameters):
+        places = [entry.kind for entry in parameters.values()][: len(batch)]
+        if set(places) == {inspect.Parameter.POSITIONAL_OR_KEYWORD}:
+            batch = dict(zip(parameters, batch, strict=False))  # by name, so that a mask is known as one
     if isinstance(batch, Mapping):
         batch = dict(batch)
-        if "use_cache" in inspect.signature(model.forward).parameters:
+        if "use_cache" in parameters:
             batch.setdefault("use_cache", False)
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
 

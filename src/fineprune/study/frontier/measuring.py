@@ -42,6 +42,7 @@ _SMALLER = (
     0.9  # of the weights: a model that kept more of its matrices' size gains nothing in a dense runtime
 )
 _REFERENCE = "the reference"
+_ZEROS = "its zeros would be multiplied as any number: no faster than dense"
 
 
 class Options(NamedTuple):
@@ -147,9 +148,12 @@ def _session(
     say: Callable[[str], None],
 ) -> list[Measurement]:
     """Measure one run in some runtimes."""
-    opened = open_model(run.path, need_tokenizer=True)
-    model = opened.model.float().eval()
-    texts = read_texts(run.path, opened, options.texts)
+    try:
+        opened = open_model(run.path, need_tokenizer=True)
+        model = opened.model.float().eval()
+        texts = read_texts(run.path, opened, options.texts)
+    except FinepruneError as error:  # the other runs are measured all the same
+        return [replace(blank, failed=one_line(error)) for blank in blanks]
     dense = run.cell.method == DENSE
     smaller = dense or _shrunk(run, model)
     with scratch_folder() as scratch:
@@ -160,9 +164,7 @@ def _session(
         for blank in blanks:
             name = blank.runtime
             if RUNTIMES[name].of_dense and not smaller:
-                done.append(
-                    replace(blank, failed="its zeros would be multiplied as any number: no faster than dense")
-                )
+                done.append(replace(blank, failed=_ZEROS))
                 continue
             say(f"{run.name}: {name}")
             try:

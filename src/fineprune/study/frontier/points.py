@@ -150,7 +150,8 @@ def _data(model: Model) -> tuple[str, ...]:
     section = model.runs[0].recipe.get("task")
     task = section if isinstance(section, dict) else {}
     where = os.path.abspath(str(task["validation"])) if task.get("validation") else ""
-    said = (str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split"))
+    answers = ("label", "labels", "text", "unanswerable")
+    said = (str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", *answers))
     return where, *said, model.group.metric or ""
 
 

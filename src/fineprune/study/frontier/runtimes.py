@@ -12,9 +12,11 @@ from fineprune._extras import absent
 from fineprune.checkpoint.packing import Packing
 from fineprune.inference.bench import peers, resident_memory
 from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
+from fineprune.pruning.summary import summary
 from fineprune.study.frontier.points import BASE
 from fineprune.training.run.convert import compact_folder
 from fineprune.training.run.results import weight_bytes
+from fineprune_runtime.codec import DENSE_FROM
 
 Inputs = Mapping[str, Tensor]
 Answer = Callable[[Inputs], Mapping[str, Any]]
@@ -49,8 +51,8 @@ class Subject:
         self.inputs, self.threads, self.scratch = inputs, threads, scratch
 
     def packed(self, dtype: str) -> Path:
-        """Return the folder of the model as it would be served from: compact, or a dense one as it is."""
-        if self.dense:
+        """Return the folder that would be served: compact, or the run's if there is nothing to pack."""
+        if self.dense or summary(self.model).density >= DENSE_FROM:
             return self.run / "model"
         folder = self.scratch / f"compact-{dtype}"
         if not folder.is_dir():

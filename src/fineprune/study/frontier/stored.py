@@ -26,7 +26,11 @@ def stored_figures(folder: Path) -> list[tuple[Figure, list[str]]]:
             content = content_of(run.path / "model", length)
             entries[run.path] = [e for e in read_measurements(run.path) if e.content == content]
         place = common_place((e for known in entries.values() for e in known), processor())
-        entries = {path: [e for e in known if e.place == place] for path, known in entries.items()}
+        # of one runtime, the last: the versions of its packages may have changed in between
+        entries = {
+            path: list({e.runtime: e for e in known if e.place == place}.values())
+            for path, known in entries.items()
+        }
         points = points_of(task, entries)
         if not points:
             continue

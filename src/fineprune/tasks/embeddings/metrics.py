@@ -79,8 +79,8 @@ def of_retrieval(retrieval: "Retrieval", places: Sequence[int]) -> Score:
         queries, texts = vectors[: len(retrieval.queries)], vectors[len(retrieval.queries) :]
         ranks = np.concatenate(
             [
-                # a tie counts against the model: one that gives all texts the same vector finds none
-                (block @ texts.T >= (block * texts[right]).sum(1, keepdims=True) - 1e-6).sum(1)
+                # a tie, or nan, counts against the model: one that gives all texts the same vector finds none
+                (~(block @ texts.T < (block * texts[right]).sum(1, keepdims=True) - 1e-6)).sum(1)
                 for block, right in _blocks(queries, np.array(retrieval.right))
             ]
         )

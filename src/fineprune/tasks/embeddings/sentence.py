@@ -10,10 +10,10 @@ from typing import Any
 from fineprune._engine_errors import engine_errors
 from fineprune.errors import FinepruneError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.modules import MODULES
+from fineprune_runtime.modules import MODULES, SETTINGS, settings_name
 from fineprune_runtime.pooling import read_pooling
 
-_SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
+_ABOUT = "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_sentence(place: Path | str) -> Sentence:
     with engine_errors():
         opened = Folder(folder)
         pooling = read_pooling(opened)
-        about, settings = (opened.json(name, needed=False) for name in reversed(_SETTINGS))
+        about, settings = (opened.json(name, needed=False) for name in (_ABOUT, settings_name(folder)))
     for name, value in (
         ("default_prompt_name", about.get("default_prompt_name")),
         ("do_lower_case", settings.get("do_lower_case")),
@@ -95,6 +95,6 @@ def _local(place: Path | str) -> Path:
 
 def _files(folder: Path) -> dict[str, str]:
     modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-    names = [MODULES, *_SETTINGS, *(f"{module['path']}/config.json" for module in modules[1:])]
+    names = [MODULES, _ABOUT, *SETTINGS, *(f"{module['path']}/config.json" for module in modules[1:])]
     there = [name for name in names if os.path.isfile(folder / name)]
     return {name: (folder / name).read_text(encoding="utf-8") for name in there}

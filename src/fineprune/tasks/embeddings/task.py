@@ -80,7 +80,8 @@ class EmbeddingConfig(Source):
         for place, columns in tables:
             if place is None:
                 continue
-            names = column_names(find_file(place)) if Path(place).suffix.lower() in SUFFIXES else []
+            file = find_file(place)
+            names = column_names(file) if Path(place).suffix.lower() in SUFFIXES else []
             if names:
                 check_columns(place, columns, names)
 
@@ -116,6 +117,9 @@ class EmbeddingConfig(Source):
             return self._split(str(place))
         held_out = self._read(given).texts
         _check_number(given, held_out)
+        if len(held_out) > _MOST_HELD_OUT:  # closeness compares all pairs of them
+            _log.info("%s: %d evenly spaced texts of %d are scored", given, _MOST_HELD_OUT, len(held_out))
+            held_out = [held_out[i * len(held_out) // _MOST_HELD_OUT] for i in range(_MOST_HELD_OUT)]
         if not need_train or place is None:
             return None, held_out
         read, known = self._read(place), set(held_out)

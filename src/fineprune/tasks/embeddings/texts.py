@@ -1,5 +1,6 @@
 """Read texts without labels: a text a line, columns of a table, or the paragraphs and questions of SQuAD."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,8 @@ def read_pairs(path: str) -> Pairs:
             scores.append(float(cell))
         except (TypeError, ValueError) as error:
             raise FinepruneError(f"{path}, row {row}: score is {cell!r}, expected a number") from error
+        if not math.isfinite(scores[-1]):
+            raise FinepruneError(f"{path}, row {row}: score is {cell!r}, expected a finite number")
     if len(set(scores)) < 2:
         raise FinepruneError(f"{path}: all scores are {scores[0]:g}; a correlation needs different ones")
     return Pairs(first, second, scores)

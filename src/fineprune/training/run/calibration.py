@@ -12,13 +12,13 @@ from fineprune._padding import ensure_padding
 from fineprune._text_files import read_lines
 from fineprune._transformers_output import quiet
 from fineprune.checkpoint.compact import check_place
-from fineprune.checkpoint.loading import open_model
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.errors import FinepruneError
 from fineprune.pruning.calibration.calibrate import calibrate
 from fineprune.pruning.calibration.calibrated import Calibrated
 from fineprune.pruning.shrink import Shrunk, shrink
 from fineprune.tasks.batches import as_rows, fitting, longest_first, tokenizing
+from fineprune.tasks.opening import open_trained
 from fineprune.training.run.convert import CALIBRATION, Companions, write_plain
 from fineprune.training.run.evaluate import evaluate_model
 from fineprune.training.run.recipe import Recipe
@@ -91,7 +91,7 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
         raise FinepruneError(f"{folder}: the run is not finished: fineprune run … --resume")
     results = {} if recipe is None else read_results(folder / "results.json")
     with quiet():
-        model, tokenizer, place = open_model(folder, need_tokenizer=True)
+        model, tokenizer, place = open_trained(folder, need_tokenizer=True)
         ensure_padding(model, tokenizer)
         structure = _UNITS if settings.units else "element"
         batches = _batches(model, tokenizer, recipe, settings)

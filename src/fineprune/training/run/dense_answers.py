@@ -9,8 +9,11 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from fineprune._transformers_output import quiet
+from fineprune.errors import FinepruneError
 from fineprune.pruning.probe import evaluating
 from fineprune.tasks.data import Evaluation
+from fineprune.tasks.embeddings.sentence import read_sentence
+from fineprune.tasks.kinds import kind_of
 from fineprune.tasks.opening import open_trained
 
 _BATCH = 64
@@ -29,6 +32,9 @@ def with_answers(evaluation: Evaluation, source: str, collate: Callable[[list[An
     """
     with quiet():
         model = open_trained(source, hub=True).model.float()
+    if kind_of(model) is None:  # read_sentence says how to save one that answers with embeddings
+        read_sentence(source)
+        raise FinepruneError(f"{source}: a {type(model).__name__} has no embeddings to teach")
     rows = _labeled(evaluation.rows, model, collate)
     scores = dict(_scored(rows, evaluation.compute_metrics))
     more = {}
