@@ -56,6 +56,8 @@ class Options(NamedTuple):
     """Measure what was measured before, too."""
     runtimes: tuple[str, ...] | None = None
     """Only these of `RUNTIMES`; None: all."""
+    memory: bool = True
+    """Start a process for each model and runtime to see what it takes; seconds each."""
 
 
 def measure(
@@ -242,7 +244,9 @@ def _run(answer: Answer, inputs: list[Inputs]) -> None:
 
 
 def _memory(prepared: Prepared, kind: str, texts: Texts, options: Options) -> float | None:
-    """Return the MB of a process that serves the model; None where this system does not tell."""
+    """Return the MB of a process that serves the model; None where this system does not tell, or unasked."""
+    if not options.memory:
+        return None
     ids = texts.timed[0]["input_ids"].tolist()
     request = resident_memory.Request(prepared.way, str(prepared.source), kind, ids, options.threads)
     try:
