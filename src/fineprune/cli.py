@@ -293,7 +293,8 @@ def main() -> NoReturn:
         sys.exit(2)
     except SystemExit as ended:
         # 130 is what typer makes of KeyboardInterrupt.
-        if ended.code in (75, 130) and sys.argv[1:2] in (["run"], ["study"], ["demo"]):
+        keeps = sys.argv[1:2] in (["run"], ["study"], ["demo"]) and "--dry-run" not in sys.argv
+        if ended.code in (75, 130) and keeps:
             said = "fineprune: stopped; a run goes on with --resume, a study by the same command"
             with contextlib.suppress(OSError):  # of a pipe that ended at the same Ctrl-C
                 print(said, file=sys.stderr, flush=True)

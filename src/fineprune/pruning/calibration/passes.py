@@ -261,11 +261,6 @@ def _count(calls: Counter[str], name: str, _value: Any) -> None:
     calls[name] += 1
 
 
-def _inside(name: str, blocks: Iterable[str]) -> list[str]:
-    """Return the blocks that are inside another."""
-    return [block for block in blocks if block.startswith(f"{name}.")]
-
-
 def _owner(name: str, blocks: Iterable[str]) -> str:
     """Return the innermost block that a matrix is in; "" for none."""
     return max((block for block in blocks if name.startswith(f"{block}.")), key=len, default="")
