@@ -19,7 +19,7 @@ _SHOWN = ("torch", *_DENSE_INT8, "engine int8")
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
-    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 200,
 ) -> None:
     """Fine-tune, prune, pack and time an embedded model: no network, a few minutes."""
     from fineprune.checkpoint.packing import Packing
@@ -51,10 +51,16 @@ def _measured(rows: "list[DemoRow]") -> "list[Point]":
     from fineprune.study.frontier.measuring import Options, measure
     from fineprune.study.frontier.points import points_of, tasks_in
     from fineprune.study.frontier.runtimes import missing
+    from fineprune.study.grid import DENSE
 
     (task,) = tasks_in([row.folder for row in rows])
     rival = [name for name in _DENSE_INT8 if not missing(name)][:1]  # each takes half a minute
-    options = Options(rounds=_ROUNDS, runtimes=("torch", *rival, "engine int8"), memory=False)
+    dense, pruned = ("torch", *rival), ("engine int8",)
+    options = Options(
+        rounds=_ROUNDS,
+        wanted=lambda run, name: name in (dense if run.cell.method == DENSE else pruned),
+        memory=False,
+    )
     return points_of(task, measure(task, options, lambda line: print(f"measuring {line}", flush=True)))
 
 

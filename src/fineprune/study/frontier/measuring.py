@@ -54,8 +54,8 @@ class Options(NamedTuple):
     rounds: int = 5
     again: bool = False
     """Measure what was measured before, too."""
-    runtimes: tuple[str, ...] | None = None
-    """Only these of `RUNTIMES`; None: all."""
+    wanted: Callable[[RunFolder, str], bool] | None = None
+    """Which of `RUNTIMES` a run is measured in; None: in all."""
     memory: bool = True
     """Start a process for each model and runtime to see what it takes; seconds each."""
 
@@ -81,19 +81,21 @@ def measure(
     reference = _reference(task, contents, stored, processor())
     place = Place(processor(), options.threads, texts, contents[reference.path])
     found: dict[Path, list[Measurement]] = {}
-    wanted: dict[Path, list[str]] = {}
+    missed: dict[Path, list[str]] = {}
     for run in task.runs:
         known = {entry.key: entry for entry in stored[run.path]}
-        names = [name for name in options.runtimes or RUNTIMES if not missing(name)]
+        names = [name for name in RUNTIMES if not missing(name)]
+        if options.wanted is not None:
+            names = [name for name in names if options.wanted(run, name)]
         keys = {name: _blank(name, place, contents[run.path]).key for name in names}
         found[run.path] = [known[key] for key in keys.values() if key in known and not options.again]
-        wanted[run.path] = [name for name, key in keys.items() if key not in known or options.again]
-    if any(wanted.values()):
+        missed[run.path] = [name for name, key in keys.items() if key not in known or options.again]
+    if any(missed.values()):
         with torch_threads(options.threads), _hushed():
             timed = _reference_run(reference, options)
             for run in task.runs:
-                if wanted[run.path]:
-                    blanks = [_blank(name, place, contents[run.path]) for name in wanted[run.path]]
+                if missed[run.path]:
+                    blanks = [_blank(name, place, contents[run.path]) for name in missed[run.path]]
                     new = _session(run, blanks, timed, options, say)
                     _keep(run.path, new, say)
                     found[run.path] += new

@@ -4,7 +4,7 @@ The task: does this sentence describe the function of this name? all-MiniLM-L6-v
 from there it is pruned to a tenth of its weights by the recipe of the short runs, with the dense model as
 the teacher. Nothing is shipped but code.
 
-Two runs of 250 steps take minutes; longer ones keep more (docs/short-runs.md).
+Two runs of 200 steps take minutes; longer ones keep more (docs/short-runs.md).
 """
 
 import os
@@ -23,7 +23,7 @@ from fineprune.training.run.recipe import DistillationConfig, ModelConfig, Recip
 from fineprune.training.run.training_config import TrainingConfig
 
 DENSITY = 0.1
-STEPS = 250
+STEPS = 200
 VALIDATION = 1000
 _BATCH = 32
 LENGTH = 32
@@ -110,7 +110,7 @@ def _recipe(out: Path, name: str, steps: int) -> Recipe:
             dropout=0 if pruned else None,
             max_length=LENGTH,
             group_by_length=True,
-            evaluate_every=max(1, steps // 2),
+            evaluate_every=steps,
         ),
         pruning=PruningConfig("soft_movement", DENSITY, warmup=0.02, cooldown=0.5) if pruned else None,
         distillation=DistillationConfig(dense) if pruned else None,
