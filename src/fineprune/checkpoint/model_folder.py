@@ -1,14 +1,18 @@
-"""Find the model that a user named: a run folder, a model folder, a name on the hub, or minilm."""
+"""Find the model that a user named: a run folder, a model folder, a name on the hub, minilm or mpnet."""
 
 import os
 from pathlib import Path
 
 from fineprune._extras import require
+from fineprune.checkpoint.mpnet import mpnet_folder
 from fineprune.checkpoint.sentence_files import read_sentence_files
 from fineprune.errors import FinepruneError
 
 MINILM = "minilm"
 """The name of the model in the package of `fineprune[demo]`."""
+
+MPNET = "mpnet"
+"""The name of the model in the packages of `fineprune[mpnet]`."""
 
 
 def model_place(folder: Path) -> Path:
@@ -43,13 +47,15 @@ def find_model(source: str | Path) -> Path | str:
     name = str(source)
     if name == MINILM:
         return Path(minilm_folder())
+    if name == MPNET:
+        return mpnet_folder()
     path = Path(source).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         return model_place(path)
     if os.path.exists(path) or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         reason = "is a file" if os.path.exists(path) else "no such folder"
         raise FinepruneError(
-            f"{name}: {reason}; name a run folder, a model folder, a model on the hub, or {MINILM}"
+            f"{name}: {reason}; name a run folder, a model folder, a model on the hub, {MINILM} or {MPNET}"
         )
     return name
 
