@@ -32,10 +32,13 @@ Json = dict[str, Any]
 _FILES = {"train": "train.csv", "validation": "dev.csv"}
 _MOST_NAMES = 9  # that the page of reference lists in the type
 _NULL: Json = {"type": "null"}
+_DENSITY: Json = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 _BY_NAME = {
     "name": "A task that fineprune knows: its data set on the hub, columns, labels and metric.",
     "data_dir": "Only with name: the folder of its files, train and dev or validation, in place of the hub.",
 }
+_SEVERAL = "Of a recipe also a list, from high to low: a model is finished at each density, in one run."
+_EARLIER = "Densities at which a model is finished before the run prunes on to that of the section pruning."
 _METHODS = "Settings for each method, and for dense runs: they apply where the recipe chooses that method."
 
 
@@ -101,7 +104,8 @@ def schema() -> Json:
     made = {section.name: _object(section) for section in sections() if "options" not in section.name}
     kinds = {kind.name: made.pop(f"task ({kind.name})") for kind in KINDS}
     made["dense"] = _reference("training") | {"description": "A dense fine-tuning before the pruning."}
-    in_order = {entry.name: made.get(entry.name, {}) for entry in fields(Recipe)} | {"task": _task(kinds)}
+    names = [entry.name for entry in fields(Recipe) if entry.name != "earlier_densities"]
+    in_order = {name: made.get(name, {}) for name in names} | {"task": _task(kinds)}
     partly = {name: {"anyOf": [_reference(name), _NULL]} for name in in_order}
     by_method = {"anyOf": [_closed(partly), _NULL]}
     in_order["model"] = {"anyOf": [{"type": "string"}, made["model"]], "description": _about(ModelConfig)}
@@ -109,6 +113,7 @@ def schema() -> Json:
     for name in ("pruning", "distillation", "dense", "refine"):
         top[name] = partly[name]
     top["model"] = top["model"] | {"required": ["name"]}  # of a section; a text has no settings
+    top["earlier_densities"] = {"type": "array", "items": _DENSITY, "description": _EARLIER, "default": []}
     methods = _closed({name: _reference("of_method") for name in (*METHODS, "dense")})
     top["methods"] = {"anyOf": [methods, _NULL], "description": _METHODS}
     return {
@@ -180,6 +185,10 @@ def _properties(section: Section) -> Json:
         if entry.default is not MISSING:
             found[entry.name]["default"] = types[entry.name]["default"]
     if section.config is PruningConfig:
+        several = {"type": "array", "items": _DENSITY, "minItems": 1}
+        about, default = (found["density"][name] for name in ("description", "default"))
+        found["density"] = {"anyOf": [_DENSITY, several], "description": f"{about} {_SEVERAL}"}
+        found["density"]["default"] = default
         found["options"] |= {"anyOf": [_options(), _NULL]}
     if "structure" in found:
         found["structure"] |= _structure(nullable=section.config is ModelConfig)

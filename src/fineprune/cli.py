@@ -79,11 +79,12 @@ def run(
         results = run_recipe(loaded, place, resume=resume)
         if not this_process().is_main_process:  # the first process speaks for all
             return
+    from fineprune.training.run.densities import family_lines
     from fineprune.training.run.guidance import after
     from fineprune.training.run.inspection import headline_of
 
     print(headline_of(results))
-    for line in after(results):
+    for line in (*family_lines(results, place), *after(results)):
         print(printable(line))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
     leave_page(place, print)

@@ -30,6 +30,17 @@ def test_rows_are_of_the_folders_and_of_what_is_planned(tmp_path, write_results,
     assert (plain[1]["method"], plain[1]["seed"]) == ("movement", 1)
 
 
+def test_each_density_of_a_run_is_a_row(tmp_path, write_results):
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.7})
+    write_results("a-movement-0.1-s0/density-0.5", "movement", 0.5, {"accuracy": 0.8})
+    (tmp_path / "out" / "a-movement-0.1-s0" / "density-0.25").mkdir()  # begun
+    rows = collect(tmp_path / "out")
+    assert [(row.cell.name, row.results["score"]) for row in rows] == [
+        ("a-movement-0.5-s0", 0.8),
+        ("a-movement-0.1-s0", 0.7),
+    ]
+
+
 def test_mean_and_deviation(tmp_path, write_results):
     for seed, score in enumerate((0.70, 0.72, 0.77)):
         write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": score}, kept=0.1 + 0.001 * seed)

@@ -16,6 +16,7 @@ from fineprune.study.report import write_report
 from fineprune.study.rows import collect
 from fineprune.study.study_folder import read_folder
 from fineprune.study.tables import as_csv, tables
+from fineprune.study.variants import settings_of
 
 DATA = {"kind": "classification", "train": "data/reviews/train.tsv"}
 
@@ -243,3 +244,9 @@ def test_pages_that_are_older_than_their_dense_run_are_made_again(tmp_path):
     later = (tmp_path / "a-l0-0.1-s0" / "report.html").stat().st_mtime + 5
     os.utime(dense, (later, later))
     assert _older_than_dense(runs, tmp_path) == ["a-l0-0.1-s0"]
+
+
+def test_the_length_of_several_densities_is_that_of_the_last():
+    recipe = {"model": {"name": "m"}, "training": {"seed": 0, "steps": 900}, "earlier_densities": [0.5, 0.25]}
+    found = settings_of(recipe | {"pruning": {"method": "movement", "density": 0.1}}, {}, "runs")
+    assert (found["length"].text, found["densities"].text) == ("300 steps", "after 0.5, 0.25")

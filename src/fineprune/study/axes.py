@@ -12,7 +12,13 @@ from fineprune.errors import FinepruneError
 DENSE = "dense"
 AXES = ("task", "method", "density", "scope", "distillation", "variant", "seed")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_OF_PRUNED = ("training", "pruning", "distillation", "refine")  # sections that a variant may change
+_OF_PRUNED = (  # sections that a variant may change
+    "training",
+    "pruning",
+    "distillation",
+    "refine",
+    "earlier_densities",
+)
 _SET_BY_AXES = {
     "pruning": "method",
     "pruning.method": "method",

@@ -250,7 +250,7 @@ class Study:
         source, *task_overrides = self.recipes[cell.task]
         overrides = [*self.overrides, *task_overrides, f"training.seed={cell.seed}"]
         if cell.method == DENSE:
-            overrides += ["pruning=null", "refine=null"]
+            overrides += ["pruning=null", "refine=null", "earlier_densities=null"]
         else:
             overrides += self.variants[cell.variant]
             overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]

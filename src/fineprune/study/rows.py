@@ -7,7 +7,7 @@ A notebook shows the rows of a folder as the tables of the study:
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from fineprune._messages import one_line
 from fineprune.config import Distillation, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import place_of
-from fineprune.study.grid import DENSE, Cell, cell_of
+from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.grouping import Group, Row, groups, place
 from fineprune.study.tables import tables
 from fineprune.study.variants import TRAINING, settings_of, variants
+from fineprune.training.run.densities import DENSITY
 from fineprune.training.run.mask_snapshot import Record, counts_by
 from fineprune.training.run.results import read_results
 
@@ -39,7 +40,8 @@ class Rows(list[Row]):
 def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
     """Return the runs in a folder, and the `planned` ones that it does not have.
 
-    Folders whose name does not agree with their recipe are omitted, with a warning.
+    Of a run of several densities each density is a row. Folders whose name does not agree with their recipe
+    are omitted, with a warning.
 
     Raises:
         FinepruneError: results cannot be read, or seeds of one cell differ by more than the seed.
@@ -58,10 +60,21 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
         by_cell[cell] = Row(cell, results, by_layer(_record(path.parent)))
+        for row in _earlier_densities(path.parent, cell):
+            if row.cell not in by_cell or by_cell[row.cell].results is None:
+                by_cell[row.cell] = row
     for group in groups(by_cell.values()):
         _check_alike(group, out)
     rows = _told_apart(list(by_cell.values()), out.resolve().name)
     return Rows(sorted(rows, key=lambda row: place(row.cell)))
+
+
+def _earlier_densities(run: Path, cell: Cell) -> Iterator[Row]:
+    """Yield the finished models of a run at densities before its last, with that density in its cell."""
+    for path in sorted(run.glob(f"{DENSITY}*/results.json")):
+        results = read_results(path)
+        density = cell_of_recipe(results["recipe"]).density
+        yield Row(replace(cell, density=density), results, by_layer(_record(path.parent)))
 
 
 def by_layer(record: Record | None) -> tuple[float, ...]:
@@ -118,7 +131,9 @@ def _check_alike(group: Group, out: Path) -> None:
             continue
         recipe = row.results["recipe"]
         # A field that is newer than the run had its default.
-        alike = recipe | {"training": TRAINING | recipe["training"] | {"seed": None}}
+        alike = (
+            {"earlier_densities": []} | recipe | {"training": TRAINING | recipe["training"] | {"seed": None}}
+        )
         for stage in ("dense", "refine"):
             given = recipe.get(stage)
             alike[stage] = None if given is None else TRAINING | given | {"seed": None}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fineprune.config import Distillation, PruningConfig
 from fineprune.study.grid import Cell
 from fineprune.study.task_labels import run_of
+from fineprune.training.run.densities import own_length
 from fineprune.training.run.training_config import TrainingConfig
 
 START, LENGTH = "start", "length"
@@ -51,6 +52,8 @@ def settings_of(recipe: Mapping[str, Any], others: Mapping[str, Mapping[str, Any
         folder: the name of the folder that they are in.
     """
     training = TRAINING | dict(recipe["training"])
+    if earlier := recipe.get("earlier_densities"):
+        training |= own_length(training, len(earlier))
     seed = training["seed"]
     if not training["keep_best"]:
         training["evaluate_every"] = None  # changes no result then
@@ -161,11 +164,13 @@ def _start(model: Any, seed: Any, others: Mapping[str, Mapping[str, Any]], folde
 
 
 def _shape(recipe: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return whether a run cut its model first, and whether it trained the smaller model on."""
+    """Return whether a run cut its model first, came by other densities, or trained the smaller model on."""
     model, refine = recipe.get("model"), recipe.get("refine")
     cut = (model.get("structure"), model.get("density")) if isinstance(model, dict) else (None, None)
     stage = None if refine is None else _stage(refine).value
+    earlier = tuple(recipe.get("earlier_densities") or ())
     return {
+        "densities": Setting(earlier, f"after {', '.join(map(str, earlier))}" if earlier else ""),
         "cut": Setting(None, "") if cut == (None, None) else Setting(repr(cut), f"cut first to {cut[1]}"),
         "refine": Setting(stage, "" if refine is None else f"refined, {_length(refine).text}"),
     }

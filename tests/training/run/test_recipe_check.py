@@ -20,7 +20,8 @@ def test_the_summary_of_a_run_of_one_stage(files, pretrained):
             "learning_rate": 1e-2,
         }
     ]
-    assert checked["pruning"] == {"method": "movement", "density": 0.25, "structure": "element"}
+    pruning = {"method": "movement", "density": 0.25, "earlier_densities": [], "structure": "element"}
+    assert checked["pruning"] == pruning
     assert (checked["teacher"], checked["notes"]) == (None, [])
     (warning,) = checked["warnings"]  # hidden size 8 has no usual rate
     assert warning.startswith("pruning.warmup=0.1: the model's head is new, and still random when pruning")

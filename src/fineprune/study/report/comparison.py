@@ -8,7 +8,7 @@ from fineprune.study.study_folder import RunFolder
 from fineprune.study.task_labels import model_of, plain, run_of
 from fineprune.study.variants import LENGTH, differences, settings_of
 from fineprune.training.run.results import read_results
-from fineprune.training.run.run_folder import DENSE
+from fineprune.training.run.run_folder import DENSE, PRUNED
 
 
 class Dense(NamedTuple):
@@ -31,8 +31,10 @@ def dense_beside(run: RunFolder) -> Dense | None:
     Of several that of the same length, then that whose model the run began with, then that whose training is
     most like the run's, then that of the same seed.
     """
-    if run.recipe.get("dense") is not None and (stage := _stage(run.path.resolve() / DENSE)) is not None:
-        return stage
+    if run.recipe.get("dense") is not None:
+        for place in (DENSE, f"{PRUNED}/{DENSE}"):
+            if (stage := _stage(run.path.resolve() / place)) is not None:
+                return stage
     above = run.path.resolve().parent
     every = {}
     for path in sorted(above.glob("*/results.json")):

@@ -21,13 +21,16 @@ from fineprune._transformers_output import quiet
 from fineprune._warnings import collected
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.finalizing import finalize
+from fineprune.structure import shrinks
 from fineprune.tasks.modeling import head_is_new
 from fineprune.training.host.processes import this_process
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import duration
+from fineprune.training.run.densities import WHOLE
 from fineprune.training.run.guidance import before, plan_of, schedule_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job
+from fineprune.training.run.run_folder import write_model
 from fineprune.training.run.shrinking import shrink_run
 from fineprune.training.run.teacher_score import check_start
 from fineprune.training.run.train import begin
@@ -52,7 +55,8 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     if this_process().num_processes > 1:
         raise FinepruneError("--dry-run: only with a single process; start it without torchrun or accelerate")
     with tempfile.TemporaryDirectory(prefix="fineprune-") as folder, quiet(), collected() as texts:
-        stages = _rehearse(recipe, Path(folder) / "run", "training", last=True)
+        run = Path(folder) / "run"
+        stages = _rehearse(recipe, run, run, "training", last=True)
         gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "stages": stages,
@@ -87,15 +91,20 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"in all about {duration(report['seconds'])}, at least {memory}; from {timed} steps on this machine"
 
 
-def _rehearse(recipe: Recipe, folder: Path, name: str, last: bool) -> list[dict[str, Any]]:
-    """Return the estimates of the stages of a recipe; leave the model in the folder if more stages follow."""
+def _rehearse(recipe: Recipe, folder: Path, home: Path, name: str, last: bool) -> list[dict[str, Any]]:
+    """Return the estimates of the stages of a recipe; leave the model in the folder if more stages follow.
+
+    The folders of the stages before are in `home`: the folder, or that of a run of several densities.
+    """
     earlier = []
     if recipe.stage_before is not None:
         stage, recipe_before = recipe.stage_before
-        name_before = "training" if recipe.refine is not None else "dense"
-        earlier = _rehearse(recipe_before, folder / stage, name_before, last=False)
+        place = home / stage
+        chained = bool(recipe.earlier_densities)
+        name_before = "training" if recipe.refine is not None or chained else "dense"
+        earlier = _rehearse(recipe_before, place, home if chained else place, name_before, last=False)
         name = "training" if recipe.refine is None else "refine"
-        recipe = recipe.last_stage(str(folder / stage))
+        recipe = recipe.last_stage(str(place))
     training = replace(recipe.training, report_to=())  # nothing is logged
     # Not computed: the teacher answers each batch, which takes longer where a run has several epochs.
     taught = recipe.distillation and replace(recipe.distillation, cache=False)
@@ -124,7 +133,7 @@ def _estimate(recipe: Recipe, folder: Path, last: bool) -> dict[str, Any]:
     more = sum(len(rows) for rows in job.evaluation.more.values()) / max(1, len(job.evaluation.rows))
     evaluations = _evaluations(trainer)
     if not last:
-        _leave_model(job, trainer, folder / "model")
+        _leave_model(job, trainer, folder)
     training, pruner = job.recipe.training, trainer.pruner
     peaks = {
         "weights": training.learning_rate,
@@ -213,16 +222,20 @@ def _densities(recipe: Recipe, steps: int) -> list[tuple[int, float]] | None:
 
 
 def _leave_model(job: Job, trainer: PruningTrainer, folder: Path) -> None:
-    """Write the model of a stage as it will be at its end: of its density and shape, though not trained."""
+    """Write the model of a stage as it will be at its end: of its density and shape, though not trained.
+
+    The next stage may be another density, which begins with the model before it was made smaller.
+    """
     pruner = trainer.pruner
     if pruner is not None:
         pruner.steps_done = pruner.schedule.total - 1
         with _without_early_end():
             pruner.step()
             finalize(trainer.model)
+        if shrinks(pruner.config.structure):
+            write_model(trainer.model, job.tokenizer, folder / WHOLE)
         shrink_run(trainer.model, job.recipe.pruning)
-    trainer.model.save_pretrained(folder)
-    job.tokenizer.save_pretrained(folder)
+    write_model(trainer.model, job.tokenizer, folder / "model")
 
 
 @contextlib.contextmanager

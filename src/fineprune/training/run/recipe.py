@@ -9,10 +9,18 @@ from fineprune._messages import choose
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import TIED, parts_of
+from fineprune.structure import TIED, parts_of, shrinks
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
+from fineprune.training.run.densities import (
+    WHOLE,
+    check_densities,
+    folder_of,
+    length_before,
+    own_length,
+    split,
+)
 from fineprune.training.run.first_cut import cut_config
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 from fineprune.training.run.refine import RefineConfig, check_refine
@@ -32,7 +40,8 @@ class ModelConfig:
     """The `model` section: a pre-trained model, or its first layers."""
 
     name: str
-    """A local folder, a name on the hub, or "minilm": all-MiniLM-L6-v2 from the extra `demo`."""
+    """A local folder, a name on the hub, "minilm" (all-MiniLM-L6-v2 from the extra `demo`), or "mpnet"
+    (all-mpnet-base-v2, of BERT-base's size, from the extra `mpnet`)."""
 
     layers: int | tuple[int, ...] | None = None
     """Keep only the first N transformer layers, or those of a list, from 0 on: [0, 2, 4]. None: all."""
@@ -54,7 +63,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, or minilm")
+            raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, minilm or mpnet")
         if isinstance(self.layers, (list, tuple)):
             for layer in self.layers:
                 whole("model.layers", layer, 0)
@@ -130,6 +139,10 @@ class Recipe:
     `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names no other.
     `refine` puts one after it: the pruned model is made smaller and trains on with these settings and the
     same teacher. What came before is a run of its own, in the folder `pruned`.
+
+    `earlier_densities` are those at which a model is finished before the run prunes on to `pruning.density`,
+    each a run of its own in the folder `density-0.5` and so on. `pruning.density: [0.5, 0.25, 0.1]` says the
+    same in short. The steps of `training` are those of all densities, in equal shares.
     """
 
     model: ModelConfig
@@ -139,6 +152,7 @@ class Recipe:
     distillation: DistillationConfig | None = None
     dense: TrainingConfig | None = None
     refine: RefineConfig | None = None
+    earlier_densities: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task.own_teacher:
@@ -150,6 +164,14 @@ class Recipe:
             )
         if self.refine is not None:
             check_refine(self.refine, self.pruning)
+        if self.earlier_densities:
+            check_densities(self.earlier_densities, self.pruning, self.training)
+            if self.refine is not None:
+                raise FinepruneError(
+                    "refine: not with several densities; leave it out, and train on the model that you take "
+                    "(model=RUN/density-0.5)"
+                )
+            self.at_earlier_density  # noqa: B018 - raises where one cannot be reached
 
     def _teach_by_dense_model(self) -> None:
         """Make the dense model the teacher, where the data have no labels and no other is named."""
@@ -171,10 +193,27 @@ class Recipe:
         """The stage before the last, or all of those: its name, and its recipe. None for a single stage."""
         if self.refine is not None:
             return "pruned", replace(self, refine=None)
+        if self.earlier_densities:
+            return folder_of(self.earlier_densities[-1]), self.at_earlier_density
         return None if self.dense is None else ("dense", self.dense_stage)
+
+    @property
+    def at_earlier_density(self) -> Self:
+        """The run up to the density before the last."""
+        *before, density = self.earlier_densities
+        count = len(self.earlier_densities)
+        assert self.pruning is not None
+        return replace(
+            self,
+            training=replace(self.training, **length_before(vars(self.training), count)),
+            pruning=replace(self.pruning, density=density),
+            earlier_densities=tuple(before),
+        )
 
     def last_stage(self, run: str) -> Self:
         """Return the last stage, which goes on from the folder of the run of `stage_before`."""
+        if self.earlier_densities:
+            return self._after_density(run)
         if self.refine is None:
             return self.after_dense(run)
         taught = self.distillation
@@ -195,12 +234,38 @@ class Recipe:
             refine=None,
         )
 
+    def _after_density(self, run: str) -> Self:
+        """Return the stage of the last density: it begins at the one before, with its model."""
+        taught = self.distillation
+        if taught is not None and taught.teacher is None:
+            taught = replace(taught, teacher=str(Path(run).parent / "dense"))
+        assert self.pruning is not None
+        count = len(self.earlier_densities)
+        place = Path(run) / WHOLE if shrinks(self.pruning.structure) else run
+        return replace(
+            self,
+            model=replace(self.model, name=str(place), **_WHOLE),
+            training=replace(self.training, **own_length(vars(self.training), count)),
+            pruning=replace(self.pruning, initial_density=self.earlier_densities[-1], warmup=0),
+            distillation=taught,
+            dense=None,
+            earlier_densities=(),
+        )
+
     @property
     def dense_stage(self) -> Self:
         """The first of two stages: the dense fine-tuning."""
         if self.dense is None:
             raise ValueError("the recipe has no dense stage")
-        return replace(self, training=self.dense, dense=None, pruning=None, distillation=None, refine=None)
+        return replace(
+            self,
+            training=self.dense,
+            dense=None,
+            pruning=None,
+            distillation=None,
+            refine=None,
+            earlier_densities=(),
+        )
 
     def after_dense(self, run: str) -> Self:
         """Return the second of two stages: the recipe from the folder of the dense run on."""
@@ -219,6 +284,8 @@ class Recipe:
         """
         dense = self.dense and self.dense.with_chosen(examples, width, pruned=False)
         training = self.training.with_chosen(examples, width, pruned=self.pruning is not None)
+        if self.training.steps is None and training.steps is not None:  # of each density
+            training = replace(training, steps=training.steps * (len(self.earlier_densities) + 1))
         refine = self.refine and self.refine.with_chosen(examples, width, pruned=False)
         return replace(self, training=training, dense=dense, refine=refine)
 
@@ -237,9 +304,10 @@ class Recipe:
         model = {"name": model} if isinstance(model, str) else model
         check_keys(model, (entry.name for entry in fields(ModelConfig)), "model")
         if "name" not in model:
-            raise FinepruneError("model: name is missing (a folder, a hub name, or minilm)")
+            raise FinepruneError("model: name is missing (a folder, a hub name, minilm or mpnet)")
         check_keys(values["training"], (entry.name for entry in fields(TrainingConfig)), "training")
-        pruning, distillation = values.get("pruning"), values.get("distillation")
+        distillation = values.get("distillation")
+        pruning, earlier = split(values.get("pruning"), values.get("earlier_densities"))
         if distillation is not None:
             check_keys(distillation, (entry.name for entry in fields(DistillationConfig)), "distillation")
         shared = {name: values["training"][name] for name in _SHARED if name in values["training"]}
@@ -251,6 +319,7 @@ class Recipe:
             distillation=None if distillation is None else DistillationConfig(**distillation),
             dense=_stage("dense", TrainingConfig, values.get("dense"), shared),
             refine=_stage("refine", RefineConfig, values.get("refine"), shared),
+            earlier_densities=earlier,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -263,6 +332,7 @@ class Recipe:
             "distillation": None if self.distillation is None else asdict(self.distillation),
             "dense": None if self.dense is None else self.dense.to_dict(),
             "refine": None if self.refine is None else self.refine.to_dict(),
+            "earlier_densities": list(self.earlier_densities),
         }
 
     def to_yaml(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fineprune.checkpoint.model_files import check_files, read_json
 from fineprune.checkpoint.model_folder import find_model
+from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import kind_named
 from fineprune.training.run.guidance import before, plan_without_model, schedule_of
@@ -25,17 +26,26 @@ class Stage(NamedTuple):
     """The section of its settings: "dense", "training" or "refine"."""
 
     training: TrainingConfig
-    pruned: bool
-    """Whether this training prunes."""
+    pruning: PruningConfig | None
+    """How this training prunes; None: not."""
 
 
 def stages_of(recipe: Recipe) -> Iterator[Stage]:
     """Yield the trainings of a recipe in their order."""
     if recipe.dense is not None:
-        yield Stage("dense", recipe.dense, False)
-    yield Stage("training", recipe.training, recipe.pruning is not None)
+        yield Stage("dense", recipe.dense, None)
+    yield from _densities_of(recipe)
     if recipe.refine is not None:
-        yield Stage("refine", recipe.refine, False)
+        yield Stage("refine", recipe.refine, None)
+
+
+def _densities_of(recipe: Recipe) -> Iterator[Stage]:
+    """Yield the training of each density."""
+    own = recipe
+    if recipe.earlier_densities:
+        yield from _densities_of(recipe.at_earlier_density)
+        own = recipe.last_stage(recipe.model.name)
+    yield Stage("training", own.training, own.pruning)
 
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -53,7 +63,9 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     if teacher is not None and _model_config(teacher, "teacher ") is None:
         notes.append(_not_here(teacher))
     stages = list(stages_of(recipe))
-    warnings = [line for stage in stages for line in _plan(recipe, stage, config or {})]
+    warnings = [
+        line for stage in stages for line in _plan(recipe, stage, config or {}, first=stage is stages[0])
+    ]
     pruning = recipe.pruning
     return {
         "model": recipe.model.name,
@@ -64,6 +76,7 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
         and {
             "method": pruning.method,
             "density": pruning.density if pruning.controlled else None,
+            "earlier_densities": list(recipe.earlier_densities),
             "structure": pruning.to_dict()["structure"],
         },
         "teacher": teacher or (None if recipe.distillation is None else "the dense stage"),
@@ -81,7 +94,8 @@ def summary_lines(checked: dict[str, Any]) -> Iterator[str]:
         shown = "by the model's width" if rate is None else f"{rate:g}"
         yield f"{stage['stage']:9} {stage['length']}, batch {stage['batch_size']}, learning rate {shown}"
     if (pruning := checked["pruning"]) is not None:
-        density = "as its penalty decides" if pruning["density"] is None else f"{pruning['density']:.1%}"
+        every = (*pruning["earlier_densities"], pruning["density"])
+        density = ", ".join("as its penalty decides" if one is None else f"{one:.1%}" for one in every)
         yield f"pruning   {pruning['method']}, density {density}, structure {pruning['structure']}"
     if checked["teacher"] is not None:
         yield f"teacher   {checked['teacher']}"
@@ -146,8 +160,14 @@ def _setting(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
-def _plan(recipe: Recipe, stage: Stage, config: dict[str, Any]) -> list[str]:
+def _plan(recipe: Recipe, stage: Stage, config: dict[str, Any], first: bool) -> list[str]:
     """Return the warnings about the plan of a stage; none where its steps follow from the data.
+
+    Args:
+        recipe: The recipe.
+        stage: The stage.
+        config: The content of the model's config.json.
+        first: Whether it is the first of its run.
 
     Raises:
         FinepruneError: the plan needs more steps.
@@ -155,18 +175,18 @@ def _plan(recipe: Recipe, stage: Stage, config: dict[str, Any]) -> list[str]:
     training, steps = stage.training, stage.training.steps
     if steps is None:
         return []
-    first = stage.name == "dense" or (stage.name == "training" and recipe.dense is None)
     width = _setting(config, _WIDTH)
     rate = training.learning_rate
     if rate is None:
-        rate = chosen_rate(width or 768, stage.pruned)
+        rate = chosen_rate(width or 768, stage.pruning is not None)
     alone = replace(
         recipe,
         training=replace(training, learning_rate=rate),
-        pruning=recipe.pruning if stage.pruned else None,
+        pruning=stage.pruning,
         dense=None,
         refine=None,
         distillation=None,
+        earlier_densities=(),
     )
     try:
         warmup = training.warmup_steps(steps)
@@ -191,7 +211,7 @@ def _described(stage: Stage, width: int | None) -> dict[str, Any]:
     """Return a stage for the summary: its length, and the rate where it is known."""
     training, rate = stage.training, stage.training.learning_rate
     if rate is None and width is not None:
-        rate = chosen_rate(width, stage.pruned)
+        rate = chosen_rate(width, stage.pruning is not None)
     if training.steps is not None:
         length = f"{training.steps:,} steps"
     elif training.epochs is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fineprune._files import exclusive
+from fineprune._files import exclusive, replace_folder
 from fineprune._messages import differences
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
@@ -69,6 +69,15 @@ def locked(out: Path) -> Iterator[None]:
             for folder in (out / CHECKPOINTS, out):  # the Trainer creates the first before pruning is checked
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # only if it is empty
+
+
+def write_model(model: Any, tokenizer: Any, place: Path) -> None:
+    """Write an ordinary model folder with its tokenizer, whole or not at all."""
+    beside = place.with_name(f".{place.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    replace_folder(beside, place)
 
 
 def tidy(out: Path) -> None:

@@ -21,7 +21,7 @@ import transformers
 from transformers import set_seed
 
 from fineprune._extras import require
-from fineprune._files import replace_folder, write_json, write_text
+from fineprune._files import write_json, write_text
 from fineprune._messages import one_line
 from fineprune._transformers_output import quiet
 from fineprune._version import __version__
@@ -31,6 +31,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
 from fineprune.pruning.finalizing import finalize
 from fineprune.pruning.summary import summary
+from fineprune.structure import shrinks
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.modeling import build_model, head_is_new
 from fineprune.training.host import sealing
@@ -39,6 +40,7 @@ from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.constant_answers import Answers
+from fineprune.training.run.densities import WHOLE, family, folder_of
 from fineprune.training.run.evaluate import evaluation_of, in_float32, scores
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.first_cut import cut
@@ -54,6 +56,7 @@ from fineprune.training.run.run_folder import (
     resumable,
     tidy,
     tidy_later,
+    write_model,
 )
 from fineprune.training.run.shrinking import shrink_run
 from fineprune.training.run.teacher_score import check_start, teacher_score, weak_teacher
@@ -62,16 +65,22 @@ _log = logging.getLogger("fineprune")
 
 
 def run_recipe(
-    recipe: Recipe, out: str | Path, resume: bool = False, progress: bool = True
+    recipe: Recipe,
+    out: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    home: Path | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into the folder `out`, and return the content of `results.json`.
 
-    A recipe with a section `dense` or `refine` runs in stages, those before the last in the folder `dense` or
-    `pruned` in `out`; what can be refused of the last is refused before the first. `resume` continues a run
-    of the same recipe, in any stage, from its newest complete checkpoint, and returns the results of one that
-    is finished. Raises `FinepruneError` before anything is written if the recipe or the data cannot work, or
-    if `out` holds
-    something else.
+    A recipe with a section `dense` or `refine`, or with several densities, runs in stages, those before the
+    last in the folders `dense`, `pruned` or `density-…` in `out`; what can be refused of the last is refused
+    before the first. `resume` continues a run of the same recipe, in any stage, from its newest complete
+    checkpoint, and returns the results of one that is finished. Raises `FinepruneError` before anything is
+    written if the recipe or the data cannot work, or if `out` holds something else.
+
+    `home` is the folder of the run of several densities of which this one is an earlier density: its stages
+    are in that folder, and it leaves its model for the next density.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
     recipe's batch is split over them; the first process writes.
@@ -95,9 +104,9 @@ def run_recipe(
             if first:
                 tidy_later(out)
             return finished
-        earlier = _run_before(recipe, out, progress)
+        earlier = _run_before(recipe, out, progress, home or out)
         held.enter_context(quiet())
-        run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier)
+        run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier, home)
         held.enter_context(agreement.connected())  # the last evaluation and the files need the others, too
         return _run(run, held.enter_context(StopsAtSignals()))
 
@@ -111,10 +120,17 @@ class Running(NamedTuple):
     progress: bool
     warnings: list[str]
     earlier: dict[str, Any] | None
+    home: Path | None
+    """The folder of the run of several densities that this is a part of; None: it is no part."""
+
+    @property
+    def stages(self) -> Path:
+        """The folder that the stages before are in."""
+        return self.home or self.out
 
 
-def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | None:
-    """Run the stage before the last into its folder in the run's, or go on with it; return its results.
+def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path) -> dict[str, Any] | None:
+    """Run the stage before the last into its folder in `home`, or go on with it; return its results.
 
     None for a run of one stage. The run of the last stage is made before, from the model that the first
     begins with, and thrown away: a setting that cannot work must not cost a training.
@@ -122,7 +138,7 @@ def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | N
     if recipe.stage_before is None:
         return None
     name, stage = recipe.stage_before
-    first, folder = this_process().is_main_process, out / name
+    first, folder = this_process().is_main_process, home / name
     if not (folder / "results.json").is_file():
         last = recipe.last_stage(recipe.model.name)
         own = recipe.distillation is not None and recipe.distillation.teacher is not None
@@ -137,12 +153,13 @@ def _run_before(recipe: Recipe, out: Path, progress: bool) -> dict[str, Any] | N
     if first and progress:
         print(f"{name} stage, into {folder}", file=sys.stderr, flush=True)
     try:
-        results = run_recipe(stage, folder, resume=True, progress=progress)
+        inside = home if recipe.earlier_densities else None
+        results = run_recipe(stage, folder, resume=True, progress=progress, home=inside)
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
     if first and progress:
         score = f"{results['metric']} {results['score']:.2%}"
-        print(f"the {name} model has {score}; last stage, from it on", file=sys.stderr, flush=True)
+        print(f"the {name} model has {score}; the next stage goes on from it", file=sys.stderr, flush=True)
     return results
 
 
@@ -174,7 +191,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     first = this_process().is_main_process
     whole = run.recipe
     before_last = whole.stage_before
-    stage = whole if before_last is None else whole.last_stage(str(out / before_last[0]))
+    stage = whole if before_last is None else whole.last_stage(str(run.stages / before_last[0]))
     job, trainer = begin(stage, out, run.progress)
     recipe, data = job.recipe, job.data
     with agreement.together("resume"):
@@ -243,6 +260,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         finalize(model)
         trainer.pruner = None
     stats, dense_bytes = summary(model), packing.bytes_of(model.state_dict())
+    _leave_whole(run, model, tokenizer)
     with in_float32(trainer):  # the proof would refuse what bfloat16 rounds
         shrunk = shrink_run(model, recipe.pruning)
     trainer.compute_metrics.answers = None  # those of the finished model count
@@ -267,7 +285,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "packed_bytes": packing.packed_bytes(model),
         "dense_bytes": dense_bytes,
         **trained,
-        "dense": _of_dense(_dense_of(job) or run.earlier, measured[data.metric]),
+        "dense": _of_dense(_dense_of(job) or _dense_before(run), measured[data.metric]),
         "warnings": run.warnings,
         "examples": data.sizes(),
         "recipe": run.recipe.with_chosen(data.sizes()["train"], _width(model)).to_dict(),
@@ -275,17 +293,28 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     }
     if run.recipe.refine is not None:
         results |= of_pruned(run.earlier or {}, results)
+    if run.recipe.earlier_densities and run.recipe.pruning is not None and run.home is None:
+        every = (*run.recipe.earlier_densities, run.recipe.pruning.density)
+        results["densities"] = family(every, out, results)
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if trainer.is_world_process_zero():
-            beside = out / ".model"
-            shutil.rmtree(beside, ignore_errors=True)
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-            replace_folder(beside, out / "model")
+            write_model(model, tokenizer, out / "model")
             write_json(out / "results.json", results)
             tidy(out)
+            if run.recipe.earlier_densities:
+                shutil.rmtree(run.stages / folder_of(run.recipe.earlier_densities[-1]) / WHOLE, True)
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _leave_whole(run: Running, model: Any, tokenizer: Any) -> None:
+    """Write the model of an earlier density before it is made smaller: the next one begins with it."""
+    pruning = run.recipe.pruning
+    if run.home is None or pruning is None or not shrinks(pruning.structure):
+        return
+    with agreement.together("run"), sealing.writing(run.out, run.out / CHECKPOINTS):
+        if this_process().is_main_process:
+            write_model(model, tokenizer, run.out / WHOLE)
 
 
 def _warn(text: str) -> None:
@@ -323,6 +352,12 @@ def _dense_of(job: Job) -> dict[str, Any] | None:
     """Return the scores of the dense model, where its answers are the labels; else None."""
     scores = job.evaluation.dense
     return scores and {"score": scores[job.data.metric], "scores": scores, "steps": 0, "seconds": 0.0}
+
+
+def _dense_before(run: Running) -> dict[str, Any] | None:
+    """Return the results of the dense stage before the pruning, or what those of an earlier density say."""
+    earlier = run.earlier
+    return earlier["dense"] if earlier is not None and run.recipe.earlier_densities else earlier
 
 
 def _of_dense(dense: dict[str, Any] | None, score: float) -> dict[str, Any] | None:
