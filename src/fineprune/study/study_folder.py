@@ -1,6 +1,7 @@
 """Run folders as figures and reports read them: whatever is there, and a line about what is not."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,13 @@ from fineprune.inference.bench import BENCH
 from fineprune.study.grid import DENSE, Cell, cell_of, cell_of_recipe
 from fineprune.study.task_labels import Named, data_of, labels
 from fineprune.study.variants import Settings, settings_of, variants
+from fineprune.training.run.densities import DENSITY
 from fineprune.training.run.mask_snapshot import NAME as RECORD
 from fineprune.training.run.mask_snapshot import Record
 from fineprune.training.run.recipe_file import read_yaml
 from fineprune.training.run.results import PeerTiming, read_results, timings_of, weight_bytes
+from fineprune.training.run.run_folder import DENSE as DENSE_STAGE
+from fineprune.training.run.run_folder import PRUNED
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import check_regular, parse_json, read_json
 
@@ -54,11 +58,14 @@ class RunFolder:
 
     bench: dict[str, Any] | None
     notes: list[str] = field(default_factory=list)
+    stage_of: str = ""
+    """The name of the run whose stage it is; empty: a run of its own."""
 
     @property
     def name(self) -> str:
-        """That of the folder, however its path was given."""
-        return Path(os.path.abspath(self.path)).name
+        """That of the folder, however its path was given; of a stage behind that of its run."""
+        own = Path(os.path.abspath(self.path)).name
+        return f"{self.stage_of}/{own}" if self.stage_of else own
 
     @cached_property
     def timings(self) -> list[PeerTiming]:
@@ -83,9 +90,10 @@ class RunFolder:
         return found
 
 
-def read_folder(folder: str | Path) -> list[RunFolder]:
+def read_folder(folder: str | Path, stages: bool = False) -> list[RunFolder]:
     """Return the run that a folder is, or the runs in it, by name; [] if there are none.
 
+    With `stages`, the dense stages of the runs in it and their earlier densities, too, behind each run.
     Raises `FinepruneError` only where there is no such folder.
     """
     folder = Path(folder)
@@ -94,6 +102,8 @@ def read_folder(folder: str | Path) -> list[RunFolder]:
     if _is_run(folder):
         return [_read(folder)]
     runs = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
+    if stages:
+        runs = [entry for run in runs for entry in (run, *_stages(run))]
     place = folder.resolve().name
     told = labels([Named(run.name, run.cell.task, run.recipe) for run in runs], place)
     cells = [replace(run.cell, task=task) for run, task in zip(runs, told, strict=True)]
@@ -126,6 +136,14 @@ def _settings(run: RunFolder, recipes: dict[str, dict[str, Any]], folder: str) -
 
 def _is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "results.json").is_file()
+
+
+def _stages(run: RunFolder) -> Iterator[RunFolder]:
+    """Yield the dense runs and the earlier densities in the folder of a run, as runs of the same task."""
+    places = (run.path / DENSE_STAGE, run.path / PRUNED / DENSE_STAGE, *sorted(run.path.glob(f"{DENSITY}*")))
+    for path in filter(_is_run, places):
+        stage = _read(path)
+        yield replace(stage, stage_of=run.name, cell=replace(stage.cell, task=run.cell.task))
 
 
 def _read(path: Path) -> RunFolder:

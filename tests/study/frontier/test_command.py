@@ -64,6 +64,7 @@ def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
     assert told["notes"] == [
         "not measured, onnxruntime: onnxruntime_absent not installed; pip install 'fineprune[export]'",
         "not measured, engine int8 of t-dense-s0, t-movement-0.2-s0: no such instruction",
+        "what failed is measured again with another version of its runtime, or with --again",
     ]
     assert (runs / "figures" / "frontier-t.png").is_file()
     monkeypatch.setattr(measuring, "_session", None)  # nothing is measured again

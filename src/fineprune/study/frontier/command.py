@@ -52,16 +52,17 @@ def frontier(
     limits = Limits(within, max_ms, max_mb)
     limits.check()
     tasks = tasks_in(folders)
-    for task in tasks:
-        if len(task.models) == 1:
-            raise FinepruneError(
-                f"{task.runs[0].path}: the one setting of its task; a frontier compares a dense run "
-                "with pruned ones: name the folder of the study, or more folders; "
-                "fineprune bench times one model"
-            )
     results = []
     for task in tasks:
-        found = measure(task, Options(texts, threads, rounds, again), _say)
+        try:
+            _check_number(task)
+            found = measure(task, Options(texts, threads, rounds, again), _say)
+        except FinepruneError as error:
+            if len(tasks) == 1:
+                raise
+            _say(f"{task.name}: left out: {error}")  # the other tasks are measured all the same
+            results.append(_refused(task, str(error)))
+            continue
         points = points_of(task, found)
         results.append(_show(task, points, found, limits, folders[0], as_json))
     if as_json:
@@ -71,9 +72,26 @@ def frontier(
         raise FinepruneError("; ".join(refusals))
 
 
+def _check_number(task: "Task") -> None:
+    """Raise `FinepruneError` for a task with one model, which has nothing to be compared with."""
+    if len(task.models) == 1:
+        raise FinepruneError(
+            f"{task.runs[0].path}: the one setting of its task; a frontier compares a dense run "
+            "with pruned ones: name the folder of the study, or more folders; "
+            "fineprune bench times one model"
+        )
+
+
 def _say(line: str) -> None:
     """Print a line of progress: on stderr, since --json has stdout."""
     print(f"frontier: {line}", file=sys.stderr, flush=True)
+
+
+def _refused(task: "Task", reason: str) -> dict[str, Any]:
+    """Return the values for JSON of a task that was not measured."""
+    empty: dict[str, Any] = {"points": [], "about": "", "notes": [], "recommendation": None}
+    about = {"task": task.name, "metric": task.metric, "picture": None}
+    return about | empty | {"refused": f"{task.name}: {reason}"}
 
 
 def _show(

@@ -113,7 +113,8 @@ def texts_of(task: dict[str, Any], scored: int, timed: int) -> str:
     said = [str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", "text", "label")]
     digest = hashlib.sha256("\n".join([*said, f"{scored} {timed}"]).encode())
     if task.get("hub") is None:
-        path = Path(str(task.get("validation"))).expanduser()
+        file = task.get("validation") or task.get("train")  # of which a part is held out
+        path = Path(str(file)).expanduser()
         try:
             digest.update(path.read_bytes())
         except OSError as error:

@@ -15,7 +15,6 @@ import torch
 
 from fineprune._messages import one_line
 from fineprune._transformers_output import quiet
-from fineprune.checkpoint.loading import open_model
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench import resident_memory
 from fineprune.inference.bench.measure import error_of, heard, scratch_folder, torch_threads
@@ -35,14 +34,17 @@ from fineprune.study.frontier.runtimes import RUNTIMES, Answer, Inputs, Prepared
 from fineprune.study.frontier.texts import TIMED, Texts, answers_of, read_texts
 from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
+from fineprune.tasks.kinds import KINDS
+from fineprune.tasks.opening import open_trained
 
-_KINDS = ("classification", "token_classification", "question_answering")
+_KINDS = tuple(kind.name for kind in KINDS)
 _TOLERANCE = 1e-3  # of float32 runtimes, as in `fineprune bench`
 _SMALLER = (
     0.9  # of the weights: a model that kept more of its matrices' size gains nothing in a dense runtime
 )
 _REFERENCE = "the reference"
-_ZEROS = "its zeros would be multiplied as any number: no faster than dense"
+ZEROS = "its zeros would be multiplied as any number: no faster than dense"
+"""Why a runtime is not tried, which is no failure."""
 
 
 class Options(NamedTuple):
@@ -138,7 +140,7 @@ def _blank(name: str, place: Place, content: str) -> Measurement:
 
 def _reference_run(run: RunFolder, options: Options) -> tuple[Callable[[], Any], int]:
     """Return the function that runs the reference on the timed texts, and the number of their examples."""
-    opened = open_model(run.path, need_tokenizer=True)
+    opened = open_trained(run.path, need_tokenizer=True)
     texts = read_texts(run.path, opened, options.texts)
     subject = Subject(run.path, opened.model.float().eval(), True, texts.timed, options.threads, run.path)
     return partial(_run, RUNTIMES[BASE].prepare(subject).answer, texts.timed), texts.examples
@@ -153,7 +155,7 @@ def _session(
 ) -> list[Measurement]:
     """Measure one run in some runtimes."""
     try:
-        opened = open_model(run.path, need_tokenizer=True)
+        opened = open_trained(run.path, need_tokenizer=True)
         model = opened.model.float().eval()
         texts = read_texts(run.path, opened, options.texts)
     except FinepruneError as error:  # the other runs are measured all the same
@@ -168,7 +170,7 @@ def _session(
         for blank in blanks:
             name = blank.runtime
             if RUNTIMES[name].of_dense and not smaller:
-                done.append(replace(blank, failed=_ZEROS))
+                done.append(replace(blank, failed=ZEROS))
                 continue
             say(f"{run.name}: {name}")
             try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from fineprune._extras import EXTRAS
 from fineprune.study.figures.style import listed
 from fineprune.study.frontier.measurements import Measurement
+from fineprune.study.frontier.measuring import ZEROS
 from fineprune.study.frontier.points import Task
 from fineprune.study.frontier.runtimes import RUNTIMES, missing
 
@@ -33,6 +34,8 @@ def notes_of(task: Task, found: Mapping[Path, Sequence[Measurement]]) -> list[st
     lines += [
         f"not measured, {runtimes} of {listed(runs)}: {reason}" for (reason, runtimes), runs in shared.items()
     ]
+    if reasons.keys() - {(ZEROS, run.name) for run in task.runs}:
+        lines.append("what failed is measured again with another version of its runtime, or with --again")
     if not any(model.dense for model in task.models):
         lines.append("there is no dense run of this task: no share of its score can be said")
     return lines

@@ -5,7 +5,6 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +16,18 @@ from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder, read_folder
 from fineprune.study.task_labels import data_of
-from fineprune.training.run.run_folder import DENSE as DENSE_STAGE
 
 BASE = "torch"
 """The runtime whose float32 answers the others are compared with, and in which the reference is timed."""
 
-_SEED = re.compile(r"-s\d+(?=-|$)")
+_SEED = re.compile(r"-s\d+(?=-|/|$)")
 
 
 class Model(NamedTuple):
     """The finished runs of one setting: a point for each runtime."""
 
     name: str
-    """That of the folder, without the seed."""
+    """That of the folder, without the seed; of a stage RUN/STAGE."""
     group: Group
     runs: list[RunFolder]
 
@@ -86,7 +84,7 @@ class Point(NamedTuple):
 def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     """Return the finished runs in folders of studies, and single runs, by task.
 
-    The dense stage of a run of two stages counts as a run.
+    The dense stage of a run counts as a run, and so does each of several densities.
 
     Raises:
         FinepruneError: there is no such folder, or no finished run in them.
@@ -119,23 +117,15 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
 
 def _models(folder: Path, names: set[str] | None) -> list[Model]:
     """Return the models of a folder of runs."""
-    runs = []
-    for run in read_folder(folder):
-        if names is not None and run.name not in names:
-            continue
-        runs.append(run)
-        if (run.path / DENSE_STAGE).is_dir():
-            stages = read_folder(run.path / DENSE_STAGE)
-            runs += [replace(stage, cell=replace(stage.cell, task=run.cell.task)) for stage in stages]
-    usable = [run for run in runs if run.results is not None and (run.path / "model").is_dir()]
+    chosen = read_folder(folder, stages=True)
+    if names is not None:
+        chosen = [run for run in chosen if (run.stage_of or run.name) in names]
+    usable = [run for run in chosen if run.results is not None and (run.path / "model").is_dir()]
     found = measured(usable)
     models = []
     for group in found.groups:
         members = [found.runs[row.cell] for row in group.rows]
-        name = members[0].name
-        if name == DENSE_STAGE:
-            name = f"{members[0].path.parent.name}/{DENSE_STAGE}"
-        models.append(Model(_SEED.sub("", name), group, members))
+        models.append(Model(_SEED.sub("", members[0].name), group, members))
     return models
 
 
@@ -149,7 +139,8 @@ def _data(model: Model) -> tuple[str, ...]:
     """Return what makes two models comparable: the validation data and the metric."""
     section = model.runs[0].recipe.get("task")
     task = section if isinstance(section, dict) else {}
-    where = os.path.abspath(str(task["validation"])) if task.get("validation") else ""
+    file = task.get("validation") or task.get("train")  # some of which are held out
+    where = os.path.abspath(str(file)) if file and not task.get("hub") else ""
     answers = ("label", "labels", "text", "unanswerable")
     said = (str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", *answers))
     return where, *said, model.group.metric or ""

@@ -10,6 +10,7 @@ import numpy as np
 from fineprune.checkpoint.loading import OpenedModel
 from fineprune.study.frontier.runtimes import Answer, Inputs
 from fineprune.tasks.kinds import data_for
+from fineprune.training.run.dense_answers import with_answers
 from fineprune.training.run.recipe import Recipe
 
 TIMED = 50
@@ -38,6 +39,9 @@ def read_texts(run: Path, opened: OpenedModel, count: int) -> Texts:
     data, timed = few(every, count), few(every, min(TIMED, count))
     tokenizer, length = opened.tokenizer, recipe.training.max_length
     evaluation = data.evaluation(tokenizer, length)
+    if recipe.task.own_teacher and recipe.distillation is not None:  # whose answers are the labels
+        teacher = str(recipe.distillation.teacher)
+        evaluation = with_answers(replace(evaluation, more={}), teacher, data.collator(tokenizer))
     collate = data.collator(tokenizer)
 
     def inputs_of(rows: Any) -> list[Inputs]:
@@ -66,6 +70,8 @@ def few(data: Any, count: int) -> Any:
     if number <= count:
         return data
     places = [index * number // count for index in range(count)]
+    if isinstance(validation, list):
+        return replace(data, validation=[validation[place] for place in places])
     columns = {
         column.name: [values[place] for place in places]
         for column in fields(validation)
