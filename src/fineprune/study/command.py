@@ -1,5 +1,6 @@
 """The command `fineprune study`; modules that take seconds to import are imported in the call."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -51,11 +52,13 @@ def study(
     from fineprune.training.run.builtin_recipes import locate
 
     runs = loaded.runs(place)
+    text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
     if dry_run:
         _print_plan(plan(runs, place), place)
+        for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()):
+            print(line)  # says how long it takes, in the studies of the package
         return
     _check_study(loaded, place)
-    text = locate(source, FOLDER, "study").read_text(encoding="utf-8")
     failures = run_study(runs, place, jobs, ray, lambda line: print(line, flush=True), text)
     _tabulate(loaded, place)
     for name in _older_than_dense(runs, place):
