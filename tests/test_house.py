@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 RUNTIME = SOURCE.parent / "runtime" / "src"
 
 ROOMS = (
-    "errors _distillation _engine_errors _extras _files _messages _padding _text_files "
+    "errors _distillation _engine_errors _extras _files _messages _methods _padding _text_files "
     "_transformers_import _transformers_output _validation _version _warnings structure",
     "config",
     "pruning",
@@ -33,7 +33,8 @@ ROOMS = (
 """A room may import the rooms above it and itself. A longer name goes before the room that it is in."""
 
 METHOD_NAMES = {
-    "config.py": "the table",
+    "_methods.py": "the table",
+    "config.py": "the default",
     "checkpoint/legacy_import.py": "the older scripts' names, which are theirs",
     "pruning/calibration/calibrate.py": "the baseline of a cut without labels has the same name",
     "study/figures/weights.py": "the two panels that the paper shows come first",
