@@ -26,6 +26,10 @@ def test_table_1():
         "pins": ("global",),
         "fisher": ("global", "local"),
         "admm": ("global",),
+        "st3": ("global",),
+        "pdp": ("local",),
+        "powerprop": ("local", "global"),
+        "proximal": ("global",),
         "keep_zeros": ("local",),
     }
     takers = {name: traits.penalty_decides for name, traits in METHODS.items() if traits.takes_penalty}
@@ -36,6 +40,10 @@ def test_table_1():
         "pins",
         "fisher",
         "admm",
+        "st3",
+        "pdp",
+        "powerprop",
+        "proximal",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
@@ -149,6 +157,20 @@ BAD = [
     ({"method": "admm", "options": {"strength": 0}}, "options.strength=0: must be a number greater than 0"),
     ({"method": "admm", "options": {"interval": 0}}, "options.interval=0: must be a number of steps"),
     ({"method": "admm", "options": {"objective_aware": 1}}, "options.objective_aware=1: must be true or"),
+    ({"method": "st3", "score_lr": 1e-2}, r"score_lr=0\.01: st3 learns no scores"),
+    ({"method": "st3", "penalty": 1.0}, "st3 has no penalty"),
+    ({"method": "st3", "options": {"rescale": 1}}, "options.rescale=1: must be true or false"),
+    ({"method": "pdp", "score_init": "zero"}, "score_init='zero': pdp learns no scores"),
+    ({"method": "pdp", "penalty": 1.0}, "pdp has no penalty"),
+    (
+        {"method": "pdp", "options": {"temperature": 0}},
+        r"options.temperature=0: must be a number in \(0, 10\]",
+    ),
+    ({"method": "pdp", "structure": "row"}, "structure='row': pdp prunes elements only"),
+    ({"method": "powerprop", "options": {"power": 0.5}}, r"options.power=0\.5: must be a number in \[1, 3\]"),
+    ({"method": "powerprop", "options": {"power": 3.1}}, r"options.power=3\.1: must be"),
+    ({"method": "proximal", "options": {"reweight": 1}}, "options.reweight=1: must be true or false"),
+    ({"method": "proximal", "options": {"epsilon": 0}}, "options.epsilon=0: must be a number greater than 0"),
     ({"method": "magnitude", "options": {"flow": 1}}, "options.flow=1: must be true or false"),
     ({"method": "magnitude", "options": {"pruned_decay": 1}}, r"options.pruned_decay=1: must be a"),
     ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),

@@ -71,6 +71,14 @@ METHODS: dict[str, Traits] = {
     "pins": Traits(f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, in_paper=False),
     "fisher": Traits(f"{_METHODS}.fisher:Fisher", ("global", "local"), order=1, in_paper=False),
     "admm": Traits(f"{_METHODS}.admm:Admm", ("global",), order=1, elements_only=True, in_paper=False),
+    "st3": Traits(f"{_METHODS}.st3:St3", ("global",), order=0, elements_only=True, in_paper=False),
+    "pdp": Traits(f"{_METHODS}.pdp:Pdp", ("local",), order=0, elements_only=True, in_paper=False),
+    "powerprop": Traits(
+        f"{_METHODS}.powerprop:Powerprop", ("local", "global"), order=0, elements_only=True, in_paper=False
+    ),
+    "proximal": Traits(
+        f"{_METHODS}.proximal:Proximal", ("global",), order=0, elements_only=True, in_paper=False
+    ),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
     ),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,33 @@ class Gate(nn.Module, ABC):
         """Keep the gates of scores above `threshold` open, at which the last selection cut."""
 
 
+class Form(nn.Module, ABC):
+    """How W' is made of W and its mask, in place of W ⊙ M.
+
+    Attributes:
+        threshold: Float32 buffer, the size |W| around which weights are cut; at 0 W' is W ⊙ M, and a weight
+            gets the gradient that its mask lets through.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros((), dtype=torch.float32, device=weight.device))
+
+    @abstractmethod
+    def forward(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Return W' of one forward pass, in the weight's shape and dtype."""
+
+    def folded(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Return the values that `finalize` writes where the mask is True, for whole rows of the weight."""
+        return weight
+
+    def hides(self) -> bool:
+        """Return whether `folded` changes weights that stay, so that checkpoints need them twice."""
+        return False
+
+
 class MaskedWeight(nn.Module):
     """A parametrization of one weight: it multiplies by a mask, and hands scores their straight-through
     gradient.
@@ -118,6 +145,7 @@ class MaskedWeight(nn.Module):
         units: Bool buffer with an entry a unit, which `mask` expands; of elements `mask` itself.
         statistics: Float32 tensors like `scores` that a score rule keeps, parameters without gradient, so
             that they are saved and sharded as the scores are.
+        form: How W' is made; None: W ⊙ M.
     """
 
     mask: Tensor
@@ -143,6 +171,7 @@ class MaskedWeight(nn.Module):
             self.register_buffer("unit_mask", flags)
         self.scores = None if scores is None else nn.Parameter(scores)
         self.gate = gate
+        self.form: Form | None = None
         if isinstance(
             weight_gradient, Decayed
         ):  # a buffer, which a checkpoint holds and a compiler does not fix
@@ -169,6 +198,8 @@ class MaskedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return W' in the weight's shape and dtype."""
+        if self.form is not None:
+            return cast(Tensor, self.form(weight, self.mask))
         flow = self.get_buffer("flow") if isinstance(self.weight_gradient, Decayed) else None
         if self.scores is None and flow is None:
             return weight * self.mask.view(torch.uint8)
@@ -217,15 +248,18 @@ class MaskedWeight(nn.Module):
 
         Of a weight that is spread over processes, these are the rows of this process.
         """
-        own = ranks.local(weight)
+        own, kept = ranks.local(weight), ranks.rows_like(self.kept(), weight)
+        if self.form is not None:
+            own = self.form.folded(own, kept)
         if self.gate is not None and self.scores is not None:
             expected = self.gate.expected(ranks.local(self.scores.detach())).to(weight.dtype)
             own = own * self.grid.expansion.expand(expected)
-        return torch.where(ranks.rows_like(self.kept(), weight), own, 0)
+        return torch.where(kept, own, 0)
 
     def hidden(self) -> Tensor:
         """Return which stored weights `fold` does not show: bool, the weight's shape."""
-        return ~self.mask if self.gate is None else torch.ones_like(self.mask)
+        every = self.gate is not None or (self.form is not None and self.form.hides())
+        return torch.ones_like(self.mask) if every else ~self.mask
 
 
 def density_of(layers: Iterable[MaskedWeight]) -> float:

@@ -16,7 +16,13 @@ from fineprune.pruning.loop_checks import LoopWatch, naming_float16
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.progress import PROGRESS, Progress
-from fineprune.pruning.score_groups import rates, score_group, take_scores_out, weight_groups
+from fineprune.pruning.score_groups import (
+    rates,
+    refuse_decay,
+    score_group,
+    take_scores_out,
+    weight_groups,
+)
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target
 from fineprune.structure import TIED
@@ -35,7 +41,7 @@ class Pruner:
         self._method = method
         self._dtypes = [target.weight.dtype for target in targets]
         self._agreed = False
-        self._observed = False
+        self._observed = self._attached = False
         self._changed: Tensor | float = 0.0
         self._control = Control()
         self._refresh()
@@ -60,7 +66,8 @@ class Pruner:
 
         Raises:
             FinepruneError: Scores have an optimizer of their own, or the method reads gradients before each
-                step, so an optimizer of these groups would not suffice. Use `optimizer` or `attach`.
+                step or changes steps, so an optimizer of these groups would not suffice. Use `optimizer` or
+                `attach`. Or the method allows no weight decay.
         """
         instead = (
             "make it by pruner.optimizer(torch.optim.AdamW, lr=...), or give one to pruner.attach(optimizer)"
@@ -75,6 +82,11 @@ class Pruner:
                 f"method={self.config.method!r}: it reads the gradients before each step, which an optimizer "
                 "of these "
                 f"groups would not show it; {instead}"
+            )
+        if self._method.bundle.attach is not None:
+            raise FinepruneError(
+                f"method={self.config.method!r}: it changes the steps of the optimizer, which these groups "
+                f"do not reach; {instead}"
             )
         return self._groups(lr, weight_decay)
 
@@ -100,9 +112,15 @@ class Pruner:
         reads gradients gets them before each step.
 
         Raises:
-            FinepruneError: The optimizer has stepped already.
+            FinepruneError: The optimizer has stepped already, or the method does not go with its class or its
+                weight decay.
         """
         self._hold_zeros()
+        bundle, self._attached = self._method.bundle, True
+        if not bundle.weight_decay:
+            refuse_decay(optimizer.param_groups, self.targets, self.config.method)
+        if bundle.attach is not None:
+            bundle.attach(optimizer, self.targets)
         take_scores_out(optimizer, self.targets, score_group(self.targets, self.config, self.score_lr))
         if self._rule is not None:
             optimizer.register_step_pre_hook(lambda attached, *_: self._observe(attached))
@@ -129,6 +147,8 @@ class Pruner:
     def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         self._hold_zeros()
         weights = weight_groups(self.model.parameters(), self.targets, lr, weight_decay)
+        if not self._method.bundle.weight_decay:
+            refuse_decay(weights, self.targets, self.config.method)
         return weights + score_group(self.targets, self.config, self.score_lr)
 
     @property
@@ -163,6 +183,11 @@ class Pruner:
         if self._rule is not None and not self._observed:
             raise FinepruneError(
                 f"method={self.config.method!r}: no gradient was shown to it, since its optimizer was not "
+                "attached; call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
+            )
+        if self._method.bundle.attach is not None and not self._attached:
+            raise FinepruneError(
+                f"method={self.config.method!r}: it changes the steps of the optimizer, which was not "
                 "attached; call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
             )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)

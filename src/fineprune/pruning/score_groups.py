@@ -63,6 +63,17 @@ def take_scores_out(
             adopt(optimizer)
 
 
+def refuse_decay(groups: Iterable[dict[str, Any]], targets: Sequence[Target], method: str) -> None:
+    """Raise `FinepruneError` if the optimizer would decay the weights of the targets."""
+    weights = {id(target.weight) for target in targets}
+    for group in groups:
+        if group.get("weight_decay") and any(id(entry) in weights for entry in group["params"]):
+            raise FinepruneError(
+                f"weight_decay={group['weight_decay']!r}: {method} already pulls the weights that it prunes "
+                "to 0; give their group weight_decay=0"
+            )
+
+
 def rates(optimizer: torch.optim.Optimizer) -> Callable[[Target], float]:
     """Return a function of a target: the learning rate that its weight has in the optimizer now."""
     of = {id(entry): float(group["lr"]) for group in optimizer.param_groups for entry in group["params"]}

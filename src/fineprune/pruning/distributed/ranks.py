@@ -205,6 +205,11 @@ class Shards:
         torch.distributed.all_reduce(counts, group=self.group)
         return counts
 
+    def largest(self, values: Tensor) -> Tensor:
+        """Return the largest of each value over processes, which replaces `values`."""
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)
+        return values
+
     @torch.no_grad()
     def top_v(
         self,

@@ -16,7 +16,7 @@ from fineprune.config import PruningConfig
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
-from fineprune.pruning.masked_weight import Decayed, Gate, MaskedWeight, WeightGradient
+from fineprune.pruning.masked_weight import Decayed, Form, Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
 from fineprune.pruning.selection import round_count
@@ -98,6 +98,8 @@ class Parts:
             stay.
         units: Makes the grid of a matrix, from its name and weight; None: as `PruningConfig.structure` says.
         gate: Makes the gate of a matrix from its weight; None for none.
+        form: Makes the form of a matrix, which makes W' of W and its mask, from its weight; None: W ⊙ M.
+        set_forms: Is called with the targets and the steps done after masks were refreshed.
         weight_gradient: What pruned weights get of the gradient: nothing ("masked"), theirs ("dense"), or a
             share that falls with the density, and a pull to 0 (`Decayed`).
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
@@ -105,6 +107,9 @@ class Parts:
         plan: Makes the schedule of a run of so many steps.
         first_mask: Makes the mask before the first step from the weight; None keeps everything.
         check: Raises `FinepruneError` for weights, by name, that the method can do nothing with.
+        attach: Is called with the optimizer that trains the weights and the targets, where the method changes
+            the optimizer's steps; None where it does not.
+        weight_decay: Whether the optimizer may decay pruned weights; else that is refused.
         after_cut: Is called with the targets after masks were refreshed.
         modules: Makes modules that train beside the model and go at `finalize`, by name, from the model.
         state: Holds extra state that is no tensor of a matrix; None for none.
@@ -113,12 +118,16 @@ class Parts:
     rule: ScoreRule | None
     units: Callable[[str, Tensor], Grid] | None = None
     gate: Callable[[Tensor], Gate] | None = None
+    form: Callable[[Tensor], Form] | None = None
+    set_forms: Callable[[Sequence[Target], int], None] = field(default=lambda targets, steps: None)
     weight_gradient: WeightGradient = "masked"
     floor: float = 0.0
     penalty: Penalty | None = None
     plan: Callable[[PruningConfig, int], Schedule] = gradual
     first_mask: Callable[[Tensor], Tensor] | None = None
     check: Callable[[Mapping[str, Tensor]], None] = field(default=lambda weights: None)
+    attach: Callable[[torch.optim.Optimizer, Sequence[Target]], None] | None = None
+    weight_decay: bool = True
     after_cut: Callable[[Sequence[Target]], None] = field(default=lambda targets: None)
     modules: Callable[[nn.Module], Mapping[str, nn.Module]] = field(default=lambda model: {})
     state: State | None = None
@@ -152,6 +161,8 @@ class Method(ABC):
             scores, statistics = bundle.rule.start(size), bundle.rule.statistics(size)
         gate = None if bundle.gate is None else bundle.gate(weight)
         masked = MaskedWeight(weight, scores, grid, gate, bundle.weight_gradient, statistics, followers)
+        if bundle.form is not None:
+            masked.form = bundle.form(weight)
         if bundle.first_mask is not None:
             masked.mask.copy_(bundle.first_mask(weight))
         return masked
@@ -174,6 +185,7 @@ class Method(ABC):
             if isinstance(given, Decayed) and given.flow:
                 target.masked.get_buffer("flow").fill_(1.0 - self.schedule.ramp(step))
         self.bundle.after_cut(targets)
+        self.bundle.set_forms(targets, step)
         return control
 
     @final
