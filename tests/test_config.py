@@ -171,7 +171,15 @@ BAD = [
     ({"method": "powerprop", "options": {"power": 3.1}}, r"options.power=3\.1: must be"),
     ({"method": "proximal", "options": {"reweight": 1}}, "options.reweight=1: must be true or false"),
     ({"method": "proximal", "options": {"epsilon": 0}}, "options.epsilon=0: must be a number greater than 0"),
-    ({"method": "magnitude", "options": {"flow": 1}}, "options.flow=1: must be true or false"),
+    (
+        {"method": "magnitude", "options": {"weight_gradient": "none"}},
+        "options.weight_gradient='none': allowed",
+    ),
+    ({"method": "magnitude", "options": {"flow": "cube"}}, "options.flow='cube': allowed are power, linear"),
+    (
+        {"method": "magnitude", "options": {"weight_gradient": "dense", "flow": "linear"}},
+        "options.flow='linear': says how weight_gradient='decayed' falls, and weight_gradient is 'dense'",
+    ),
     ({"method": "magnitude", "options": {"pruned_decay": 1}}, r"options.pruned_decay=1: must be a"),
     ({"method": "platon", "score_lr": 1e-2}, "platon learns no scores"),
     ({"method": "platon", "scope": "local"}, "scope='local': platon allows 'global'"),

@@ -20,12 +20,17 @@ class Decayed:
     """dL/dW' ⊙ (M + b(1 - M)) + decay(1 - M) ⊙ W: pruned weights get a share b of their gradient, and shrink.
 
     Attributes:
-        flow: Whether b falls from 1 to 0 as the density falls; else it is 0.
+        power: b is (1 - x)^power, x being the progress of the pruning from 0 to 1, so that 0 keeps b at 1;
+            None: b is 0.
         decay: The pull of pruned weights to 0.
     """
 
-    flow: bool
+    power: float | None
     decay: float
+
+    def share(self, ramp: float) -> float:
+        """Return b at a `ramp` of the cubic schedule, 1 - (1 - x)^3."""
+        return 0.0 if self.power is None else (1.0 - ramp) ** (self.power / 3)  # 0 ** 0 is 1
 
 
 WeightGradient = Literal["masked", "dense"] | Decayed
@@ -172,10 +177,9 @@ class MaskedWeight(nn.Module):
         self.scores = None if scores is None else nn.Parameter(scores)
         self.gate = gate
         self.form: Form | None = None
-        if isinstance(
-            weight_gradient, Decayed
-        ):  # a buffer, which a checkpoint holds and a compiler does not fix
-            self.register_buffer("flow", torch.full((), float(weight_gradient.flow), device=weight.device))
+        if isinstance(weight_gradient, Decayed):
+            # a buffer, which a checkpoint holds and a compiler does not fix
+            self.register_buffer("flow", torch.full((), weight_gradient.share(0.0), device=weight.device))
         for name, tensor in (statistics or {}).items():
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self._statistics = tuple(statistics or ())

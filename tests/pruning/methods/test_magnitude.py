@@ -1,10 +1,9 @@
 """Magnitude pruning whose pruned weights go on training: shares of their gradient, and a pull to 0."""
 
-import copy
-
 import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
+from pruning.methods.resuming import assert_resumes
 from torch.nn.utils import parametrize
 
 from fineprune import PruningConfig, finalize, prepare
@@ -23,7 +22,7 @@ def test_the_gradient_by_hand(share, decay, expected):
     linear = torch.nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[1.0, 2.0]]))
-    masked = MaskedWeight(linear.weight, None, weight_gradient=Decayed(True, decay))
+    masked = MaskedWeight(linear.weight, None, weight_gradient=Decayed(3.0, decay))
     masked.mask[0, 0] = False
     masked.get_buffer("flow").fill_(share)
     parametrize.register_parametrization(linear, "weight", masked, unsafe=True)
@@ -33,18 +32,29 @@ def test_the_gradient_by_hand(share, decay, expected):
     assert linear.parametrizations.weight.original.grad.tolist()[0] == pytest.approx(expected)
 
 
-def test_the_share_falls_with_the_density():
-    pruner = prepared({"flow": True})
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # t_i = 2, T - t_f = 14: x = 6/12 after 8 steps, 9/12 after 11
+        ({"weight_gradient": "decayed"}, [1.0, 0.5**3, 0.25**3, 0.0, 0.0]),
+        ({"weight_gradient": "decayed", "flow": "linear"}, [1.0, 0.5, 0.25, 0.0, 0.0]),
+        ({"weight_gradient": "dense"}, [1.0] * 5),
+        ({"pruned_decay": 0.1}, [0.0] * 5),
+    ],
+)
+def test_the_share_of_pruned_weights_by_step(options, expected):
+    pruner = prepared(options)
     optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
     shares = []
     for _ in range(TOTAL):
         train(pruner, 1, optimizer=optimizer)
         shares.append(pruner.targets[0].masked.get_buffer("flow").item())
-    # t_i = 2, T - t_f = 14: (1 - x)³ with x = 6/12 after 8 steps
-    assert (shares[1], shares[7], shares[13], shares[-1]) == (1.0, 0.125, 0.0, 0.0)
+    assert [shares[step - 1] for step in (2, 8, 11, 14, TOTAL)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("options", [{"flow": True}, {"pruned_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"weight_gradient": "dense"}, {"weight_gradient": "decayed"}, {"pruned_decay": 0.1}]
+)
 def test_a_run_trains_pruned_weights_and_ends_as_an_ordinary_model(options):
     pruner, keys = prepared(options), set(blocks().state_dict())
     optimizer = pruner.optimizer(torch.optim.SGD, 1e-2)
@@ -59,16 +69,5 @@ def test_a_run_trains_pruned_weights_and_ends_as_an_ordinary_model(options):
 
 
 def test_a_resume_is_bit_for_bit():
-    whole = prepared({"flow": True, "pruned_decay": 0.01})
-    optimizer = whole.optimizer(torch.optim.AdamW, 1e-2)
-    train(whole, 9, optimizer=optimizer)
-    saved = copy.deepcopy((whole.model.state_dict(), whole.state_dict(), optimizer.state_dict()))
-    resumed = prepared({"flow": True, "pruned_decay": 0.01})
-    other = resumed.optimizer(torch.optim.AdamW, 1e-2)
-    resumed.model.load_state_dict(saved[0])
-    resumed.load_state_dict(saved[1])
-    other.load_state_dict(saved[2])
-    for pruner, moved in ((whole, optimizer), (resumed, other)):
-        train(pruner, TOTAL - 9, optimizer=moved)
-    for key, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], tensor), key
+    options = {"weight_gradient": "decayed", "flow": "linear", "pruned_decay": 0.01}
+    assert_resumes(lambda: prepared(options), 9)

@@ -101,7 +101,7 @@ class Parts:
         form: Makes the form of a matrix, which makes W' of W and its mask, from its weight; None: W ⊙ M.
         set_forms: Is called with the targets and the steps done after masks were refreshed.
         weight_gradient: What pruned weights get of the gradient: nothing ("masked"), theirs ("dense"), or a
-            share that falls with the density, and a pull to 0 (`Decayed`).
+            share that may fall with the density, and a pull to 0 (`Decayed`).
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
         penalty: What the loss gets beside the task's; None for none.
         plan: Makes the schedule of a run of so many steps.
@@ -182,8 +182,8 @@ class Method(ABC):
         given = self.bundle.weight_gradient
         for target in targets:
             target.masked.spread()
-            if isinstance(given, Decayed) and given.flow:
-                target.masked.get_buffer("flow").fill_(1.0 - self.schedule.ramp(step))
+            if isinstance(given, Decayed):
+                target.masked.get_buffer("flow").fill_(given.share(self.schedule.ramp(step)))
         self.bundle.after_cut(targets)
         self.bundle.set_forms(targets, step)
         return control
