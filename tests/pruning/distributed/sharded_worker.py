@@ -61,7 +61,7 @@ def same_training(engine, method, scope, accumulate=1, precision="float32", **se
             assert counts[-1] == round(0.3 * total) / total
     for ours, theirs in zip(pruner.targets, one.targets, strict=True):
         assert local(ours.weight).dtype == torch.float32
-        if method != "magnitude":
+        if one.config.traits.learns_scores:
             assert local(ours.scores).dtype == torch.float32
         if precision == "float32":
             assert torch.equal(ours.masked.kept(), theirs.masked.kept())
@@ -262,6 +262,7 @@ CHOICES = [
     ("soft_movement", None),
     ("l0", None),
 ]
+FURTHER = ("st3", "pdp", "powerprop", "proximal")
 
 
 def checks(whole):
@@ -297,6 +298,7 @@ def checks(whole):
     yield "gates", gates_are_each_process_s_own
     usual = [("ddp", choice, 2, "float32") for choice in CHOICES[::2]]
     usual += [("fsdp", choice, 1, "float32") for choice in CHOICES]
+    usual += [(engine, (method, None), 1, "float32") for method in FURTHER for engine in ("ddp", "fsdp")]
     usual += [("fsdp root", CHOICES[4], 2, "float32"), ("fsdp", CHOICES[4], 2, "bfloat16")]
     every = itertools.product(("ddp", "fsdp", "fsdp root"), CHOICES, (1, 2), ("float32", "bfloat16"))
     for engine, (method, scope), accumulate, precision in every if whole else usual:

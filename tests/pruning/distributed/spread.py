@@ -85,7 +85,7 @@ def train(engine, settings, accumulate=1, policy=None, autocast=False, look=lamb
     model = network()
     pruner = prepare(model, settings, STEPS)
     model = wrapped(engine, model, policy or MixedPrecisionPolicy())
-    optimizer = torch.optim.AdamW(pruner.parameter_groups(3e-2))
+    optimizer = pruner.optimizer(torch.optim.AdamW, 3e-2)
     losses = []
     for inputs, labels in batches():
         total = torch.zeros(())

@@ -40,8 +40,8 @@ def outcomes(tmp_path_factory):
         ("refused", 1),
         ("broadcast", 1),
         ("gates", 1),
-        ("train-ddp", 5),
-        ("train-fsdp", 12),
+        ("train-ddp", 9),
+        ("train-fsdp", 16),
         ("end", 0),
     ],
 )
