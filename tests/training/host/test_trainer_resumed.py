@@ -21,6 +21,8 @@ CONFIGS = {
     "soft_movement, fixed": PruningConfig("soft_movement", penalty=5.0),
     "l0": PruningConfig("l0", density=0.2),
     "l0, fixed": PruningConfig("l0", penalty=5.0),
+    "st3": PruningConfig("st3", density=0.2),
+    "powerprop": PruningConfig("powerprop", density=0.2),
 }
 GROUPED = {"train_sampling_strategy": "group_by_length"}
 
