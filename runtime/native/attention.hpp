@@ -1,8 +1,8 @@
 // Softmax(Q K' / sqrt(head_dim) + bias) V of one head over the tokens of one sequence; most models have no bias.
 //
 // Tiles hold the tokens of one sequence after another without padding, so no mask is needed: keys are the first tokens of
-// the sequence. Queries are vector lanes; the softmax then runs down the rows, and the
-// result is feature-major again.
+// the sequence, or of a head with a window those near the queries. Queries are vector lanes; the softmax then runs down
+// the rows, and the result is feature-major again.
 #pragma once
 #include "distances.hpp"
 #include "elementwise.hpp"
@@ -54,15 +54,26 @@ class Attention {
         if (kPairs && s.keys % 2)  // the last pair's second key has weight 0, and must not be NaN
             for (int64_t d = 0; d < h.head_dim; d++)
                 std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
-        for (int64_t q = 0; q < s.count;) {
-            const int64_t remaining = s.count - q;
-            if (remaining > 2 * kLanes) q += block<4>(h, head, s, bias, q, at, line);
-            else if (remaining > kLanes) q += block<2>(h, head, s, bias, q, at, line);
-            else q += block<1>(h, head, s, bias, q, at, line);
-        }
+        // A query that is no key is a hidden first token, whose window is not that of the queries before it.
+        queries(h, head, s, bias, {0, s.keys}, at, line);
+        queries(h, head, s, bias, {s.keys, s.count}, at, line);
     }
 
   private:
+    // Queries of a sequence, from number `begin` to `end`.
+    struct Part {
+        int64_t begin, end;
+    };
+
+    void queries(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, Part part, int64_t at, int64_t line) {
+        while (part.begin < part.end) {
+            const int64_t remaining = part.end - part.begin;
+            if (remaining > 2 * kLanes) part.begin += block<4>(h, head, s, bias, part, at, line);
+            else if (remaining > kLanes) part.begin += block<2>(h, head, s, bias, part, at, line);
+            else part.begin += block<1>(h, head, s, bias, part, at, line);
+        }
+    }
+
     // Gathers the head's rows from the tiles: query and key as words (a float, or a pair of features),
     // value as floats or as bfloat16 in natural order.
     void copy(const Heads &h, int64_t head, int64_t begin, int64_t end, int64_t line) {
@@ -119,45 +130,47 @@ class Attention {
             }
     }
 
-    // N vectors of queries from query `q` on; returns how many queries those are.
+    // The first N vectors of a part's queries; returns how many queries those are.
     template <int N>
-    int64_t block(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, int64_t q, int64_t at, int64_t line) {
+    int64_t block(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, Part part, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
-        const Span<char> score_rows = scores_.span().part(0, s.keys * kRowBytes);
+        const int64_t q = part.begin, finished = std::min<int64_t>(N * kLanes, part.end - q);
+        const Keys seen = bias.seen(q, q + finished, s.keys);
+        const int64_t first = at + seen.first;
+        const Span<char> score_rows = scores_.span().part(0, seen.count * kRowBytes);
         char *scores = score_rows.data();
         const int64_t groups = kPairs ? (h.head_dim + 1) / 2 : h.head_dim;
         // The last vector of queries may begin with the sequence's last one: this reads past the end of the last line.
         static_assert(N * kBytes <= kOverread);
-        const Left keys{key_.span().from(at * 4), 4, size_t(line)};
+        const Left keys{key_.span().from(first * 4), 4, size_t(line)};
         const Right queries{query_.overread_from((at + q) * 4), size_t(line)};
-        product<Dot, N>(keys, s.keys, queries, groups, [&](int64_t m, const auto *sums) {
+        product<Dot, N>(keys, seen.count, queries, groups, [&](int64_t m, const auto *sums) {
             for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
         });
         float scale = 1.0f / std::sqrt(float(h.head_dim));
-        if (bias.given()) add_bias<N>(scores, s.keys, q, bias, std::exchange(scale, 1.0f));
+        if (bias.given()) add_bias<N>(scores, seen, q, bias, std::exchange(scale, 1.0f));
         Floats<> total[N];
-        softmax<N>(scores, s.keys, scale, total);
+        softmax<N>(scores, seen.count, scale, total);
         // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
-        for (int n = 0; n < N; n++) total[n] = s.keys ? 1.0f / total[n] : Floats<>{};
+        for (int n = 0; n < N; n++) total[n] = seen.count ? 1.0f / total[n] : Floats<>{};
         float *result = result_.span().at(0, h.head_dim * N * kLanes);
-        const Left value{value_.span().from(at * (kPairs ? 2 : 4)), size_t(line), 4};
-        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (s.keys + 1) / 2 : s.keys,
+        const Left value{value_.span().from(first * (kPairs ? 2 : 4)), size_t(line), 4};
+        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (seen.count + 1) / 2 : seen.count,
                         [&](int64_t d, const auto *sums) {
                             for (int n = 0; n < N; n++)
                                 store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);
                         });
-        const int64_t finished = std::min<int64_t>(N * kLanes, s.count - q);
         write(h, head, s.first + q, finished, N * kLanes);
         return finished;
     }
 
     // scale score + bias in place.
     template <int N>
-    static void add_bias(char *scores, int64_t keys, int64_t q, const HeadBias &bias, float scale) {
-        for (int64_t m = 0; m < keys; m++)
+    static void add_bias(char *scores, Keys keys, int64_t q, const HeadBias &bias, float scale) {
+        for (int64_t m = 0; m < keys.count; m++)
             for (int n = 0; n < N; n++) {
                 char *at = scores + (m * N + n) * kBytes;
-                store<kBytes>(at, load<Floats<>>(at) * scale + bias.of(q + n * kLanes, m));
+                store<kBytes>(at, load<Floats<>>(at) * scale + bias.of(q + n * kLanes, keys.first + m));
             }
     }
 

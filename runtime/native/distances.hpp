@@ -1,26 +1,59 @@
-// A learned bias of attention scores by the distance from query to key (Raffel et al., 2020, arXiv:1910.10683), as in MPNet.
+// What a head does with the distance from query to key: a learned bias of scores (Raffel et al., 2020, arXiv:1910.10683),
+// as in MPNet, and a window beyond which tokens do not see each other (Beltagy et al., 2020, arXiv:2004.05150).
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "buffer.hpp"
 
 namespace fp {
 
+constexpr float kUnseen = -1e30f;  // a score whose weight is next to nothing beside that of any other
+
+// Some of a sequence's keys, one after another.
+struct Keys {
+    int64_t first, count;
+};
+
 // What one head adds to the scores of one sequence.
 struct HeadBias {
     Span<const float> row;       // by query - key; empty: it adds nothing
     int64_t middle = 0;          // the index in `row` of distance 0
-    Span<const int64_t> places;  // of the sequence's tokens in their text; empty: one after another
+    int64_t window = -1;         // the largest distance at which tokens see each other; -1: any
+    Span<const int64_t> places;  // of the sequence's tokens in their text
+    bool adjacent = true;        // whether these come one after another
 
-    bool given() const { return row.size() != 0; }
+    bool given() const { return row.size() != 0 || window >= 0; }
+
     // For kLanes queries from number `query` on, and one key.
     Floats<> of(int64_t query, int64_t key) const {
-        if (!places.size()) return load<Floats<>>(row.at(middle + query - key, kLanes));
-        Floats<> result;
-        const int64_t last = int64_t(places.size()) - 1, from = *places.at(key, 1);
+        Floats<> result{};
+        if (row.size() && adjacent) result = load<Floats<>>(row.at(middle + query - key, kLanes));
+        if (adjacent && window < 0) return result;
+        const Ints<> distance = distances(query, key);
+        if (row.size() && !adjacent)
+            for (int i = 0; i < kLanes; i++) result[i] = *row.at(middle + distance[i], 1);
+        if (window < 0) return result;
+        const Ints<> reach = int32_t(window) - Ints<>{};
+        return (distance <= reach) & (distance >= -reach) ? result : splat<kBytes>(kUnseen);
+    }
+
+    // Those of a sequence's first `keys` tokens that one of the queries from `begin` to `end` sees. The queries rise.
+    Keys seen(int64_t begin, int64_t end, int64_t keys) const {
+        if (window < 0) return {0, keys};
+        const int64_t *all = places.at(0, keys);
+        const int64_t low = *places.at(begin, 1) - window, high = *places.at(end - 1, 1) + window;
+        const int64_t first = std::lower_bound(all, all + keys, low) - all;
+        return {first, std::upper_bound(all + first, all + keys, high) - all - first};
+    }
+
+  private:
+    Ints<> distances(int64_t query, int64_t key) const {
+        Ints<> result;
+        const int64_t last = int64_t(places.size()) - 1, from = adjacent ? key : *places.at(key, 1);
         for (int i = 0; i < kLanes; i++)  // lanes behind the last query are not used
-            result[i] = *row.at(middle + *places.at(std::min(query + i, last), 1) - from, 1);
+            result[i] = int32_t((adjacent ? query + i : *places.at(std::min(query + i, last), 1)) - from);
         return result;
     }
 };
@@ -50,9 +83,8 @@ class DistanceBias {
         }
     }
 
-    HeadBias of(int64_t row, Span<const int64_t> places) const {
-        return {expanded_.span().part(row * stride_, stride_), length_ - 1, places};
-    }
+    Span<const float> row(int64_t number) const { return expanded_.span().part(number * stride_, stride_); }
+    int64_t middle() const { return length_ - 1; }
 
   private:
     int64_t rows_ = 0, reach_ = 0, length_ = 0, stride_ = 0;

@@ -121,14 +121,16 @@ inline float inverse_deviation(float variance, float epsilon) {
     return is_finite ? 1.0f / std::sqrt(variance + epsilon) : std::numeric_limits<float>::quiet_NaN();
 }
 
-// x = LayerNorm(x + y) over the features of each token, in place; for int8 also finds the result's range.
+// x = x + y, and LayerNorm(x) over the features of each token, which may be written over x; for int8 also finds the
+// result's range.
 template <class Kernel, int Width>
-void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &norm, float epsilon, Range range) {
+void add_and_normalize(Span<float> sum_of, Span<const float> added, const Norm &norm, float epsilon, Range range,
+                       Span<float> result) {
     constexpr int N = Width > kLanes ? Width / kLanes : 1;
     constexpr int T = Kernel::kTile;
     const int64_t features = int64_t(norm.weight.size());
     FP_CHECK(norm.bias.size() == norm.weight.size());
-    float *x = in_out.at(0, features * T);
+    float *x = sum_of.at(0, features * T), *to = result.at(0, features * T);
     const float *y = added.at(0, features * T), *weight = norm.weight.data(), *bias = norm.bias.data();
     Floats<> sum[N] = {}, square[N] = {};
     RangeOf<N> found;
@@ -150,7 +152,7 @@ void add_and_normalize(Span<float> in_out, Span<const float> added, const Norm &
     for (int64_t k = 0; k < features; k++)
         for (int j = 0; j < N; j++) {
             const Floats<> v = (load<Floats<>>(x + k * T + j * kLanes) - mean[j]) * factor[j] * weight[k] + bias[k];
-            store<kBytes>(x + k * T + j * kLanes, v);
+            store<kBytes>(to + k * T + j * kLanes, v);
             if constexpr (Kernel::kDtype == FP_INT8) found.take(j, v);
         }
     if constexpr (Kernel::kDtype == FP_INT8) found.store_to(range);

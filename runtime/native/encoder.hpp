@@ -1,12 +1,13 @@
 // A whole encoder over packed tokens: padding is dropped before the first layer and put back as zeros.
 #pragma once
+#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
 
-#include "attention.hpp"
 #include "linear.hpp"
 #include "pool.hpp"
+#include "rotary.hpp"
 
 namespace fp {
 
@@ -52,12 +53,19 @@ class Encoder : public EncoderBase {
                     {given.ffn_out, name + "feed-forward out"},
                     {},
                     {},
-                    {}};
+                    {},
+                    {},
+                    -1,
+                    -1};
         const int64_t inner = layer.output.columns(), d = s_.hidden;
         expect(name + "query, key and value", layer.qkv, 3 * inner, d);
         expect(name + "attention output", layer.output, d, inner);
         expect(name + "feed-forward in", layer.in, layer.out.columns(), d);
         expect(name + "feed-forward out", layer.out, d, layer.out.columns());
+        if (given.ffn_gate) {
+            layer.gate = Linear<Kernel>(*given.ffn_gate, name + "feed-forward gate");
+            expect(name + "feed-forward gate", layer.gate, layer.out.columns(), d);
+        }
         if (inner % s_.head_dim)
             throw Error(name + "attention output: has " + std::to_string(inner) +
                         " inputs, which are not whole heads of " + std::to_string(s_.head_dim));
@@ -65,13 +73,19 @@ class Encoder : public EncoderBase {
         layer.attention_norm = norm(given.attention_norm_weight, given.attention_norm_bias, name);
         layer.output_norm = norm(given.output_norm_weight, given.output_norm_bias, name);
         if (given.bias_rows) layer.bias_rows = bias_rows(given.bias_rows, inner / s_.head_dim, name);
+        if (given.window < -1 || given.window > kFarthest)
+            throw Error(name + "window is " + std::to_string(given.window) + "; -1 to " + std::to_string(kFarthest) +
+                        " can be run");
+        layer.window = given.window;
+        if (given.rotary) layer.rotary = rotary(given.rotary, name);
         layers_.push_back(std::move(layer));
     }
 
     size_t bytes() const override {
         size_t sum = bias_.bytes();
+        for (const Rotary &r : rotaries_) sum += r.bytes();
         for (const Layer &l : layers_) {
-            sum += l.qkv.bytes() + l.output.bytes() + l.in.bytes() + l.out.bytes();
+            for (const Linear<Kernel> *m : l.matrices()) sum += m->bytes();
             for (const Norm *norm : {&l.attention_norm, &l.output_norm})
                 sum += (norm->weight.size() + norm->bias.size()) * sizeof(float);
         }
@@ -87,6 +101,7 @@ class Encoder : public EncoderBase {
         if (!count_) return;
         grow();
         bias_.cover(length);
+        for (Rotary &r : rotaries_) r.cover(length, tiles_, T);
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
         const int workers = int(std::min<int64_t>(threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
@@ -95,17 +110,21 @@ class Encoder : public EncoderBase {
 
   private:
     struct Layer {
-        Linear<Kernel> qkv, output, in, out;
+        Linear<Kernel> qkv, output, in, out, gate;
         Norm attention_norm, output_norm;
         std::vector<int64_t> bias_rows;  // of each head; none: its heads have no bias
+        int64_t window, rotary;          // the number of its rotation; -1: none
         int64_t inner() const { return output.columns(); }
+        std::array<const Linear<Kernel> *, 5> matrices() const { return {&qkv, &output, &in, &out, &gate}; }
     };
     struct Worker {
         Attend attend;
         Buffer<char> rows, inner, partial, grouped, packed;
-        Buffer<float> y;
+        Buffer<float> y, normed, gate;
         TokenScales<Kernel> scales;
     };
+
+    static constexpr int64_t kFarthest = 1 << 30;  // of a window
 
     Norm norm(const float *weight, const float *bias, const std::string &name) const {
         for (const float *values : {weight, bias}) check_finite(values, s_.hidden, name + "norm: value");
@@ -118,6 +137,17 @@ class Encoder : public EncoderBase {
                 throw Error(name + "head " + std::to_string(i) + ": adds row " + std::to_string(rows[i]) +
                             " of a relative bias that has " + std::to_string(bias_.rows()));
         return {rows, rows + heads};
+    }
+
+    // The number of the rotation with these frequencies, which may be new.
+    int64_t rotary(const float *frequencies, const std::string &name) {
+        if (s_.head_dim % 2) throw Error(name + "heads of " + std::to_string(s_.head_dim) + " cannot be rotated");
+        check_finite(frequencies, s_.head_dim / 2, name + "rotary: frequency");
+        const auto known =
+            std::find_if(rotaries_.begin(), rotaries_.end(), [&](const Rotary &each) { return each.has(frequencies); });
+        const int64_t number = known - rotaries_.begin();
+        if (known == rotaries_.end()) rotaries_.emplace_back(frequencies, s_.head_dim / 2);
+        return number;
     }
 
     static void expect(const std::string &name, const Linear<Kernel> &m, int64_t rows, int64_t columns) {
@@ -167,12 +197,13 @@ class Encoder : public EncoderBase {
     }
 
     void grow() {
-        int64_t inner = 0, ffn = 0, longest = 0;
+        int64_t inner = 0, ffn = 0, gates = 0, longest = 0;
         size_t partial = 0, grouped = 0;
         for (const Layer &l : layers_) {
             inner = std::max(inner, l.inner());
             ffn = std::max(ffn, l.in.rows());
-            for (const Linear<Kernel> *m : {&l.qkv, &l.output, &l.in, &l.out}) {
+            gates = std::max(gates, l.gate.rows());
+            for (const Linear<Kernel> *m : l.matrices()) {
                 partial = std::max(partial, m->partial_bytes());
                 grouped = std::max(grouped, m->grouped_bytes());
             }
@@ -189,6 +220,8 @@ class Encoder : public EncoderBase {
             w.grouped.grow(grouped);
             w.packed.grow(Kernel::kDtype == FP_INT8 ? ffn * 2 * T : 0);
             w.y.grow(s_.hidden * T);
+            w.normed.grow(s_.pre_norm ? s_.hidden * T : 0);
+            w.gate.grow(gates * T);
         }
     }
 
@@ -198,6 +231,7 @@ class Encoder : public EncoderBase {
             const int64_t first = t * width_;
             const int tokens = int(std::min(width_, count_ - first));
             gather_tokens<Kernel>(from_.data() + first, tokens, s_.hidden, tile(t));
+            for (Rotary &r : rotaries_) r.fill(t, T, {places_.data() + first, size_t(tokens)});
             with_width<Kernel>(tokens, [&](auto width) {
                 constexpr int W = decltype(width)::value;
                 if constexpr (Kernel::kDtype == FP_INT8) find_range<Kernel, W>(tile(t), s_.hidden, w.scales.range());
@@ -222,11 +256,8 @@ class Encoder : public EncoderBase {
     }
 
     void attend(Worker &w, const Layer &l, const Heads &where, int64_t head, const Sequence &s) {
-        HeadBias bias;
-        if (!l.bias_rows.empty()) {
-            const Span<const int64_t> places{places_.data() + s.first, s.adjacent ? 0 : size_t(s.count)};
-            bias = bias_.of(l.bias_rows[head], places);
-        }
+        HeadBias bias{{}, bias_.middle(), l.window, {places_.data() + s.first, size_t(s.count)}, s.adjacent};
+        if (!l.bias_rows.empty()) bias.row = bias_.row(l.bias_rows[head]);
         w.attend.run(where, head, s, bias);
     }
 
@@ -266,12 +297,13 @@ class Encoder : public EncoderBase {
                 else put(row + j / 2 * B, pack16<B>(y[j], y[j + 1]));
             }
         });
+        if (l.rotary >= 0) rotaries_[l.rotary].template turn<Kernel, W>(to, 2 * l.inner() / s_.head_dim, t, T);
     }
 
     template <int W>
-    void floats_of(Worker &w, const Linear<Kernel> &m, const Tile &x) {
+    void floats_of(Worker &w, const Linear<Kernel> &m, const Tile &x, Span<float> result) {
         constexpr int B = Kernel::template kVector<W>;
-        const Span<char> to = bytes_of(w.y.span());
+        const Span<char> to = bytes_of(result);
         m.template run<W>(x, to, w.grouped.span(), [&](uint32_t n, const auto *y) {
             char *row = to.at(size_t(n) * Kernel::kPartial, Kernel::kPartial);
             for (int j = 0; j < W * 4 / B; j++) store<B>(row + j * B, y[j]);
@@ -284,17 +316,18 @@ class Encoder : public EncoderBase {
     void rest_of(Worker &w, size_t i, int64_t t) {
         const Layer &l = layers_[i];
         const Span<float> x = tile(t), context = context_.span().part(t * l.inner() * T, l.inner() * T);
+        const Span<float> normed = s_.pre_norm ? w.normed.span() : x;
         const Range range = w.scales.range();
         if constexpr (Kernel::kDtype == FP_INT8) find_range<Kernel, W>(context, l.inner(), range);
-        floats_of<W>(w, l.output, take<W>(w, context, l.inner()));
-        add_and_normalize<Kernel, W>(x, w.y.span(), l.attention_norm, s_.epsilon, range);
-        floats_of<W>(w, l.out, inner_rows<W>(w, l, take<W>(w, x, s_.hidden)));
-        add_and_normalize<Kernel, W>(x, w.y.span(), l.output_norm, s_.epsilon, range);
+        floats_of<W>(w, l.output, take<W>(w, context, l.inner()), w.y.span());
+        add_and_normalize<Kernel, W>(x, w.y.span(), l.attention_norm, s_.epsilon, range, normed);
+        floats_of<W>(w, l.out, inner_rows<W>(w, l, take<W>(w, normed, s_.hidden)), w.y.span());
+        add_and_normalize<Kernel, W>(x, w.y.span(), l.output_norm, s_.epsilon, range, normed);
         if (i + 1 < layers_.size()) {
-            heads_of<W>(w, layers_[i + 1], t, take<W>(w, x, s_.hidden));
+            heads_of<W>(w, layers_[i + 1], t, take<W>(w, normed, s_.hidden));
         } else {
             const int64_t first = t * width_;
-            scatter_tokens<Kernel>(x, int(std::min(width_, count_ - first)), s_.hidden, to_.data() + first);
+            scatter_tokens<Kernel>(normed, int(std::min(width_, count_ - first)), s_.hidden, to_.data() + first);
         }
     }
 
@@ -306,12 +339,19 @@ class Encoder : public EncoderBase {
         constexpr int kVectors = W * 4 / B;
         const Tile inner = w.scales.tile(w.inner.span());
         const Span<char> packed = w.packed.span();
+        const Span<const float> gates = w.gate.span();
+        const bool gated = l.gate.rows();
+        if (gated) floats_of<W>(w, l.gate, x, w.gate.span());
         Range range = w.scales.range();
         range.clear();
         l.in.template run<W>(x, kFloats ? inner.rows : w.partial.span(), w.grouped.span(),
                              [&](uint32_t n, const auto *y) {
                                  Floats<B> a[kVectors];
                                  for (int j = 0; j < kVectors; j++) a[j] = activate<B>(s_.activation, y[j]);
+                                 if (gated) {
+                                     const float *gate = gates.at(size_t(n) * T, T);
+                                     for (int j = 0; j < kVectors; j++) a[j] *= load<Floats<B>>(gate + j * (B / 4));
+                                 }
                                  if constexpr (kFloats) {
                                      char *row = inner.rows.at(size_t(n) * Kernel::kRow, Kernel::kRow);
                                      for (int j = 0; j < kVectors; j++) store<B>(row + j * B, a[j]);
@@ -344,6 +384,7 @@ class Encoder : public EncoderBase {
     std::vector<Worker> workers_;
     std::vector<Layer> layers_;
     DistanceBias bias_;
+    std::vector<Rotary> rotaries_;
     CallLock lock_;
 
     // Of the call that is running.

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define FP_API __attribute__((visibility("default")))
-#define FP_VERSION 2  // raised when a function's arguments or meaning change
+#define FP_VERSION 3  // raised when a function's arguments or meaning change
 
 // Limits; larger values are refused.
 #define FP_MOST_ROWS (1 << 20)     // outputs of a matrix
@@ -33,13 +33,17 @@ typedef struct {
     const float *scales;       // [rows], values are whole multiples of them, at most 127; null: none known
 } fp_matrix;
 
-// A post-norm encoder layer. `qkv` has the rows of query, key and value below one another, heads x head_dim
-// each; heads and the inner size of the feed-forward part may differ by layer, and be 0.
+// An encoder layer: attention, a sum, a norm; a feed-forward part, a sum, a norm. `qkv` has the rows of query, key and
+// value below one another, heads x head_dim each; heads and the inner size of the feed-forward part may differ by layer,
+// and be 0. In a pre-norm encoder the norms after a layer's sums are those before the next matrices.
 typedef struct {
     fp_matrix qkv, attention_output, ffn_in, ffn_out;
     const float *attention_norm_weight, *attention_norm_bias;  // [hidden] each
     const float *output_norm_weight, *output_norm_bias;
-    const int64_t *bias_rows;  // [heads] the row of the encoder's bias that each head adds; null: they add none
+    const int64_t *bias_rows;   // [heads] the row of the encoder's bias that each head adds; null: they add none
+    const fp_matrix *ffn_gate;  // its outputs multiply the activated ones of ffn_in; null: none
+    const float *rotary;  // [head_dim / 2] queries and keys are rotated by position x these angles; null: they are not
+    int64_t window;       // tokens farther apart than this do not see each other; -1: all do
 } fp_layer;
 
 typedef struct {
@@ -48,6 +52,7 @@ typedef struct {
     int32_t activation;  // fp_activation
     int32_t dtype;       // fp_dtype
     int32_t threads;
+    int32_t pre_norm;  // not 0: the sums go on as they are, and only their norms go into the next matrices
 } fp_settings;
 
 typedef struct fp_encoder fp_encoder;

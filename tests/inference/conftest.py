@@ -17,6 +17,7 @@ BERT = {
     "vocab_size": 50,
     "max_position_embeddings": 40,
 }
+MODERN = {**BERT, "num_hidden_layers": 3, "local_attention": 9, "global_attn_every_n_layers": 2}
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
 
@@ -25,6 +26,7 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", BERT),
     "distilbert": ("DistilBertForQuestionAnswering", DISTIL),
     "electra": ("ElectraForTokenClassification", {**BERT, "embedding_size": 8}),
+    "modernbert": ("ModernBertForSequenceClassification", MODERN),
     "mpnet": ("MPNetForSequenceClassification", BERT),
     "roberta": ("RobertaForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "xlm-roberta": ("XLMRobertaForTokenClassification", {**BERT, "hidden_act": "relu"}),

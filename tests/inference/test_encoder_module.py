@@ -209,7 +209,8 @@ def test_another_device(make):
 def test_which_models_have_an_encoder(whole, single, make):
     model = make(whole)
     assert encoder_name(model) is None
-    assert encoder_name(model.base_model) == ("transformer" if whole == "distilbert" else "encoder")
+    names = {"distilbert": "transformer", "modernbert": "layers"}
+    assert encoder_name(model.base_model) == names.get(whole, "encoder")
     assert all(encoder_name(module) is None for module in make(single).modules())
     other = torch.nn.Module()
     other.config, other.encoder = BertConfig(), torch.nn.Linear(2, 2)

@@ -66,6 +66,10 @@ class EncoderCase(NamedTuple):
     seed: int
     reach: int = 0
     """Of a bias by distance; 0: there is none."""
+    modern: int = 0
+    """As binary digits: 1: pre-norm, 2: a gate, 4: rotated queries and keys, if heads are even."""
+    window: int | None = None
+    """Of every second layer, the first one not."""
 
 
 def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140) -> LinearCase:
@@ -104,6 +108,8 @@ def encoder_case(pick: Pick) -> EncoderCase:
         threads=pick(1, 3),
         seed=pick(0, 2**32 - 1),
         reach=(0, 0, pick(1, 100))[pick(0, 2)],
+        modern=(0, pick(0, 7))[pick(0, 1)],
+        window=(None, pick(0, 70))[pick(0, 1)],
     )
 
 
@@ -194,6 +200,15 @@ def make_layers(case: EncoderCase) -> list[Layer]:
         make_layer(random, case.hidden, case.heads, case.head_dim, case.ffn, **how)
         for _ in range(case.layers)
     ]
+    for index, each in enumerate(layers):
+        if case.modern & 2:
+            how = {"density": case.density, "full": case.full, "bias": case.bias}
+            layers[index] = each._replace(ffn_gate=make_linear(random, case.ffn, case.hidden, **how))
+        if case.modern & 4 and case.head_dim % 2 == 0:
+            angles = 2 * random.random(case.head_dim // 2).astype(np.float32)
+            layers[index] = layers[index]._replace(rotary=angles)
+        if index % 2:
+            layers[index] = layers[index]._replace(window=case.window)
     if not case.reach:
         return layers
     return [each._replace(bias_rows=random.permutation(case.heads + 1)[: case.heads]) for each in layers]
@@ -278,6 +293,7 @@ def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
         head_dim=case.head_dim,
         activation=case.activation,
         bias=bias,
+        pre_norm=bool(case.modern & 1),
         dtype=dtype,
         threads=case.threads,
         level=level,
@@ -290,7 +306,8 @@ def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     assert (hidden == before).all()
     assert encoder(hidden, mask).tobytes() == y.tobytes()
     if y.size:
-        expected = reference_encoder(layers, hidden, mask, case.head_dim, case.activation, 1e-12, bias)
+        how = case.head_dim, case.activation, 1e-12, bias, bool(case.modern & 1)
+        expected = reference_encoder(layers, hidden, mask, *how)
         # Without a token there is no attention, to whose weights a value's bias could be added in advance.
         some = slice(None) if mask is None else np.asarray(mask).any(axis=1)
         assert_near(y[some], expected[some], dtype)

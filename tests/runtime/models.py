@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import BPE
 
 from fineprune import save_compact
 from fineprune.pruning.targets import find_targets
@@ -21,6 +22,9 @@ SMALL = {
 }
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 40}
 
+# Each of the first two layers is of one kind. Texts are longer than what the second one sees at once.
+MODERN = {**SMALL, "local_attention": 9, "global_attn_every_n_layers": 2}
+
 # Of each architecture: how its classes begin, their tokenizer's class, settings of the config.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("Bert", "BertTokenizer", SMALL),
@@ -29,6 +33,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "electra": ("Electra", "ElectraTokenizer", {**SMALL, "embedding_size": 8}),
     "distilbert": ("DistilBert", "DistilBertTokenizer", DISTIL),
     "mpnet": ("MPNet", "MPNetTokenizer", SMALL),
+    "modernbert": ("ModernBert", "PreTrainedTokenizerFast", MODERN),
 }
 TASKS = {
     "text": "ForSequenceClassification",
@@ -69,6 +74,8 @@ def make_tokenizer(kind: str) -> Any:
         vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
         vocab += [(piece, -float(1 + index)) for index, piece in enumerate(pieces)]
         return cls(vocab=[*vocab, ("<mask>", 0.0)])
+    if kind == "modernbert":
+        return _tokenizer_as_it_is()
     letters = "abcdefghilmnortvwxy?,-"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if kind == "mpnet":
@@ -76,6 +83,26 @@ def make_tokenizer(kind: str) -> Any:
     every = [*special, *dict.fromkeys(word.lower() for word in WORDS)]
     every += [letter for letter in letters if letter not in every] + [f"##{letter}" for letter in letters]
     return cls(vocab={token: index for index, token in enumerate(every)})
+
+
+def _tokenizer_as_it_is() -> Any:
+    """A tokenizer of bytes whose class sets none of its parts, as ModernBERT's."""
+    every = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    merges = [("Ġ", "f"), ("Ġ", "g"), ("o", "o")]
+    every += ["".join(pair) for pair in merges]
+    backend = Tokenizer(BPE({token: index for index, token in enumerate(every)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    names = ("unk", "cls", "sep", "pad", "mask")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in names},
+    )
 
 
 @torch.no_grad()

@@ -18,23 +18,32 @@ def reference_encoder(
     activation: str,
     epsilon: float,
     bias: Any = None,
+    pre_norm: bool = False,
 ) -> NDArray[np.float64]:
     """The output of the last of `layers` (`fineprune_runtime.Layer`), (batch, length, D) in float64.
 
     `hidden` is (batch, length, D); `mask` is (batch, length), nonzero for a token, or None; where it
     is 0 the output is 0, except at the first place of a text. `activation` is "gelu", "gelu_tanh" or
     "relu". `bias` is (rows, 2 * reach + 1), of which each head adds a row by distance. Vaswani et al.,
-    2017, eq. 1, with the norms behind each sum as in BERT.
+    2017, eq. 1, with the norms behind each sum as in BERT, or with `pre_norm` beside it.
     """
     hidden = np.asarray(hidden, dtype=np.float64)
     mask = np.ones(hidden.shape[:2]) if mask is None else np.asarray(mask)
+    total = hidden
     for layer in layers:
         query, key, value = (linear(part, hidden) for part in (layer.query, layer.key, layer.value))
+        if layer.rotary is not None:
+            query, key = (rotated(x, layer.rotary.astype(np.float64)) for x in (query, key))
         added = 0.0 if layer.bias_rows is None else by_distance(bias, layer.bias_rows, hidden.shape[1])
-        mixed = attention(query, key, value, mask, head_dim, added)
-        hidden = norm(layer.attention_norm, hidden + linear(layer.attention_output, mixed), epsilon)
+        mixed = attention(query, key, value, mask, head_dim, added, layer.window)
+        total = total + linear(layer.attention_output, mixed)
+        hidden = norm(layer.attention_norm, total, epsilon)
+        total = total if pre_norm else hidden
         inner = activate(linear(layer.ffn_in, hidden), activation)
-        hidden = norm(layer.output_norm, hidden + linear(layer.ffn_out, inner), epsilon)
+        inner = inner if layer.ffn_gate is None else inner * linear(layer.ffn_gate, hidden)
+        total = total + linear(layer.ffn_out, inner)
+        hidden = norm(layer.output_norm, total, epsilon)
+        total = total if pre_norm else hidden
     shown = (mask != 0) | (np.arange(mask.shape[1]) == 0)
     result: NDArray[np.float64] = np.where(shown[:, :, None], hidden, 0.0)
     return result
@@ -53,7 +62,18 @@ def by_distance(bias: Any, rows: Any, length: int) -> Any:
     return bias[rows][:, np.clip(distance, -reach, reach) + reach].astype(np.float64)
 
 
-def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: Any = 0.0) -> Any:
+def rotated(x: Any, frequencies: Any) -> Any:
+    """Each head's halves as points, rotated by their token's position x frequency (Su et al., 2021)."""
+    batch, length, width = x.shape
+    low, high = np.moveaxis(x.reshape(batch, length, -1, 2, len(frequencies)), 3, 0)
+    angles = (np.arange(length)[:, None] * frequencies)[None, :, None]
+    low, high = low * np.cos(angles) - high * np.sin(angles), high * np.cos(angles) + low * np.sin(angles)
+    return np.stack([low, high], axis=3).reshape(batch, length, width)
+
+
+def attention(
+    query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: Any = 0.0, window: int | None = None
+) -> Any:
     """Softmax attention, head by head; a column of which no key is a token attends to nothing."""
 
     def heads(x: Any) -> Any:
@@ -62,7 +82,9 @@ def attention(query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: 
 
     query, key, value = heads(query), heads(key), heads(value)
     scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(head_dim) + bias
-    scores = np.where(mask[:, None, None, :] != 0, scores, -np.inf)
+    places = np.arange(scores.shape[-1])
+    near = True if window is None else np.abs(places - places[:, None]) <= window
+    scores = np.where((mask[:, None, None, :] != 0) & near, scores, -np.inf)
     peak = scores.max(axis=-1, keepdims=True)
     powers = np.exp(scores - np.where(np.isfinite(peak), peak, 0.0))
     total = powers.sum(axis=-1, keepdims=True)

@@ -8,13 +8,12 @@ from fineprune_runtime import EngineError, Matrix
 from fineprune_runtime.architectures import (
     ARCHITECTURES,
     architecture,
-    each_layer,
     epsilon,
-    matrix_shapes,
     settings,
     task,
     whole,
 )
+from fineprune_runtime.encoder_layers import each_layer, matrix_shapes
 from fineprune_runtime.relative import relative_bias
 
 BERT = {
@@ -77,7 +76,12 @@ def test_the_layers_of_a_base_model_have_no_prefix():
 def test_activations_are_those_of_torch(name, expected):
     model = make_model("bert", "text", hidden_act=name)
     config = model.config.to_dict()
-    assert settings(config) == {"head_dim": 8, "activation": expected, "epsilon": 1e-12}
+    assert settings(config) == {
+        "head_dim": 8,
+        "activation": expected,
+        "epsilon": 1e-12,
+        "pre_norm": False,
+    }
     states = model(torch.tensor([[2, 5, 6, 3]]), output_hidden_states=True).hidden_states
     found = reference_encoder(layers_of(model, "bert."), states[0].detach(), None, **settings(config))
     assert np.abs(found - states[-1].detach().numpy()).max() < 1e-5
@@ -91,8 +95,18 @@ def test_settings_by_their_own_names():
         "activation": "relu",
         "layer_norm_eps": 0.5,
     }
-    assert settings(distil) == {"head_dim": 4, "activation": "relu", "epsilon": 1e-12}
-    assert settings(BERT | {"layer_norm_eps": 1e-5}) == {"head_dim": 4, "activation": "gelu", "epsilon": 1e-5}
+    plain = {"head_dim": 4, "pre_norm": False}
+    assert settings(distil) == plain | {"activation": "relu", "epsilon": 1e-12}
+    assert settings(BERT | {"layer_norm_eps": 1e-5}) == plain | {"activation": "gelu", "epsilon": 1e-5}
+    modern = {"model_type": "modernbert", "hidden_size": 8, "num_attention_heads": 2}
+    own = {"hidden_activation": "relu", "norm_eps": 0.5, "hidden_act": "gelu", "layer_norm_eps": 0.25}
+    assert settings(modern | own) == {
+        "head_dim": 4,
+        "activation": "relu",
+        "epsilon": 0.5,
+        "pre_norm": True,
+    }
+    assert settings(modern)["epsilon"] == 1e-5
 
 
 def test_shapes_of_the_matrices():
@@ -103,6 +117,15 @@ def test_shapes_of_the_matrices():
         "attention.output.dense.weight": (8, 8),
         "intermediate.dense.weight": (12, 8),
         "output.dense.weight": (8, 12),
+    }
+
+
+def test_shapes_of_matrices_in_one():
+    assert matrix_shapes(BERT | {"model_type": "modernbert"}) == {
+        "attn.Wqkv.weight": (24, 8),
+        "attn.Wo.weight": (8, 8),
+        "mlp.Wi.weight": (24, 8),
+        "mlp.Wo.weight": (8, 12),
     }
 
 

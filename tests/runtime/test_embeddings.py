@@ -86,7 +86,7 @@ def test_a_norm_by_hand():
 @pytest.mark.parametrize(
     ("ids", "types", "message"),
     [
-        ([[0] * 4], None, "4 tokens are too many: the model's table of positions ends at 3; cut the texts"),
+        ([[0] * 4], None, "4 tokens are too many: the model's positions end at 3; cut the texts"),
         ([[0, 3]], None, "token id 3: the model's table ends at 2; the tokenizer is of another model"),
         ([[-1]], None, "token id -1"),
         ([[0, 1]], [[0, 2]], "token type 2: the model's table ends at 1"),

@@ -131,6 +131,13 @@ def odd_layer(chance: random.Random, given: Layer) -> Layer:
     if name == "bias_rows":
         count, row = chance.randrange(5), chance.choice((-(2**40), -1, 0, 3, 4, 2**40))
         return given._replace(bias_rows=np.full(count, row))
+    if name == "window":
+        return given._replace(window=chance.choice((None, 0, 1, 40, -1, 2**30, 2**40)))
+    if name == "rotary":
+        return given._replace(rotary=odd_input(chance, chance.choice((0, 3, 8))))
+    if name == "ffn_gate":
+        other = chance.choice((given.ffn_in, given.ffn_in, given.ffn_out))
+        return given._replace(ffn_gate=odd_linear(chance, other) if chance.random() < 0.5 else other)
     if isinstance(part, Linear):
         other = chance.choice([each for each in given if isinstance(each, Linear)])
         return given._replace(**{name: other if chance.random() < 0.15 else odd_linear(chance, part)})
@@ -206,6 +213,7 @@ def encoder(chance: random.Random, level: str, dtype: str) -> str:
         "epsilon": chance.choice((1e-12, 1e-12, 0.0, 1e-45, 1e30)),
         "threads": chance.choice((*(1, 2, 3) * 9, 0, -1, 1025)),
         "bias": odd_input(chance, chance.choice((4, 4, 0)), chance.choice((3, 41, 1, 2))),
+        "pre_norm": chance.random() < 0.3,
     }
     if chance.random() < 0.5:
         given["bias"] = None
@@ -271,7 +279,14 @@ class Raw:
             *matrices,
             *(self.array(norm, np.float32) for norm in norms),
             None if self.chance.random() < 0.7 else self.array(rows_of_bias, np.int64),
+            None if self.chance.random() < 0.7 else self.address(self.matrix(given.ffn_in)),
+            None if self.chance.random() < 0.7 else self.array(odd_input(self.chance, head_dim), np.float32),
+            self.number(-1, (0, 5, 2**30, 2**30 + 1, *SIGNED)),
         )
+
+    def address(self, matrix: native.CMatrix) -> int:
+        self.held.append(matrix)
+        return ctypes.addressof(matrix)
 
     def bias(self, encoder: ctypes.c_void_p, library: Any) -> None:
         rows, reach = self.number(2), self.number(3)
@@ -316,6 +331,7 @@ def raw_encoder(chance: random.Random, level: str, dtype: str) -> str:
         raw.number(1, (0, 1, 2, 3, -1)),
         raw.number(native.DTYPES.index(dtype), (-1, 0, 2, 3)),
         raw.number(2, (1, 2, 3, 0, -1, 1025)),
+        raw.number(0, (0, 1, -1, 7)),
     )
     native.call(library, "fp_encoder_new", ctypes.byref(settings), ctypes.byref(handle))
     outcome = "ran"

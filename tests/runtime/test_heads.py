@@ -5,7 +5,7 @@ import pytest
 import torch
 from runtime.models import KINDS, TAGS, TASKS, make_model
 
-from fineprune_runtime import EngineError
+from fineprune_runtime import EngineError, Norm
 from fineprune_runtime.dense import Dense
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.heads import Head, labels, read_head, softmax
@@ -28,8 +28,8 @@ def test_logits_are_those_of_torch(kind, task, tmp_path):
     found = head(hidden)
     assert found.shape == expected.shape
     assert np.abs(found - expected.numpy()).max() < 2e-6
-    assert (head.pooler is None) == (task != "text")
-    used = ("classifier", "pooler", "qa_outputs")
+    assert (head.pooler is None) == (task != "text" and kind != "modernbert")
+    used = ("classifier", "pooler", "qa_outputs", "head")
     weights = [w.numel() for name, w in model.named_parameters() if any(part in name for part in used)]
     assert head.nbytes >= 4 * sum(weights)  # and what the engine adds to find its way in them
 
@@ -42,6 +42,39 @@ def test_each_activation_by_hand():
     assert found["tanh"] == pytest.approx([0.7615942, -0.7615942, 7])
     assert found["relu"] == [1, 0, 7]
     assert found["gelu"] == pytest.approx([0.8413447, -0.1586553, 7])
+
+
+def test_what_the_pooler_reads():
+    hidden = np.array([[[1, 3], [3, 5], [9, 9]]], np.float32)
+    same = Dense(np.eye(2, dtype=np.float32), np.array([0, 0], np.float32))
+    norm = Norm(np.array([2, 2], np.float32), np.array([0, 10], np.float32))
+    first, mean, every = (Head(same, same, "relu", norm, 0.0, rows) for rows in ("first", "mean", "every"))
+    # The norm makes -1 and 1 of any two numbers: -2 and 12, and 0 and 10 of equal ones.
+    assert first(hidden).tolist() == [[-2, 12]]
+    assert every(hidden).tolist() == [[[-2, 12], [-2, 12], [0, 10]]]
+    plain = Head(same, same, "relu", rows="mean")
+    assert plain(hidden, np.array([[1, 1, 0]])).tolist() == [[2, 4]]
+    assert plain(hidden)[0].tolist() == pytest.approx([13 / 3, 17 / 3])
+    assert mean(hidden, np.array([[1, 1, 0]])).tolist() == [[-2, 12]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classifier_pooling": "max"}, "classifier_pooling in config.json is 'max', allowed are cls, mean"),
+        (
+            {"classifier_activation": "silu"},
+            "classifier_activation in config.json is 'silu', allowed are gelu",
+        ),
+        ({"norm_bias": 1}, "norm_bias in config.json is 1, expected true or false"),
+    ],
+)
+def test_settings_of_modernbert_that_cannot_be(settings, message, tmp_path):
+    make_model("modernbert", "text").save_pretrained(tmp_path)
+    folder = Folder(tmp_path)
+    folder.config.update(settings)
+    with pytest.raises(EngineError, match=message):
+        read_head(folder)
 
 
 def test_softmax_of_large_logits():

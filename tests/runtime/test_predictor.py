@@ -180,9 +180,7 @@ def test_arrays_of_ids(models):
         expected = model(torch.from_numpy(ids), **given).logits.numpy()
     assert np.abs(predictor.network(ids, mask, types) - expected).max() < 1e-5
     assert predictor.network(ids[:1]).shape == (1, 3)
-    with pytest.raises(
-        EngineError, match="41 tokens are too many: the model's table of positions ends at 40"
-    ):
+    with pytest.raises(EngineError, match="41 tokens are too many: the model's positions end at 40"):
         predictor.network(np.zeros((1, 41)))
 
 

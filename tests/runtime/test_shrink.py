@@ -111,6 +111,32 @@ def test_a_neuron_that_nothing_reaches_gives_a_constant(activation, bias, given)
     assert small.ffn_out.bias == pytest.approx([5 + 1 * given, 6 + 3 * given], rel=1e-7)
 
 
+GATE = linear([[1, 0], [0, 0]], [0, 7])
+
+
+@pytest.mark.parametrize(
+    ("ffn_in", "gate", "alive", "constant"),
+    [
+        (linear([[1, 2], [3, 4]]), GATE, [0, 1], 0),  # the second one is 7 x gelu(...), no constant
+        (linear([[1, 2], [3, 4]]), linear([[1, 0], [0, 0]]), [0], 0),  # its gate is always 0
+        (linear([[1, 2], [0, 0]]), linear([[1, 0], [0, 1]]), [0], 0),  # gelu(0) is 0
+        (linear([[1, 2], [0, 0]], [0, 1]), linear([[1, 0], [0, 1]]), [0, 1], 0),
+        (linear([[1, 2], [0, 0]], [0, 1]), GATE, [0], 7 * 0.5 * (1 + math.erf(math.sqrt(0.5)))),
+    ],
+)
+def test_a_neuron_behind_a_gate(ffn_in, gate, alive, constant):
+    small = shrunk(layer(ffn_in=ffn_in, ffn_gate=gate), 1, "gelu")
+    assert small.ffn_in.weight.to_dense().tolist() == ffn_in.weight.to_dense()[alive].tolist()
+    assert small.ffn_gate.weight.to_dense().tolist() == gate.weight.to_dense()[alive].tolist()
+    assert small.ffn_out.weight.to_dense().tolist() == [[1, 2][: len(alive)], [3, 4][: len(alive)]]
+    assert small.ffn_out.bias == pytest.approx([5 + 2 * constant, 6 + 4 * constant], rel=1e-6)
+
+
+def test_a_gate_that_does_not_fit_is_left_to_the_engine():
+    whole = layer(ffn_gate=linear([[0, 0]]))
+    assert shrunk(whole, 1, "gelu") is whole
+
+
 def test_without_biases():
     small = shrunk(
         layer(value=linear([[1, 2], [0, 0]]), attention_output=linear([[1, 2], [3, 4]])), 1, "gelu"

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification
 
 from fineprune import accelerate, save_compact, shrink
 from fineprune_runtime import EngineError, load
-from fineprune_runtime.architectures import ARCHITECTURES, shrunk_shapes
+from fineprune_runtime.architectures import ARCHITECTURES
+from fineprune_runtime.encoder_layers import shrunk_shapes
 
 TEXTS = ["good film", "bad", "good good bad film"]
 

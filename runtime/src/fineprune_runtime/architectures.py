@@ -1,25 +1,19 @@
-"""The BERT-like models that the engine runs whole: their names, their settings, and their layers.
+"""The models that the engine runs whole: their names and their settings.
 
-All are post-norm encoders with learned absolute positions (Devlin et al., 2019, arXiv:1810.04805): a layer is
-attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. MPNet's attention
-has a bias by distance, too. Names are those of transformers, and `anatomy` tells their kinds. Reads no files:
-works on a live model too.
+Most are post-norm encoders with learned absolute positions (Devlin et al., 2019, arXiv:1810.04805): a layer
+is attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. MPNet's
+attention has a bias by distance, too. ModernBERT (Warner et al., 2024, arXiv:2412.13663) is pre-norm and
+gated, rotates queries and keys by position, and sees only near tokens in most layers. Names are those of
+transformers, and `anatomy` tells their kinds. Reads no files: works on a live model too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from fineprune_runtime.anatomy import HEAD_COUNTS, Kind, by_kind, heads_of
 from fineprune_runtime.errors import EngineError
 
-if TYPE_CHECKING:
-    from fineprune_runtime.layers import Layer, Matrix
-
 Task = Literal["text", "tokens", "questions"]
-Vector = NDArray[np.float32]
 
 # Tasks by the end of the class name in config.json.
 TASKS: dict[str, Task] = {
@@ -38,17 +32,35 @@ class Architecture(NamedTuple):
     layer: str
     """The name of the list of layers in the base model."""
     matrices: Mapping[Kind, str]
-    """The names of a layer's six matrices, relative to it."""
+    """The names of a layer's matrices, relative to it."""
     norms: tuple[str, str]
-    """The names of the norms after the attention and after the feed-forward, relative to the layer."""
+    """The names of the norms that a layer has for its attention and its feed-forward, relative to it.
+
+    They are after these, or before them where there is a `final_norm`.
+    """
     pooled: tuple[str, str, str]
     """The head that classifies texts: first matrix, activation, second matrix."""
+    words: str = "embeddings.word_embeddings"
+    """The name of the table of words in the base model."""
+    embedding_norm: str = "embeddings.LayerNorm"
+    """The name of the norm of the embeddings in the base model."""
+    final_norm: str | None = None
+    """The name of the norm after the last layer, in the base model of a pre-norm encoder.
+
+    Its first layer has no norm before the attention.
+    """
+    gated: bool = False
+    """Whether FFN in has the rows of a gate below its own."""
+    biases: Mapping[str, str] = {}
+    """The settings that say whether there are biases, by the kind of a matrix or "norm"; others have them."""
     settings: Mapping[str, str] = {}
     """The names of settings in config.json that differ from BERT's, by BERT's name."""
     offset: bool = False
     """Positions count from the padding token's id plus 1; padding has that id itself."""
     padding: int = 0
     """The id of the padding token unless config.json gives one."""
+    positions: bool = True
+    """Whether the model has a table of positions."""
     types: bool = True
     """Whether the model has a table of token types."""
     bias: str | None = None
@@ -129,6 +141,27 @@ ARCHITECTURES = {
     ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "modernbert": Architecture(
+        base="model",
+        layer="layers",
+        matrices=by_kind("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
+        norms=("attn_norm", "mlp_norm"),
+        pooled=("head.dense", "gelu", "classifier"),
+        words="embeddings.tok_embeddings",
+        embedding_norm="embeddings.norm",
+        final_norm="final_norm",
+        gated=True,
+        biases={
+            "QKV": "attention_bias",
+            "O": "attention_bias",
+            "FFN in": "mlp_bias",
+            "FFN out": "mlp_bias",
+            "norm": "norm_bias",
+        },
+        settings={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+        positions=False,
+        types=False,
+    ),
 }
 
 
@@ -199,125 +232,32 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if hidden % heads:
         raise EngineError(f"config.json: {heads} heads cannot share a hidden size of {hidden}")
-    return {"head_dim": hidden // heads, "activation": _ACTIVATIONS[activation], "epsilon": epsilon(config)}
+    return {
+        "head_dim": hidden // heads,
+        "activation": _ACTIVATIONS[activation],
+        "epsilon": epsilon(config),
+        "pre_norm": known.final_norm is not None,
+    }
 
 
 def epsilon(config: Mapping[str, Any]) -> float:
     """Return the number that each layer norm adds to the variance; DistilBERT's is fixed."""
-    value = 1e-12 if config.get("model_type") == "distilbert" else config.get("layer_norm_eps", 1e-12)
+    kind = config.get("model_type")
+    known = ARCHITECTURES.get(str(kind))
+    key = "layer_norm_eps" if known is None else known.settings.get("layer_norm_eps", "layer_norm_eps")
+    value = 1e-12 if kind == "distilbert" else config.get(key, 1e-5 if kind == "modernbert" else 1e-12)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise EngineError(f"layer_norm_eps in config.json is {value!r}, expected a number from 0 to 1")
+        raise EngineError(f"{key} in config.json is {value!r}, expected a number from 0 to 1")
     return float(value)
 
 
-def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return the shape (outputs, inputs) of each matrix of a layer, by its name relative to the layer."""
-    names = architecture(config).matrices
-    hidden, inner = whole(config, "hidden_size"), whole(config, "intermediate_size")
-    others = {"FFN in": (inner, hidden), "FFN out": (hidden, inner)}
-    return {f"{name}.weight": others.get(kind, (hidden, hidden)) for kind, name in names.items()}
-
-
-def shrunk_shapes(
-    config: Mapping[str, Any], place: str, stored: Callable[[str], tuple[int, ...]]
-) -> dict[str, tuple[int, int]]:
-    """Return the shapes of one layer's matrices, as `matrix_shapes`, of a model that was shrunk.
-
-    Args:
-        config: the content of config.json, with the sizes before.
-        place: in front of the names of the layer's matrices.
-        stored: returns the shape that the weight of a name has.
-
-    Raises:
-        EngineError: O or FFN out has more inputs than config.json says, or a part of a head.
-    """
-    known, full = architecture(config), matrix_shapes(config)
-    hidden, size = whole(config, "hidden_size"), settings(config)["head_dim"]
-    widths: dict[Kind, int] = {}
-    readers: tuple[tuple[Kind, int], ...] = (("O", size), ("FFN out", 1))
-    for kind, lines in readers:
-        name = f"{known.matrices[kind]}.weight"
-        shape = tuple(stored(place + name))
-        most = full[name][1]
-        fits = len(shape) == 2 and shape[0] == hidden and 0 < shape[1] <= most and shape[1] % lines == 0
-        if not fits or (known.bias is not None and kind == "O" and shape[1] != most):
-            allowed = f"{lines} to {most} inputs" + (f", {lines} a head" if lines > 1 else "")
-            raise EngineError(
-                f"{place}{name} is of shape {shape}, and config.json allows {hidden} outputs and {allowed}; "
-                "fetch the model again"
-            )
-        widths[kind] = shape[1]
-    heads, neurons = widths["O"], widths["FFN out"]
-    others: dict[Kind, tuple[int, int]] = {
-        "O": (hidden, heads),
-        "FFN in": (neurons, hidden),
-        "FFN out": (hidden, neurons),
-    }
-    return {f"{name}.weight": others.get(kind, (heads, hidden)) for kind, name in known.matrices.items()}
-
-
-def each_layer(
-    config: Mapping[str, Any],
-    matrix: "Callable[[str], Matrix]",
-    vector: Callable[[str], Vector],
-    prefix: str,
-    stored: Callable[[str], tuple[int, ...]] | None = None,
-) -> "Iterator[Layer]":
-    """Yield the layers of a BERT-like model, each read when it is asked for.
-
-    Args:
-        config: the content of config.json.
-        matrix: returns the weight of a name, of shape (outputs, inputs).
-        vector: returns the bias, or a norm's weight or bias, of a name, 1-d float32.
-        prefix: in front of all names: "bert." in a model with a head, "" in a base model.
-        stored: of a model that was shrunk, returns the shape that the weight of a name has; the layers may
-            then have fewer heads and neurons than config.json says. None: all have the shapes of config.json.
-
-    Raises:
-        EngineError: an architecture or a setting that the engine lacks, or a weight whose shape differs from
-            the one in config.json.
-    """
-    # Imported here, so that a program that needs only the names does not load the engine.
-    from fineprune_runtime.layers import Layer, Linear, Norm
-
-    known = architecture(config)
-    hidden = whole(config, "hidden_size")
-    settings(config)
-
-    def linear(place: str, part: str) -> Linear:
-        name, expected = f"{place}{part}.weight", shapes[f"{part}.weight"]
-        if stored is not None and tuple(stored(name)) != expected:
-            raise misfit(name, tuple(stored(name)), expected)
-        weight = matrix(name)
-        if tuple(weight.shape) != expected:
-            raise misfit(name, tuple(weight.shape), expected)
-        return Linear(weight, checked(f"{place}{part}.bias", expected[0]))
-
-    def norm(place: str, part: str) -> Norm:
-        return Norm(checked(f"{place}{part}.weight", hidden), checked(f"{place}{part}.bias", hidden))
-
-    def checked(name: str, size: int) -> Vector:
-        values = np.ascontiguousarray(vector(name), dtype=np.float32)
-        if values.shape != (size,):
-            raise misfit(name, values.shape, (size,))
-        return values
-
-    names, norms = known.matrices, known.norms
-    bias_rows = None if known.bias is None else np.arange(heads_of(config))
-    for index in range(whole(config, "num_hidden_layers")):
-        place = f"{prefix}{known.layer}.{index}."
-        shapes = matrix_shapes(config) if stored is None else shrunk_shapes(config, place, stored)
-        yield Layer(
-            query=linear(place, names["Q"]),
-            key=linear(place, names["K"]),
-            value=linear(place, names["V"]),
-            attention_output=linear(place, names["O"]),
-            attention_norm=norm(place, norms[0]),
-            ffn_in=linear(place, names["FFN in"]),
-            ffn_out=linear(place, names["FFN out"]),
-            output_norm=norm(place, norms[1]),
-            bias_rows=bias_rows,
-        )
+def has_bias(config: Mapping[str, Any], part: str) -> bool:
+    """Return whether a kind of matrix, or "norm", has biases. Raises `EngineError`."""
+    key = architecture(config).biases.get(part)
+    value = True if key is None else config.get(key, False)
+    if not isinstance(value, bool):
+        raise EngineError(f"{key} in config.json is {value!r}, expected true or false")
+    return value
 
 
 def misfit(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> EngineError:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fineprune_runtime.architectures import architecture, epsilon, whole
+from fineprune_runtime.architectures import architecture, epsilon, has_bias, whole
 from fineprune_runtime.dense import Dense
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder, Table
@@ -19,7 +19,8 @@ class Embeddings(NamedTuple):
     """The embedding tables and the norm of their sum (Devlin et al., 2019, figure 2)."""
 
     words: Table
-    positions: Table
+    positions: Table | int
+    """ModernBERT has no table, only a largest number of positions."""
     types: Table | None
     norm: Norm
     epsilon: float
@@ -31,13 +32,14 @@ class Embeddings(NamedTuple):
     @property
     def limit(self) -> int:
         """The largest number of tokens that there are positions for."""
-        return self.positions.size - (0 if self.padding is None else self.padding + 1)
+        size = self.positions if isinstance(self.positions, int) else self.positions.size
+        return size - (0 if self.padding is None else self.padding + 1)
 
     @property
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
-        tables = (self.words, self.positions, self.types)
-        parts = (*tables, *self.norm, self.projection)
+        positions = None if isinstance(self.positions, int) else self.positions
+        parts = (self.words, positions, self.types, *self.norm, self.projection)
         return sum(int(part.nbytes) for part in parts if part is not None)
 
     def __call__(self, ids: Ids, types: Ids | None = None) -> Floats:
@@ -52,7 +54,7 @@ class Embeddings(NamedTuple):
         """
         if ids.shape[1] > self.limit:
             raise EngineError(
-                f"{ids.shape[1]} tokens are too many: the model's table of positions ends at {self.limit}; "
+                f"{ids.shape[1]} tokens are too many: the model's positions end at {self.limit}; "
                 "cut the texts"
             )
         _inside("token id", ids, self.words)
@@ -61,7 +63,8 @@ class Embeddings(NamedTuple):
             types = np.zeros_like(ids) if types is None else types
             _inside("token type", types, self.types)
             total += self.types(types)
-        total += self.positions(self._position_rows(ids))
+        if not isinstance(self.positions, int):
+            total += self.positions(self._position_rows(ids))
         total = layer_norm(total, self.norm, self.epsilon)
         if self.projection is None:
             return total
@@ -86,10 +89,9 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
     known = architecture(config)
     hidden = whole(config, "hidden_size")
     width = whole(config, "embedding_size", 128) if config["model_type"] == "electra" else hidden
-    place = f"{prefix}embeddings."
 
     def table(name: str, rows: int) -> Table:
-        return folder.table(f"{place}{name}.weight", (rows, width))
+        return folder.table(f"{prefix}{name}.weight", (rows, width))
 
     projection = None
     if width != hidden:
@@ -102,20 +104,28 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
         padding = known.padding if is_fixed else config.get("pad_token_id", known.padding)
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise EngineError(f"pad_token_id in config.json is {padding!r}, expected a whole number")
+    positions = whole(config, "max_position_embeddings", 512)
+    types = whole(config, "type_vocab_size", 2) if known.types else None
     embeddings = Embeddings(
-        words=table("word_embeddings", whole(config, "vocab_size")),
-        positions=table("position_embeddings", whole(config, "max_position_embeddings", 512)),
-        types=table("token_type_embeddings", whole(config, "type_vocab_size", 2)) if known.types else None,
-        norm=Norm(*(folder.dense(f"{place}LayerNorm.{part}", (width,)) for part in ("weight", "bias"))),
+        words=table(known.words, whole(config, "vocab_size")),
+        positions=table("embeddings.position_embeddings", positions) if known.positions else positions,
+        types=None if types is None else table("embeddings.token_type_embeddings", types),
+        norm=read_norm(folder, f"{prefix}{known.embedding_norm}", width),
         epsilon=epsilon(config),
         projection=projection,
         padding=padding,
     )
     if embeddings.limit < 1:
-        raise EngineError(
-            f"config.json: with pad_token_id {padding} none of {embeddings.positions.size} positions remains"
-        )
+        raise EngineError(f"config.json: with pad_token_id {padding} none of {positions} positions remains")
     return embeddings
+
+
+def read_norm(folder: Folder, name: str, width: int) -> Norm:
+    """Return the norm of a name, with zeros for a bias that the architecture does not have."""
+    weight = folder.dense(f"{name}.weight", (width,))
+    if has_bias(folder.config, "norm"):
+        return Norm(weight, folder.dense(f"{name}.bias", (width,)))
+    return Norm(weight, np.zeros(width, np.float32))
 
 
 def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:

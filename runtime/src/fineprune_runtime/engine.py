@@ -13,6 +13,9 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
 from fineprune_runtime.shrink import shrunk
 
+MOST_WINDOW = 2**30
+"""The largest `window` of a layer."""
+
 
 class Encoder:
     """Encoder layers that run one after another, on the tokens that a mask keeps.
@@ -31,6 +34,7 @@ class Encoder:
         activation: str = "gelu",
         epsilon: float = 1e-12,
         bias: Floats | None = None,
+        pre_norm: bool = False,
         dtype: str = "float32",
         threads: int = 1,
         level: str | None = None,
@@ -45,6 +49,7 @@ class Encoder:
             bias: (rows, 2 * reach + 1), added to the scores of attention by distance, key - query, from
                 -reach to reach, and farther as at these ends. Which head adds which row is in the layers'
                 `bias_rows`. None: nothing is added.
+            pre_norm: the sums of a layer go on as they are, and only their norms go into the next matrices.
             dtype: "float32", "bfloat16" or "int8", of weights and activations; sums and norms are float32.
             threads: the number of threads.
             level: the instruction level; None: the best that offers `dtype`.
@@ -68,6 +73,7 @@ class Encoder:
         self._library = native.library(self.level)
         self._handle: ctypes.c_void_p | None = None
         self.hidden = 0
+        self._pre_norm = pre_norm
         for layer in layers:
             if self._handle is None:
                 self.hidden = layer.attention_output.weight.shape[0]
@@ -77,7 +83,7 @@ class Encoder:
                     self._set_bias(bias)
             smaller = shrunk(layer, head_dim, activation)
             arrays: list[Any] = []  # alive until the call has read them
-            c_layer = _c_layer(smaller, arrays)
+            c_layer = _c_layer(smaller, head_dim, arrays)
             native.call(self._library, "fp_encoder_add", self._handle, ctypes.byref(c_layer))
         if self._handle is None:
             raise EngineError("an encoder has at least one layer")
@@ -85,7 +91,13 @@ class Encoder:
     def _new(self, head_dim: int, epsilon: float, activation: int) -> ctypes.c_void_p:
         handle = ctypes.c_void_p()
         settings = native.CSettings(
-            self.hidden, head_dim, epsilon, activation, native.DTYPES.index(self.dtype), self.threads
+            self.hidden,
+            head_dim,
+            epsilon,
+            activation,
+            native.DTYPES.index(self.dtype),
+            self.threads,
+            self._pre_norm,
         )
         native.call(self._library, "fp_encoder_new", ctypes.byref(settings), ctypes.byref(handle))
         return handle
@@ -220,16 +232,23 @@ def _level(dtype: str, level: str | None) -> str:
     return level
 
 
-def _c_layer(layer: Layer, arrays: list[Any]) -> native.CLayer:
+def _c_layer(layer: Layer, head_dim: int, arrays: list[Any]) -> native.CLayer:
     qkv = _below(layer.query, layer.key, layer.value)
     parts = (qkv, layer.attention_output, layer.ffn_in, layer.ffn_out)
     hidden = layer.attention_output.weight.shape[0]
     norms = (*layer.attention_norm, *layer.output_norm)
-    rows = layer.bias_rows
+    rows, gate, window = layer.bias_rows, layer.ffn_gate, layer.window
+    if window is not None and not 0 <= window <= MOST_WINDOW:
+        raise EngineError(f"window is {window!r}; 0 to {MOST_WINDOW} can be run, or None")
+    gate_matrix = None if gate is None else _c_matrix(gate.weight, gate.bias, arrays)
+    arrays.append(gate_matrix)
     return native.CLayer(
         *(_c_matrix(part.weight, part.bias, arrays) for part in parts),
         *(_pointer(norm, np.float32, (hidden,), arrays) for norm in norms),
         None if rows is None else _pointer(rows, np.int64, rows.shape, arrays),
+        None if gate_matrix is None else ctypes.addressof(gate_matrix),
+        None if layer.rotary is None else _pointer(layer.rotary, np.float32, (head_dim // 2,), arrays),
+        -1 if window is None else window,
     )
 
 

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fineprune_runtime import codec, manifest
-from fineprune_runtime.architectures import Vector, misfit
+from fineprune_runtime.architectures import misfit
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Matrix
 from fineprune_runtime.reading import check_regular, read_json
+
+Vector = NDArray[np.float32]
 
 _METHOD = "fineprune"
 _FILE = "model.safetensors"

@@ -2,45 +2,70 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fineprune_runtime.architectures import architecture, task, whole
+from fineprune_runtime.architectures import architecture, epsilon, task, whole
 from fineprune_runtime.dense import Dense
+from fineprune_runtime.embeddings import layer_norm, read_norm
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
+from fineprune_runtime.layers import Norm
 
 Floats = NDArray[np.float32]
 
-_erf = np.vectorize(math.erf, otypes=[np.float32])  # numpy has no erf; there is one row for each text
+# The error function as a quotient of polynomials, good to 1e-7, the highest power first (of Eigen).
+_ERF = (
+    (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+     -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+    (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+     -1.42647390514189e-02),
+)  # fmt: skip
+
+Rows = Literal["first", "mean", "every"]
 
 
 class Head(NamedTuple):
-    """A linear layer on every token; in a text classifier it follows a pooler, a layer on the first token."""
+    """A linear layer, mostly behind a pooler: a layer with an activation, and a norm in ModernBERT."""
 
     out: Dense
     pooler: Dense | None = None
     activation: str = ""
+    norm: Norm | None = None
+    epsilon: float = 0.0
+    rows: Rows = "first"
+    """What the pooler reads: the first token of a text, the mean of its tokens, or every token."""
 
-    def __call__(self, hidden: Floats) -> Floats:
+    def __call__(self, hidden: Floats, mask: Any = None) -> Floats:
         """Return the logits for the output of the encoder.
 
         Args:
             hidden: that output, (batch, length, hidden).
+            mask: (batch, length), nonzero at tokens; None: tokens everywhere.
 
         Returns:
-            (batch, classes) with a pooler, else (batch, length, classes).
+            (batch, classes) with a pooler of texts, else (batch, length, classes).
         """
         if self.pooler is None:
             return self.out(hidden)
-        return self.out(_activate(self.pooler(hidden[:, 0]), self.activation))
+        x = _activate(self.pooler(self._read(hidden, mask)), self.activation)
+        return self.out(x if self.norm is None else layer_norm(x, self.norm, self.epsilon))
+
+    def _read(self, hidden: Floats, mask: Any) -> Floats:
+        if self.rows != "mean":
+            return hidden if self.rows == "every" else hidden[:, 0]
+        # Each text without its padding, so that its mean does not depend on the batch.
+        texts = hidden if mask is None else [row[kept != 0] for row, kept in zip(hidden, mask, strict=True)]
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits
+            return np.stack([text.sum(axis=0) / np.float32(max(1, len(text))) for text in texts])
 
     @property
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
-        return sum(layer.nbytes for layer in (self.out, self.pooler) if layer)
+        parts = (self.out, self.pooler, *(self.norm or ()))
+        return sum(int(part.nbytes) for part in parts if part is not None)
 
 
 def class_count(config: Mapping[str, Any]) -> int:
@@ -79,19 +104,40 @@ def read_head(folder: Folder) -> Head:
     config = folder.config
     hidden, classes = whole(config, "hidden_size"), class_count(config)
 
-    def dense(name: str, outputs: int) -> Dense:
-        bias = folder.dense(f"{name}.bias", (outputs,))  # first: its size in the file limits the weight's
+    def dense(name: str, outputs: int, biased: bool = True) -> Dense:
+        # The bias first: its size in the file limits the weight's.
+        bias = folder.dense(f"{name}.bias", (outputs,)) if biased else np.zeros(outputs, np.float32)
         return Dense(folder.dense(f"{name}.weight", (outputs, hidden)), bias)
 
-    kind = task(config)
-    if kind == "tokens":
-        return Head(dense("classifier", classes))
-    if kind == "questions":
-        if classes != 2:
-            raise EngineError(f"config.json names {classes} labels; starts and ends of answers are 2")
-        return Head(dense("qa_outputs", 2))
-    first, activation, last = architecture(config).pooled
-    return Head(dense(last, classes), dense(first, hidden), activation)
+    kind, known = task(config), architecture(config)
+    if kind == "questions" and classes != 2:
+        raise EngineError(f"config.json names {classes} labels; starts and ends of answers are 2")
+    first, activation, last = known.pooled
+    if config["model_type"] == "modernbert":
+        return Head(
+            dense(last, classes),
+            dense(first, hidden, config.get("classifier_bias", False) is True),
+            _choice(config, "classifier_activation", activation, ("gelu", "relu", "tanh")),
+            read_norm(folder, "head.norm", hidden),
+            epsilon(config),
+            _pooling(config) if kind == "text" else "every",
+        )
+    if kind == "text":
+        return Head(dense(last, classes), dense(first, hidden), activation)
+    return Head(dense("classifier" if kind == "tokens" else "qa_outputs", classes))
+
+
+def _pooling(config: Mapping[str, Any]) -> Rows:
+    return "mean" if _choice(config, "classifier_pooling", "cls", ("cls", "mean")) == "mean" else "first"
+
+
+def _choice(config: Mapping[str, Any], key: str, usual: str, allowed: tuple[str, ...]) -> str:
+    value = config.get(key, usual)
+    if value not in allowed:
+        raise EngineError(
+            f"{key} in config.json is {value!r}, allowed are {', '.join(allowed)}: run this model with torch"
+        )
+    return str(value)
 
 
 def softmax(logits: Floats) -> Floats:
@@ -106,5 +152,7 @@ def _activate(x: Floats, activation: str) -> Floats:
         return np.tanh(x)
     if activation == "relu":
         return np.maximum(x, np.float32(0))
-    result: Floats = x * np.float32(0.5) * (1 + _erf(x * np.float32(math.sqrt(0.5))))  # "gelu"
-    return result
+    z = np.clip(x * np.float32(math.sqrt(0.5)), -3.925, 3.925)  # "gelu": x / 2 (1 + erf(x / sqrt(2)))
+    over, under = (np.polyval(np.array(part, np.float32), z * z) for part in _ERF)
+    half: Floats = x * np.float32(0.5)
+    return half + half * (z * over / under)

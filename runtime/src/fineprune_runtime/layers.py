@@ -46,6 +46,21 @@ class Matrix(NamedTuple):
         positions = None if len(values) == shape[0] * shape[1] else packed.positions
         return cls(shape, positions, values, packed.scales if len(packed.scales) else None)
 
+    def parts(self, count: int) -> "tuple[Matrix, ...]":
+        """Return `count` matrices with as many of the rows each, first to last."""
+        rows, columns = self.shape[0] // count, self.shape[1]
+        ends = [number * rows * columns for number in range(count + 1)]
+        cuts = ends if self.positions is None else np.searchsorted(self.positions, ends).tolist()
+        return tuple(
+            Matrix(
+                (rows, columns),
+                None if self.positions is None else self.positions[cuts[at] : cuts[at + 1]] - ends[at],
+                self.values[cuts[at] : cuts[at + 1]],
+                None if self.scales is None else self.scales[at * rows : (at + 1) * rows],
+            )
+            for at in range(count)
+        )
+
     @property
     def density(self) -> float:
         """The share of stored elements, 0 to 1."""
@@ -66,6 +81,11 @@ class Linear(NamedTuple):
     bias: Floats | None
     """(outputs,); None: all are 0."""
 
+    def parts(self, count: int) -> "tuple[Linear, ...]":
+        """Return `count` layers with as many of the outputs each, first to last."""
+        biases = [None] * count if self.bias is None else np.split(self.bias, count)
+        return tuple(map(Linear, self.weight.parts(count), biases))
+
 
 class Norm(NamedTuple):
     """The weight and the bias of a layer norm, (hidden,) each."""
@@ -75,7 +95,11 @@ class Norm(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """An encoder layer with its norms after the sums (post-norm), as in BERT (Vaswani et al. 2017)."""
+    """An encoder layer with its norms after the sums (post-norm), as in BERT (Vaswani et al. 2017).
+
+    In a pre-norm encoder, the norm after a sum is the one before the next matrices: the last layer's
+    `output_norm` is the encoder's final norm.
+    """
 
     query: Linear
     key: Linear
@@ -87,3 +111,9 @@ class Layer(NamedTuple):
     output_norm: Norm
     bias_rows: NDArray[np.int64] | None = None
     """(heads,): the row of the encoder's `bias` that each head adds to its scores; None: they add none."""
+    ffn_gate: Linear | None = None
+    """Its outputs multiply the activated ones of `ffn_in`; None: there is none."""
+    rotary: Floats | None = None
+    """(head_dim / 2,): queries and keys are rotated by position x these angles; None: they are not."""
+    window: int | None = None
+    """Tokens farther apart than this do not see each other; None: all do."""

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from fineprune_runtime.architectures import (
     architecture,
-    each_layer,
     has_task,
-    matrix_shapes,
     settings,
     task,
 )
@@ -16,6 +14,7 @@ from fineprune_runtime.classes import problem
 from fineprune_runtime.codec import DENSE_FROM
 from fineprune_runtime.cross_encoders import ABOUT, has_sigmoid, is_cross_encoder
 from fineprune_runtime.embeddings import read_embeddings
+from fineprune_runtime.encoder_layers import each_layer, matrix_shapes
 from fineprune_runtime.engine import Encoder
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
@@ -52,7 +51,7 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
     Args:
         folder: packed by fineprune, or with ordinary safetensors. The model classifies texts or tokens,
             answers questions, or has the files of sentence-transformers beside it and embeds texts. It is a
-            BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT or MPNet.
+            BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT, MPNet or ModernBERT.
         dtype: "float32", "bfloat16" or "int8", the type of the calculations in the encoder.
         threads: the number of threads; None: one for each core, and no more than a container may use.
 
@@ -112,8 +111,9 @@ def _set_cross_encoder(predictor: TextPredictor, folder: Folder) -> None:
 def _read_sentences(folder: Folder, dtype: str, threads: int) -> SentencePredictor:
     """Return the predictor for an opened folder of a sentence model, a base model with or without a head."""
     pooling = read_pooling(folder)
-    prefix = f"{architecture(folder.config).base}."
-    if f"{prefix}embeddings.word_embeddings.weight" not in folder:
+    known = architecture(folder.config)
+    prefix = f"{known.base}."
+    if f"{prefix}{known.words}.weight" not in folder:
         prefix = ""
     embeddings = read_embeddings(folder, prefix)
     tokens = Tokens(folder, embeddings.limit)

@@ -17,7 +17,7 @@ LEVELS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")  # best fi
 DTYPES = ("float32", "bfloat16", "int8")  # the number of a dtype is its index
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
-_VERSION = 2
+_VERSION = 3
 _MESSAGE = 512
 
 
@@ -48,6 +48,9 @@ class CLayer(ctypes.Structure):
         ("output_norm_weight", c_void_p),
         ("output_norm_bias", c_void_p),
         ("bias_rows", c_void_p),
+        ("ffn_gate", c_void_p),
+        ("rotary", c_void_p),
+        ("window", c_int64),
     )
 
 
@@ -61,6 +64,7 @@ class CSettings(ctypes.Structure):
         ("activation", c_int32),
         ("dtype", c_int32),
         ("threads", c_int32),
+        ("pre_norm", c_int32),
     )
 
 

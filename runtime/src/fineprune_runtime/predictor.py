@@ -58,7 +58,7 @@ class Network(NamedTuple):
         ids = np.asarray(ids, dtype=np.int64)
         types = None if types is None else np.asarray(types, dtype=np.int64)
         hidden = self.encoder(self.embeddings(ids, types), mask)
-        return self.head(hidden, mask) if isinstance(self.head, Pooling) else self.head(hidden)
+        return self.head(hidden, mask)
 
 
 class Predictor(ABC):

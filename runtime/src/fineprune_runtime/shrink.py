@@ -46,13 +46,28 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
                 bias_rows=None if layer.bias_rows is None else layer.bias_rows[living],
             )
     if layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1]:
-        alive = living_neurons(_columns_used(layer.ffn_out.weight), _rows_used(layer.ffn_in.weight))
-        if not alive.all():
-            given = _activate(_bias(layer.ffn_in), activation)
-            layer = layer._replace(
-                ffn_in=_rows(layer.ffn_in, alive), ffn_out=_without(layer.ffn_out, alive, given)
-            )
+        layer = _without_neurons(layer, activation)
     return layer
+
+
+def _without_neurons(layer: Layer, activation: str) -> Layer:
+    gate, given = layer.ffn_gate, _activate(_bias(layer.ffn_in), activation)
+    reached = _rows_used(layer.ffn_in.weight)
+    if gate is not None:
+        if gate.weight.shape[0] != len(given):
+            return layer
+        # Without weights one side is a constant, and where that is 0 so is the product.
+        passed, factors = _rows_used(gate.weight), _bias(gate)
+        reached = (reached | passed) & (reached | (given != 0)) & (passed | (factors != 0))
+        given = given * factors
+    alive = living_neurons(_columns_used(layer.ffn_out.weight), reached)
+    if alive.all():
+        return layer
+    return layer._replace(
+        ffn_in=_rows(layer.ffn_in, alive),
+        ffn_out=_without(layer.ffn_out, alive, given),
+        ffn_gate=None if gate is None else _rows(gate, alive),
+    )
 
 
 def _check(name: str, linear: Linear) -> None:

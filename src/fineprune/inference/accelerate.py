@@ -15,6 +15,7 @@ from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference import fallback
 from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_bias, read_layers
+from fineprune.inference.layers_module import LayersModule
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
 from fineprune.pruning.finalizing import masked_modules
@@ -53,9 +54,9 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and MPNet runs as a whole; in any
-    other model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with a
-    `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
+    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT, MPNet and ModernBERT runs as a
+    whole; in any other model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with
+    a `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
     torch. Of a SentenceTransformer or a CrossEncoder, `encode` and `predict` work as before.
 
     `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
@@ -158,7 +159,8 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
         settings = architectures.settings(config.to_dict()) | {"bias": read_bias(owner)}
         encoder_engine = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
-        setattr(owner, name, EncoderModule(encoder_engine, config, trainable))
+        kind = LayersModule if config.model_type == "modernbert" else EncoderModule
+        kind.put(owner, name, encoder_engine, trainable)
         count += 1
         pruned |= min(densities) <= SPARSE
     return _Whole(count, pruned, reasons)

@@ -14,6 +14,7 @@ from fineprune.errors import FinepruneError
 from fineprune.inference.engine_module import EngineModule
 from fineprune.inference.weights import linear_of, vector_of
 from fineprune_runtime import architectures
+from fineprune_runtime.encoder_layers import each_layer
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Layer, Matrix
 from fineprune_runtime.relative import relative_bias
@@ -32,6 +33,11 @@ class EncoderModule(EngineModule):
     model's, read at each call.
     """
 
+    @classmethod
+    def put(cls, owner: nn.Module, name: str, engine: Any, trainable: bool) -> None:
+        """Replace the encoder of a base model, its attribute `name`."""
+        setattr(owner, name, cls(engine, owner.config, trainable))
+
     def __init__(self, engine: Any, config: Any, trainable: bool) -> None:
         super().__init__(engine, trainable)
         self.config = config
@@ -41,8 +47,16 @@ class EncoderModule(EngineModule):
 
         The type may be any floating one.
         """
+        result = self.run(hidden_states, attention_mask, kwargs)
+        # BERT's model reads past_key_values from what its encoder gives; these two hand it on as it is.
+        is_plain = self.config.model_type in ("distilbert", "mpnet")
+        kind = BaseModelOutput if is_plain else BaseModelOutputWithPastAndCrossAttentions
+        return kind(last_hidden_state=result)
+
+    def run(self, hidden_states: Tensor, attention_mask: Any, asked: dict[str, Any]) -> Tensor:
+        """Return the last hidden state, in the type of `hidden_states`; `asked` has the other arguments."""
         self.refuse_tracing()  # before the mask is read, of which tracing has warnings of its own
-        self._refuse(kwargs)
+        self._refuse(asked)
         batch, length, _ = hidden_states.shape
         mask = keep_mask(attention_mask, batch, length)
         rows = None if mask is None or bool(mask.all()) else mask.contiguous().numpy()
@@ -50,11 +64,7 @@ class EncoderModule(EngineModule):
         def run(x: Tensor) -> Tensor:
             return torch.from_numpy(self.engine(x.numpy(), rows)).to(hidden_states.dtype)
 
-        result = self.apply_engine(hidden_states, run)
-        # BERT's model reads past_key_values from what its encoder gives; these two hand it on as it is.
-        is_plain = self.config.model_type in ("distilbert", "mpnet")
-        kind = BaseModelOutput if is_plain else BaseModelOutputWithPastAndCrossAttentions
-        return kind(last_hidden_state=result)
+        return self.apply_engine(hidden_states, run)
 
     def _refuse(self, asked: dict[str, Any]) -> None:
         """Raise for outputs and inputs that only torch supports."""
@@ -137,14 +147,20 @@ def encoder_name(model: nn.Module) -> str | None:
         return None
     name, _, inside = known.layer.partition(".")
     encoder = model._modules.get(name)
-    modeling = type(encoder).__module__
-    if encoder is None or inside not in encoder._modules or not modeling.startswith("transformers.models."):
+    layers = None if encoder is None else encoder._modules.get(inside) if inside else encoder
+    if encoder is None or not isinstance(layers, nn.ModuleList) or not layers:
+        return None
+    modeling = type(encoder if inside else layers[0]).__module__
+    if not modeling.startswith("transformers.models."):
         return None
     packed = ("fineprune.checkpoint.packing", "fineprune.checkpoint.packed_embedding")
     plain = (modeling, "torch.nn.modules.", "transformers.activations", *packed)
-    for inner, module in encoder.named_modules():
-        if not type(module).__module__.startswith(plain):
-            raise EngineError(f"{name}.{inner} is a {type(module).__name__}, which the engine does not know")
+    for inner, module in model.named_modules():
+        is_replaced = inner.partition(".")[0] in (name, known.final_norm)
+        if is_replaced and not type(module).__module__.startswith(plain):
+            raise EngineError(f"{inner} is a {type(module).__name__}, which the engine does not know")
+    if config.model_type == "modernbert" and "full_attention" not in config.layer_types:
+        raise EngineError("none of this modernbert's layers sees all tokens, which is not possible here")
     _check_shapes(model, config.to_dict())
     return name
 
@@ -155,7 +171,7 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
     Each is read on demand: all together take several times the memory of the packed weights.
     """
     config: Any = model.config
-    yield from architectures.each_layer(
+    yield from each_layer(
         config.to_dict(),
         lambda name: linear_of(_owner(model, name)).weight,
         lambda name: _vector(model, name),
@@ -181,7 +197,7 @@ def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
     def matrix(name: str) -> Matrix:
         return Matrix(_shape(model, name), None, np.empty(0, np.float32))
 
-    for _ in architectures.each_layer(
+    for _ in each_layer(
         config, matrix, lambda name: _vector(model, name), "", lambda name: _shape(model, name)
     ):
         pass
