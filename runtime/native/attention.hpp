@@ -4,6 +4,7 @@
 // the sequence, or of a head with a window those near the queries. Queries are vector lanes; the softmax then runs down
 // the rows, and the result is feature-major again.
 #pragma once
+#include "disentangled.hpp"
 #include "distances.hpp"
 #include "elementwise.hpp"
 
@@ -30,27 +31,35 @@ struct Sequence {
 template <class Kernel>
 class Attention {
     static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
-    static constexpr bool kPairs = !kFloats && kHasBf16;
     static constexpr int kQueries = kMostVectors * kLanes;  // at once
-    typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
 
   public:
+    static constexpr bool kPairs = !kFloats && kHasBf16;
     static constexpr int kRow = kFloats ? 4 * Kernel::kTile : 2 * Kernel::kTile;  // bytes of a row of qkv
 
-    void grow(int64_t longest, int64_t head_dim) {
+    // `span`: of the texts' places, if a layer has positions; else 0.
+    void grow(int64_t longest, int64_t head_dim, int64_t span) {
         const int64_t line = (longest + 2 * Kernel::kTile) * 4;
         query_.grow(head_dim * line);
         key_.grow(head_dim * line);
         value_.grow(head_dim * line);
         scores_.grow(longest * kQueries * 4);
         result_.grow(head_dim * kQueries);
+        if (span) between_.grow(span, head_dim);
     }
 
-    void run(const Heads &h, int64_t head, Sequence s, const HeadBias &bias) {
+    // `positions` are of the layer, if it has them.
+    void run(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, const Positions &positions,
+             const DistanceRows &rows) {
         const int64_t begin = s.first / h.width, end = (s.first + s.count - 1) / h.width + 1;
         const int64_t line = (end - begin) * h.width * 4;  // bytes of a copied row: a word for each token
         const int64_t at = s.first - begin * h.width;
         copy(h, head, begin, end, line);
+        between_.clear();
+        if (positions.given()) {
+            const auto [low, high] = std::minmax_element(bias.places.data(), bias.places.data() + s.count);
+            between_.set(positions, rows, head, kPairs ? (h.head_dim + 1) / 2 : h.head_dim, *high - *low + 1, bias);
+        }
         if (kPairs && s.keys % 2)  // the last pair's second key has weight 0, and must not be NaN
             for (int64_t d = 0; d < h.head_dim; d++)
                 std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
@@ -60,6 +69,8 @@ class Attention {
     }
 
   private:
+    typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
+
     // Queries of a sequence, from number `begin` to `end`.
     struct Part {
         int64_t begin, end;
@@ -147,7 +158,10 @@ class Attention {
         product<Dot, N>(keys, seen.count, queries, groups, [&](int64_t m, const auto *sums) {
             for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
         });
-        float scale = 1.0f / std::sqrt(float(h.head_dim));
+        if (between_.given())
+            between_.template add<N>(scores, seen, q, query_.overread_from((at + q) * 4).data(),
+                                     key_.span().from(first * 4).data(), line);
+        float scale = 1.0f / std::sqrt(float(h.head_dim * between_.products()));
         if (bias.given()) add_bias<N>(scores, seen, q, bias, std::exchange(scale, 1.0f));
         Floats<> total[N];
         softmax<N>(scores, seen.count, scale, total);
@@ -215,6 +229,7 @@ class Attention {
 
     Buffer<char> query_, key_, value_, scores_;
     Buffer<float> result_;
+    Between<Dot> between_;
 };
 
 }  // namespace fp

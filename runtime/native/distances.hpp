@@ -48,7 +48,7 @@ struct HeadBias {
         return {first, std::upper_bound(all + first, all + keys, high) - all - first};
     }
 
-  private:
+    // From kLanes queries to one key.
     Ints<> distances(int64_t query, int64_t key) const {
         Ints<> result;
         const int64_t last = int64_t(places.size()) - 1, from = adjacent ? key : *places.at(key, 1);

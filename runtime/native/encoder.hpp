@@ -14,6 +14,7 @@ namespace fp {
 struct EncoderBase {
     virtual ~EncoderBase() = default;
     virtual void set_bias(int64_t rows, int64_t reach, const float *values) = 0;
+    virtual void set_distances(int64_t count, int64_t reach, const int64_t *rows) = 0;
     virtual void add(const fp_layer &) = 0;
     virtual void run(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) = 0;
     virtual size_t bytes() const = 0;
@@ -45,6 +46,16 @@ class Encoder : public EncoderBase {
         bias_ = DistanceBias(rows, reach, values);
     }
 
+    void set_distances(int64_t count, int64_t reach, const int64_t *rows) override {
+        if (!layers_.empty()) throw Error("the distances of an encoder are set before its first layer");
+        if (!rows) throw Error("distances: have no rows");
+        for (int64_t i = 0; i < 2 * reach + 1; i++)
+            if (rows[i] < 0 || rows[i] >= count)
+                throw Error("distance " + std::to_string(i - reach) + ": has row " + std::to_string(rows[i]) + " of " +
+                            std::to_string(count));
+        distances_ = {{rows, rows + 2 * reach + 1}, count};
+    }
+
     void add(const fp_layer &given) override {
         const std::string name = "layer " + std::to_string(layers_.size()) + ", ";
         Layer layer{{given.qkv, name + "query, key and value"},
@@ -56,7 +67,8 @@ class Encoder : public EncoderBase {
                     {},
                     {},
                     -1,
-                    -1};
+                    -1,
+                    {}};
         const int64_t inner = layer.output.columns(), d = s_.hidden;
         expect(name + "query, key and value", layer.qkv, 3 * inner, d);
         expect(name + "attention output", layer.output, d, inner);
@@ -78,6 +90,10 @@ class Encoder : public EncoderBase {
                         " can be run");
         layer.window = given.window;
         if (given.rotary) layer.rotary = rotary(given.rotary, name);
+        const int64_t heads = inner / s_.head_dim;
+        if (given.position_keys) layer.positions.keys = projected(given.position_keys, heads, name + "position keys");
+        if (given.position_queries)
+            layer.positions.queries = projected(given.position_queries, heads, name + "position queries");
         layers_.push_back(std::move(layer));
     }
 
@@ -86,6 +102,7 @@ class Encoder : public EncoderBase {
         for (const Rotary &r : rotaries_) sum += r.bytes();
         for (const Layer &l : layers_) {
             for (const Linear<Kernel> *m : l.matrices()) sum += m->bytes();
+            sum += l.positions.bytes();
             for (const Norm *norm : {&l.attention_norm, &l.output_norm})
                 sum += (norm->weight.size() + norm->bias.size()) * sizeof(float);
         }
@@ -99,7 +116,7 @@ class Encoder : public EncoderBase {
         width_ = tile_width<Kernel>(count_, threads);
         tiles_ = (count_ + width_ - 1) / width_;
         if (!count_) return;
-        grow();
+        grow(length);
         bias_.cover(length);
         for (Rotary &r : rotaries_) r.cover(length, tiles_, T);
         // A counter for each phase: whoever is free takes the next tile, or the next head.
@@ -114,6 +131,7 @@ class Encoder : public EncoderBase {
         Norm attention_norm, output_norm;
         std::vector<int64_t> bias_rows;  // of each head; none: its heads have no bias
         int64_t window, rotary;          // the number of its rotation; -1: none
+        Positions positions;
         int64_t inner() const { return output.columns(); }
         std::array<const Linear<Kernel> *, 5> matrices() const { return {&qkv, &output, &in, &out, &gate}; }
     };
@@ -137,6 +155,12 @@ class Encoder : public EncoderBase {
                 throw Error(name + "head " + std::to_string(i) + ": adds row " + std::to_string(rows[i]) +
                             " of a relative bias that has " + std::to_string(bias_.rows()));
         return {rows, rows + heads};
+    }
+
+    Projected projected(const float *values, int64_t heads, const std::string &name) const {
+        if (!distances_.count) throw Error(name + ": are given without distances");
+        check_finite(values, heads * s_.head_dim * distances_.count, name + ": value");
+        return {values, heads, s_.head_dim, distances_.count, Attend::kPairs};
     }
 
     // The number of the rotation with these frequencies, which may be new.
@@ -196,7 +220,7 @@ class Encoder : public EncoderBase {
         places_.resize(first);
     }
 
-    void grow() {
+    void grow(int64_t length) {
         int64_t inner = 0, ffn = 0, gates = 0, longest = 0;
         size_t partial = 0, grouped = 0;
         for (const Layer &l : layers_) {
@@ -213,7 +237,7 @@ class Encoder : public EncoderBase {
         qkv_.grow(tiles_ * 3 * inner * Attend::kRow);
         context_.grow(tiles_ * inner * T);
         for (Worker &w : workers_) {
-            w.attend.grow(longest, s_.head_dim);
+            w.attend.grow(longest, s_.head_dim, distances_.count ? length : 0);
             w.rows.grow(kFloats ? 0 : std::max(inner, s_.hidden) * Kernel::kRow);
             w.inner.grow(ffn * Kernel::kRow);
             w.partial.grow(kFloats ? 0 : partial);
@@ -258,7 +282,7 @@ class Encoder : public EncoderBase {
     void attend(Worker &w, const Layer &l, const Heads &where, int64_t head, const Sequence &s) {
         HeadBias bias{{}, bias_.middle(), l.window, {places_.data() + s.first, size_t(s.count)}, s.adjacent};
         if (!l.bias_rows.empty()) bias.row = bias_.row(l.bias_rows[head]);
-        w.attend.run(where, head, s, bias);
+        w.attend.run(where, head, s, bias, l.positions, distances_);
     }
 
     template <class F>
@@ -385,6 +409,7 @@ class Encoder : public EncoderBase {
     std::vector<Layer> layers_;
     DistanceBias bias_;
     std::vector<Rotary> rotaries_;
+    DistanceRows distances_;
     CallLock lock_;
 
     // Of the call that is running.

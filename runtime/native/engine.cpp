@@ -194,6 +194,8 @@ constexpr Constant kConstants[] = {
     FP_FIELD(fp_layer, ffn_gate),
     FP_FIELD(fp_layer, rotary),
     FP_FIELD(fp_layer, window),
+    FP_FIELD(fp_layer, position_keys),
+    FP_FIELD(fp_layer, position_queries),
     FP_SIZE(fp_settings),
     FP_FIELD(fp_settings, hidden),
     FP_FIELD(fp_settings, head_dim),
@@ -276,6 +278,15 @@ int fp_encoder_set_bias(fp_encoder *encoder, int64_t rows, int64_t reach, const 
         fp::check_between("bias rows", rows, FP_MOST_COLUMNS);
         fp::check_between("bias reach", reach, FP_MOST_COLUMNS);
         encoder->encoder->set_bias(rows, reach, values);
+    });
+}
+
+int fp_encoder_set_distances(fp_encoder *encoder, int64_t count, int64_t reach, const int64_t *rows, char *message,
+                             size_t size) {
+    return fp::guarded(message, size, [&] {
+        fp::check_between("distances' rows", count, FP_MOST_COLUMNS);
+        fp::check_between("distances' reach", reach, FP_MOST_COLUMNS);
+        encoder->encoder->set_distances(count, reach, rows);
     });
 }
 

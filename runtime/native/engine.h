@@ -44,6 +44,9 @@ typedef struct {
     const fp_matrix *ffn_gate;  // its outputs multiply the activated ones of ffn_in; null: none
     const float *rotary;  // [head_dim / 2] queries and keys are rotated by position x these angles; null: they are not
     int64_t window;       // tokens farther apart than this do not see each other; -1: all do
+    // [heads x head_dim][count] projections of the embeddings of distances (fp_encoder_set_distances); null: none. Scores
+    // are then q k + q position_keys[row] + k position_queries[row], over the root of head_dim x their number of terms.
+    const float *position_keys, *position_queries;
 } fp_layer;
 
 typedef struct {
@@ -72,6 +75,10 @@ FP_API int fp_encoder_new(const fp_settings *, fp_encoder **, char *message, siz
 // reach; beyond, those at the ends. It is added to q k / sqrt(head_dim), and is set before layers whose heads add its rows.
 FP_API int fp_encoder_set_bias(fp_encoder *, int64_t rows, int64_t reach, const float *values, char *message,
                                size_t size);
+// The row, of `count`, of each distance from -reach to reach, query - key, in a layer's position_keys and position_queries;
+// beyond, those at the ends. To be set before layers that have these.
+FP_API int fp_encoder_set_distances(fp_encoder *, int64_t count, int64_t reach, const int64_t *rows, char *message,
+                                    size_t size);
 FP_API int fp_encoder_add(fp_encoder *, const fp_layer *, char *message, size_t size);
 // hidden and out: [batch][length][hidden]. mask: [batch][length], null or non-zero where a token is. Both may be the same
 // memory. `out` is zero where the mask is, except at the first place of a text: heads read it, so it is computed as torch

@@ -18,6 +18,14 @@ BERT = {
     "max_position_embeddings": 40,
 }
 MODERN = {**BERT, "num_hidden_layers": 3, "local_attention": 9, "global_attn_every_n_layers": 2}
+DEBERTA = {
+    **BERT,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 2,
+}
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
 
@@ -27,6 +35,8 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": ("DistilBertForQuestionAnswering", DISTIL),
     "electra": ("ElectraForTokenClassification", {**BERT, "embedding_size": 8}),
     "modernbert": ("ModernBertForSequenceClassification", MODERN),
+    "deberta-v2": ("DebertaV2ForSequenceClassification", DEBERTA),
+    "camembert": ("CamembertForSequenceClassification", BERT),
     "mpnet": ("MPNetForSequenceClassification", BERT),
     "roberta": ("RobertaForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "xlm-roberta": ("XLMRobertaForTokenClassification", {**BERT, "hidden_act": "relu"}),

@@ -25,6 +25,17 @@ DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_positio
 # Each of the first two layers is of one kind. Texts are longer than what the second one sees at once.
 MODERN = {**SMALL, "local_attention": 9, "global_attn_every_n_layers": 2}
 
+# As version 3; texts are longer than what has a bucket for each distance.
+DEBERTA = {
+    **SMALL,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+
 # Of each architecture: how its classes begin, their tokenizer's class, settings of the config.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("Bert", "BertTokenizer", SMALL),
@@ -34,6 +45,9 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "distilbert": ("DistilBert", "DistilBertTokenizer", DISTIL),
     "mpnet": ("MPNet", "MPNetTokenizer", SMALL),
     "modernbert": ("ModernBert", "PreTrainedTokenizerFast", MODERN),
+    "camembert": ("Camembert", "CamembertTokenizer", {**SMALL, "type_vocab_size": 1}),
+    "data2vec-text": ("Data2VecText", "RobertaTokenizer", {**SMALL, "type_vocab_size": 1}),
+    "deberta-v2": ("DebertaV2", "DebertaV2Tokenizer", DEBERTA),
 }
 TASKS = {
     "text": "ForSequenceClassification",
@@ -64,16 +78,19 @@ CONTEXTS = [
 def make_tokenizer(kind: str) -> Any:
     """The tokenizer of an architecture: of words and letters, of bytes, or of pieces."""
     cls = getattr(transformers, KINDS[kind][1])
-    if kind == "roberta":
+    if kind in ("roberta", "data2vec-text"):
         every = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
         merges = [("Ġ", "f"), ("Ġ", "g"), ("o", "o")]
         every += ["".join(pair) for pair in merges]
         return cls(vocab={token: index for index, token in enumerate(every)}, merges=merges)
-    if kind == "xlm-roberta":
+    if kind in ("xlm-roberta", "camembert", "deberta-v2"):
         pieces = ["▁", *(f"▁{word}" for word in WORDS), *"abcdefgimorvyLA?,-"]
-        vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+        special = ("<s>", "<pad>", "</s>", "<unk>")
+        if kind == "deberta-v2":
+            special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+        vocab = [(token, 0.0) for token in special]
         vocab += [(piece, -float(1 + index)) for index, piece in enumerate(pieces)]
-        return cls(vocab=[*vocab, ("<mask>", 0.0)])
+        return cls(vocab=[*vocab, ("[MASK]" if kind == "deberta-v2" else "<mask>", 0.0)])
     if kind == "modernbert":
         return _tokenizer_as_it_is()
     letters = "abcdefghilmnortvwxy?,-"

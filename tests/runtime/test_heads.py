@@ -48,7 +48,7 @@ def test_what_the_pooler_reads():
     hidden = np.array([[[1, 3], [3, 5], [9, 9]]], np.float32)
     same = Dense(np.eye(2, dtype=np.float32), np.array([0, 0], np.float32))
     norm = Norm(np.array([2, 2], np.float32), np.array([0, 10], np.float32))
-    first, mean, every = (Head(same, same, "relu", norm, 0.0, rows) for rows in ("first", "mean", "every"))
+    first, mean, every = (Head(same, same, "relu", norm, 1e-30, rows) for rows in ("first", "mean", "every"))
     # The norm makes -1 and 1 of any two numbers: -2 and 12, and 0 and 10 of equal ones.
     assert first(hidden).tolist() == [[-2, 12]]
     assert every(hidden).tolist() == [[[-2, 12], [-2, 12], [0, 10]]]

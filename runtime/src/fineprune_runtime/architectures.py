@@ -2,9 +2,10 @@
 
 Most are post-norm encoders with learned absolute positions (Devlin et al., 2019, arXiv:1810.04805): a layer
 is attention, a sum and a norm, two matrices with an activation between them, a sum and a norm. MPNet's
-attention has a bias by distance, too. ModernBERT (Warner et al., 2024, arXiv:2412.13663) is pre-norm and
-gated, rotates queries and keys by position, and sees only near tokens in most layers. Names are those of
-transformers, and `anatomy` tells their kinds. Reads no files: works on a live model too.
+attention has a bias by distance, DeBERTa's has products with relative positions (`disentangled`). ModernBERT
+(Warner et al., 2024, arXiv:2412.13663) is pre-norm and gated, rotates queries and keys by position, and sees
+only near tokens in most layers (`rotary`). Names are those of transformers, and `anatomy` tells their kinds.
+Reads no files: works on a live model too.
 """
 
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ class Architecture(NamedTuple):
     """The settings that say whether there are biases, by the kind of a matrix or "norm"; others have them."""
     settings: Mapping[str, str] = {}
     """The names of settings in config.json that differ from BERT's, by BERT's name."""
+    epsilon: float = 1e-12
+    """Of the norms unless config.json gives one."""
     offset: bool = False
     """Positions count from the padding token's id plus 1; padding has that id itself."""
     padding: int = 0
@@ -141,6 +144,23 @@ ARCHITECTURES = {
     ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "data2vec-text": _ROBERTA._replace(base="data2vec_text"),
+    "deberta-v2": Architecture(
+        base="deberta",
+        layer="encoder.layer",
+        matrices=by_kind(
+            "attention.self.query_proj",
+            "attention.self.key_proj",
+            "attention.self.value_proj",
+            "attention.output.dense",
+            "intermediate.dense",
+            "output.dense",
+        ),
+        norms=_BERT_NORMS,
+        pooled=("pooler.dense", "gelu", "classifier"),
+        epsilon=1e-7,
+    ),
     "modernbert": Architecture(
         base="model",
         layer="layers",
@@ -159,6 +179,7 @@ ARCHITECTURES = {
             "norm": "norm_bias",
         },
         settings={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+        epsilon=1e-5,
         positions=False,
         types=False,
     ),
@@ -242,10 +263,9 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def epsilon(config: Mapping[str, Any]) -> float:
     """Return the number that each layer norm adds to the variance; DistilBERT's is fixed."""
-    kind = config.get("model_type")
-    known = ARCHITECTURES.get(str(kind))
-    key = "layer_norm_eps" if known is None else known.settings.get("layer_norm_eps", "layer_norm_eps")
-    value = 1e-12 if kind == "distilbert" else config.get(key, 1e-5 if kind == "modernbert" else 1e-12)
+    kind, known = config["model_type"], architecture(config)
+    key = known.settings.get("layer_norm_eps", "layer_norm_eps")
+    value = 1e-12 if kind == "distilbert" else config.get(key, known.epsilon)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise EngineError(f"{key} in config.json is {value!r}, expected a number from 0 to 1")
     return float(value)

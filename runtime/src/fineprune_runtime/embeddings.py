@@ -9,7 +9,7 @@ from fineprune_runtime.architectures import architecture, epsilon, has_bias, who
 from fineprune_runtime.dense import Dense
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder, Table
-from fineprune_runtime.layers import Norm
+from fineprune_runtime.layers import Norm, layer_norm
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -28,6 +28,8 @@ class Embeddings(NamedTuple):
     """ELECTRA's layer from the embedding size to the encoder's size; None where the two are equal."""
     padding: int | None
     """RoBERTa's padding id: padding has the position of that number, tokens the next ones; else None."""
+    norm_last: bool = False
+    """Whether the norm is of what `projection` gives, as in DeBERTa."""
 
     @property
     def limit(self) -> int:
@@ -65,10 +67,11 @@ class Embeddings(NamedTuple):
             total += self.types(types)
         if not isinstance(self.positions, int):
             total += self.positions(self._position_rows(ids))
-        total = layer_norm(total, self.norm, self.epsilon)
         if self.projection is None:
-            return total
-        return self.projection(total)
+            return layer_norm(total, self.norm, self.epsilon)
+        if self.norm_last:
+            return layer_norm(self.projection(total), self.norm, self.epsilon)
+        return self.projection(layer_norm(total, self.norm, self.epsilon))
 
     def _position_rows(self, ids: Ids) -> Ids:
         """Return the row of each token in the position table."""
@@ -86,34 +89,43 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
         EngineError: a weight is missing or has the wrong shape, or config.json has an invalid value.
     """
     config = folder.config
-    known = architecture(config)
+    known, kind = architecture(config), config["model_type"]
     hidden = whole(config, "hidden_size")
-    width = whole(config, "embedding_size", 128) if config["model_type"] == "electra" else hidden
+    usual = 128 if kind == "electra" else hidden
+    width = whole(config, "embedding_size", usual) if kind in ("electra", "deberta-v2") else hidden
 
     def table(name: str, rows: int) -> Table:
         return folder.table(f"{prefix}{name}.weight", (rows, width))
 
     projection = None
+    is_deberta = kind == "deberta-v2"
     if width != hidden:
-        weight = folder.dense(f"{prefix}embeddings_project.weight", (hidden, width))
-        projection = Dense(weight, folder.dense(f"{prefix}embeddings_project.bias", (hidden,)))
+        name = f"{prefix}{'embeddings.embed_proj' if is_deberta else 'embeddings_project'}"
+        weight = folder.dense(f"{name}.weight", (hidden, width))
+        bias = np.zeros(hidden, np.float32) if is_deberta else folder.dense(f"{name}.bias", (hidden,))
+        projection = Dense(weight, bias)
     padding = None
     if known.offset:
         # MPNet's embeddings have a fixed id, whatever the config says.
-        is_fixed = config["model_type"] == "mpnet"
+        is_fixed = kind == "mpnet"
         padding = known.padding if is_fixed else config.get("pad_token_id", known.padding)
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise EngineError(f"pad_token_id in config.json is {padding!r}, expected a whole number")
     positions = whole(config, "max_position_embeddings", 512)
-    types = whole(config, "type_vocab_size", 2) if known.types else None
+    has_table, has_types = known.positions, known.types
+    if is_deberta:
+        has_table = config.get("position_biased_input", True) is True
+        has_types = config.get("type_vocab_size", 0) != 0
+    types = whole(config, "type_vocab_size", 2) if has_types else None
     embeddings = Embeddings(
         words=table(known.words, whole(config, "vocab_size")),
-        positions=table("embeddings.position_embeddings", positions) if known.positions else positions,
+        positions=table("embeddings.position_embeddings", positions) if has_table else positions,
         types=None if types is None else table("embeddings.token_type_embeddings", types),
-        norm=read_norm(folder, f"{prefix}{known.embedding_norm}", width),
+        norm=read_norm(folder, f"{prefix}{known.embedding_norm}", hidden if is_deberta else width),
         epsilon=epsilon(config),
         projection=projection,
         padding=padding,
+        norm_last=is_deberta,
     )
     if embeddings.limit < 1:
         raise EngineError(f"config.json: with pad_token_id {padding} none of {positions} positions remains")
@@ -126,16 +138,6 @@ def read_norm(folder: Folder, name: str, width: int) -> Norm:
     if has_bias(folder.config, "norm"):
         return Norm(weight, folder.dense(f"{name}.bias", (width,)))
     return Norm(weight, np.zeros(width, np.float32))
-
-
-def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
-    """Return the layer norm of `x` over its last dimension (Ba et al., 2016), as float32 like `x`."""
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits
-        centered = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centered).mean(axis=-1, keepdims=True)
-        variance[~np.isfinite(variance)] = np.nan  # infinity would make zeros of the row, a plausible one
-        result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
-    return result
 
 
 def _inside(what: str, ids: Ids, table: Table) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fineprune_runtime.anatomy import Kind, heads_of
 from fineprune_runtime.architectures import architecture, has_bias, misfit, settings, whole
+from fineprune_runtime.disentangled import projections
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.rotary import rotations
 
@@ -35,7 +36,9 @@ def _shapes(config: Mapping[str, Any], heads: int, neurons: int) -> Shapes:
         "FFN in": (neurons * (1 + known.gated), hidden),
         "FFN out": (hidden, neurons),
     }
-    return {f"{name}.weight": others.get(kind, (heads, hidden)) for kind, name in known.matrices.items()}
+    shapes = {f"{name}.weight": others.get(kind, (heads, hidden)) for kind, name in known.matrices.items()}
+    projected = (f"{name}.weight" for name in projections(config).values() if name is not None)
+    return shapes | dict.fromkeys(projected, (heads, hidden))
 
 
 def shrunk_shapes(config: Mapping[str, Any], place: str, stored: Callable[[str], tuple[int, ...]]) -> Shapes:
@@ -78,17 +81,20 @@ class _Reader(NamedTuple):
 
     def linear(self, place: str, kind: Kind, shapes: Shapes) -> "Linear":
         """Return a matrix of a layer, with its bias if it has one."""
+        part = architecture(self.config).matrices[kind]
+        return self.named(place, part, shapes, has_bias(self.config, kind))
+
+    def named(self, place: str, part: str, shapes: Shapes, biased: bool = True) -> "Linear":
+        """Return the matrix of a name, relative to its layer."""
         from fineprune_runtime.layers import Linear
 
-        part = architecture(self.config).matrices[kind]
         name, expected = f"{place}{part}.weight", shapes[f"{part}.weight"]
         if self.stored is not None and tuple(self.stored(name)) != expected:
             raise misfit(name, tuple(self.stored(name)), expected)
         weight = self.matrix(name)
         if tuple(weight.shape) != expected:
             raise misfit(name, tuple(weight.shape), expected)
-        bias = self._checked(f"{place}{part}.bias", expected[0]) if has_bias(self.config, kind) else None
-        return Linear(weight, bias)
+        return Linear(weight, self._checked(f"{place}{part}.bias", expected[0]) if biased else None)
 
     def norm(self, name: str) -> "Norm":
         """Return the norm of a name; one without a bias has zeros."""
@@ -134,7 +140,7 @@ def each_layer(
     settings(config)
     bias_rows = None if known.bias is None else np.arange(heads_of(config))
     layers = whole(config, "num_hidden_layers")
-    rotated = rotations(config, layers)
+    rotated, projected = rotations(config, layers), projections(config)
     for index in range(layers):
         place = f"{prefix}{known.layer}.{index}."
         norms = [f"{place}{name}" for name in known.norms]
@@ -148,6 +154,11 @@ def each_layer(
         else:
             query, key, value = (read.linear(place, kind, shapes) for kind in _SEPARATE)
         ffn_in = read.linear(place, "FFN in", shapes).parts(1 + known.gated)
+        own = {"c2p": key, "p2c": query}
+        positions = {
+            kind: own[kind] if name is None else read.named(place, name, shapes)
+            for kind, name in projected.items()
+        }
         yield Layer(
             query=query,
             key=key,
@@ -161,4 +172,6 @@ def each_layer(
             ffn_gate=ffn_in[1] if known.gated else None,
             rotary=rotated[index].frequencies,
             window=rotated[index].window,
+            position_key=positions.get("c2p"),
+            position_query=positions.get("p2c"),
         )

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fineprune_runtime import native
 from fineprune_runtime.errors import EngineError
-from fineprune_runtime.layers import Floats, Layer, Linear, Matrix
+from fineprune_runtime.layers import Floats, Layer, Linear, Matrix, Relative
 from fineprune_runtime.shrink import shrunk
 
 MOST_WINDOW = 2**30
@@ -35,6 +35,7 @@ class Encoder:
         epsilon: float = 1e-12,
         bias: Floats | None = None,
         pre_norm: bool = False,
+        relative: Relative | None = None,
         dtype: str = "float32",
         threads: int = 1,
         level: str | None = None,
@@ -50,6 +51,8 @@ class Encoder:
                 -reach to reach, and farther as at these ends. Which head adds which row is in the layers'
                 `bias_rows`. None: nothing is added.
             pre_norm: the sums of a layer go on as they are, and only their norms go into the next matrices.
+            relative: the embeddings of distances, for the layers' `position_key` and `position_query`; None:
+                these are not used.
             dtype: "float32", "bfloat16" or "int8", of weights and activations; sums and norms are float32.
             threads: the number of threads.
             level: the instruction level; None: the best that offers `dtype`.
@@ -81,9 +84,11 @@ class Encoder:
                 self._handle = self._new(head_dim, epsilon, number)
                 if bias is not None:
                     self._set_bias(bias)
+                if relative is not None:
+                    self._set_distances(relative)
             smaller = shrunk(layer, head_dim, activation)
             arrays: list[Any] = []  # alive until the call has read them
-            c_layer = _c_layer(smaller, head_dim, arrays)
+            c_layer = _c_layer(smaller, head_dim, relative, arrays)
             native.call(self._library, "fp_encoder_add", self._handle, ctypes.byref(c_layer))
         if self._handle is None:
             raise EngineError("an encoder has at least one layer")
@@ -107,6 +112,13 @@ class Encoder:
         arrays: list[Any] = []
         values = _pointer(bias, np.float32, (rows, width), arrays)
         native.call(self._library, "fp_encoder_set_bias", self._handle, rows, width // 2, values)
+
+    def _set_distances(self, relative: Relative) -> None:
+        arrays: list[Any] = []
+        width = relative.rows.size
+        rows = _pointer(relative.rows, np.int64, (width - 1 + width % 2,), arrays)
+        count = len(relative.embeddings)
+        native.call(self._library, "fp_encoder_set_distances", self._handle, count, width // 2, rows)
 
     def __call__(self, hidden: Floats, mask: ArrayLike | None = None) -> Floats:
         """Return the output of the last layer, (batch, length, hidden) float32.
@@ -232,7 +244,7 @@ def _level(dtype: str, level: str | None) -> str:
     return level
 
 
-def _c_layer(layer: Layer, head_dim: int, arrays: list[Any]) -> native.CLayer:
+def _c_layer(layer: Layer, head_dim: int, relative: Relative | None, arrays: list[Any]) -> native.CLayer:
     qkv = _below(layer.query, layer.key, layer.value)
     parts = (qkv, layer.attention_output, layer.ffn_in, layer.ffn_out)
     hidden = layer.attention_output.weight.shape[0]
@@ -249,7 +261,18 @@ def _c_layer(layer: Layer, head_dim: int, arrays: list[Any]) -> native.CLayer:
         None if gate_matrix is None else ctypes.addressof(gate_matrix),
         None if layer.rotary is None else _pointer(layer.rotary, np.float32, (head_dim // 2,), arrays),
         -1 if window is None else window,
+        *(_projected(part, layer, relative, arrays) for part in (layer.position_key, layer.position_query)),
     )
+
+
+def _projected(
+    projection: Linear | None, layer: Layer, relative: Relative | None, arrays: list[Any]
+) -> int | None:
+    """Return the address of the projected embeddings of distances, (inner, rows); None without them."""
+    if projection is None or relative is None:
+        return None
+    inner, count = layer.attention_output.weight.shape[1], len(relative.embeddings)
+    return _pointer(SparseLinear(projection)(relative.embeddings).T, np.float32, (inner, count), arrays)
 
 
 def _below(*parts: Linear) -> Linear:

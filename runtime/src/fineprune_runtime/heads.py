@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from fineprune_runtime.architectures import architecture, epsilon, task, whole
 from fineprune_runtime.dense import Dense
-from fineprune_runtime.embeddings import layer_norm, read_norm
+from fineprune_runtime.embeddings import read_norm
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.layers import Norm
+from fineprune_runtime.layers import Norm, layer_norm
 
 Floats = NDArray[np.float32]
 
@@ -123,6 +123,11 @@ def read_head(folder: Folder) -> Head:
             _pooling(config) if kind == "text" else "every",
         )
     if kind == "text":
+        if config["model_type"] == "deberta-v2":
+            size = config.get("pooler_hidden_size", hidden)
+            if size != hidden:
+                raise EngineError(f"pooler_hidden_size in config.json is {size!r}, expected {hidden}")
+            activation = _choice(config, "pooler_hidden_act", activation, ("gelu", "relu", "tanh"))
         return Head(dense(last, classes), dense(first, hidden), activation)
     return Head(dense("classifier" if kind == "tokens" else "qa_outputs", classes))
 

@@ -94,6 +94,18 @@ class Norm(NamedTuple):
     bias: Floats
 
 
+class Relative(NamedTuple):
+    """The embeddings of distances, of DeBERTa's attention."""
+
+    embeddings: Floats
+    """(rows, hidden)."""
+    rows: NDArray[np.int64]
+    """(2 * reach + 1,): the row of each distance, query - key, from -reach to reach.
+
+    Farther ones have those at the ends.
+    """
+
+
 class Layer(NamedTuple):
     """An encoder layer with its norms after the sums (post-norm), as in BERT (Vaswani et al. 2017).
 
@@ -117,3 +129,17 @@ class Layer(NamedTuple):
     """(head_dim / 2,): queries and keys are rotated by position x these angles; None: they are not."""
     window: int | None = None
     """Tokens farther apart than this do not see each other; None: all do."""
+    position_key: Linear | None = None
+    """What the encoder's `relative` embeddings go through before their products with queries; None: none."""
+    position_query: Linear | None = None
+    """As `position_key`, before their products with keys."""
+
+
+def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
+    """Return the layer norm of `x` over its last dimension (Ba et al., 2016), as float32 like `x`."""
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits
+        centered = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centered).mean(axis=-1, keepdims=True)
+        variance[~np.isfinite(variance)] = np.nan  # infinity would make zeros of the row, a plausible one
+        result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
+    return result

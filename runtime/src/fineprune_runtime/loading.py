@@ -13,6 +13,7 @@ from fineprune_runtime.architectures import (
 from fineprune_runtime.classes import problem
 from fineprune_runtime.codec import DENSE_FROM
 from fineprune_runtime.cross_encoders import ABOUT, has_sigmoid, is_cross_encoder
+from fineprune_runtime.disentangled import relative_positions
 from fineprune_runtime.embeddings import read_embeddings
 from fineprune_runtime.encoder_layers import each_layer, matrix_shapes
 from fineprune_runtime.engine import Encoder
@@ -51,7 +52,8 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
     Args:
         folder: packed by fineprune, or with ordinary safetensors. The model classifies texts or tokens,
             answers questions, or has the files of sentence-transformers beside it and embeds texts. It is a
-            BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT, MPNet or ModernBERT.
+            BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT, MPNet, ModernBERT or DeBERTa,
+            or another with their layers (`architectures`).
         dtype: "float32", "bfloat16" or "int8", the type of the calculations in the encoder.
         threads: the number of threads; None: one for each core, and no more than a container may use.
 
@@ -154,8 +156,14 @@ def _encoder(folder: Folder, prefix: str, dtype: str, threads: int) -> Encoder:
     # Read one layer at a time: its matrices take more memory than the packed layer.
     stored_shape = folder.shape if folder.shrunk else None
     layers = each_layer(folder.config, matrix, folder.vector, prefix, stored_shape)
-    bias = relative_bias(folder.config, folder.dense, prefix)
-    encoder = Encoder(layers, **settings(folder.config), bias=bias, dtype=dtype, threads=threads)
+    encoder = Encoder(
+        layers,
+        **settings(folder.config),
+        bias=relative_bias(folder.config, folder.dense, prefix),
+        relative=relative_positions(folder.config, folder.dense, prefix),
+        dtype=dtype,
+        threads=threads,
+    )
     if stored > DENSE_FROM * total and not folder.shrunk:
         share = 100 * stored / total
         _log.warning("%s: was never pruned, %.0f %% of weights remain: it runs dense", folder.path, share)

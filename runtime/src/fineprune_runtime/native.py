@@ -51,6 +51,8 @@ class CLayer(ctypes.Structure):
         ("ffn_gate", c_void_p),
         ("rotary", c_void_p),
         ("window", c_int64),
+        ("position_keys", c_void_p),
+        ("position_queries", c_void_p),
     )
 
 
@@ -73,6 +75,7 @@ _FLOATS = POINTER(c_float)
 _FAILS = {  # the last two parameters are (message, size); they return 0 on success
     "fp_encoder_new": (POINTER(CSettings), POINTER(c_void_p)),
     "fp_encoder_set_bias": (c_void_p, c_int64, c_int64, c_void_p),
+    "fp_encoder_set_distances": (c_void_p, c_int64, c_int64, c_void_p),
     "fp_encoder_add": (c_void_p, POINTER(CLayer)),
     "fp_encoder_run": (c_void_p, _FLOATS, POINTER(c_uint8), c_int64, c_int64, _FLOATS),
     "fp_linear_new": (POINTER(CMatrix), c_int32, c_int32, POINTER(c_void_p)),

@@ -27,7 +27,8 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
         if isinstance(part, Linear):
             _check(name, part)
     inner = layer.attention_output.weight.shape[1]
-    heads = (layer.query, layer.key, layer.value)
+    positions = [part for part in (layer.position_key, layer.position_query) if part is not None]
+    heads = (layer.query, layer.key, layer.value, *positions)
     if head_dim > 0 and inner % head_dim == 0 and all(part.weight.shape[0] == inner for part in heads):
         sizes = HeadSizes(inner // head_dim, inner // head_dim, head_dim)
         read, values = _columns_used(layer.attention_output.weight), _rows_used(layer.value.weight)
@@ -44,6 +45,8 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
                 value=_rows(layer.value, alive),
                 attention_output=_without(layer.attention_output, alive, _bias(layer.value)),
                 bias_rows=None if layer.bias_rows is None else layer.bias_rows[living],
+                position_key=None if layer.position_key is None else _rows(layer.position_key, alive),
+                position_query=None if layer.position_query is None else _rows(layer.position_query, alive),
             )
     if layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1]:
         layer = _without_neurons(layer, activation)

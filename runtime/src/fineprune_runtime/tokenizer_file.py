@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
@@ -169,6 +169,11 @@ def _set_bert_words(backend: Tokenizer, settings: Mapping[str, Any], special: Ma
 
 def _as_bert(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
     _set_bert_words(backend, settings, special)
+    _set_pairs(backend, special)
+
+
+def _set_pairs(backend: Tokenizer, special: Mapping[str, str]) -> None:
+    """Set the special tokens and the types of a text, and of a pair, as BERT has them."""
     cls, sep = special["cls_token"], special["sep_token"]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
@@ -206,6 +211,24 @@ def _as_xlm_roberta(backend: Tokenizer, settings: Mapping[str, Any], special: Ma
         pair=[bos, "$A", eos, eos, "$B", eos],
         special_tokens=[_with_id(backend, bos), _with_id(backend, eos)],
     )
+
+
+def _as_deberta(backend: Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    parts = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
+    backend.normalizer = normalizers.Sequence(
+        [
+            *parts,
+            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+            normalizers.NFC(),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
+    scheme = "always" if settings.get("add_prefix_space", True) else "first"
+    split = [pre_tokenizers.Punctuation("isolated")] if settings.get("split_by_punct", False) else []
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*split, pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
+    )
+    _set_pairs(backend, special)
 
 
 def _precompiled(backend: Tokenizer) -> Any:
@@ -248,10 +271,17 @@ _FAMILIES = {
     "MPNetTokenizer": _Family("WordPiece", {**_LIKE_ROBERTA, "unk_token": "[UNK]"}, _as_mpnet),
     "RobertaTokenizer": _Family("BPE", _LIKE_ROBERTA, _as_roberta),
     "XLMRobertaTokenizer": _Family("Unigram", _LIKE_ROBERTA, _as_xlm_roberta),
+    "CamembertTokenizer": _Family("Unigram", _LIKE_ROBERTA, _as_xlm_roberta),
+    "DebertaV2Tokenizer": _Family(
+        "Unigram", {**_BERT.defaults, "bos_token": "[CLS]", "eos_token": "[SEP]"}, _as_deberta
+    ),
 }
 # The class where neither tokenizer_config.json nor config.json names one, by model_type.
 _CLASSES = {
     "bert": "BertTokenizer",
+    "camembert": "CamembertTokenizer",
+    "data2vec-text": "RobertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
     "mpnet": "MPNetTokenizer",

@@ -17,7 +17,7 @@ from fineprune_runtime.tokenizer_file import (
 )
 
 # The tokenizer classes of transformers that give token types to a model by default.
-_TYPED = ("BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+_TYPED = ("BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "DebertaV2Tokenizer")
 
 
 class Tokens:

@@ -14,7 +14,8 @@ from fineprune._messages import choose
 from fineprune.checkpoint.packing import SPARSE, PackedLinear
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference import fallback
-from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_bias, read_layers
+from fineprune.inference.disentangled_module import DisentangledModule
+from fineprune.inference.encoder_module import EncoderModule, encoder_name, read_layers, read_tables
 from fineprune.inference.layers_module import LayersModule
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
@@ -30,6 +31,8 @@ from fineprune_runtime.processors import usable_processors
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 Model = TypeVar("Model", bound=nn.Module)
+
+_KINDS = {"modernbert": LayersModule, "deberta-v2": DisentangledModule}
 
 
 class _Whole(NamedTuple):
@@ -54,10 +57,11 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoder of BERT, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT, MPNet and ModernBERT runs as a
-    whole; in any other model each pruned linear layer (nn.Linear, transformers' Conv1D) runs by itself, with
-    a `FinepruneWarning`. A model without zeros gets a warning, too. Embeddings, poolers and heads stay in
-    torch. Of a SentenceTransformer or a CrossEncoder, `encode` and `predict` work as before.
+    weights. The encoders of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec, ELECTRA, DistilBERT, MPNet,
+    ModernBERT and DeBERTa v2 and v3 run as a whole; in any other model each pruned linear layer (nn.Linear,
+    transformers' Conv1D) runs by itself, with a `FinepruneWarning`. A model without zeros gets a warning,
+    too. Embeddings, poolers and heads stay in torch. Of a SentenceTransformer or a CrossEncoder, `encode` and
+    `predict` work as before.
 
     `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
     "bfloat16" and "int8" are faster and coarser, where the processor has instructions for them. `threads`
@@ -157,10 +161,9 @@ def _whole_encoders(model: nn.Module, dtype: str, threads: int) -> _Whole:
         encoder, config = owner.get_submodule(name), cast(Any, owner.config)
         densities = [density for density in map(_density, encoder.modules()) if density is not None]
         trainable = any(parameter.requires_grad for parameter in encoder.parameters())
-        settings = architectures.settings(config.to_dict()) | {"bias": read_bias(owner)}
+        settings = architectures.settings(config.to_dict()) | read_tables(owner)
         encoder_engine = engine.Encoder(read_layers(owner), **settings, dtype=dtype, threads=threads)
-        kind = LayersModule if config.model_type == "modernbert" else EncoderModule
-        kind.put(owner, name, encoder_engine, trainable)
+        _KINDS.get(config.model_type, EncoderModule).put(owner, name, encoder_engine, trainable)
         count += 1
         pruned |= min(densities) <= SPARSE
     return _Whole(count, pruned, reasons)

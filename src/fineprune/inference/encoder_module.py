@@ -14,6 +14,7 @@ from fineprune.errors import FinepruneError
 from fineprune.inference.engine_module import EngineModule
 from fineprune.inference.weights import linear_of, vector_of
 from fineprune_runtime import architectures
+from fineprune_runtime.disentangled import relative_positions
 from fineprune_runtime.encoder_layers import each_layer
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.layers import Layer, Matrix
@@ -68,14 +69,8 @@ class EncoderModule(EngineModule):
 
     def _refuse(self, asked: dict[str, Any]) -> None:
         """Raise for outputs and inputs that only torch supports."""
-        for what in ("hidden_states", "attentions"):
-            flag = f"output_{what}"
-            # transformers collects these by hooks on layers that are no more: the same rule as it has.
-            if asked.get(flag, getattr(self.config, flag, False)):
-                raise FinepruneError(
-                    f"{flag}=True: an accelerated encoder gives only its last hidden state; leave it out, "
-                    "or load the model again without accelerate"
-                )
+        for flag in ("output_hidden_states", "output_attentions"):
+            refuse(flag, asked.get(flag), self.config)
         for what in _REFUSED:
             if asked.get(what) is not None:
                 raise FinepruneError(
@@ -87,6 +82,16 @@ class EncoderModule(EngineModule):
 
     def extra_repr(self) -> str:
         return f"level={self.engine.level}, dtype={self.engine.dtype}, bytes={self.engine.nbytes}"
+
+
+def refuse(flag: str, asked: Any, config: Any) -> None:
+    """Raise `FinepruneError` if a call, or else the configuration, asks for inner states."""
+    # transformers collects these by hooks on layers that are no more: the same rule as it has.
+    if getattr(config, flag, False) if asked is None else asked:
+        raise FinepruneError(
+            f"{flag}=True: an accelerated encoder gives only its last hidden state; leave it out, "
+            "or load the model again without accelerate"
+        )
 
 
 def keep_mask(mask: Any, batch: int, length: int) -> Tensor | None:
@@ -180,15 +185,21 @@ def read_layers(model: nn.Module) -> Iterator[Layer]:
     )
 
 
-def read_bias(model: nn.Module) -> NDArray[np.float32] | None:
-    """Return the `bias` of the engine's encoder for such a base model; None without one."""
+def read_tables(model: nn.Module) -> dict[str, Any]:
+    """Return the `bias` and the `relative` of the engine's encoder for such a base model; None without."""
     config: Any = model.config
 
     def read(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        table: Any = _owner(model, name)  # by looking its rows up, as it may be packed
-        return vector_of(table(torch.arange(table.num_embeddings)))
+        table: Any = _owner(model, name)
+        if not hasattr(table, "num_embeddings"):
+            return vector_of(table.get_parameter(name.rpartition(".")[2]))
+        return vector_of(table(torch.arange(table.num_embeddings)))  # by looking rows up, as it may be packed
 
-    return relative_bias(config.to_dict(), read, "")
+    settings = config.to_dict()
+    return {
+        "bias": relative_bias(settings, read, ""),
+        "relative": relative_positions(settings, read, ""),
+    }
 
 
 def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
@@ -201,7 +212,7 @@ def _check_shapes(model: nn.Module, config: dict[str, Any]) -> None:
         config, matrix, lambda name: _vector(model, name), "", lambda name: _shape(model, name)
     ):
         pass
-    read_bias(model)
+    read_tables(model)
 
 
 def _shape(model: nn.Module, name: str) -> tuple[int, int]:
