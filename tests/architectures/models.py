@@ -151,7 +151,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             )
         },
         2 * (6 * 16 * 16 + 2 * 16 * 32),
-        "layer by layer",
+        "whole",
         "projections of relative positions",
     ),
     "DeBERTa-v3": Architecture(
@@ -167,7 +167,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             )
         },
         2 * (4 * 16 * 16 + 2 * 16 * 32),
-        "layer by layer",
+        "whole",
         "`share_att_key`: relative positions go through the words' projections, whose masks hold there too",
     ),
     "MPNet": Architecture(
@@ -185,7 +185,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         BERT,
         {"model.layers.{0,1}": ("attn.{Wqkv,Wo}", "mlp.{Wi,Wo}")},
         2 * (4 * 16 * 16 + 3 * 16 * 32),
-        "layer by layer",
+        "whole",
         "fused: `Wqkv` is three matrices, and `Wi` both of a gated feed-forward",
     ),
     "GPT-2": Architecture(

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.reference import reference_encoder
 
 from fineprune_runtime import Encoder, Layer, Linear, Matrix, Norm, SparseLinear, dtypes, levels
+from fineprune_runtime.layers import Relative
 
 Pick = Callable[[int, int], int]
 
@@ -70,6 +71,8 @@ class EncoderCase(NamedTuple):
     """As binary digits: 1: pre-norm, 2: a gate, 4: rotated queries and keys, if heads are even."""
     window: int | None = None
     """Of every second layer, the first one not."""
+    positions: int = 0
+    """Products with positions, as binary digits: 1: of queries, 2: of keys."""
 
 
 def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140) -> LinearCase:
@@ -110,6 +113,7 @@ def encoder_case(pick: Pick) -> EncoderCase:
         reach=(0, 0, pick(1, 100))[pick(0, 2)],
         modern=(0, pick(0, 7))[pick(0, 1)],
         window=(None, pick(0, 70))[pick(0, 1)],
+        positions=(0, 0, pick(1, 3))[pick(0, 2)],
     )
 
 
@@ -207,6 +211,11 @@ def make_layers(case: EncoderCase) -> list[Layer]:
         if case.modern & 4 and case.head_dim % 2 == 0:
             angles = 2 * random.random(case.head_dim // 2).astype(np.float32)
             layers[index] = layers[index]._replace(rotary=angles)
+        positions = ("position_key", "position_query") if case.positions else ()
+        for number, name in enumerate(positions):
+            if case.positions & (1 + number):
+                inner = case.heads * case.head_dim
+                layers[index] = layers[index]._replace(**{name: make_linear(random, inner, case.hidden)})
         if index % 2:
             layers[index] = layers[index]._replace(window=case.window)
     if not case.reach:
@@ -219,6 +228,16 @@ def make_bias(case: EncoderCase) -> Any:
     random = np.random.default_rng([case.seed, 2])
     shape = (case.heads + 1, 2 * case.reach + 1)
     return 2 * random.standard_normal(shape).astype(np.float32) if case.reach else None
+
+
+def make_relative(case: EncoderCase) -> Relative | None:
+    """The embeddings of distances of a case, at any rows; None where it has none."""
+    if not case.positions:
+        return None
+    random = np.random.default_rng([case.seed, 3])
+    count, reach = random.integers(1, 40, 2)
+    embeddings = random.standard_normal((count, case.hidden)).astype(np.float32)
+    return Relative(embeddings, random.integers(0, count, 2 * reach + 1))
 
 
 def make_hidden(case: EncoderCase) -> tuple[Any, Any]:
@@ -287,13 +306,14 @@ def assert_close(y: Any, linear: Linear, x: Any, dtype: str) -> None:
 
 def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     """A case's outputs against exact ones, and once more."""
-    layers, bias = make_layers(case), make_bias(case)
+    layers, bias, relative = make_layers(case), make_bias(case), make_relative(case)
     encoder = Encoder(
         layers,
         head_dim=case.head_dim,
         activation=case.activation,
         bias=bias,
         pre_norm=bool(case.modern & 1),
+        relative=relative,
         dtype=dtype,
         threads=case.threads,
         level=level,
@@ -306,7 +326,7 @@ def check_encoder(case: EncoderCase, level: str, dtype: str) -> None:
     assert (hidden == before).all()
     assert encoder(hidden, mask).tobytes() == y.tobytes()
     if y.size:
-        how = case.head_dim, case.activation, 1e-12, bias, bool(case.modern & 1)
+        how = case.head_dim, case.activation, 1e-12, bias, bool(case.modern & 1), relative
         expected = reference_encoder(layers, hidden, mask, *how)
         # Without a token there is no attention, to whose weights a value's bias could be added in advance.
         some = slice(None) if mask is None else np.asarray(mask).any(axis=1)

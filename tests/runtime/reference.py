@@ -19,13 +19,15 @@ def reference_encoder(
     epsilon: float,
     bias: Any = None,
     pre_norm: bool = False,
+    relative: Any = None,
 ) -> NDArray[np.float64]:
     """The output of the last of `layers` (`fineprune_runtime.Layer`), (batch, length, D) in float64.
 
     `hidden` is (batch, length, D); `mask` is (batch, length), nonzero for a token, or None; where it
     is 0 the output is 0, except at the first place of a text. `activation` is "gelu", "gelu_tanh" or
     "relu". `bias` is (rows, 2 * reach + 1), of which each head adds a row by distance. Vaswani et al.,
-    2017, eq. 1, with the norms behind each sum as in BERT, or with `pre_norm` beside it.
+    2017, eq. 1, with the norms behind each sum as in BERT, or with `pre_norm` beside it. `relative` is a
+    `Relative`, for products with positions.
     """
     hidden = np.asarray(hidden, dtype=np.float64)
     mask = np.ones(hidden.shape[:2]) if mask is None else np.asarray(mask)
@@ -35,7 +37,15 @@ def reference_encoder(
         if layer.rotary is not None:
             query, key = (rotated(x, layer.rotary.astype(np.float64)) for x in (query, key))
         added = 0.0 if layer.bias_rows is None else by_distance(bias, layer.bias_rows, hidden.shape[1])
-        mixed = attention(query, key, value, mask, head_dim, added, layer.window)
+        products = []
+        if layer.position_key is not None:
+            products.append(by_position(heads(query, head_dim), layer.position_key, relative))
+        if layer.position_query is not None:
+            rows = relative._replace(rows=relative.rows[::-1])  # by key - query
+            products.append(by_position(heads(key, head_dim), layer.position_query, rows).swapaxes(2, 3))
+        root = math.sqrt(head_dim * (1 + len(products)))
+        added = sum((product / root for product in products), added)
+        mixed = attention(query, key, value, mask, head_dim, added, layer.window, root)
         total = total + linear(layer.attention_output, mixed)
         hidden = norm(layer.attention_norm, total, epsilon)
         total = total if pre_norm else hidden
@@ -71,17 +81,28 @@ def rotated(x: Any, frequencies: Any) -> Any:
     return np.stack([low, high], axis=3).reshape(batch, length, width)
 
 
+def heads(x: Any, head_dim: int) -> Any:
+    """(batch, length, heads x head_dim) as (batch, heads, length, head_dim)."""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
+
+
+def by_position(x: Any, projection: Any, relative: Any) -> Any:
+    """Products of tokens with the projected position of each other token: (batch, heads, tokens, others)."""
+    length, reach = x.shape[2], len(relative.rows) // 2
+    distance = np.arange(length)[:, None] - np.arange(length)
+    rows = relative.rows[np.clip(distance, -reach, reach) + reach]
+    projected = heads(linear(projection, relative.embeddings.astype(np.float64))[None], x.shape[3])
+    every = x @ projected.transpose(0, 1, 3, 2)
+    return np.take_along_axis(every, np.broadcast_to(rows, (*x.shape[:2], length, length)), axis=3)
+
+
 def attention(
-    query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: Any = 0.0, window: int | None = None
+    query: Any, key: Any, value: Any, mask: Any, head_dim: int, bias: Any, window: int | None, root: float
 ) -> Any:
     """Softmax attention, head by head; a column of which no key is a token attends to nothing."""
-
-    def heads(x: Any) -> Any:
-        batch, length, width = x.shape
-        return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
-
-    query, key, value = heads(query), heads(key), heads(value)
-    scores = query @ key.transpose(0, 1, 3, 2) / math.sqrt(head_dim) + bias
+    query, key, value = (heads(x, head_dim) for x in (query, key, value))
+    scores = query @ key.transpose(0, 1, 3, 2) / root + bias
     places = np.arange(scores.shape[-1])
     near = True if window is None else np.abs(places - places[:, None]) <= window
     scores = np.where((mask[:, None, None, :] != 0) & near, scores, -np.inf)

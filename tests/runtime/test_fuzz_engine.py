@@ -31,6 +31,7 @@ from runtime.engines import (
 )
 
 from fineprune_runtime import Encoder, EngineError, Layer, Linear, Matrix, SparseLinear, codec, native
+from fineprune_runtime.layers import Relative
 
 CASES = int(os.environ.get("FUZZ_ENGINE_CASES") or 600)
 FIRST = int(os.environ.get("FUZZ_ENGINE_FIRST") or 0)
@@ -135,6 +136,8 @@ def odd_layer(chance: random.Random, given: Layer) -> Layer:
         return given._replace(window=chance.choice((None, 0, 1, 40, -1, 2**30, 2**40)))
     if name == "rotary":
         return given._replace(rotary=odd_input(chance, chance.choice((0, 3, 8))))
+    if name.startswith("position"):
+        return given._replace(**{name: odd_linear(chance, given.key) if chance.random() < 0.5 else given.key})
     if name == "ffn_gate":
         other = chance.choice((given.ffn_in, given.ffn_in, given.ffn_out))
         return given._replace(ffn_gate=odd_linear(chance, other) if chance.random() < 0.5 else other)
@@ -214,7 +217,12 @@ def encoder(chance: random.Random, level: str, dtype: str) -> str:
         "threads": chance.choice((*(1, 2, 3) * 9, 0, -1, 1025)),
         "bias": odd_input(chance, chance.choice((4, 4, 0)), chance.choice((3, 41, 1, 2))),
         "pre_norm": chance.random() < 0.3,
+        "relative": None,
     }
+    if chance.random() < 0.5:
+        count, reach = chance.randrange(3), chance.randrange(9)
+        rows = seeded(chance).integers(-(chance.random() < 0.1), count + 1, 2 * reach + 1)
+        given["relative"] = Relative(odd_input(chance, count, hidden), rows)
     if chance.random() < 0.5:
         given["bias"] = None
     engine = Encoder(layers, dtype=dtype, level=level, **given)
@@ -282,11 +290,26 @@ class Raw:
             None if self.chance.random() < 0.7 else self.address(self.matrix(given.ffn_in)),
             None if self.chance.random() < 0.7 else self.array(odd_input(self.chance, head_dim), np.float32),
             self.number(-1, (0, 5, 2**30, 2**30 + 1, *SIGNED)),
+            *(
+                None
+                if self.chance.random() < 0.7
+                else self.array(odd_input(self.chance, 7 * size), np.float32)
+                for size in [heads * max(head_dim, 1)] * 2
+            ),
         )
 
     def address(self, matrix: native.CMatrix) -> int:
         self.held.append(matrix)
         return ctypes.addressof(matrix)
+
+    def distances(self, encoder: ctypes.c_void_p, library: Any) -> None:
+        reach = self.number(3)  # there are always 7 rows, for which `layer` has values
+        fits = 0 < reach <= MOST_COLUMNS
+        rows = (
+            seeded(self.chance).integers(0, 7 + (self.chance.random() < 0.1), 2 * reach + 1) if fits else []
+        )
+        address = self.array(rows, np.int64)
+        native.call(library, "fp_encoder_set_distances", encoder, 7, reach, address)
 
     def bias(self, encoder: ctypes.c_void_p, library: Any) -> None:
         rows, reach = self.number(2), self.number(3)
@@ -336,9 +359,10 @@ def raw_encoder(chance: random.Random, level: str, dtype: str) -> str:
     native.call(library, "fp_encoder_new", ctypes.byref(settings), ctypes.byref(handle))
     outcome = "ran"
     try:
-        if chance.random() < 0.4:
+        for prepare in (raw.bias, raw.distances):
             try:
-                raw.bias(handle, library)
+                if chance.random() < 0.4:
+                    prepare(handle, library)
             except EngineError:
                 outcome = "refused"
         for _ in range(chance.randint(0, 2)):

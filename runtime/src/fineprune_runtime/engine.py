@@ -261,16 +261,17 @@ def _c_layer(layer: Layer, head_dim: int, relative: Relative | None, arrays: lis
         None if gate_matrix is None else ctypes.addressof(gate_matrix),
         None if layer.rotary is None else _pointer(layer.rotary, np.float32, (head_dim // 2,), arrays),
         -1 if window is None else window,
-        *(_projected(part, layer, relative, arrays) for part in (layer.position_key, layer.position_query)),
+        *(_projected(name, layer, relative, arrays) for name in ("position_key", "position_query")),
     )
 
 
-def _projected(
-    projection: Linear | None, layer: Layer, relative: Relative | None, arrays: list[Any]
-) -> int | None:
+def _projected(name: str, layer: Layer, relative: Relative | None, arrays: list[Any]) -> int | None:
     """Return the address of the projected embeddings of distances, (inner, rows); None without them."""
-    if projection is None or relative is None:
+    projection = getattr(layer, name)
+    if projection is None:
         return None
+    if relative is None:
+        raise EngineError(f"{name} is given, and the encoder has no relative embeddings")
     inner, count = layer.attention_output.weight.shape[1], len(relative.embeddings)
     return _pointer(SparseLinear(projection)(relative.embeddings).T, np.float32, (inner, count), arrays)
 
