@@ -92,9 +92,16 @@ def test_padding_on_either_side_and_holes(mask, attention, whole, make, texts):
     kind = type(make(whole)).__name__.rpartition("For")[0]
     for head in ("ForSequenceClassification", "ForTokenClassification"):
         model = make(whole, kind=kind + head)
-        model.set_attn_implementation(attention)
         inputs = {**texts(2, 5), "attention_mask": torch.tensor([mask, [1, 1, 1, 1, 1]])}
         fast = fineprune.accelerate(copy.deepcopy(model))
+        if whole == "deberta-v2":
+            if not mask[0]:
+                with pytest.raises(FinepruneError, match=r"hides the first token .* pad on the right"):
+                    fast(**inputs)
+                continue
+        else:
+            model.set_attn_implementation(attention)
+            fast.set_attn_implementation(attention)
         with torch.no_grad():
             expected, found = model(**inputs).logits, fast(**inputs).logits
         rows = inputs["attention_mask"] == 1
@@ -153,6 +160,95 @@ def test_a_text_of_masked_tokens_only(make, texts):
     with torch.no_grad():
         expected, found = model(**inputs).logits, fast(**inputs).logits
     assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+def modern(make, **settings):
+    """A ModernBERT whose second layer sees 12 tokens to each side, with dead heads and neurons."""
+    model = make(
+        "modernbert", kind="ModernBertModel", max_position_embeddings=600, local_attention=25, **settings
+    )
+    with torch.no_grad():
+        model.layers[0].attn.Wqkv.weight[2 * 16 : 2 * 16 + 8] = 0
+        model.layers[1].attn.Wo.weight[:, 8:] = 0
+        model.layers[1].mlp.Wi.weight[:7] = 0
+        model.layers[2].mlp.Wi.weight[32:41] = 0
+    return model
+
+
+@pytest.mark.parametrize("padding", [None, slice(50, None), slice(0, 8), slice(0, 30), slice(3, 90, 3)])
+@pytest.mark.parametrize("biases", [False, True])
+def test_modernbert_on_texts_longer_than_its_windows(padding, biases, make, texts):
+    model = modern(make, norm_bias=biases, attention_bias=biases, mlp_bias=biases)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(1 - biases, 0.3)
+    fast, inputs = fineprune.accelerate(copy.deepcopy(model)), texts(2, 500)
+    if padding is not None:
+        inputs["attention_mask"][0, padding] = 0
+    with torch.no_grad():
+        expected, found = model(**inputs).last_hidden_state, fast(**inputs).last_hidden_state
+    rows = inputs["attention_mask"] == 1
+    rows[:, 0] = True  # with nothing to see in its window, too
+    assert (expected - found)[rows].abs().max() < 1e-5
+
+
+def test_modernbert_counts_positions_from_0(make, texts):
+    model, inputs = fineprune.accelerate(modern(make)), texts(2, 9)
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+        assert torch.equal(model(**inputs, position_ids=torch.arange(9)[None]).last_hidden_state, expected)
+    with pytest.raises(FinepruneError, match="position_ids: an accelerated encoder counts tokens from 0"):
+        model(**inputs, position_ids=torch.arange(9)[None].flip(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"layer_types": ["sliding_attention"] * 3}, "none of this modernbert's layers sees all tokens"),
+        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 9.0}
+                }
+            },
+            "the engine has the rope_type 'default'",
+        ),
+    ],
+)
+def test_a_modernbert_that_the_engine_has_not(settings, reason, make):
+    with pytest.warns(fineprune.FinepruneWarning, match=f"{reason}.*its pruned linear layers run one by one"):
+        fineprune.accelerate(make("modernbert", **settings))
+
+
+@pytest.mark.parametrize("padding", [None, slice(50, None), slice(3, 90, 3)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"share_att_key": True, "position_biased_input": False, "embedding_size": 8},
+        {"pos_att_type": ["c2p"], "position_buckets": -1, "norm_rel_ebd": "none"},
+        {"pos_att_type": "p2c", "position_buckets": 64},
+        {"relative_attention": False, "pos_att_type": None},
+    ],
+)
+def test_deberta_at_every_distance_with_dead_heads(settings, padding, make, texts):
+    model = make("deberta-v2", kind="DebertaV2Model", max_position_embeddings=200, **settings)
+    with torch.no_grad():
+        model.encoder.layer[0].attention.self.value_proj.weight[:8] = 0
+        model.encoder.layer[1].attention.output.dense.weight[:, 8:] = 0
+    fast, inputs = fineprune.accelerate(copy.deepcopy(model)), texts(2, 200)
+    if padding is not None:
+        inputs["attention_mask"][0, padding] = 0
+    with torch.no_grad():
+        expected, found = model(**inputs).last_hidden_state, fast(**inputs).last_hidden_state
+    rows = inputs["attention_mask"] == 1
+    assert (expected - found)[rows].abs().max() < 1e-5
+
+
+def test_a_deberta_with_a_convolution_runs_layer_by_layer(make):
+    with pytest.warns(fineprune.FinepruneWarning, match="conv_kernel_size .* is 3; .* run one by one"):
+        fineprune.accelerate(make("deberta-v2", conv_kernel_size=3))
 
 
 @pytest.mark.parametrize("dtype", native.dtypes())

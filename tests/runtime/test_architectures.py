@@ -13,6 +13,7 @@ from fineprune_runtime.architectures import (
     task,
     whole,
 )
+from fineprune_runtime.disentangled import relative_positions
 from fineprune_runtime.encoder_layers import each_layer, matrix_shapes
 from fineprune_runtime.relative import relative_bias
 
@@ -42,8 +43,12 @@ def test_the_layers_are_those_of_torch(kind):
     made = layers_of(model, f"{ARCHITECTURES[kind].base}.")
     assert len(made) == 2
     config, state = model.config.to_dict(), model.state_dict()
-    bias = relative_bias(config, lambda name, _: state[name].numpy(), f"{ARCHITECTURES[kind].base}.")
-    found = reference_encoder(made, states[0].numpy(), mask, **settings(config), bias=bias)
+    prefix = f"{ARCHITECTURES[kind].base}."
+    tables = {
+        "bias": relative_bias(config, lambda name, _: state[name].numpy(), prefix),
+        "relative": relative_positions(config, lambda name, _: state[name].numpy(), prefix),
+    }
+    found = reference_encoder(made, states[0].numpy(), mask, **settings(config), **tables)
     expected = states[-1].numpy() * mask[:, :, None]
     assert np.abs(found - expected).max() < 1e-5
 

@@ -62,7 +62,7 @@ def test_the_embeddings_may_be_normed():
         ({"pos_att_type": ["p2p"]}, r"pos_att_type in config.json is \['p2p'\], allowed are c2p and p2c"),
         ({"pos_att_type": 3}, "pos_att_type in config.json is 3"),
         ({"relative_attention": False}, "relative_attention is False, which the engine cannot run"),
-        ({"pos_att_type": None}, "pos_att_type is None and relative_attention is True, which the engine"),
+        ({"pos_att_type": None}, r"pos_att_type is \[\] and relative_attention is True, which the engine"),
         ({"conv_kernel_size": 3}, "conv_kernel_size in config.json is 3; the engine has no convolution"),
         ({"position_buckets": "8"}, "position_buckets in config.json is '8', expected -1, or 2 to 32768"),
         ({"max_relative_positions": 0}, "max_relative_positions in config.json is 0"),

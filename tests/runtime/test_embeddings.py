@@ -4,6 +4,7 @@ import torch
 from runtime.models import KINDS, make_model
 
 from fineprune_runtime import EngineError, Norm
+from fineprune_runtime.architectures import ARCHITECTURES
 from fineprune_runtime.embeddings import Embeddings, layer_norm, read_embeddings
 from fineprune_runtime.folder import Folder, Table
 
@@ -50,7 +51,7 @@ def test_the_sums_are_those_of_torch(kind, tmp_path):
             expected = base.embeddings_project(expected)
     assert np.abs(found(ids, types) - expected.numpy()).max() < 1e-6
     assert (found.projection is not None) == (kind == "electra")
-    assert found.limit == (38 if kind in ("mpnet", "roberta", "xlm-roberta") else 40)
+    assert found.limit == (38 if ARCHITECTURES[kind].offset else 40)
 
 
 def test_electra_of_equal_widths_has_no_projection(tmp_path):

@@ -29,6 +29,7 @@ from fineprune.tasks.text.prediction import predict
 from fineprune.tasks.tokens.prediction import predict_entities
 from fineprune_runtime import EngineError, dtypes
 from fineprune_runtime.answers import AnswerRules
+from fineprune_runtime.architectures import ARCHITECTURES
 from fineprune_runtime.loading import load
 from fineprune_runtime.predictor import (
     AnswerPredictor,
@@ -272,7 +273,7 @@ def test_what_cannot_be_answered(task, arguments, settings, message, models):
 def test_the_longest_text_of_each(models):
     for kind in KINDS:
         predictor, *_ = models(kind, "text", "float32", "keep")
-        limit = 38 if kind in ("mpnet", "roberta", "xlm-roberta") else 40
+        limit = 38 if ARCHITECTURES[kind].offset else 40
         assert predictor.max_length == limit
         assert isinstance(predictor.predict(["a b " * 100], max_length=limit)[0], Prediction)
 

@@ -4,8 +4,10 @@ import copy
 import logging
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from runtime.models import make_model, make_tokenizer
 from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
@@ -46,6 +48,37 @@ def test_predicts_as_torch_does(small, tokenizer, caplog):
     with torch.no_grad():
         answers = fast(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
     assert torch.allclose(answers, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "deberta-v2", "distilbert"])
+def test_other_widths_in_each_layer(kind, tmp_path):
+    heads = "n_heads" if kind == "distilbert" else "num_attention_heads"
+    model, tokenizer = make_model(kind, "text", **{heads: 4}), make_tokenizer(kind)
+    known = ARCHITECTURES[kind]
+    with torch.no_grad():
+        for index, (dead, neurons) in enumerate(((2, 12), (1, 1))):
+            layer = model.base_model.get_submodule(f"{known.layer}.{index}")
+            layer.get_submodule(known.matrices["O"]).weight[:, : 4 * dead] = 0
+            layer.get_submodule(known.matrices["FFN out"]).weight[:, :neurons] = 0
+    shrink(model)
+    save_compact(model, tmp_path, tokenizer)
+    small = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    widths = [
+        small.base_model.get_submodule(f"{known.layer}.{index}.{known.matrices[part]}").weight.shape[1]
+        for index in range(2)
+        for part in ("O", "FFN out")
+    ]
+    assert widths[0] <= 8
+    assert widths[1] <= 20
+    assert widths[2] <= 12
+    assert widths[0] < widths[2]
+    with torch.no_grad():
+        batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+        expected = model(**batch).logits
+        assert torch.allclose(small(**batch).logits, expected, atol=1e-5)
+        assert torch.allclose(accelerate(copy.deepcopy(small))(**batch).logits, expected, atol=1e-5)
+    found = load(tmp_path).logits(TEXTS)
+    assert torch.allclose(torch.from_numpy(np.stack(found)), expected, atol=1e-5)
 
 
 CONFIG = {

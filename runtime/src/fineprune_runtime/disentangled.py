@@ -29,7 +29,8 @@ def projections(config: Mapping[str, Any]) -> dict[str, str | None]:
     """
     if config["model_type"] != "deberta-v2":
         return {}
-    given = config.get("pos_att_type") or []
+    given = config.get("pos_att_type")
+    given = [] if given is None else given
     names = [part.strip() for part in given.lower().split("|")] if isinstance(given, str) else given
     if not isinstance(names, list) or any(name not in _KINDS for name in names):
         raise EngineError(f"pos_att_type in config.json is {given!r}, allowed are {' and '.join(_KINDS)}")
@@ -71,12 +72,13 @@ def relative_positions(
     span, hidden = (buckets if buckets > 0 else most), whole(config, "hidden_size")
 
     def checked(name: str, *shape: int) -> Floats:
-        values = read(f"{prefix}{name}.weight" if len(shape) == 2 else f"{prefix}{name}", shape)
+        full = f"{prefix}{name}"
+        values = read(full, shape)
         if values.shape != shape:
-            raise misfit(f"{prefix}{name}", values.shape, shape)
+            raise misfit(full, values.shape, shape)
         return values
 
-    table = checked(TABLE, 2 * span, hidden)
+    table = checked(f"{TABLE}.weight", 2 * span, hidden)
     if "layer_norm" in str(config.get("norm_rel_ebd", "none")).lower():
         norm = Norm(checked(f"{NORM}.weight", hidden), checked(f"{NORM}.bias", hidden))
         table = layer_norm(table, norm, epsilon(config))

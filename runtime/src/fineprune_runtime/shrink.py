@@ -54,15 +54,16 @@ def shrunk(layer: Layer, head_dim: int, activation: str) -> Layer:
 
 
 def _without_neurons(layer: Layer, activation: str) -> Layer:
-    gate, given = layer.ffn_gate, _activate(_bias(layer.ffn_in), activation)
-    reached = _rows_used(layer.ffn_in.weight)
+    gate, reached = layer.ffn_gate, _rows_used(layer.ffn_in.weight)
+    given = np.zeros(len(reached))  # what a neuron without weights gives
+    given[~reached] = _activate(_bias(layer.ffn_in)[~reached], activation)
     if gate is not None:
-        if gate.weight.shape[0] != len(given):
+        if gate.weight.shape[0] != len(reached):
             return layer
-        # Without weights one side is a constant, and where that is 0 so is the product.
+        # A product is a constant if both sides are, or if one of them is always 0.
         passed, factors = _rows_used(gate.weight), _bias(gate)
         reached = (reached | passed) & (reached | (given != 0)) & (passed | (factors != 0))
-        given = given * factors
+        given *= factors
     alive = living_neurons(_columns_used(layer.ffn_out.weight), reached)
     if alive.all():
         return layer
