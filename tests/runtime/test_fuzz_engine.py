@@ -207,7 +207,7 @@ def linear(chance: random.Random, level: str, dtype: str) -> str:
 def encoder(chance: random.Random, level: str, dtype: str) -> str:
     hidden, head_dim = chance.choice((1, 2, 16, 33)), chance.choice((1, 7, 16))
     layers = [some_layer(chance, hidden, head_dim) for _ in range(chance.randint(1, 3))]
-    if chance.random() < 0.6:
+    if chance.random() < 0.45:
         index = chance.randrange(len(layers))
         layers[index] = odd_layer(chance, layers[index])
     given = {

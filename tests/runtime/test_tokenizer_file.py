@@ -72,6 +72,14 @@ OLD = dict.fromkeys(["added_tokens_decoder", "tokenizer_class", "cls_token", "se
      True, "trim_offsets": True, "use_regex": True}}, "good", ["g", "oo", "d"]),
     ("xlm-roberta", {"add_prefix_space": False}, {}, "good", ["g", "o", "o", "d"]),
     ("xlm-roberta", {}, {"pre_tokenizer": {"type": "Whitespace"}}, "good bad", ["▁good", "▁bad"]),
+    ("camembert", {"add_prefix_space": False}, {}, "good", ["g", "o", "o", "d"]),
+    ("camembert", {}, {"pre_tokenizer": {"type": "Whitespace"}}, "good bad", ["▁good", "▁bad"]),
+    ("deberta-v2", {}, {}, "good  bad", ["▁good", "▁bad"]),
+    ("deberta-v2", {"do_lower_case": True}, {}, "GOOD", ["▁good"]),
+    ("deberta-v2", {"split_by_punct": True}, {}, "good?", ["▁good", "▁?"]),
+    ("deberta-v2", {"add_prefix_space": False}, {}, "good bad", ["▁good", "▁bad"]),
+    ("deberta-v2", {}, {"normalizer": {"type": "Lowercase"}, "post_processor": None}, "Anna", ["▁Anna"]),
+    ("modernbert", {}, {"normalizer": {"type": "Lowercase"}}, "GOO", ["g", "oo"]),
     ("bert", {"extra_special_tokens": ["good"]}, {}, "goodbad", ["good", "bad"]),
 ])  # fmt: skip
 def test_the_tokens_are_those_of_transformers(kind, settings, file, texts, tokens, written):
