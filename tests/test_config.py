@@ -20,8 +20,8 @@ def test_table_1():
     assert {name: traits.scopes for name, traits in METHODS.items()} == {
         "magnitude": ("local", "global"),
         "l0": ("global",),
-        "movement": ("local", "global"),
-        "soft_movement": ("global",),
+        "movement": ("local", "global", "type"),
+        "soft_movement": ("global", "type"),
         "platon": ("global",),
         "pins": ("global",),
         "fisher": ("global", "local"),
@@ -30,10 +30,13 @@ def test_table_1():
         "pdp": ("local",),
         "powerprop": ("local", "global"),
         "proximal": ("global",),
+        "obert": ("global",),
+        "flow": ("global", "local"),
+        "smp": ("type", "local", "global"),
         "keep_zeros": ("local",),
     }
     takers = {name: traits.penalty_decides for name, traits in METHODS.items() if traits.takes_penalty}
-    assert takers == {"l0": True, "movement": False, "soft_movement": True}
+    assert takers == {"l0": True, "movement": False, "soft_movement": True, "smp": False}
     assert [name for name, traits in METHODS.items() if not traits.learns_scores] == [
         "magnitude",
         "platon",
@@ -44,6 +47,8 @@ def test_table_1():
         "pdp",
         "powerprop",
         "proximal",
+        "obert",
+        "flow",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]

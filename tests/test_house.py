@@ -36,6 +36,7 @@ METHOD_NAMES = {
     "_methods.py": "the table",
     "config.py": "the default",
     "checkpoint/legacy_import.py": "the older scripts' names, which are theirs",
+    "pruning/masked_weight.py": "a buffer has the name of a method",
     "pruning/calibration/calibrate.py": "the baseline of a cut without labels has the same name",
     "study/figures/weights.py": "the two panels that the paper shows come first",
     "study/paper_claims.py": "the paper's statements about single methods",

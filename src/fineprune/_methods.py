@@ -3,7 +3,7 @@
 import importlib
 from typing import Any, Literal, NamedTuple
 
-Scope = Literal["local", "global"]
+Scope = Literal["local", "global", "type"]
 
 
 class Traits(NamedTuple):
@@ -16,7 +16,7 @@ class Traits(NamedTuple):
     """Rankings it allows; the first is the default."""
 
     order: int | None
-    """Order of the pruning decision: 0 reads weights, 1 gradients; None where nothing is decided."""
+    """Order of the pruning decision: 0 reads weights, 1 gradients, 2 curvature; None: nothing is decided."""
 
     learns_scores: bool = False
     """Whether the optimizer moves scores."""
@@ -29,6 +29,9 @@ class Traits(NamedTuple):
     mask_interval: int = 1
     holds_zeros: bool = False
     """The zeros that are there stay; density and schedule are not used."""
+
+    trains_weights: bool = True
+    """Whether weights train; else `prepare` freezes all but the scores and the head."""
 
     elements_only: bool = False
     """Whether it can prune nothing but elements."""
@@ -52,7 +55,7 @@ METHODS: dict[str, Traits] = {
     ),
     "movement": Traits(
         f"{_METHODS}.movement:Movement",
-        ("local", "global"),
+        ("local", "global", "type"),
         order=1,
         learns_scores=True,
         takes_penalty=True,
@@ -60,7 +63,7 @@ METHODS: dict[str, Traits] = {
     ),
     "soft_movement": Traits(
         f"{_METHODS}.soft_movement:SoftMovement",
-        ("global",),
+        ("global", "type"),
         order=1,
         learns_scores=True,
         takes_penalty=True,
@@ -78,6 +81,21 @@ METHODS: dict[str, Traits] = {
     ),
     "proximal": Traits(
         f"{_METHODS}.proximal:Proximal", ("global",), order=0, elements_only=True, in_paper=False
+    ),
+    "obert": Traits(
+        f"{_METHODS}.obert:Obert", ("global",), order=2, mask_interval=50, elements_only=True, in_paper=False
+    ),
+    "flow": Traits(f"{_METHODS}.flow:Flow", ("global", "local"), order=1, mask_interval=50, in_paper=False),
+    "smp": Traits(
+        f"{_METHODS}.smp:Smp",
+        ("type", "local", "global"),
+        order=1,
+        learns_scores=True,
+        takes_penalty=True,
+        score_lr=2e-2,
+        elements_only=True,
+        trains_weights=False,
+        in_paper=False,
     ),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False

@@ -50,9 +50,10 @@ class PruningConfig:
     large cut, and more steps remain to recover."""
 
     scope: Scope | None = None
-    """"local" ranks matrix by matrix, "global" all matrices together. None: the method's own
-    (local for magnitude and movement; l0 and soft_movement are global by definition; keep_zeros ranks
-    nothing)."""
+    """"local" ranks matrix by matrix, "global" all matrices together; "type" gives each kind of matrix
+    (query, key, …) the density, and each of its matrices a share by the mean sigmoid of the scores. None: the
+    method's own (local for magnitude and movement; l0 and soft_movement are global by definition;
+    keep_zeros ranks nothing)."""
 
     structure: Any = "element"
     """What stays or goes together: "element", "row", "column" or a block (rows, columns), in every target

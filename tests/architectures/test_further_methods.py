@@ -18,6 +18,9 @@ SETTINGS = {
     "pdp": {},
     "powerprop": {},
     "proximal": {},
+    "obert": {"options": {"block": 8, "recompute": 2}},
+    "flow": {"options": {"measure": "norm_preservation"}},
+    "smp": {},
 }
 STEPS = 8
 
@@ -31,6 +34,8 @@ def test_a_run_on_another_kind_of_model(name, method):
     config = PruningConfig(method, 0.3, warmup=2, cooldown=2, **SETTINGS[method])
     pruner = fineprune.prepare(model, config, STEPS)
     optimizer = pruner.optimizer(torch.optim.AdamW, 1e-3)
+    if pruner.measures:
+        pruner.measure_on(lambda: [model(**inputs, labels=labels(name, inputs)).loss])
     model.train()
     for _ in range(STEPS):
         optimizer.zero_grad()

@@ -35,10 +35,20 @@ def blocks(seed=0, **options):
     return Blocks(**options)
 
 
+def losses(model, count=4):
+    """The losses of batches that are the same ones each time."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(count):
+        tokens = torch.randint(0, 7, (4, 5), generator=generator)
+        yield functional.cross_entropy(model(tokens), (tokens[:, 0] > 3).long())
+
+
 def train(pruner, steps, seed=0, rate=1e-2, optimizer=None):
     """A plain loop, by default with AdamW over the groups; returns the density after each step."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = optimizer or torch.optim.AdamW(pruner.parameter_groups(rate, weight_decay=0.01))
+    if pruner.measures:
+        pruner.measure_on(lambda: losses(pruner.model))
     densities = []
     for _ in range(steps):
         tokens = torch.randint(0, 7, (8, 5), generator=generator)

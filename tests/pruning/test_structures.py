@@ -37,6 +37,8 @@ def grids(model, structure, **settings):
 def train(model, pruner, steps=8):
     inputs = probe_inputs(model)
     optimizer = pruner.optimizer(torch.optim.AdamW, lr=1e-3)
+    if pruner.measures:
+        pruner.measure_on(lambda: [outputs_of(model, inputs).square().mean()])
     model.train()
     torch.manual_seed(0)
     for _ in range(steps):

@@ -301,7 +301,7 @@ def test_two_stages_need_to_be_said(tmp_path):
         ("frontier-small", 40, "sst2-6-dense-s0", "sst2-mpnet-6-soft_movement-0.03-distilled-s0-elements"),
         ("frontier-minilm", 20, "sst2-6-dense-s0", "sst2-3-soft_movement-0.03-distilled-s0-elements"),
         ("short-levers", 126, "sst2-dense-s0", "mrpc-soft_movement-0.03-distilled-s2-norm-rate"),
-        ("methods", 150, "sst2-dense-s0", "mnli-proximal-0.03-distilled-s2"),
+        ("methods", 186, "sst2-dense-s0", "mnli-smp-0.03-distilled-s2"),
         ("structures", 114, "sst2-dense-s0", "mnli-soft_movement-0.1-distilled-s2-heads-refined"),
         ("short-runs", 108, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
         ("paper-table2", 27, "squad-dense-s0", "qqp-soft_movement-0.03-s0"),

@@ -93,6 +93,20 @@ def mask_buffers(model: nn.Module) -> list[str]:
     ]
 
 
+def freeze_body(model: nn.Module) -> None:
+    """Freeze all but the head, which lies outside the `base_model` of a transformers model.
+
+    A model without one is all body. `finalize` makes the parameters trainable again.
+    """
+    body = getattr(model, "base_model", model)
+    for module in body.modules():
+        own = tuple(name for name, entry in module.named_parameters(recurse=False) if entry.requires_grad)
+        if own:
+            setattr(module, FROZEN, own)
+        for name in own:
+            module.get_parameter(name).requires_grad_(False)
+
+
 def freeze_embeddings(model: nn.Module) -> None:
     """Freeze every embedding table; `finalize` makes them trainable again."""
     for module in model.modules():

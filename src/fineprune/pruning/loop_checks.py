@@ -136,6 +136,20 @@ class LoopWatch:
             )
 
 
+def refuse_missing(method: str, gradients: bool, steps: bool, losses: bool) -> None:
+    """Raise `FinepruneError` if a method was not shown gradients, steps or losses that it needs."""
+    attach = "call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
+    reasons = {
+        f"no gradient was shown to it, since its optimizer was not attached; {attach}": gradients,
+        f"it changes the steps of the optimizer, which was not attached; {attach}": steps,
+        "it measures before each cut, and was not told on what; call pruner.measure_on(lambda: "
+        "(model(**batch).loss for batch in batches)) before the first step": losses,
+    }
+    for reason, missing in reasons.items():
+        if missing:
+            raise FinepruneError(f"method={method!r}: {reason}")
+
+
 @contextlib.contextmanager
 def naming_float16(weights: Iterable[Tensor]) -> Iterator[None]:
     """Name the type of the weights where scores become NaN for it."""

@@ -10,7 +10,14 @@ from fineprune.config import PruningConfig, method_class
 from fineprune.errors import FinepruneError
 from fineprune.pruning.adapters import adapted_layers, hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
-from fineprune.pruning.finalizing import DDP_IGNORES, MODULES, freeze_embeddings, mask_buffers, masked_modules
+from fineprune.pruning.finalizing import (
+    DDP_IGNORES,
+    MODULES,
+    freeze_body,
+    freeze_embeddings,
+    mask_buffers,
+    masked_modules,
+)
 from fineprune.pruning.followers import followers_of
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods.base import Method
@@ -52,6 +59,8 @@ def prepare(
     with agreement.together("prepare"):
         method, matrices, grids = _checked(model, config, total_steps)
         check_ties(model, grids, probe)
+    if not config.traits.trains_weights:
+        freeze_body(model)  # before parametrizations rename the weights
     targets: list[Target] = []
     by_weight: dict[int, MaskedWeight] = {}
     for name, grid in grids.items():

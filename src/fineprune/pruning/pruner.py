@@ -12,9 +12,10 @@ from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import MODULES
-from fineprune.pruning.loop_checks import LoopWatch, naming_float16
+from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_missing
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
+from fineprune.pruning.methods.measured import Losses, Measured
 from fineprune.pruning.progress import PROGRESS, Progress
 from fineprune.pruning.score_groups import (
     rates,
@@ -133,6 +134,32 @@ class Pruner:
         for target in self.targets:
             target.scores.grad = None  # cleared here, because no optimizer has these scores
 
+    def measure_on(self, losses: Losses) -> None:
+        """Say on which batches a method measures before each cut; `PruningTrainer` does so by itself.
+
+        Args:
+            losses: A function that returns an iterator over the losses of batches, such as `lambda:
+                (model(**batch).loss for batch in batches)`. It is called again for another pass, which must
+                see the same batches. The model is in evaluation mode meanwhile. As many are taken as
+                the options of the method say; with several processes each gives a share.
+
+        Raises:
+            FinepruneError: The method measures nothing.
+        """
+        if self._measured is None:
+            raise FinepruneError(f"method={self.config.method!r}: it measures nothing; leave measure_on out")
+        self._measured.bind(self.model, losses)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the method measures before each cut, on what `measure_on` gave it."""
+        return self._measured is not None
+
+    @property
+    def _measured(self) -> Measured | None:
+        rule = self._method.bundle.rule
+        return rule if isinstance(rule, Measured) else None
+
     @property
     def _rule(self) -> Observed | None:
         """The score rule that reads gradients; None if the method has none."""
@@ -180,19 +207,16 @@ class Pruner:
             self._agree()
         self.steps_done += 1
         self._watch.steps += 1
-        if self._rule is not None and not self._observed:
-            raise FinepruneError(
-                f"method={self.config.method!r}: no gradient was shown to it, since its optimizer was not "
-                "attached; call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
-            )
-        if self._method.bundle.attach is not None and not self._attached:
-            raise FinepruneError(
-                f"method={self.config.method!r}: it changes the steps of the optimizer, which was not "
-                "attached; call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
-            )
+        refuse_missing(
+            self.config.method,
+            gradients=self._rule is not None and not self._observed,
+            steps=self._method.bundle.attach is not None and not self._attached,
+            losses=self._measured is not None and self._measured.losses is None,
+        )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
-        fixed = self.config.traits.holds_zeros or (self.config.fix_masks and self.steps_done > boundaries[0])
+        at_end = self.config.fix_masks or self.measures  # a measurement costs much, and what is cut stays cut
+        fixed = self.config.traits.holds_zeros or (at_end and self.steps_done > boundaries[0])
         if due and not fixed:
             self._refresh()
         self._watch.needs_penalty = self._control.lambda_ > 0
@@ -225,6 +249,11 @@ class Pruner:
                 raise FinepruneError(
                     f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
                     "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
+                )
+            if ranks.is_sharded(target.weight) and self.measures:
+                raise FinepruneError(
+                    f"method={self.config.method!r}: it measures whole matrices, which fully_shard "
+                    "spreads over processes; use DDP"
                 )
             if ranks.is_sharded(target.weight) and not target.masked.grid.is_elements:
                 raise FinepruneError(

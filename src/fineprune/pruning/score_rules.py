@@ -39,6 +39,10 @@ class ScoreRule(ABC):
     def ranked(self, targets: Sequence[Target]) -> Ranked:
         """Return what is ranked now."""
 
+    def stops(self, targets: Sequence[Target], density: float) -> list[float]:
+        """Return the densities at which a cut to `density` ranks anew, the last of them `density`."""
+        return [density]
+
     def statistics(self, size: Tensor) -> dict[str, Tensor]:
         """Return what the rule keeps beside the scores before the first step, by name."""
         return {}

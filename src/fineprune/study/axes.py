@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from fineprune._messages import suggestion
 from fineprune._validation import check_keys, shown
-from fineprune.config import METHODS
+from fineprune.config import METHODS, Scope
 from fineprune.errors import FinepruneError
 
 DENSE = "dense"
@@ -84,7 +84,7 @@ def check_value(where: str, axis: str, value: Any) -> None:
         "task": (isinstance(value, str), "a label of recipes"),
         "method": (value in (DENSE, *METHODS), ", ".join((DENSE, *METHODS))),
         "density": (number and 0 < value <= 1, "numbers in (0, 1]; for 10 % write 0.1"),
-        "scope": (value in ("local", "global"), "local, global"),
+        "scope": (value in get_args(Scope), ", ".join(get_args(Scope))),
         "distillation": (isinstance(value, bool), "false, true"),
         "variant": (isinstance(value, str), "a name of axes.variant"),
         "seed": (isinstance(value, int) and number and value >= 0, "whole numbers from 0"),

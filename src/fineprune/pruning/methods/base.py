@@ -16,6 +16,7 @@ from fineprune.config import PruningConfig
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
+from fineprune.pruning.kind_budgets import densities
 from fineprune.pruning.masked_weight import Decayed, Form, Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
@@ -104,6 +105,9 @@ class Parts:
             share that may fall with the density, and a pull to 0 (`Decayed`).
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
         penalty: What the loss gets beside the task's; None for none.
+        lambda_: The factor of the penalty at the end of the schedule where the config gives none; None: it is
+            controlled such that the threshold follows its path.
+        fades: Whether that factor falls from its value to 0 over the cool-down.
         plan: Makes the schedule of a run of so many steps.
         first_mask: Makes the mask before the first step from the weight; None keeps everything.
         check: Raises `FinepruneError` for weights, by name, that the method can do nothing with.
@@ -123,6 +127,8 @@ class Parts:
     weight_gradient: WeightGradient = "masked"
     floor: float = 0.0
     penalty: Penalty | None = None
+    lambda_: float | None = None
+    fades: bool = False
     plan: Callable[[PruningConfig, int], Schedule] = gradual
     first_mask: Callable[[Tensor], Tensor] | None = None
     check: Callable[[Mapping[str, Tensor]], None] = field(default=lambda weights: None)
@@ -179,6 +185,9 @@ class Method(ABC):
             assert self.bundle.penalty is not None
             assert config.penalty is not None
             control = self.bundle.penalty.fixed(targets, self.schedule.ramp(step), config.penalty)
+        left = self.total - step
+        if self.bundle.fades and left < self.schedule.cooldown:
+            control.lambda_ *= left / self.schedule.cooldown
         given = self.bundle.weight_gradient
         for target in targets:
             target.masked.spread()
@@ -201,7 +210,8 @@ class Method(ABC):
             ranked = [targets[index] for index in indices]
             density = self.schedule.density(step, goal, max(goal, config.initial_density))
             if density < 1:
-                thresholds.append(self._cut(rule, ranked, density))
+                cuts = [self._cut(rule, ranked, stop) for stop in rule.stops(ranked, density)]
+                thresholds.append(cuts[-1])
             else:
                 for target in ranked:
                     target.masked.units.fill_(True)
@@ -212,8 +222,9 @@ class Method(ABC):
         if penalty is None:
             return Control(threshold)
         ramp = self.schedule.ramp(step)
-        if config.penalty is not None:
-            return Control(threshold, config.penalty * ramp)
+        fixed = self.bundle.lambda_ if config.penalty is None else config.penalty
+        if fixed is not None:
+            return Control(threshold, fixed * ramp)
         units = sum(target.scores.numel() for target in targets)
         wanted = path(ramp, penalty.start, penalty.end)
         return Control(threshold, controlled_lambda(threshold, wanted, ramp, units))
@@ -225,9 +236,14 @@ class Method(ABC):
         grids = [target.masked.grid for target in targets]
         floor = 0.0 if any(grid.may_be_empty for grid in grids) else self.bundle.floor
         costs = [grid.cost for grid in grids]
-        cuts = ranks.of(ranked.tensors).top_v(
-            ranked.tensors, density, flags, ranked.key, floor, self.scope == "local", costs
-        )
+        rank = ranks.of(ranked.tensors)
+        if self.scope == "type":
+            shares = densities(targets, density)
+            alone = zip(ranked.tensors, shares, flags, strict=True)
+            cuts = [rank.top_v([tensor], share, [flag], ranked.key)[0] for tensor, share, flag in alone]
+        else:
+            local = self.scope == "local"
+            cuts = rank.top_v(ranked.tensors, density, flags, ranked.key, floor, local, costs)
         if self.config.round_to > 1:
             for grid, scores, flag in zip(grids, ranked.tensors, flags, strict=True):
                 if grid.kind == "neuron":

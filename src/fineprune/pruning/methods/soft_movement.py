@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.methods.base import Control, Method, Parts, Penalty, mean_over_units
 from fineprune.pruning.score_rules import Learned
@@ -16,11 +19,32 @@ FLOOR = 0.005
 """The share that the reference leaves each matrix."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """The options of soft movement pruning."""
+
+    penalty_decay: bool = False
+    """Let lambda fall linearly to 0 over the cool-down, so that the last masks follow the task alone."""
+
+    def check(self, config: PruningConfig) -> None:
+        """Raise `FinepruneError` for a value of a wrong type, or masks that could not follow."""
+        if not isinstance(self.penalty_decay, bool):
+            raise FinepruneError(f"options.penalty_decay={self.penalty_decay!r}: must be true or false")
+        if self.penalty_decay and config.fix_masks:
+            raise FinepruneError(
+                "options.penalty_decay=true: with fix_masks=true no mask follows the scores in the "
+                "cool-down; leave one of them out"
+            )
+
+
 class SoftMovement(Method):
     """Soft movement pruning (SMvP): a threshold on sigmoid(S), a penalty on R(S)."""
 
+    Options = Options
+
     def parts(self) -> Parts:
-        return Parts(rule=Learned(self.config), floor=FLOOR, penalty=MeanSigmoid())
+        fades = self.options.penalty_decay
+        return Parts(rule=Learned(self.config), floor=FLOOR, penalty=MeanSigmoid(), fades=fades)
 
 
 class MeanSigmoid(Penalty):

@@ -13,6 +13,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed.gathering import gather_state_dict
 from fineprune.pruning.pruner import Pruner
 from fineprune.training.host.folding import is_prepared, ordinary_copy, take_weights
+from fineprune.training.host.measuring import check_rows, task_losses
 from fineprune.training.host.part import MicroBatch, Part
 
 PRUNING = "pruning.safetensors"
@@ -62,6 +63,9 @@ class PrunedWeights(Weights):
         self._pruner = pruner
         self._check_masks = check_masks
         self._attached: Any = None
+        if pruner.measures:
+            check_rows(host)
+            pruner.measure_on(lambda: task_losses(host, pruner.steps_done))
 
     @property
     def at_final_density(self) -> bool:  # type: ignore[override]
