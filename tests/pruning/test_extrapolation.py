@@ -26,16 +26,16 @@ def test_a_step_by_hand():
     weight, optimizer, extrapolation = pair()
     extrapolation.load_state_dict({"0": torch.tensor(2.0)})
     step(weight, optimizer, extrapolation)
-    assert float(weight) == pytest.approx(0.6)  # the gradient at 1 - 0.1·2 is 0.8
+    assert weight.item() == pytest.approx(0.6)  # the gradient at 1 - 0.1·2 is 0.8
     assert float(extrapolation.state_dict()["0"]) == pytest.approx(0.8)
 
 
 def test_the_first_step_and_the_distance_of_the_learning_rate():
     weight, optimizer, extrapolation = pair(ahead=None)
     step(weight, optimizer, extrapolation)
-    assert float(weight) == 0.5  # no gradient yet
+    assert weight.item() == 0.5  # no gradient yet
     step(weight, optimizer, extrapolation)
-    assert float(weight) == 0.5  # 0.5 - 0.5·1 = 0 has no slope
+    assert weight.item() == 0.5  # 0.5 - 0.5·1 = 0 has no slope
 
 
 def test_masks_and_weights_are_those_of_before_after_the_block():
@@ -65,7 +65,7 @@ def test_a_saved_state_goes_on():
     two[2].load_state_dict(one[2].state_dict())
     step(*one)
     step(*two)
-    assert float(one[0]) == float(two[0])
+    assert one[0].item() == two[0].item()
 
 
 def test_refusals():

@@ -262,7 +262,13 @@ CHOICES = [
     ("soft_movement", None),
     ("l0", None),
 ]
-FURTHER = ("st3", "pdp", "powerprop", "proximal")
+FURTHER = ("st3", "pdp", "powerprop", "proximal", "smp")
+
+
+def measuring_whole_matrices_is_refused_of_shards():
+    settings = config("flow")
+    with pytest.raises(FinepruneError, match=r"method='flow': it measures whole matrices, .* use DDP"):
+        train("fsdp", settings)
 
 
 def checks(whole):
@@ -294,6 +300,9 @@ def checks(whole):
     ]:
         yield f"differ-{what}", functools.partial(settings_that_differ, what, match)
     yield "refused", shards_before_prepare_are_refused
+    yield "measured-fsdp", measuring_whole_matrices_is_refused_of_shards
+    few = {"mask_interval": 2, "options": {"block": 1}}
+    yield "measured-ddp", functools.partial(same_training, "ddp", "obert", None, **few)
     yield "broadcast", ddp_does_not_send_masks
     yield "gates", gates_are_each_process_s_own
     usual = [("ddp", choice, 2, "float32") for choice in CHOICES[::2]]

@@ -6,6 +6,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from fineprune import PruningConfig, prepare
@@ -86,6 +87,12 @@ def train(engine, settings, accumulate=1, policy=None, autocast=False, look=lamb
     pruner = prepare(model, settings, STEPS)
     model = wrapped(engine, model, policy or MixedPrecisionPolicy())
     optimizer = pruner.optimizer(torch.optim.AdamW, 3e-2)
+    if pruner.measures:
+        share = slice(None) if engine == "one" else slice(rank(), None, ranks())
+        rows = [tensor[share].split(1) for tensor in next(batches())]
+        pruner.measure_on(
+            lambda: (functional.cross_entropy(pruner.model(x), y) for x, y in zip(*rows, strict=True))
+        )
     losses = []
     for inputs, labels in batches():
         total = torch.zeros(())
@@ -98,7 +105,7 @@ def train(engine, settings, accumulate=1, policy=None, autocast=False, look=lamb
             elif engine == "ddp":
                 model.require_backward_grad_sync = part == accumulate - 1
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = nn.functional.cross_entropy(model(x).float(), y) + pruner.penalty()
+                loss = functional.cross_entropy(model(x).float(), y) + pruner.penalty()
             (loss / accumulate).backward()
             total += loss.detach() / accumulate
         if engine != "one":
