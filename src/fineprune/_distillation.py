@@ -33,9 +33,17 @@ class Distillation:
     similarity: float = 0.0
     """Weight of the distance of the similarities of all pairs of texts in a batch; of sentence embeddings."""
 
+    graft: float | None = None
+    """Share of the student's own blocks in the first training pass, in [0, 1); the teacher's frozen blocks
+    compute in the place of the others (sparse progressive distillation, Huang et al. 2022). None: all are the
+    student's. It needs a teacher with the same blocks."""
+
+    graft_until: float = 0.5
+    """Share of the steps, in (0, 1], over which `graft` rises to 1."""
+
     def __post_init__(self) -> None:
-        for name in ("alpha", "temperature", "task", "hidden", "similarity"):
-            if getattr(self, name) is not None or name != "task":
+        for name in ("alpha", "temperature", "task", "hidden", "similarity", "graft", "graft_until"):
+            if getattr(self, name) is not None or name not in ("task", "graft"):
                 check_number(name, getattr(self, name))
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.task is None and not 0 <= self.alpha <= 1:
@@ -48,6 +56,13 @@ class Distillation:
                 raise FinepruneError(
                     f"{name}={getattr(self, name)!r}: a weight of the loss must be at least 0"
                 )
+        if self.graft is not None and not 0 <= self.graft < 1:
+            raise FinepruneError(
+                f"graft={self.graft!r}: the first share of the student's own blocks must lie in [0, 1), for "
+                "example 0.8; leave it out to train them all"
+            )
+        if not 0 < self.graft_until <= 1:
+            raise FinepruneError(f"graft_until={self.graft_until!r}: must be a share of the steps, in (0, 1]")
         if self.temperature <= 0:
             raise FinepruneError(
                 f"temperature={self.temperature!r}: must be greater than 0; 2 is usual, 1 softens nothing"

@@ -22,6 +22,7 @@ from fineprune.training.distillation.teacher import (
     load_teacher,
 )
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
+from fineprune.training.host.grafting import Grafting
 from fineprune.training.host.part import MicroBatch, Part
 
 
@@ -44,6 +45,9 @@ class Teaching(Part):
         if config.hidden:
             check_layers(self._student, model, name)
         self._host = host
+        self.grafting = None
+        if config.graft is not None:
+            self.grafting = Grafting(host, self._student, model, config.graft, config.graft_until)
         self._teacher = Teacher(model, head, config, host.args.device, host.accelerator.autocast)
         self._recorder = Recorder(self._student, hidden=config.hidden > 0)
         self._term = Term()
@@ -94,6 +98,10 @@ class StoredTeaching(Teaching):
             raise FinepruneError(
                 f"teacher_logits: the answers of a {type(self._student).__name__} inside a "
                 f"{type(host.model).__name__} cannot be stored before the training; leave it out"
+            )
+        if config.graft is not None:
+            raise FinepruneError(
+                "teacher_logits: graft needs the teacher's blocks in each step; leave one of them out"
             )
         if config.hidden:
             raise FinepruneError(

@@ -89,7 +89,8 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         data = {"training": self.train_dataset, "validation": self.eval_dataset}  # before a teacher's column
         accumulation.correct(self, self.host)
         if teacher is not None and self.train_dataset is not None:
-            self._parts.append(_teaching(self, teacher, distillation or Distillation(), teacher_logits))
+            teaching = _teaching(self, teacher, distillation or Distillation(), teacher_logits)
+            self._parts += [part for part in (teaching, teaching.grafting) if part is not None]
         self.pruner: Pruner | None = None
         self._weights = Weights()
         if pruning is not None and self.train_dataset is not None:

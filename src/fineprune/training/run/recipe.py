@@ -102,6 +102,8 @@ class DistillationConfig:
     task: float | None = Distillation.task
     hidden: float = Distillation.hidden
     similarity: float = Distillation.similarity
+    graft: float | None = Distillation.graft
+    graft_until: float = Distillation.graft_until
     cache: bool | str = False
     """Compute the teacher's answers to the training data once, and read them from disk in each
     epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""
@@ -119,6 +121,11 @@ class DistillationConfig:
             raise FinepruneError(f"distillation.{error}") from error
         for name, value in loss.to_dict().items():
             object.__setattr__(self, name, value)
+        if self.cache and self.graft is not None:
+            raise FinepruneError(
+                f"distillation.cache={self.cache!r}: graft needs the teacher's blocks in each step; leave "
+                "cache out, or distillation.graft"
+            )
         if self.cache and self.hidden > 0:
             raise FinepruneError(
                 f"distillation.cache={self.cache!r}: hidden states are not stored; leave cache out, or "
@@ -128,7 +135,8 @@ class DistillationConfig:
     @property
     def loss(self) -> Distillation:
         """The settings of the loss."""
-        return Distillation(self.alpha, self.temperature, self.task, self.hidden, self.similarity)
+        own = {entry.name: getattr(self, entry.name) for entry in fields(Distillation)}
+        return Distillation(**own)
 
 
 @dataclass(frozen=True)
