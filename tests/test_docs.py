@@ -35,6 +35,7 @@ ELSEWHERE = {
     "docs/calibration.md": "tests/pruning/calibration; its second block needs a trained run",
     "docs/engine.md": "tests/runtime, tests/inference",
     "docs/extending.md": "test_extending.py runs its blocks",
+    "docs/methods.md": "tests/pruning/test_extrapolation.py",
     "docs/scaling.md": "needs several processes: tests/pruning/distributed",
     "docs/sentence-models.md": "tests/checkpoint/test_sentence_models.py, test_examples_trainers.py",
     "docs/structures.md": "tests/pruning/test_shrink.py",

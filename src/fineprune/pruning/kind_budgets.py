@@ -20,15 +20,18 @@ from fineprune.pruning.target import Target
 @torch.no_grad()
 def densities(targets: Sequence[Target], density: float) -> list[float]:
     """Return the density of each matrix, from its scores, where each kind has `density` in all."""
-    means = _means(targets)
+    means, carried = _means(targets), 0.0
     found = [density] * len(targets)
     kinds = [place_of(target.name).kind for target in targets]
     for kind in dict.fromkeys(kinds):
         members = [index for index, other in enumerate(kinds) if other == kind]
         sizes = [targets[index].scores.numel() for index in members]
         shared = shares([means[index] for index in members], sizes, density)
-        for index, share in zip(members, shared, strict=True):
-            found[index] = share
+        for index, share, size in zip(members, shared, sizes, strict=True):
+            wanted = share * size + carried  # whole weights, whose rounding the next matrix makes up for
+            kept = min(size, max(1, round(wanted)))
+            carried = wanted - kept
+            found[index] = kept / size
     return found
 
 
