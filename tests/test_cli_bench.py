@@ -194,3 +194,49 @@ def test_inspect_advises(folder, capsys):
     assert call("inspect", folder, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["engine_is_faster"] == {"float32": False, "bfloat16": False, "int8": False}
+
+
+@pytest.fixture
+def _table(monkeypatch):
+    """A table of two layers: 1 ms for each of two heads, 1/4 ms for each of 16 neurons; 2 ms besides."""
+    from fineprune.inference.bench import latency
+    from fineprune.pruning.latency import LatencyTable, Shape
+
+    heads, neurons = {0: 0.0, 1: 1.0, 2: 2.0}, {0: 0.0, 8: 2.0, 16: 4.0}
+    key = ("OpenVINO int8", "A processor", 1, 1, 8, 1, Shape(8, 2, 2, 2, 4, 16), 14.0)
+    made = latency.Tables([LatencyTable(*key, heads, neurons, {})], [measure.Left("torch", "absent")])
+
+    def tables(folder, runtimes, batch, length, threads, rounds, round_to, say):
+        assert (runtimes, batch, length, threads, rounds, round_to) == (["torch"], 1, 8, 1, 2, 4)
+        return made
+
+    monkeypatch.setattr(latency, "measure_tables", tables)
+
+
+SIZES = ("--length", 8, "--threads", 1, "--rounds", 2, "--runtime", "torch", "--round-to", 4)
+
+
+@pytest.mark.usefixtures("_table")
+def test_a_table_of_times(folder, capsys):
+    path = folder / "latency-openvino-int8.json"
+    assert call("bench", folder, "--table", *SIZES) == 0
+    told = capsys.readouterr().out
+    assert "OpenVINO int8, 1 x 8 tokens, 1 threads: 14.00 ms, 2.00 of them in no head or neuron" in told
+    assert f"pruning.latency_table={path}" in told
+    assert "not run, torch: absent" in told
+    assert json.loads(path.read_text())["attention"] == {"0": 0.0, "1": 1.0, "2": 2.0}
+    assert call("bench", folder, "--table", *SIZES, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"tables": [str(path)], "skipped": [{"what": "torch", "why": "absent"}]}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--runtime", "torch"), "--runtime and --round-to go with --table"),
+        (("--table", "--against", "x"), "--against goes without --table"),
+    ],
+)
+def test_options_of_the_table(folder, options, said, capsys):
+    assert call("bench", folder, *options) == 2
+    assert said in capsys.readouterr().err

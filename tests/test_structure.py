@@ -77,7 +77,24 @@ def test_a_config_saves_and_loads_it(tmp_path):
             "a fixed penalty decides what remains; leave the densities",
         ),
         ({"structure": None}, "structure=None: allowed are element"),
-        ({"budget": "joules"}, "budget='joules': .*allowed are parameters, flops"),
+        ({"budget": "joules"}, "budget='joules': .*allowed are parameters, flops, latency"),
+        ({"latency_table": "t.json"}, "latency_table='t.json': only budget='latency' reads it"),
+        (
+            {"structure": HEADS, "budget": "latency", "scope": "global"},
+            "latency_table=None: budget='latency' needs the path of a file of times",
+        ),
+        (
+            {"budget": "latency", "latency_table": "t.json", "scope": "global"},
+            "a table has times of heads and neurons, and structure='element' has other units",
+        ),
+        (
+            {"structure": HEADS, "budget": "latency", "latency_table": "t.json"},
+            "budget='latency': weighs heads and neurons of all layers",
+        ),
+        (
+            {"structure": SHARES, "budget": "latency", "latency_table": "t.json", "scope": "global"},
+            "scope='global', and no density of a part",
+        ),
         ({"budget_length": 0}, "budget_length=0: must be a whole number"),
         ({"round_to": 1.5}, "round_to=1.5: must be a whole number"),
         ({"round_to": 8}, "round_to=8: rounds neurons, and the structure has none"),

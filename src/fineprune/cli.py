@@ -81,10 +81,10 @@ def run(
             return
     from fineprune.training.run.densities import family_lines
     from fineprune.training.run.guidance import after
-    from fineprune.training.run.inspection import headline_of
+    from fineprune.training.run.inspection import headline_of, planned_time
 
     print(headline_of(results))
-    for line in (*family_lines(results, place), *after(results)):
+    for line in (*planned_time(results), *family_lines(results, place), *after(results)):
         print(printable(line))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
     leave_page(place, print)
@@ -247,7 +247,7 @@ def inspect(
 ) -> None:
     """Show what remains of a model, layer by layer, its size, and one line about it to paste."""
     from fineprune.inference.break_even import advice, faster
-    from fineprune.training.run.inspection import headline_of, inspect_folder
+    from fineprune.training.run.inspection import headline_of, inspect_folder, planned_time
     from fineprune.training.run.layer_bars import bars
 
     found = inspect_folder(folder)
@@ -270,7 +270,7 @@ def inspect(
         sizes = ", ".join(f"{size / 1e6:.1f} MB as {values}" for values, size in found.packed_bytes.items())
         print(f"packed by `fineprune compact`: {sizes}")
     if found.results is not None:
-        print(headline_of(found.results))
+        print("\n".join([headline_of(found.results), *planned_time(found.results)]))
     print(found.line)
 
 

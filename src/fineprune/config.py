@@ -23,7 +23,7 @@ from fineprune_runtime.reading import read_json
 
 ScoreInit = Literal["zero", "magnitude"]
 ScoreOptimizer = Literal["adam", "sgd", "adam_bf16"]
-Budget = Literal["parameters", "flops"]
+Budget = Literal["parameters", "flops", "latency"]
 
 SCORE_OPTIMIZERS: tuple[ScoreOptimizer, ...] = ("adam", "sgd", "adam_bf16")
 
@@ -62,11 +62,14 @@ class PruningConfig:
     stays whole. {"unit": …, "density": …} gives a part its own density and ranking."""
 
     budget: Budget = "parameters"
-    """What `density` is a share of: the weights, or "flops", the multiply-adds of a text of `budget_length`
-    tokens, which count the attention product too."""
+    """What `density` is a share of: the weights; "flops", the multiply-adds of a text of `budget_length`
+    tokens, which count the attention product too; or "latency", the time of the dense model."""
 
     budget_length: int = 128
-    """Tokens of the text that `budget="flops"` counts for."""
+    """Tokens of the text that `budget` counts or times."""
+
+    latency_table: str | None = None
+    """The file of times that `budget="latency"` reads: `fineprune bench DIR --table` writes it."""
 
     round_to: int = 1
     """The neurons of each layer are rounded to a multiple of this, which hardware may like: 8, 16, 32."""

@@ -84,7 +84,7 @@ def check_structure(config: Any) -> None:
             f"structure={config.structure!r}: method={config.method!r} holds the zeros that are there; leave "
             "structure out"
         )
-    choose(config.budget, ("parameters", "flops"), "budget")
+    choose(config.budget, ("parameters", "flops", "latency"), "budget")
     for name in ("budget_length", "round_to"):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -96,7 +96,8 @@ def check_structure(config: Any) -> None:
             "structure={'feed_forward': 'neuron'}"
         )
     local = (config.scope or config.traits.scopes[0]) == "local"
-    if config.budget != "parameters" and (local or not units & {"head", "attention"}):
+    _check_latency(config, units, local)
+    if config.budget == "flops" and (local or not units & {"head", "attention"}):
         raise FinepruneError(
             f"budget={config.budget!r}: counts as the weights do where matrices are ranked one by one, or no "
             "heads are; leave it out, or give scope='global' and structure={'attention': 'head', …}"
@@ -114,6 +115,33 @@ def check_structure(config: Any) -> None:
                 f"{name}={getattr(config, name)!r}: a fixed penalty decides what remains; leave {name} or "
                 "penalty out"
             )
+
+
+def _check_latency(config: Any, units: set[Unit], local: bool) -> None:
+    """Raise `FinepruneError` where a table of times is missing, or does not fit what is ranked."""
+    table = config.latency_table
+    if config.budget != "latency":
+        if table is not None:
+            raise FinepruneError(
+                f"latency_table={shown(table)}: only budget='latency' reads it; give that budget, or leave "
+                "latency_table out"
+            )
+        return
+    if not isinstance(table, str) or not table:
+        raise FinepruneError(
+            f"latency_table={shown(table)}: budget='latency' needs the path of a file of times, which "
+            "fineprune bench DIR --table writes"
+        )
+    if not units <= set(TIED):
+        raise FinepruneError(
+            f"budget='latency': a table has times of heads and neurons, and structure={config.structure!r} "
+            "has other units; give structure={'attention': 'head', 'feed_forward': 'neuron'}"
+        )
+    if local or any(part.density is not None for part in parts_of(config.structure).values()):
+        raise FinepruneError(
+            "budget='latency': weighs heads and neurons of all layers against each other; give "
+            "scope='global', and no density of a part"
+        )
 
 
 def _part(value: Any, name: str) -> Part:

@@ -46,10 +46,30 @@ last layer is silenced where it is read and everywhere; answers that differ refu
 (`prepare(..., probe=)` gives other inputs). Heads that share keys and values are one unit.
 
 **Budget.** `density` is a share of the weights; with `budget: flops` of the multiply-adds of a text of
-`budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons of
-each layer. Units of different cost are ranked by score and paid by cost, and the selection ends where
-less than half of the next unit can be paid. Single weights of one part beside units of another (more than
-2^20 in all) need a density each.
+`budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons
+of each layer. With `budget: latency` it is a share of the dense model's time. Units of different cost
+are ranked by score and paid by cost, and the selection ends where less than half of the next unit can
+be paid. Single weights of one part beside units of another (more than 2^20 in all) need a density each.
+
+**Budget of milliseconds.** On the machine that will serve the model, measure what heads and neurons take
+there, then prune by it:
+
+```
+fineprune bench runs/dense --table --runtime "OpenVINO int8" --threads 1 --length 128
+fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neuron}' \\
+    pruning.budget=latency pruning.latency_table=runs/dense/latency-openvino-int8.json \\
+    pruning.density=0.5 --out runs/half-time
+```
+
+The table has the time of an attention at each number of heads, and of a feed-forward at 0.9, 0.81, … of
+its neurons, each timed in turns with the dense model and counted from what `shrink` leaves of an empty
+half, one unit. A line is fitted to each, flat up to a knee where small halves take no longer than smaller
+ones. The next unit of a half costs the slope of its line, and the first one the flat part, too. `density`
+is a share of the whole dense model's time, with embeddings and head; a density below what these take is
+refused, and so is a table of other sizes, or of another length than `budget_length`. The run ends with
+the time that was planned and the time that was measured, of the smaller model in turns with the dense
+one; a gap of more than 10 % is a warning. On another processor than the table's a run is planned all the
+same, but not measured.
 
 **Refine.** A section `refine` makes the run go on after the model was made smaller, with the same teacher:
 

@@ -11,6 +11,7 @@ from fineprune.pruning.selection import (
     Threshold,
     fill_masks,
     find_threshold,
+    is_mixed,
     keep_count,
     top_v,
     top_v_by_cost,
@@ -280,6 +281,18 @@ def test_by_cost_keeps_a_unit_while_half_of_it_is_left(density, heads, neurons):
     assert [mask.int().tolist() for mask in masks] == [heads, neurons]
     kept = sorted((s for score, mask in zip(scores, masks, strict=True) for s in score[mask].tolist()))
     assert threshold.value == pytest.approx(kept[0])
+
+
+def test_by_cost_of_the_first_unit_that_stays_and_of_the_others():
+    # The better head, here the second, costs 3 and the other 1; the second neuron is free. 7 in all, 4 to
+    # spend: a head (3), a neuron (1), and the free one; nothing is left for the third.
+    scores = [torch.tensor([0.2, 0.9]), torch.tensor([0.5, 0.8, 0.1, 0.4])]
+    masks = [torch.zeros(2, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)]
+    threshold = top_v_by_cost(scores, [(3.0, 1.0), (1.0, 0.0, 1.0, 1.0)], 4 / 7, masks)
+    assert [mask.int().tolist() for mask in masks] == [[0, 1], [1, 1, 0, 0]]
+    assert threshold.value == 0.5
+    assert is_mixed([(3.0, 1.0)])
+    assert not is_mixed([4, 4])
 
 
 def test_by_cost_the_earlier_of_equal_units_goes_first():

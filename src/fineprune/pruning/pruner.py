@@ -12,6 +12,7 @@ from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import MODULES
+from fineprune.pruning.latency import share_of_time
 from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_missing
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
@@ -312,7 +313,8 @@ class Pruner:
         """What the current masks keep: shares of weights and multiply-adds, and units as (left, of).
 
         Multiply-adds are those of the pruned matrices and, where heads are pruned, of their attention
-        product, for a text of `budget_length` tokens.
+        product, for a text of `budget_length` tokens. With `budget="latency"` there is the planned share of
+        the dense model's time, too.
         """
         ranks.reshard(self.model)
         grids = [target.masked.grid for target in self.targets]
@@ -325,6 +327,8 @@ class Pruner:
         )
         share = sum(weights) / sum(target.masked.total_weights for target in self.targets)
         found: dict[str, Any] = {"parameters": share, "flops": spent / total}
+        if grids[0].times:
+            found["latency"] = share_of_time(grids, kept)
         for kind in TIED:
             of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
             if of_kind:

@@ -32,6 +32,8 @@ class Threshold(NamedTuple):
 
 
 Key = Callable[[Tensor], Tensor]
+Cost = float | tuple[float, ...]
+"""What each unit of a matrix costs; of a tuple the first is that of the best unit, and so on."""
 
 
 def keep_count(density: float, total: int) -> int:
@@ -124,7 +126,7 @@ def select_together(
 @torch.no_grad()
 def top_v_by_cost(
     scores: Sequence[Tensor],
-    costs: Sequence[int],
+    costs: Sequence[Cost],
     density: float,
     masks: Sequence[Tensor],
     key: Key | None = None,
@@ -137,7 +139,7 @@ def top_v_by_cost(
 
     Args:
         scores: One tensor per matrix.
-        costs: The cost of a unit of each matrix.
+        costs: The cost of the units of each matrix.
         density: The share of the cost of all units that stays.
         masks: Bool, shaped as the scores.
         key: As in `top_v`.
@@ -156,9 +158,7 @@ def top_v_by_cost(
     ranked = torch.cat([piece.to(device) for piece in pieces(scores, key)])
     if bool(ranked.isnan().any()):
         raise not_a_number(int(torch.count_nonzero(ranked.isnan())))
-    cost = torch.tensor(costs, dtype=torch.float64, device=device).repeat_interleave(
-        torch.tensor(sizes, device=device)
-    )
+    cost = torch.cat([_cost_of_each(one, part) for one, part in zip(costs, ranked.split(sizes), strict=True)])
     order = ranked.argsort(descending=True, stable=True)
     spent = cost[order].cumsum(0)
     budget = density * float(spent[-1])
@@ -171,6 +171,20 @@ def top_v_by_cost(
     value = float(ranked[order[count - 1]])
     equal = int(torch.count_nonzero(ranked == value))
     return Threshold(value, count - int(torch.count_nonzero(ranked > value)), equal)
+
+
+def _cost_of_each(cost: Cost, scores: Tensor) -> Tensor:
+    """Return the cost of each unit of one matrix, float64."""
+    found = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
+    if not isinstance(cost, tuple):
+        return found.fill_(cost)
+    found[scores.argsort(descending=True, stable=True)] = found.new_tensor(cost)
+    return found
+
+
+def is_mixed(costs: Sequence[Cost]) -> bool:
+    """Return whether units of these costs cannot be ranked by their number alone."""
+    return len(set(costs)) > 1 or any(isinstance(cost, tuple) for cost in costs)
 
 
 @torch.no_grad()

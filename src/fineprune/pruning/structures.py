@@ -13,6 +13,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import units
 from fineprune.pruning.anatomy import Attention, FeedForward, Kind, Lines, place_of
 from fineprune.pruning.expansion import Lines as LineExpansion
+from fineprune.pruning.latency import LatencyTable, timed
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.units import Grid
 from fineprune.structure import TIED, Unit, parts_of
@@ -58,6 +59,8 @@ def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: Prunin
             for dotted, grid in found.items()
         }
     grids = {name: grids[name] for name in matrices if name in grids}
+    if config.latency_table is not None:
+        return timed(grids, LatencyTable.load(config.latency_table), model, config)
     _check_density(grids, config)
     return grids
 

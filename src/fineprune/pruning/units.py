@@ -25,6 +25,8 @@ class Grid:
         weights: Weights of a unit, followers included.
         product: Multiply-adds that the attention product takes of a unit for each token of a text.
         by_flops: Whether multiply-adds are the budget; else weights are.
+        times: Milliseconds of the first, second, … unit that stays, where latency is the budget; else empty.
+        dense_ms: Milliseconds of the whole dense model, beside `times`.
         reader: The dotted name of the matrix, where there are followers.
         followers: The lines of other matrices that belong to the units.
         part: The part of the structure that the grid belongs to; its own density counts for the grid.
@@ -36,6 +38,8 @@ class Grid:
     weights: int
     product: int = 0
     by_flops: bool = False
+    times: tuple[float, ...] = ()
+    dense_ms: float = 0.0
     reader: str = ""
     followers: tuple[anatomy.Lines, ...] = ()
     part: str = ""
@@ -51,8 +55,10 @@ class Grid:
         return self.weights + self.product
 
     @property
-    def cost(self) -> int:
-        """What a unit takes of the budget."""
+    def cost(self) -> float:
+        """What a unit takes of the budget; of milliseconds, which depend on the others, the mean."""
+        if self.times:
+            return sum(self.times) / len(self.times)
         return self.multiply_adds if self.by_flops else self.weights
 
     @property

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fineprune import PruningConfig, shrink
 from fineprune.pruning.origin import origin_of
-from fineprune.training.run import train
+from fineprune.training.run import latency
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import inspect_folder
 from fineprune.training.run.mask_snapshot import Record
@@ -48,7 +48,7 @@ def test_a_run_in_bfloat16_is_proved_in_float32(files, tmp_path, monkeypatch):
         seen.append(hasattr(vars(model).get("forward"), "__wrapped__"))  # by accelerate's autocast
         return shrink_run(model, pruning)
 
-    monkeypatch.setattr(train, "shrink_run", spy)
+    monkeypatch.setattr(latency, "shrink_run", spy)
     recipe = files.recipe(pruning={"method": "magnitude", "density": 0.5, "structure": NEURONS})
     recipe = replace(recipe, training=replace(recipe.training, precision="bfloat16"))
     assert run_recipe(recipe, tmp_path / "run", progress=False)["shrunk"]["neurons"] == [[8, 16]] * 2

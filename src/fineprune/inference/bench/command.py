@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fineprune.inference.bench.measure import Bench
+    from fineprune.pruning.latency import LatencyTable
 
 
 def bench(
@@ -24,12 +25,28 @@ def bench(
     length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
     threads: Annotated[int | None, typer.Option(help="Threads of every peer; as many as torch uses.")] = None,
     rounds: Annotated[int, typer.Option(help="How often each is timed, in turns.")] = 11,
+    table: Annotated[
+        bool, typer.Option("--table", help="Time fewer heads and neurons, for pruning by budget=latency.")
+    ] = False,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="With --table: this runtime alone; may be given again.")
+    ] = None,
+    round_to: Annotated[
+        int, typer.Option(help="With --table: numbers of neurons are multiples of this.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Time a model: the sparse engine beside torch and the other runtimes that are installed.
 
     Ctrl-C after three rounds ends it with what was measured, and exit code 130.
     """
+    if table:
+        if against is not None:
+            raise FinepruneError("bench: --against goes without --table, which times one model")
+        _tables(folder, (batch, length, threads, rounds), runtime or [], round_to, as_json)
+        return
+    if runtime or round_to != 1:
+        raise FinepruneError("bench: --runtime and --round-to go with --table")
     from fineprune.inference.bench.measure import bench_folder
 
     done = bench_folder(folder, against, batch, length, threads, rounds, _say)
@@ -43,6 +60,47 @@ def bench(
             print(f"kept for inspect and report: {kept}")
     if done.stopped:
         raise typer.Exit(130)
+
+
+def _tables(
+    folder: Path, sizes: tuple[int, int, int | None, int], runtimes: list[str], round_to: int, as_json: bool
+) -> None:
+    """Measure tables of times, write them to the folder, and print them."""
+    from rich.console import Console
+
+    from fineprune.inference.bench.latency import measure_tables
+
+    done = measure_tables(folder, runtimes, *sizes, round_to, _say)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    written = []
+    for found in done.tables:
+        path = folder / f"latency-{found.runtime.lower().replace(' ', '-')}.json"
+        found.save(path)
+        written.append(path)
+        if not as_json:
+            console.print(_times_by_units(found))
+    if as_json:
+        skipped = [entry._asdict() for entry in done.skipped]
+        print(json.dumps({"tables": list(map(str, written)), "skipped": skipped}))
+        return
+    for path in written:
+        console.print(f"for pruning.budget=latency: pruning.latency_table={path}")
+    for entry in done.skipped:
+        console.print(f"not run, {entry.what}: {entry.why}")
+
+
+def _times_by_units(found: "LatencyTable") -> "Table":
+    title = (
+        f"{found.runtime}, {found.batch} x {found.length} tokens, {found.threads} threads: "
+        f"{found.dense_ms:.2f} ms, {found.rest_ms:.2f} of them in no head or neuron; ms of one layer's"
+    )
+    table = _table(title, "", "left", "measured", "fitted")
+    for part, times in (("heads", found.attention), ("neurons", found.feed_forward)):
+        curve = found.fits.get("attention" if part == "heads" else "feed_forward")
+        for units, ms in times.items():
+            if curve is not None:
+                table.add_row(part, f"{units:,}", f"{ms:.3f}", f"{curve(units):.3f}")
+    return table
 
 
 def _say(line: str) -> None:

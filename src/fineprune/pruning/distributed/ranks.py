@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning import selection
-from fineprune.pruning.selection import Key, Threshold, keep_count
+from fineprune.pruning.selection import Cost, Key, Threshold, is_mixed, keep_count
 
 _DIGIT = 11  # bits of a score that one round determines
 
@@ -110,7 +110,7 @@ class Alone:
         key: Key | None = None,
         floor: float = 0.0,
         each: bool = False,
-        costs: Sequence[int] | None = None,
+        costs: Sequence[Cost] | None = None,
     ) -> list[Threshold]:
         """Write the Top_v of all scores ranked together, or of `each` matrix by itself, into `masks`.
 
@@ -121,7 +121,7 @@ class Alone:
             key: A function of the scores whose values are ranked in their place, piece by piece.
             floor: The share of itself that each matrix keeps at least if all are ranked together.
             each: Rank matrix by matrix.
-            costs: The cost of an entry of each matrix.
+            costs: The cost of the entries of each matrix.
 
         Returns:
             The threshold of each ranking.
@@ -129,7 +129,7 @@ class Alone:
         if each:
             pairs = zip(scores, masks, strict=True)
             return [selection.top_v([score], density, [mask], key) for score, mask in pairs]
-        if costs is not None and len(set(costs)) > 1:
+        if costs is not None and is_mixed(costs):
             return [selection.top_v_by_cost(scores, costs, density, masks, key)]
         return [selection.top_v(scores, density, masks, key, floor)]
 
@@ -219,10 +219,10 @@ class Shards:
         key: Key | None = None,
         floor: float = 0.0,
         each: bool = False,
-        costs: Sequence[int] | None = None,
+        costs: Sequence[Cost] | None = None,
     ) -> list[Threshold]:
         """Write complete masks, as `Alone.top_v`; return the threshold of each ranking."""
-        if not each and costs is not None and len(set(costs)) > 1:
+        if not each and costs is not None and is_mixed(costs):
             raise FinepruneError(
                 "units of different cost cannot be ranked together while they are spread over processes; "
                 "rank them "

@@ -17,6 +17,7 @@ from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
 from fineprune.pruning.kind_budgets import densities
+from fineprune.pruning.latency import share_of_units
 from fineprune.pruning.masked_weight import Decayed, Form, Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
@@ -235,7 +236,8 @@ class Method(ABC):
         flags = [target.masked.units for target in targets]
         grids = [target.masked.grid for target in targets]
         floor = 0.0 if any(grid.may_be_empty for grid in grids) else self.bundle.floor
-        costs = [grid.cost for grid in grids]
+        costs = [grid.times or grid.cost for grid in grids]
+        density = share_of_units(grids, density)
         rank = ranks.of(ranked.tensors)
         if self.scope == "type":
             shares = densities(targets, density)

@@ -299,6 +299,18 @@ def headline_of(results: dict[str, Any]) -> str:
     )
 
 
+def planned_time(results: dict[str, Any]) -> list[str]:
+    """Return one line about the time that a run planned and then measured; none without such a budget."""
+    about = results.get("latency")
+    if not about:
+        return []
+    where = "{runtime}, {batch} x {length} tokens, {threads} threads of {processor}".format(**about)
+    dense, planned, measured = (about[name] for name in ("dense_ms", "planned", "measured"))
+    found = "not measured" if measured is None else f"measured {measured:.1%} ({measured * dense:.2f} ms)"
+    asked = f"asked for {about['asked']:.1%} of the dense model's {dense:.2f} ms"
+    return [f"time: {asked}, planned {planned:.1%}, {found}; {where}"]
+
+
 def _latency(path: Path, size: int) -> tuple[Latency | None, str | None]:
     """Return the time from a bench of these weights with right answers, or the reason why there is none."""
     if not path.is_file():

@@ -15,6 +15,7 @@ from fineprune_runtime.reading import read_json
 ENGINE = "engine "
 """Prefix of the names of the engine's peers; the rest is the type it computes in."""
 
+_LENGTH = 128  # tokens of the text whose operations count, as in `fineprune.costs`
 _NUMBERS = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
 _SECTIONS = ("model", "task", "pruning", "distillation")  # of a recipe; each may be missing
 _REMEDY = "delete it and run again with --resume"
@@ -158,6 +159,26 @@ def size_of(results: Mapping[str, Any] | None) -> Size | None:
     """Return the packed and the dense bytes; None if the results lack one of them."""
     packed, dense = packed_of(results or {}), (results or {}).get("dense_bytes")
     return Size(packed, dense) if "float32" in packed and type(dense) is int and dense > 0 else None
+
+
+def gigaflops_of(results: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
+    """Return the billions of floating-point operations of a text of 128 tokens, without those by zeros.
+
+    Of older results, which do not say them, they follow from the weights and the model's configuration.
+
+    Args:
+        results: of the run.
+        config: of its model.
+    """
+    told, shrunk = results.get("flops"), results.get("shrunk")
+    if isinstance(told, dict) and is_number(told.get("nonzero")):
+        return float(told["nonzero"]) / 1e9
+    if isinstance(shrunk, dict) and shrunk.get("flops"):
+        return float(shrunk["flops"][1]) / 1e9
+    width, layers = config.get("hidden_size"), config.get("num_hidden_layers")
+    if results.get("pruned") is not None or not isinstance(width, int) or not isinstance(layers, int):
+        return None
+    return 2 * (_LENGTH * int(results["kept"]) + 2 * _LENGTH**2 * width * layers) / 1e9
 
 
 def parameters_left(results: Mapping[str, Any]) -> tuple[int, int]:

@@ -45,6 +45,7 @@ from fineprune.training.run.evaluate import evaluation_of, in_float32, scores
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, plan_of, usual_rates
+from fineprune.training.run.latency import flops_of, shrink_timed
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
@@ -58,7 +59,6 @@ from fineprune.training.run.run_folder import (
     tidy_later,
     write_model,
 )
-from fineprune.training.run.shrinking import shrink_run
 from fineprune.training.run.teacher_score import check_start, teacher_score, weak_teacher
 
 _log = logging.getLogger("fineprune")
@@ -262,7 +262,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     stats, dense_bytes = summary(model), packing.bytes_of(model.state_dict())
     _leave_whole(run, model, tokenizer)
     with in_float32(trainer):  # the proof would refuse what bfloat16 rounds
-        shrunk = shrink_run(model, recipe.pruning)
+        shrunk, latency = shrink_timed(model, recipe.pruning)
     trainer.compute_metrics.answers = None  # those of the finished model count
     measured = scores(trainer, evaluation)
     answers = trainer.compute_metrics.answers
@@ -279,6 +279,8 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
         "density": stats.density,
         "left": left,
         "shrunk": shrunk,
+        "latency": latency,
+        "flops": flops_of(model),
         "kept": stats.kept,
         "total": stats.total,
         "parameters": stats.parameters,
