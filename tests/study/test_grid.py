@@ -331,3 +331,51 @@ def test_the_small_studies_find_their_data(realdata):
             values["recipes"][task] = [*texts, f"task.data_dir={realdata / task}"]
         layers = {run.cell.task: run.recipe.model.layers for run in Study.from_dict(values).runs(OUT)}
         assert layers == {task: 3 if task == "sst2" else None for task in values["recipes"]}
+
+
+HEADS = {"attention": "head", "feed_forward": "neuron"}
+
+
+def test_structures_are_an_axis():
+    structures = {"element": "element", "heads": HEADS, "blocks": [4, 1]}
+    axes = {"method": ["dense", "soft_movement", "admm"], "structure": structures, "variant": {"slow": []}}
+    made = study(axes=axes, skip=[{"structure": "blocks"}])
+    runs = made.runs(OUT)
+    assert [run.name for run in runs] == [
+        "a-dense-s0",
+        "a-soft_movement-0.1-s0-slow",
+        "a-soft_movement.heads-0.1-s0-slow",
+        "a-admm-0.1-s0-slow",  # which prunes single weights alone
+    ]
+    assert [run.recipe.pruning and run.recipe.pruning.structure for run in runs] == [
+        None,
+        "element",
+        HEADS,
+        "element",
+    ]
+    assert [run.cell.structure for run in runs] == [None, None, "heads", None]
+    assert runs[2].cell == cell_of(runs[2].name, runs[2].recipe.to_dict())
+
+
+def test_a_structure_is_in_the_name_only_of_runs_that_have_one():
+    recipe = study().runs(OUT)[0].recipe.to_dict()
+    assert cell_of("a-movement.heads-0.1-s0", recipe) is None
+    heads = recipe | {"pruning": recipe["pruning"] | {"structure": HEADS}}
+    assert cell_of("a-movement.heads-0.1-s0", heads) == Cell(
+        "a", "movement", 0.1, None, False, 0, structure="heads"
+    )
+    assert cell_of("a-movement-0.1-s0-heads", heads).variant == "heads"  # of a study without the axis
+
+
+@pytest.mark.parametrize(
+    ("structure", "said"),
+    [
+        ([4, 1], r"axes.structure=\[4, 1\]: give structures by name"),
+        ({"a-b": [4, 1]}, "axes.structure: 'a-b' becomes part of the name of a folder"),
+        ({"plain": "element"}, "axes.structure.plain='element': single weights, and they alone"),
+        ({"heads": {"attention": "neuron"}}, "axes.structure.heads: structure.attention='neuron'"),
+    ],
+)
+def test_structures_that_are_refused(structure, said):
+    with pytest.raises(FinepruneError, match=said):
+        study(axes={"structure": structure})

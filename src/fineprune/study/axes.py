@@ -8,10 +8,13 @@ from fineprune._messages import suggestion
 from fineprune._validation import check_keys, shown
 from fineprune.config import METHODS, Scope
 from fineprune.errors import FinepruneError
+from fineprune.structure import parts_of
 
 DENSE = "dense"
-AXES = ("task", "method", "density", "scope", "distillation", "variant", "seed")
+AXES = ("task", "method", "density", "scope", "structure", "distillation", "variant", "seed")
+ELEMENT = "element"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
 _OF_PRUNED = (  # sections that a variant may change
     "training",
     "pruning",
@@ -86,6 +89,7 @@ def check_value(where: str, axis: str, value: Any) -> None:
         "density": (number and 0 < value <= 1, "numbers in (0, 1]; for 10 % write 0.1"),
         "scope": (value in get_args(Scope), ", ".join(get_args(Scope))),
         "distillation": (isinstance(value, bool), "false, true"),
+        "structure": (isinstance(value, str), "a name of axes.structure"),
         "variant": (isinstance(value, str), "a name of axes.variant"),
         "seed": (isinstance(value, int) and number and value >= 0, "whole numbers from 0"),
     }
@@ -114,6 +118,34 @@ def variants(value: Any) -> dict[str | None, tuple[str, ...]]:
                     f"axes.variant.{name}: {override!r} changes the dense runs too, which variants share; "
                     f"set one of {', '.join(_OF_PRUNED)}, or make it a recipe of its own"
                 )
+    return found
+
+
+def structures(value: Any) -> dict[str | None, Any]:
+    """Return the value of `pruning.structure` by its name, None for elements; without any, these alone."""
+    if value is None:
+        return {None: ELEMENT}
+    if not isinstance(value, Mapping) or not value:
+        raise FinepruneError(
+            f"axes.structure={shown(value)}: give structures by name, as {{element: element, blocks: [4, 1]}}"
+        )
+    found: dict[str | None, Any] = {}
+    for name, structure in value.items():
+        if not isinstance(name, str) or not _WORD.fullmatch(name):
+            raise FinepruneError(
+                f"axes.structure: {shown(name)} becomes part of the name of a folder; use up to 40 letters, "
+                "digits and _"
+            )
+        if (name == ELEMENT) != (structure == ELEMENT):
+            raise FinepruneError(
+                f"axes.structure.{name}={shown(structure)}: single weights, and they alone, are named "
+                f"{ELEMENT}"
+            )
+        try:
+            parts_of(structure)
+        except FinepruneError as error:
+            raise FinepruneError(f"axes.structure.{name}: {error}") from error
+        found[None if name == ELEMENT else name] = structure
     return found
 
 

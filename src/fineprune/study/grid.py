@@ -9,6 +9,9 @@
       method: [dense, magnitude, movement]
       density: [0.1, 0.03]
       scope: [local, global]                      # optional: the method's own
+      structure:                                  # optional: single weights
+        element: element
+        heads: {attention: head, feed_forward: neuron}
       distillation: [false, true]                 # optional: false
       variant:                                    # optional: settings to compare, each with a name
         usual: []
@@ -27,6 +30,7 @@ model that the others prune; recipes of two stages need that, and the dense runs
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -39,11 +43,13 @@ from fineprune.config import METHODS, PruningConfig, Scope, method_name
 from fineprune.errors import FinepruneError
 from fineprune.study.axes import (
     AXES,
+    ELEMENT,
     axis,
     check_label,
     check_overrides,
     matches,
     rules,
+    structures,
     texts,
     variants,
 )
@@ -78,6 +84,9 @@ class Cell:
     variant: str | None = None
     """The name of its other settings in the study, or in words how they differ in a folder; None: none."""
 
+    structure: str | None = None
+    """The name of its structure in the study; None: single weights, or a structure that is no axis."""
+
     @property
     def selection(self) -> Scope | None:
         """Local or global, also where it is the method's own; None for dense."""
@@ -86,7 +95,7 @@ class Cell:
     @property
     def by_axis(self) -> dict[str, Any]:
         """The values by axis, with the method's own scope by its name."""
-        return asdict(self) | {"scope": self.selection}
+        return asdict(self) | {"scope": self.selection, "structure": self.structure or ELEMENT}
 
     @property
     def pruning(self) -> dict[str, Any]:
@@ -96,11 +105,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Task, method, density, scope if it is not the method's own, teacher, seed, variant."""
+        """Task, method, structure, density, scope if it is not the method's own, teacher, seed, variant."""
+        method = ".".join(filter(None, (self.method, self.structure)))
+        return "-".join(filter(None, (self.task, method, self.ending, self.variant)))
+
+    @property
+    def ending(self) -> str:
+        """The middle of its name: density, scope, teacher, seed."""
         density = "" if self.density is None else f"{self.density:g}"
         distilled = "distilled" if self.distillation else ""
-        parts = (self.method, density, self.scope or "", distilled, f"s{self.seed}", self.variant)
-        return "-".join([self.task, *filter(None, parts)])
+        return "-".join(filter(None, (density, self.scope or "", distilled, f"s{self.seed}")))
 
 
 class Run(NamedTuple):
@@ -130,6 +144,9 @@ class Study:
     distillation: tuple[bool, ...] = (False,)
     variants: Mapping[str | None, tuple[str, ...]] = field(default_factory=lambda: {None: ()})
     """The overrides of each, by name; without the axis, one without a name."""
+
+    structures: Mapping[str | None, Any] = field(default_factory=lambda: {None: ELEMENT})
+    """The value of each, by name; None for single weights."""
 
     seeds: tuple[int, ...] = (0,)
     overrides: tuple[str, ...] = ()
@@ -189,6 +206,7 @@ class Study:
             scopes=axis("scope", axes, ()),
             distillation=axis("distillation", axes, (False,)),
             variants=variants(axes.get("variant")),
+            structures=structures(axes.get("structure")),
             seeds=axis("seed", axes, (0,)),
             overrides=overrides,
             skip=rules(values.get("skip")),
@@ -243,8 +261,15 @@ class Study:
                     for density in densities:
                         for scope in _scopes(method, self.scopes):
                             PruningConfig(**Cell(task, method, density, scope, False, seed).pruning)
-                            for distilled, variant in product(self.distillation, self.variants):
-                                yield Cell(task, method, density, scope, distilled, seed, variant)
+                            for distilled, *more in product(
+                                self.distillation, self.variants, self._structures(method)
+                            ):
+                                yield Cell(task, method, density, scope, distilled, seed, *more)
+
+    def _structures(self, method: str) -> list[str | None]:
+        """Return the names of the structures that a method can prune."""
+        traits = METHODS[method]
+        return [None] if traits.holds_zeros or traits.elements_only else list(self.structures)
 
     def _run(self, cell: Cell, out: Path) -> Run:
         source, *task_overrides = self.recipes[cell.task]
@@ -253,6 +278,8 @@ class Study:
             overrides += ["pruning=null", "refine=null", "earlier_densities=null"]
         else:
             overrides += self.variants[cell.variant]
+            if len(self.structures) > 1 or cell.structure is not None:
+                overrides.append(f"pruning.structure={json.dumps(self.structures[cell.structure])}")
             overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]
         dense = _dense(cell).name if self._needs_dense(cell) else None
         if not cell.distillation:
@@ -285,10 +312,10 @@ class Study:
 def cell_of(name: str, recipe: Mapping[str, Any]) -> Cell | None:
     """Return the cell of a run by its folder's name and resolved recipe; None if these disagree."""
     cell = cell_of_recipe(recipe)
-    task, found, variant = name.partition(cell.name)
-    if not (task and found) or (variant and variant[0] != "-"):
-        return None
-    return replace(cell, task=task, variant=variant[1:] or None)
+    structure = ELEMENT if cell.method == DENSE else recipe["pruning"].get("structure", ELEMENT)
+    label = "" if structure == ELEMENT else r"(?:\.(\w+))?"
+    found = re.fullmatch(rf"(.+?)-{cell.method}{label or '()'}-{re.escape(cell.ending)}(?:-(.+))?", name)
+    return found and replace(cell, task=found[1], structure=found[2] or None, variant=found[3])
 
 
 def cell_of_recipe(recipe: Mapping[str, Any]) -> Cell:

@@ -63,7 +63,8 @@ class Group(NamedTuple):
     @property
     def label(self) -> str:
         """The method, its scope if that is not the method's own, and other settings that set it apart."""
-        return ", ".join(filter(None, (self.cell.method, self.cell.scope, self.cell.variant)))
+        cell = self.cell
+        return ", ".join(filter(None, (cell.method, cell.structure, cell.scope, cell.variant)))
 
     @property
     def constant(self) -> int:
@@ -150,7 +151,10 @@ def _distance(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, int, fl
 def place(cell: Cell) -> tuple[Any, ...]:
     """Return the sort key of the tables: task, without a teacher first, dense first, then by density."""
     density = 2.0 if cell.density is None else cell.density
-    method = _ORDER.index(cell.method), cell.scope or "", natural(cell.variant or "")
+    method = (
+        *(_ORDER.index(cell.method), cell.structure or "", cell.scope or ""),
+        natural(cell.variant or ""),
+    )
     return cell.task, cell.distillation, -density, *method, cell.seed
 
 

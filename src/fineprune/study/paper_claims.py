@@ -149,17 +149,19 @@ def _scopes(
     """Return cases of global against local selection by methods with both; the gap is in points."""
     cases = []
     for place, members in _places(pruned, fits).items():
-        local = {
-            (group.cell.method, group.cell.variant): group for group in members if group.cell.scope is None
-        }
+        local = {_apart(group): group for group in members if group.cell.scope is None}
         for group in members:
-            other = local.get((group.cell.method, group.cell.variant))
+            other = local.get(_apart(group))
             if group.cell.scope == "global" and other is not None and (pair := _paired(group, other)):
                 gap, error = _gap(*pair)
                 told = f"{place}: {_told(pair[0])}, local {_value(pair[1])}, gap {gap:+.1f}"
                 sure = judge(gap - error) == judge(gap) == judge(gap + error)
                 cases.append(_Case(judge(gap) if sure else None, told))
     return cases
+
+
+def _apart(group: Group) -> tuple[str | None, ...]:
+    return group.cell.method, group.cell.structure, group.cell.variant
 
 
 def _low_layers(pruned: list[Group]) -> list[_Case]:

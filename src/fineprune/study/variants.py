@@ -88,7 +88,8 @@ def variants(runs: Sequence[tuple[Cell, Settings | None]]) -> list[str | None]:
         families: dict[tuple[Any, ...], list[int]] = {}
         for index in known:
             cell = runs[index][0]
-            families.setdefault((cell.method, cell.scope, cell.distillation), []).append(index)
+            family = (cell.method, cell.structure, cell.scope, cell.distillation)
+            families.setdefault(family, []).append(index)
         for members in families.values():
             members_settings = [(runs[index][0].density, known[index]) for index in members]
             for index, text in zip(members, _told_apart(members_settings, common), strict=True):

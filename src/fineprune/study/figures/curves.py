@@ -117,7 +117,7 @@ def _own_scope(groups: Sequence[Group]) -> list[tuple[Group, str]]:
 
 def _scoped(group: Group) -> str:
     cell = group.cell
-    return ", ".join(filter(None, (cell.method, cell.selection, cell.variant)))
+    return ", ".join(filter(None, (cell.method, cell.structure, cell.selection, cell.variant)))
 
 
 def _numbered(lines: Sequence[Line]) -> list[Line]:

@@ -241,4 +241,5 @@ def _text(group: Group) -> str:
     if cell.density is None:
         return DENSE
     scope = {"local": " local", "global": " global"}.get(cell.scope or "", "")
-    return f"{percent(cell.density)}{scope}{' +' if cell.distillation else ''}"
+    structure = f" {cell.structure}" if cell.structure else ""
+    return f"{percent(cell.density)}{structure}{scope}{' +' if cell.distillation else ''}"

@@ -101,6 +101,7 @@ def _show(
     from fineprune.study.frontier.drawing import caption, draw
     from fineprune.study.frontier.notes import notes_of
     from fineprune.study.frontier.recommendation import recommend
+    from fineprune.study.frontier.shapes import draw as draw_shapes
 
     entries = [entry for run in task.runs for entry in found[run.path]]
     notes = notes_of(task, found)
@@ -111,6 +112,8 @@ def _show(
         place = folder / "figures"
         figure.save(place)
         picture = place / f"{figure.name}.png"
+        if (shapes := draw_shapes(task, points)) is not None:
+            shapes.save(place)
     try:
         choice = recommend(points, limits)
     except FinepruneError as error:

@@ -33,7 +33,7 @@ ONE_SEED = "One seed each: small differences may be noise."
 def label_of(cell: Cell) -> str:
     """Return a method with the settings in which it differs from its plain form, and from other runs."""
     taught = "with a teacher" if cell.distillation else None
-    return ", ".join(filter(None, (cell.method, cell.scope, taught, cell.variant)))
+    return ", ".join(filter(None, (cell.method, cell.structure, cell.scope, taught, cell.variant)))
 
 
 def title_of(cell: Cell) -> str:
