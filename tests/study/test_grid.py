@@ -338,23 +338,23 @@ HEADS = {"attention": "head", "feed_forward": "neuron"}
 
 def test_structures_are_an_axis():
     structures = {"element": "element", "heads": HEADS, "blocks": [4, 1]}
-    axes = {"method": ["dense", "soft_movement", "admm"], "structure": structures, "variant": {"slow": []}}
+    axes = {"method": ["dense", "soft_movement"], "structure": structures, "variant": {"slow": []}}
     made = study(axes=axes, skip=[{"structure": "blocks"}])
     runs = made.runs(OUT)
     assert [run.name for run in runs] == [
         "a-dense-s0",
         "a-soft_movement-0.1-s0-slow",
         "a-soft_movement.heads-0.1-s0-slow",
-        "a-admm-0.1-s0-slow",  # which prunes single weights alone
     ]
     assert [run.recipe.pruning and run.recipe.pruning.structure for run in runs] == [
         None,
         "element",
         HEADS,
-        "element",
     ]
-    assert [run.cell.structure for run in runs] == [None, None, "heads", None]
+    assert [run.cell.structure for run in runs] == [None, None, "heads"]
     assert runs[2].cell == cell_of(runs[2].name, runs[2].recipe.to_dict())
+    # A method that prunes single weights alone has those.
+    assert names(study(axes={"method": "admm", "structure": structures})) == ["a-admm-0.1-s0"]
 
 
 def test_a_structure_is_in_the_name_only_of_runs_that_have_one():

@@ -9,7 +9,7 @@ from support import tiny_bert
 from fineprune import FinepruneError
 from fineprune.inference.bench import latency, peers
 from fineprune.inference.bench.peers import Peer
-from fineprune.inference.bench.timing import machine
+from fineprune.inference.bench.timing import processor
 from fineprune.pruning.latency import Fit, LatencyTable
 from fineprune.pruning.layout import layout_of
 
@@ -66,7 +66,7 @@ def test_a_table(folder, runtime, tmp_path):
     assert table.rest_ms == pytest.approx(18 - 2 * 6)
     assert (table.runtime, table.threads, table.batch, table.length) == ("torch", 1, 1, 8)
     assert table.shape == (16, 2, 4, 4, 4, 32)
-    assert table.processor == machine(1)["processor"]
+    assert table.processor == processor()
     table.save(tmp_path / "table.json")
     assert LatencyTable.load(tmp_path / "table.json") == table
     for job in runtime:  # the engine would leave zeros out

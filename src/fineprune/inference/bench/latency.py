@@ -20,7 +20,7 @@ from fineprune.checkpoint.loading import open_model
 from fineprune.errors import FinepruneError
 from fineprune.inference.bench.measure import Left, example, heard, scratch_folder, torch_threads
 from fineprune.inference.bench.peers import PEERS, Job, missing
-from fineprune.inference.bench.timing import compare, interleave, machine, silent
+from fineprune.inference.bench.timing import compare, interleave, processor, silent, versions
 from fineprune.pruning.anatomy import Attention, FeedForward
 from fineprune.pruning.latency import LatencyTable, Shape, shape_of
 from fineprune.pruning.layout import layout_of
@@ -114,7 +114,7 @@ def share_of(dense: nn.Module, smaller: nn.Module, table: LatencyTable, rounds: 
     Raises:
         FinepruneError: This is another machine than the table's, or the runtime is missing or fails.
     """
-    table.check_machine(machine(table.threads)["processor"], table.threads)
+    table.check_machine(processor(), table.threads)
     peer = PEERS[table.runtime]
     if why := missing(peer):
         raise FinepruneError(why)
@@ -160,10 +160,9 @@ def _measured(
         heads = {units: ratio("attention", units) for units in range(1, shape.groups)}
     neurons = {units: ratio("feed_forward", units) for units in widths(shape.neurons, round_to)[1:]}
     usual = statistics.median(dense_ms)
-    about = machine(job.threads)
     return LatencyTable(
         runtime=name,
-        processor=about["processor"],
+        processor=processor(),
         threads=job.threads,
         batch=len(job.inputs["input_ids"]),
         length=job.inputs["input_ids"].shape[1],
@@ -172,7 +171,7 @@ def _measured(
         dense_ms=usual,
         attention=_times(heads, shape.groups, usual / shape.layers),
         feed_forward=_times(neurons, shape.neurons, usual / shape.layers),
-        versions=about["versions"],
+        versions=versions(),
     )
 
 
