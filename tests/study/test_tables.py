@@ -1,5 +1,7 @@
 """Tables, worked out by hand from results that are written here."""
 
+import json
+
 import pytest
 
 from fineprune.study.grid import Cell
@@ -119,3 +121,24 @@ def test_markup_in_labels_is_text(tmp_path):
         "<table>\n<caption>t</caption>\n<thead><tr><th>&lt;b&gt;</th></tr></thead>\n"
         "<tbody>\n<tr><td><b>&lt;script&gt;</b></td></tr>\n</tbody>\n</table>"
     )
+
+
+def test_what_structures_left_is_in_the_tables(write_results):
+    folder = write_results("a-movement-0.5-s0", "movement", 0.5, {"accuracy": 0.8})
+    results = json.loads((folder / "results.json").read_text())
+    results["recipe"]["pruning"]["structure"] = {"attention": "head"}
+    results["left"] = {"parameters": 0.5, "flops": 0.25, "heads": [3, 12]}
+    shaped = folder.parent / "a-movement.heads-0.5-s0"
+    shaped.mkdir()
+    (shaped / "results.json").write_text(json.dumps(results))
+    rows = collect(folder.parent)
+    (table,) = tables(rows)
+    assert table.columns[3:] == ("of dense", "kept", "heads", "neurons", "FLOPs left", "seeds")
+    assert [(line[1], *line[5:8]) for line in table.lines] == [
+        ("movement", "–", "–", "–"),
+        ("movement, heads", "25.0%", "–", "25.0%"),
+    ]
+    head, plain, heads = as_csv(rows).splitlines()
+    assert head.endswith(",structure,heads,neurons,flops")
+    assert plain.endswith(",,,,")
+    assert heads.endswith(",heads,0.25,,0.25")

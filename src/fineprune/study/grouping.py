@@ -60,6 +60,13 @@ class Group(NamedTuple):
         reached = [results["density"] for results in self.finished]
         return statistics.fmean(reached) if reached else None
 
+    def left(self, what: str) -> float | None:
+        """Return the mean share of "heads", "neurons" or "flops" that remains; None where no run says it."""
+        said = [results["left"] for results in self.finished if isinstance(results.get("left"), dict)]
+        found = [left[what] for left in said if what in left]
+        shares = [entry[0] / entry[1] if isinstance(entry, list) else entry for entry in found]
+        return statistics.fmean(shares) if shares else None
+
     @property
     def label(self) -> str:
         """The method, its scope if that is not the method's own, and other settings that set it apart."""

@@ -54,6 +54,6 @@ def numbers(cell: Cell) -> tuple[float, float] | None:
     """Return the paper's pair of numbers for a cell, with any seed; None if the paper has none."""
     if cell.method == DENSE:
         return None if cell.distillation else _DENSE.get(cell.task)
-    if cell.scope is not None or cell.density is None:
+    if cell.scope is not None or cell.density is None or cell.structure is not None:
         return None
     return _NUMBERS[cell.distillation].get((cell.task, cell.density, cell.method))

@@ -22,6 +22,8 @@ _HEADER = (
     *("metric", "mean", "deviation", "of_dense", "kept", "paper"),
 )
 _MORE = ("settings", "constant")
+_LEFT = {"heads": "heads", "neurons": "neurons", "flops": "FLOPs left"}
+_SHAPE = ("structure", *_LEFT)
 _NONE = "–"  # what stands for a number that there is not
 # Tasks that are scored by two numbers; the others show their main one.
 _SHOWN = paper.METRICS | {"mrpc": ("accuracy", "f1"), "stsb": ("pearson", "spearman")}
@@ -115,13 +117,15 @@ def as_text(made: Iterable[Table], width: int | None = None, color: bool = False
 def as_csv(rows: Iterable[Row]) -> str:
     """Return a line for each cell and metric, with all digits; unknown values are empty.
 
-    The last columns, of other settings and of seeds that learned nothing, are there if a line has either.
+    The last columns, of other settings and seeds that learned nothing, and of structures, are there if a line
+    has either.
     """
     every = groups(rows)
+    shaped = any(group.cell.structure or _shrinks(group) for group in every)
     more = any(group.cell.variant or group.constant for group in every)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_HEADER + _MORE * more)
+    writer.writerow(_HEADER + _MORE * more + _SHAPE * shaped)
     for group in every:
         cell = group.cell
         same = [one for one in every if one.cell.task == cell.task]
@@ -133,21 +137,26 @@ def as_csv(rows: Iterable[Row]) -> str:
             counts = (len(group.finished), len(group.rows))
             main = whole if metric == group.metric else None
             line = [*settings, *counts, metric, *measured, main, kept, theirs.get(metric)]
-            writer.writerow(line + [cell.variant, group.constant] * more)
+            shape = [cell.structure, *map(group.left, _LEFT)] * shaped
+            writer.writerow(line + [cell.variant, group.constant] * more + shape)
     return file.getvalue()
 
 
 def _table(task: str, distilled: bool, members: list[Group], every: list[Group]) -> Table:
     metrics = metrics_of(task, members)
     theirs = any(paper.numbers(group.cell) for group in members)
-    columns = ("density", "method", *(f"{metric}, %" for metric in metrics), "of dense", "kept", "seeds")
+    left = _LEFT if any(map(_shrinks, members)) else {}
+    named = (*(f"{metric}, %" for metric in metrics), "of dense", "kept", *left.values())
+    columns = ("density", "method", *named, "seeds")
     if theirs:
         columns += (f"paper: {' / '.join(paper.METRICS[task])}",)
     lines = []
     for group in members:
         whole, kept = share(group, every), group.kept
         numbers = [_number(group, metric) for metric in metrics]
-        shares = [_NONE if value is None else f"{value:.1%}" for value in (whole, kept)]
+        shares = [
+            _NONE if value is None else f"{value:.1%}" for value in (whole, kept, *map(group.left, left))
+        ]
         done, planned = len(group.finished), len(group.rows)
         seeds = str(done) if done == planned else f"{done} of {planned}"
         pair = paper.numbers(group.cell)
@@ -177,6 +186,10 @@ def _best(members: list[Group], metrics: tuple[str, ...]) -> frozenset[tuple[int
                     (line, column) for line, mean in means.items() if mean == top and members[line].learned
                 }
     return frozenset(best)
+
+
+def _shrinks(group: Group) -> bool:
+    return any(group.left(what) is not None for what in ("heads", "neurons"))
 
 
 def _number(group: Group, metric: str) -> str:
