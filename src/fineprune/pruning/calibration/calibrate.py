@@ -14,6 +14,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.calibration import alps, magnitude, sparsegpt, units, wanda
 from fineprune.pruning.calibration.calibrated import Calibrated, CutMatrix
 from fineprune.pruning.calibration.checks import checked, warn_of_batches
+from fineprune.pruning.calibration.kwon import choose_units
 from fineprune.pruning.calibration.layer import Layer
 from fineprune.pruning.calibration.moments import Moments, precise
 from fineprune.pruning.calibration.passes import Passes
@@ -24,6 +25,7 @@ from fineprune.pruning.structures import grids_of, rankings
 from fineprune.pruning.targets import is_pointwise, repeated_blocks
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
+from fineprune.structure import parts_of
 
 CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "magnitude": magnitude.cut,
@@ -34,7 +36,10 @@ CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
 """The ways to cut single weights, the fastest first."""
 
 UNIT_CUTS = {"wanda": units.by_norms, "sparsegpt": units.fitted}
-"""The ways to cut heads and neurons, the fastest first."""
+"""The ways to cut the same number of heads and neurons in each layer, the fastest first."""
+
+KWON = "kwon"
+"""The way to cut heads and neurons of the whole model by the gradient of its loss."""
 
 
 @torch.no_grad()
@@ -49,7 +54,8 @@ def calibrate(
 ) -> Calibrated:
     """Cut a trained model to a density without labels and without training, in place.
 
-    Each matrix keeps the same share of its weights, or each layer of its heads and neurons. Matrices are cut
+    Each matrix keeps the same share of its weights, or each layer of its heads and neurons; by "kwon" the
+    whole model keeps a share of the multiply-adds of its heads and neurons. Matrices are cut
     in the order in which the model uses them, and the inputs of each are those that come out of what was cut
     before. `shrink` removes heads and neurons afterwards.
 
@@ -59,7 +65,7 @@ def calibrate(
             Labels are not needed. A few hundred texts of the task are enough.
         density: The share that remains, in (0, 1].
         method: "magnitude" and "wanda" choose what remains; "sparsegpt" and "alps" correct it, too. None:
-            "alps"; of heads and neurons, which take "wanda" or "sparsegpt", the latter.
+            "alps"; of heads and neurons, which take "kwon", "wanda" or "sparsegpt", the last.
         structure: "element", or {"attention": "head", "feed_forward": "neuron"}, as in `PruningConfig`.
         targets: Patterns of the linear layers to cut, as in `PruningConfig`.
         exclude: Patterns of layers to leave out.
@@ -73,14 +79,21 @@ def calibrate(
     by_size = next(name for name, traits in METHODS.items() if traits.order == 0)
     patterns: Any = {"targets": targets, "exclude": exclude}
     config = PruningConfig(by_size, density, scope="local", structure=structure, **patterns)
-    cuts: Mapping[str, Any] = CUTS if config.structure == "element" else UNIT_CUTS
-    method = list(cuts)[-1] if method is None else choose(method, cuts, "method")
+    cuts = list(CUTS) if config.structure == "element" else [KWON, *UNIT_CUTS]
+    method = cuts[-1] if method is None else choose(method, cuts, "method")
     matrices = checked(model, config)
     grids = grids_of(model, matrices, config)
     readers = {name: matrices[name] for name in grids}
     passes = Passes(model, batches, readers, repeated_blocks(model))
     check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
-    work = _Work(model, method, grids, config)
+    alive: dict[str, Tensor] = {}
+    if method == KWON:
+        if any(part.density is not None for part in parts_of(config.structure).values()):
+            raise FinepruneError(
+                "method='kwon': shares one density among heads and neurons; give no part its own"
+            )
+        alive = choose_units(model, passes.batches, readers, grids, density)
+    work = _Work(model, method, grids, config, alive)
     try:
         for modules in _by_weight(readers, passes.order):
             moments = Moments(model, modules)
@@ -100,9 +113,14 @@ class _Work:
     """The matrices cut so far, what they were, and how far their outputs moved."""
 
     def __init__(
-        self, model: nn.Module, method: str, grids: Mapping[str, Grid], config: PruningConfig
+        self,
+        model: nn.Module,
+        method: str,
+        grids: Mapping[str, Grid],
+        config: PruningConfig,
+        alive: Mapping[str, Tensor],
     ) -> None:
-        self._model, self._method, self._grids = model, method, grids
+        self._model, self._method, self._grids, self._alive = model, method, grids, alive
         names = list(grids)
         rankings_of = rankings(list(grids.values()), config)
         self._densities = {names[index]: share for members, share in rankings_of for index in members}
@@ -120,7 +138,11 @@ class _Work:
             bias = module._parameters.get("bias")
             layer = layer if bias is None else replace(layer, gram=moments.centered.to(layer.weight.device))
             unit_of = grid.expansion.unit_of.to(layer.weight.device)
-            matrix, alive = UNIT_CUTS[self._method](layer, unit_of, keep_count(density, grid.shape[0]))
+            if name in self._alive:
+                alive = self._alive[name].to(unit_of.device)
+                matrix = units.refitted(layer, unit_of, alive)
+            else:
+                matrix, alive = UNIT_CUTS[self._method](layer, unit_of, keep_count(density, grid.shape[0]))
             if bias is not None:
                 moved = (layer.weight - matrix) @ moments.mean.to(matrix.device)
                 self._before[f"{name}.bias"] = bias.detach().clone()

@@ -35,6 +35,23 @@ def fitted(layer: Layer, unit_of: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         alive = best(losses, max(keep, count - each)) & alive
 
 
+def refitted(layer: Layer, unit_of: Tensor, alive: Tensor) -> Tensor:
+    """Return the weight with the columns of some units, fitted anew by least squares.
+
+    Args:
+        layer: The matrix that reads the units.
+        unit_of: (inputs,): the unit of each column.
+        alive: (units,), bool: which remain.
+    """
+    rest = alive[unit_of].nonzero().squeeze(1)
+    matrix = torch.zeros_like(layer.weight)
+    if len(rest):
+        hessian = layer.hessian
+        inverse = torch.cholesky_inverse(factor(hessian[rest][:, rest], layer.name))
+        matrix[:, rest] = (layer.weight * layer.alive) @ hessian[:, rest] @ inverse
+    return matrix
+
+
 def _losses(weight: Tensor, inverse: Tensor, unit_of: Tensor, units: int) -> Tensor:
     """Return the loss of each unit, 0 for those without columns."""
     if len(unit_of.unique()) == len(unit_of):

@@ -1,0 +1,156 @@
+"""Choose heads and neurons of a whole model by Fisher information (Kwon et al. 2022).
+
+A gate of 1 on each unit has the gradient g of the loss of a batch; a unit's importance is the sum of g^2 over
+the batches. Heads and neurons share a budget of multiply-adds. In each layer units are then swapped while
+that lowers the squared norm of the sum of g over what is removed, which units that go together may raise.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fineprune.errors import FinepruneError
+from fineprune.pruning.expansion import Lines
+from fineprune.pruning.probe import evaluating
+from fineprune.pruning.units import Grid
+
+
+def choose_units(
+    model: nn.Module,
+    batches: Iterable[Any],
+    readers: Mapping[str, nn.Module],
+    grids: Mapping[str, Grid],
+    density: float,
+) -> dict[str, Tensor]:
+    """Return which units of each grid stay, bool, by the name of the matrix that reads them.
+
+    Args:
+        model: The model.
+        batches: Inputs, as mappings or tuples of arguments. Where the model computes no loss of them, it is
+            that of labels drawn from its own answers.
+        readers: The matrices that read the units, by name.
+        grids: The grids of these.
+        density: The share of the multiply-adds of all units that stays.
+    """
+    gradients = gate_gradients(model, batches, readers, grids)
+    importance = {name: values.square().sum(0) for name, values in gradients.items()}
+    alive = search(importance, grids, density)
+    return {name: swapped(gradients[name], kept) for name, kept in alive.items()}
+
+
+def gate_gradients(
+    model: nn.Module, batches: Iterable[Any], readers: Mapping[str, nn.Module], grids: Mapping[str, Grid]
+) -> dict[str, Tensor]:
+    """Return the gradient of the loss of each batch by the gate of each unit, (batches, units)."""
+    device = next(model.parameters()).device
+    gates = {name: torch.ones(grids[name].shape, device=device, requires_grad=True) for name in readers}
+    found: dict[str, list[Tensor]] = {name: [] for name in readers}
+    handles = [
+        module.register_forward_pre_hook(_gated(gates[name], grids[name])) for name, module in readers.items()
+    ]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.enable_grad(), evaluating(model):
+            for batch in batches:
+                output = model(**batch) if isinstance(batch, Mapping) else model(*batch)
+                given = torch.autograd.grad(_loss(output, generator), list(gates.values()), allow_unused=True)
+                for name, values in zip(gates, given, strict=True):
+                    units = gates[name] if values is None else values
+                    found[name].append(torch.zeros_like(units) if values is None else values.double().cpu())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.stack(rows).double().cpu() for name, rows in found.items()}
+
+
+def search(importance: Mapping[str, Tensor], grids: Mapping[str, Grid], density: float) -> dict[str, Tensor]:
+    """Return the units of largest importance in all that a share of the multiply-adds pays for.
+
+    For each number of the best heads the best neurons fill the rest of the budget.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, grid in grids.items():
+        kinds.setdefault(grid.kind, []).append(name)
+    cost = {kind: grids[names[0]].multiply_adds for kind, names in kinds.items()}
+    ranked = {kind: torch.cat([importance[name] for name in names]) for kind, names in kinds.items()}
+    sums = {
+        kind: torch.cat([values.new_zeros(1), values.sort(descending=True).values.cumsum(0)])
+        for kind, values in ranked.items()
+    }
+    first, *rest = sorted(kinds, key=cost.__getitem__, reverse=True)
+    budget = density * sum(cost[kind] * len(values) for kind, values in ranked.items())
+    best: tuple[float, dict[str, int]] = (-1.0, {})
+    for count in range(min(len(ranked[first]), int(budget // cost[first])) + 1):
+        counts = {first: count}
+        for kind in rest:
+            counts[kind] = min(len(ranked[kind]), int((budget - count * cost[first]) // cost[kind]))
+        total = float(sum(sums[kind][number] for kind, number in counts.items()))
+        best = max(best, (total, counts), key=lambda entry: entry[0])
+    if not any(best[1].values()):
+        raise FinepruneError(f"density={density:g}: keeps less than one {min(cost, key=cost.__getitem__)}")
+    alive = {}
+    for kind, number in best[1].items():
+        flags = torch.zeros(len(ranked[kind]), dtype=torch.bool)
+        flags[ranked[kind].argsort(descending=True, stable=True)[:number]] = True
+        sizes = [len(importance[name]) for name in kinds[kind]]
+        alive |= dict(zip(kinds[kind], flags.split(sizes), strict=True))
+    return alive
+
+
+def swapped(gradients: Tensor, alive: Tensor) -> Tensor:
+    """Return as many units, after the swaps that lower |sum of g over what is removed|^2, the best first.
+
+    Args:
+        gradients: (batches, units).
+        alive: (units,), bool.
+    """
+    alive = alive.clone()
+    fisher = gradients.mT @ gradients
+    for _ in range(len(alive)):
+        kept, gone = alive.nonzero().squeeze(1), (~alive).nonzero().squeeze(1)
+        if not len(kept) or not len(gone):
+            break
+        with_gone = fisher[:, gone].sum(1)  # F r
+        change = (fisher.diagonal()[gone] - 2 * with_gone[gone])[:, None]
+        change = change + (fisher.diagonal()[kept] + 2 * with_gone[kept])[None] - 2 * fisher[gone][:, kept]
+        place = int(change.argmin())
+        if not float(change.flatten()[place]) < -1e-9 * float(fisher.diagonal().sum()):
+            break
+        alive[gone[place // len(kept)]] = True
+        alive[kept[place % len(kept)]] = False
+    return alive
+
+
+def _gated(gate: Tensor, grid: Grid) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    """Return a hook that multiplies what a matrix reads by the gates of its units."""
+    expansion = grid.expansion
+    assert isinstance(expansion, Lines)
+    unit_of = expansion.unit_of
+
+    def hook(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        value, *others = given
+        return (value * gate[unit_of.to(gate.device)].to(value.dtype), *others)
+
+    return hook
+
+
+def _loss(output: Any, generator: torch.Generator) -> Tensor:
+    """Return the loss that a model gives, or that of labels drawn from its answers."""
+    loss = getattr(output, "loss", None)
+    if isinstance(loss, Tensor):
+        return loss.float()
+    logits = [getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")]
+    known = [entry.float().flatten(0, -2) for entry in logits if isinstance(entry, Tensor)]
+    if not known or any(entry.shape[-1] < 2 for entry in known):
+        raise FinepruneError(
+            "method='kwon': the model gives no loss on these batches, and no logits of classes to draw "
+            "labels from; give batches with labels, or method='sparsegpt'"
+        )
+    losses = []
+    for entry in known:
+        drawn = torch.multinomial(entry.detach().softmax(-1).cpu(), 1, generator=generator)
+        losses.append(functional.cross_entropy(entry, drawn[:, 0].to(entry.device)))
+    return torch.stack(losses).sum()

@@ -1,0 +1,101 @@
+"""Heads and neurons by Fisher information: gradients of gates, the search, swaps, and whole models."""
+
+import pytest
+import torch
+from support import tiny_bert
+
+from fineprune import FinepruneError, calibrate, costs, shrink
+from fineprune.pruning.calibration.kwon import gate_gradients, search, swapped
+from fineprune.pruning.expansion import Lines
+from fineprune.pruning.layout import layout_of
+from fineprune.pruning.probe import probe_inputs
+from fineprune.pruning.units import Grid
+
+UNITS = {"attention": "head", "feed_forward": "neuron"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens for matrices:fineprune.FinepruneWarning")
+
+
+def bert():
+    return tiny_bert(num_attention_heads=4, initializer_range=0.5).eval()
+
+
+def batches(model, labels=False):
+    found = [probe_inputs(model, 12, seed) for seed in range(3)]
+    more = {"labels": torch.arange(2)} if labels else {}
+    return [
+        batch | {name: value[: len(batch["input_ids"])] for name, value in more.items()} for batch in found
+    ]
+
+
+def test_the_gradient_of_a_gate_is_that_of_its_columns():
+    """A gate multiplies what W reads, so its gradient is the sum of dL/dW * W over the unit's columns."""
+    model = bert()
+    half = layout_of(model)[0].attentions[0]
+    (name,) = [lines.matrix for lines in half.lines if lines.kind == "O"]
+    reader = model.get_submodule(name)
+    unit_of = torch.arange(16) // 4
+    grid = Grid("head", (4,), Lines(1, unit_of.tolist(), 16), 256)
+    (batch, *_) = batches(model, labels=True)
+    (found,) = gate_gradients(model, [batch], {name: reader}, {name: grid})[name]
+    model(**batch).loss.backward()
+    products = (reader.weight.grad * reader.weight).sum(0).double()
+    expected = torch.zeros(4).double().index_add_(0, unit_of, products.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    assert not reader._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("density", "heads", "neurons"),
+    [
+        (0.5, [1, 0], [1, 1, 0, 0]),  # of 12: one head and 2 neurons are worth 10, 4 neurons 7
+        (0.25, [0, 0], [1, 1, 1, 0]),  # 3 neurons; no head can be paid
+        (1.0, [1, 1], [1, 1, 1, 1]),
+    ],
+)
+def test_the_best_number_of_heads(density, heads, neurons):
+    importance = {"o": torch.tensor([5.0, 1.0]), "f": torch.tensor([3.0, 2.0, 1.0, 1.0])}
+    grids = {
+        "o": Grid("head", (2,), Lines(1, [0, 1], 1), 3, product=1),
+        "f": Grid("neuron", (4,), Lines(1, range(4), 1), 1),
+    }
+    alive = search(importance, grids, density)
+    assert {name: flags.int().tolist() for name, flags in alive.items()} == {"o": heads, "f": neurons}
+    with pytest.raises(FinepruneError, match=r"density=0.01: keeps less than one neuron"):
+        search(importance, grids, 0.01)
+
+
+def test_units_are_swapped_where_gradients_cancel():
+    # Without units 1 and 2 the gradients add up to 2; without 2 and 3, to -0.5.
+    gradients = torch.tensor([[2.0, 1.0, 1.0, -1.5]]).double()
+    alive = swapped(gradients, torch.tensor([True, False, False, True]))
+    assert alive.tolist() == [True, True, False, False]
+    assert swapped(gradients, torch.ones(4, dtype=torch.bool)).all()
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_model_is_cut_to_a_share_of_its_multiply_adds(labels):
+    model = bert()
+    before = costs(model).multiply_adds
+    done = calibrate(model, batches(model, labels), 0.5, "kwon", UNITS)
+    assert done.method == "kwon"
+    assert done.error < 1
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    shrunk = shrink(model)
+    assert not shrunk.refused
+    # A neuron has 32 weights: less than one is missing.
+    assert 0.5 * before - 128 * 32 < costs(model).nonzero_multiply_adds <= 0.5 * before
+
+
+def test_what_is_refused():
+    model = bert()
+    shares = {
+        "attention": {"unit": "head", "density": 0.5},
+        "feed_forward": {"unit": "neuron", "density": 0.5},
+    }
+    with pytest.raises(FinepruneError, match="method='kwon': shares one density among heads and neurons"):
+        calibrate(model, batches(model), 0.5, "kwon", shares)
+    with pytest.raises(FinepruneError, match=r"method='kwon': .*allowed are magnitude, wanda"):
+        calibrate(model, batches(model), 0.5, "kwon")
+    headless = tiny_bert("Model", num_attention_heads=4).eval()
+    with pytest.raises(FinepruneError, match="gives no loss on these batches, and no logits"):
+        calibrate(headless, batches(headless), 0.5, "kwon", UNITS)
