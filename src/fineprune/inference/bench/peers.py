@@ -20,6 +20,7 @@ from fineprune.checkpoint.export import quiet_exporters, write_graph
 from fineprune.errors import FinepruneError
 from fineprune.inference import fallback
 from fineprune.inference.accelerate import Dtype, accelerate
+from fineprune.inference.bench.ctranslate2_peer import encoder_in_ctranslate2
 from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import is_replaceable, linear_of, places
@@ -157,6 +158,16 @@ def run_deepsparse(job: Job) -> Run:
     return lambda: dict(zip(engine.output_names, engine.run(feeds), strict=True))
 
 
+def run_ctranslate2(compute_type: str) -> Callable[[Job], Run]:
+    """Run the encoder in CTranslate2, and the head in torch."""
+
+    def build(job: Job) -> Run:
+        folder = job.scratch / "ctranslate2"
+        return _model_run(encoder_in_ctranslate2(job.model, compute_type, job.threads, folder), job.inputs)
+
+    return build
+
+
 PEERS: dict[str, Peer] = {
     "torch": Peer(run_torch, 1e-3),
     "engine float32": Peer(run_engine("float32"), 1e-3),
@@ -170,6 +181,8 @@ PEERS: dict[str, Peer] = {
     "OpenVINO bfloat16": Peer(run_openvino("bf16"), 0.1, ("openvino",)),
     "OpenVINO int8": Peer(run_openvino("f32", int8="all"), 0.3, ("openvino", "nncf")),
     "OpenVINO int8 weights": Peer(run_openvino("f32", int8="weights"), 0.3, ("openvino", "nncf")),
+    "CTranslate2": Peer(run_ctranslate2("float32"), 1e-3, ("ctranslate2",)),
+    "CTranslate2 int8": Peer(run_ctranslate2("int8"), 0.3, ("ctranslate2",)),
     "DeepSparse": Peer(run_deepsparse, 1e-3, ("deepsparse",)),
 }
 """In the order of the table. The first one is what the others are compared with, in time and in answers."""

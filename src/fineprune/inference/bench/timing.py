@@ -23,6 +23,7 @@ _PACKAGES = (
     "onnxruntime",
     "openvino",
     "nncf",
+    "ctranslate2",
     "deepsparse",
 )
 
