@@ -96,7 +96,7 @@ def check_structure(config: Any) -> None:
             "structure={'feed_forward': 'neuron'}"
         )
     local = (config.scope or config.traits.scopes[0]) == "local"
-    _check_latency(config, units, local)
+    _check_latency(config, units)
     if config.budget == "flops" and (local or not units & {"head", "attention"}):
         raise FinepruneError(
             f"budget={config.budget!r}: counts as the weights do where matrices are ranked one by one, or no "
@@ -117,7 +117,7 @@ def check_structure(config: Any) -> None:
             )
 
 
-def _check_latency(config: Any, units: set[Unit], local: bool) -> None:
+def _check_latency(config: Any, units: set[Unit]) -> None:
     """Raise `FinepruneError` where a table of times is missing, or does not fit what is ranked."""
     table = config.latency_table
     if config.budget != "latency":
@@ -137,7 +137,8 @@ def _check_latency(config: Any, units: set[Unit], local: bool) -> None:
             f"budget='latency': a table has times of heads and neurons, and structure={config.structure!r} "
             "has other units; give structure={'attention': 'head', 'feed_forward': 'neuron'}"
         )
-    if local or any(part.density is not None for part in parts_of(config.structure).values()):
+    together = (config.scope or config.traits.scopes[0]) == "global"
+    if not together or any(part.density is not None for part in parts_of(config.structure).values()):
         raise FinepruneError(
             "budget='latency': weighs heads and neurons of all layers against each other; give "
             "scope='global', and no density of a part"
