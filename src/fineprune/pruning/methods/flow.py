@@ -10,6 +10,7 @@ method of that name. Hg is a central difference of gradients along g, since fuse
 differentiated twice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -115,4 +116,4 @@ class FlowMeasure(Measured):
 
 def _norm(tensors: Sequence[Tensor]) -> float:
     """Return the norm of all entries together."""
-    return float(sum(float(tensor.double().square().sum()) for tensor in tensors)) ** 0.5
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
