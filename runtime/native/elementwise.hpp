@@ -1,6 +1,7 @@
 // Operations on a tile between its linear layers: activations, conversion to the kernel's rows, layer norm. Rows of
 // floats are kTile tokens apart, in natural order.
 #pragma once
+#include <cmath>
 #include <limits>
 
 #include "engine.h"

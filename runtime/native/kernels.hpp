@@ -1,6 +1,12 @@
-// The kernels of float32, bfloat16 and int8: layout of a tile's rows, a step of the sparse loop, and how sums become
+// The kernels of float32, bfloat16 and int8: layout of a tile's rows, a step of the sparse loops, and how sums become
 // floats. Width is the number of a tile's tokens that are computed.
+//
+// Sums<Width> is a step for one output. Shared<Width, Aligned> is one for four: words() reads the inputs of a step, as
+// words that hold kGroup of them for each token, and dot() multiplies them by a weight word. Both have sums of kVectors
+// vectors of B bytes, tokens in natural order.
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include "dense.hpp"
@@ -15,6 +21,15 @@ struct Tile {
 };
 
 constexpr int64_t kCache = 48 * 1024;  // a block of a tile's rows should fit the first cache
+
+// What the forms of a part cost, in times of an element that is stored alone: measured by benchmarks/blocks.py.
+struct Costs {
+    float column;   // an input of four outputs
+    float aligned;  // kGroup neighboring inputs of four outputs
+    float group;    // to interleave kGroup inputs once for all outputs
+    float four;     // to begin and end four outputs' sums together rather than one by one
+    float again;    // the same if they also have elements alone, for which the sums are stored and loaded once more
+};
 
 // For activations without a scale: leaves sums as they are.
 template <int B>
@@ -32,6 +47,7 @@ struct Float32 {
     static constexpr int kGroup = 1;  // inputs in a 32-bit word of the dense product
     // From this density of a row on the dense product is faster: BERT-base shape, 1 x 128 tokens, AVX-512.
     static constexpr float kDense = 0.5f;
+    static constexpr Costs kCosts = {2.0f, 2.0f, 0, 3, 15};
     typedef FloatDot Dot;
     template <int Width>
     static constexpr int kVector = kBytes;  // bytes of the vectors that rows are handed on in
@@ -74,6 +90,17 @@ struct Float32 {
         }
         Floats<> sum(int j) const { return a[j] + b[j]; }
     };
+    template <int Width, bool>
+    struct Shared {
+        static constexpr int B = kBytes, kVectors = Width / kLanes, kOffsets = 1;
+        typedef Floats<> Sum;
+        static void words(const char *x, const uint16_t *offset, Words<> *out) {
+            const char *p = x + size_t(*offset) * kOffsetUnit;
+#pragma GCC unroll 8
+            for (int j = 0; j < kVectors; j++) out[j] = fp::load<Words<>>(p + j * kBytes);
+        }
+        static Sum dot(Sum sum, Words<> x, uint32_t w) { return FloatDot::dot(sum, x, w); }
+    };
     template <int B>
     using Scale = NoScale<B>;
 };
@@ -86,6 +113,7 @@ struct BFloat16 {
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 2;
     static constexpr float kDense = 0.42f;
+    static constexpr Costs kCosts = {1.7f, 2.7f, 3, 15, 40};
     typedef Bf16Dot Dot;
     template <int Width>
     static constexpr int kVector = 2 * Width;
@@ -124,6 +152,23 @@ struct BFloat16 {
         }
         Floats<B> sum(int j) const { return a[j] + b[j]; }
     };
+    template <int Width, bool Aligned>
+    struct Shared {
+        static constexpr int B = kVector<Width>, kVectors = 2, kOffsets = Aligned ? 1 : kGroup;
+        typedef Floats<B> Sum;
+        static void words(const char *x, const uint16_t *offset, Words<B> *out) {
+            const char *at = x + size_t(offset[0]) * kOffsetUnit;
+            if constexpr (Aligned) {
+                for (int j = 0; j < 2; j++) out[j] = fp::load<Words<B>>(at + j * B);
+            } else {
+                const Words<B> p = fp::load<Words<B>>(at);
+                const Words<B> q = fp::load<Words<B>>(x + size_t(offset[1]) * kOffsetUnit);
+                out[0] = low16<B>(p, q);
+                out[1] = high16<B>(p, q);
+            }
+        }
+        static Sum dot(Sum sum, Words<B> x, uint32_t w) { return dot2<B>(sum, x, splat_word<B>(w)); }
+    };
     template <int B>
     using Scale = NoScale<B>;
 };
@@ -138,6 +183,7 @@ struct Int8 {
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 4;
     static constexpr float kDense = 0.5f;
+    static constexpr Costs kCosts = {1.6f, 4.4f, 5, 27, 62};
     typedef Int8Dot Dot;
     template <int Width>
     static constexpr int kVector = Width;
@@ -176,6 +222,20 @@ struct Int8 {
             for (int j = 0; j < 4; j++) a[j] = dot4<B>(a[j], x4[j], w);
         }
         Ints<B> sum(int j) const { return a[j]; }
+    };
+    template <int Width, bool Aligned>
+    struct Shared {
+        static constexpr int B = kVector<Width>, kVectors = 4, kOffsets = Aligned ? 1 : kGroup;
+        typedef Ints<B> Sum;
+        static void words(const char *x, const uint16_t *offset, Words<B> *out) {
+            Words<B> row[4];
+            for (int j = 0; j < 4; j++)
+                row[j] = fp::load<Words<B>>(Aligned ? x + size_t(*offset) * kOffsetUnit + j * B
+                                                    : x + size_t(offset[j]) * kOffsetUnit);
+            if constexpr (Aligned) std::copy_n(row, 4, out);
+            else interleave4<B>(row, out);
+        }
+        static Sum dot(Sum sum, Words<B> x, uint32_t w) { return dot4<B>(sum, x, splat_word<B>(w)); }
     };
     template <int B>
     struct Scale {

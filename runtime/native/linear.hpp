@@ -1,6 +1,7 @@
 // A linear layer over one tile: sparse rows, and those too dense for it by a dense product.
 #pragma once
 #include "kernels.hpp"
+#include "packing.hpp"
 
 namespace fp {
 
@@ -19,9 +20,7 @@ class Linear {
     }
     // Sizes of the memory that run() needs beside the tile, in bytes.
     size_t partial_bytes() const { return rows_ * Kernel::kPartial; }
-    size_t grouped_bytes() const {
-        return dense_rows_.empty() || Kernel::kDtype == FP_FLOAT32 ? 0 : groups_ * Kernel::kTile * 4;
-    }
+    size_t grouped_bytes() const { return needs_groups() ? groups_ * Kernel::kTile * 4 : 0; }
 
     // `partial` has a row of kPartial bytes for each output; `out` may write that output's result there.
     // out(output, y): y holds the tile's `Width` tokens in natural order, in vectors of kVector<Width> bytes.
@@ -32,7 +31,8 @@ class Linear {
         constexpr int kVectors = Width * 4 / B;
         typedef typename Kernel::template Scale<B> Scale;
         auto scale = [&](int j) { return Scale(x, j * (B / 4)); };
-        run_sparse<Kernel, Width>(sparse_, x.rows, partial, [&](uint32_t n, const auto &sums) {
+        if (needs_groups()) group_rows<Width>(x.rows, grouped);
+        run_sparse<Kernel, Width>(sparse_, x.rows, grouped, partial, [&](uint32_t n, const auto &sums) {
             Floats<B> y[kVectors];
 #pragma GCC unroll 8
             for (int j = 0; j < kVectors; j++)
@@ -43,14 +43,13 @@ class Linear {
     }
 
   private:
-    static constexpr size_t kFewest = 8;  // fewer dense rows are not worth the interleaving
-
     explicit Linear(const Rows &m)
         : rows_(m.count()), columns_(m.columns()), groups_((columns_ + Kernel::kGroup - 1) / Kernel::kGroup) {
         copy_biases(m);
         if constexpr (Kernel::kDtype == FP_INT8) find_scales(m);
-        choose_dense_rows(m);
-        pack_sparse_rows(m);
+        Packer<Kernel> packer(m, scales_);
+        dense_rows_ = packer.dense_rows();
+        sparse_ = packer.pack();
         pack_dense_rows(m);
     }
 
@@ -69,18 +68,6 @@ class Linear {
         }
     }
 
-    void choose_dense_rows(const Rows &m) {
-        for (int64_t row = 0; row < rows_; row++)
-            if (float(m.size(row)) > Kernel::kDense * float(columns_)) dense_rows_.push_back(uint32_t(row));
-        if (dense_rows_.size() < kFewest) dense_rows_.clear();
-    }
-
-    void pack_sparse_rows(const Rows &m) {
-        std::vector<bool> dense(rows_);
-        for (const uint32_t row : dense_rows_) dense[row] = true;
-        sparse_ = pack_sparse<Kernel>(m, scales_, dense);
-    }
-
     // A word for each group of inputs, output after output.
     void pack_dense_rows(const Rows &m) {
         dense_.grow(dense_rows_.size() * groups_);
@@ -93,6 +80,7 @@ class Linear {
         }
     }
 
+    bool needs_groups() const { return Kernel::kGroup > 1 && (sparse_.aligned || !dense_rows_.empty()); }
     float row_scale(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? scales_[n] : 1.0f; }
     float row_total(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? totals_[n] : 0.0f; }
 
@@ -101,11 +89,7 @@ class Linear {
         constexpr int B = Kernel::template kVector<Width>;
         constexpr int N = Width > kLanes ? Width / kLanes : 1;
         constexpr size_t kStride = Kernel::kTile * 4;
-        Span<const char> right = x.rows;
-        if constexpr (Kernel::kDtype != FP_FLOAT32) {
-            group_rows<Width>(x.rows, grouped);
-            right = grouped;
-        }
+        const Span<const char> right = Kernel::kGroup > 1 ? Span<const char>(grouped) : Span<const char>(x.rows);
         const Span<const uint32_t> words = dense_.span();
         const Left left{{reinterpret_cast<const char *>(words.data()), words.size() * 4}, size_t(groups_) * 4, 4};
         typedef typename Kernel::template Scale<kBytes> Scale;

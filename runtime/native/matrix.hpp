@@ -1,5 +1,6 @@
 // The caller's weight matrix: validated once, then read row by row.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
@@ -74,6 +75,12 @@ class Rows {
         const int64_t column = m_.positions ? m_.positions[at] - row * m_.columns : i;
         FP_CHECK(column >= 0 && column < m_.columns);
         return {int32_t(column), m_.values[at]};
+    }
+    // The number of the row's first element from a column on.
+    int64_t lower_bound(int64_t row, int64_t column) const {
+        if (!m_.positions) return std::min(column, size(row));
+        const int64_t *from = m_.positions + begins_[row], *to = m_.positions + begins_[row + 1];
+        return std::lower_bound(from, to, row * m_.columns + column) - from;
     }
     // The value of one int8 level in a row: the stored scale, or else 1/127 of the row's largest magnitude.
     float scale(int64_t row) const {

@@ -2,25 +2,34 @@
 //
 // Activations are feature-major: a tile holds a row of T tokens for each feature. A weight is broadcast,
 // a row of the tile is one or two vector loads, and nothing is gathered. The inputs are split into blocks whose
-// rows fit the first cache; within a block, the outputs are sorted by their number of steps and run-length
-// coded, so that the inner loop's trip count is constant over a run and its branch is predicted.
-// A step is a group of stored elements of one output: two, or four for int8.
+// rows fit the first cache. Within a block, outputs that are computed alike form a part, where they are sorted by
+// their number of steps and run-length coded, so that the inner loop's trip count is constant over a run and its branch is
+// predicted.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "buffer.hpp"
-#include "matrix.hpp"
 
 namespace fp {
 
-struct Run {
-    uint32_t steps, rows;
+constexpr int kQuad = 4;  // outputs that share their inputs
+
+// How the elements of a part are stored.
+enum class Form {
+    kRows,    // outputs one by one; a step has Kernel::kStep elements: two, or four for int8
+    kQuads,   // four outputs at once; a step has Kernel::kGroup inputs, whichever they are
+    kAligned  // four outputs at once; a step has Kernel::kGroup neighboring inputs, which were interleaved before
 };
 
-struct Block {
-    int64_t first = 0;  // its first input
+struct Run {
+    uint32_t steps, units;  // a unit: an output, or four
+};
+
+struct Part {
+    int64_t input = 0;  // the first one of its block
+    Form form = Form::kRows;
+    bool first = false, last = false;  // whether it sets its outputs' sums, and whether they are then complete
     std::vector<Run> runs;
     std::vector<uint32_t> rows;     // outputs, in the order of the runs
     std::vector<uint16_t> offsets;  // of inputs' rows from the first one's, in units of kOffsetUnit bytes
@@ -29,105 +38,33 @@ struct Block {
 };
 
 struct Sparse {
-    std::vector<Block> blocks;
+    std::vector<Part> parts;
+    bool aligned = false;  // whether any part is
     size_t bytes() const {
         size_t sum = 0;
-        for (const Block &block : blocks) sum += block.bytes();
+        for (const Part &part : parts) sum += part.bytes();
         return sum;
     }
 };
 
 constexpr int kOffsetUnit = 8;  // so that 16 bits reach every row of a block
 
-// A row's elements from `begin` to `end` to steps of a block. `Kernel` defines how many elements a step has (kStep), how
-// many bytes a row of its tile has (kRow), and encodes the weights of a step (encode).
-template <class Kernel>
-void append_steps(const Rows &m, uint32_t row, int64_t begin, int64_t end, float scale, Block &block) {
-    for (int64_t i = begin; i < end;) {
-        float values[Kernel::kStep] = {};
-        uint16_t offset = 0;
-        for (int lane = 0; lane < Kernel::kStep; lane++) {
-            if (i < end) {
-                const Element element = m.element(row, i++);
-                values[lane] = element.value;
-                offset = uint16_t((element.column - block.first) * (Kernel::kRow / kOffsetUnit));
-            }
-            block.offsets.push_back(offset);  // after the last element: the same input again, with weight 0
-        }
-        Kernel::encode(values, scale, block.weights);
-    }
-}
+// The sums of one of four outputs, as Kernel::Sums has them.
+template <class Sum>
+struct Finished {
+    const Sum *sums;
+    Sum sum(int j) const { return sums[j]; }
+};
 
-// What run_block relies on, for a block of `inputs` inputs and `outputs` outputs.
-template <class Kernel>
-void check_block([[maybe_unused]] const Block &block, [[maybe_unused]] int64_t inputs,
-                 [[maybe_unused]] int64_t outputs) {
-    if constexpr (kChecks) {
-        size_t rows = 0, steps = 0;
-        for (size_t i = 0; i < block.runs.size(); i++) {
-            const Run &run = block.runs[i];
-            FP_CHECK(run.rows > 0 && (i == 0 || run.steps < block.runs[i - 1].steps));
-            rows += run.rows;
-            steps += size_t(run.rows) * run.steps;
-        }
-        FP_CHECK(block.rows.size() == rows);
-        FP_CHECK(block.offsets.size() == steps * Kernel::kStep);
-        FP_CHECK(block.weights.size() == steps * Kernel::kWords);
-        for (const uint32_t row : block.rows) FP_CHECK(row < outputs);
-        for (const uint16_t offset : block.offsets) {
-            FP_CHECK(offset * kOffsetUnit % Kernel::kRow == 0);
-            FP_CHECK(offset * kOffsetUnit / Kernel::kRow < inputs);
-        }
-    }
-}
-
-// Blocks of at most Kernel::kBlock inputs each. Rows that are `elsewhere` are omitted; `scales` is for int8, or empty.
-template <class Kernel>
-Sparse pack_sparse(const Rows &m, const std::vector<float> &scales, const std::vector<bool> &elsewhere) {
-    static_assert(Kernel::kRow % kOffsetUnit == 0 && (Kernel::kBlock - 1) * (Kernel::kRow / kOffsetUnit) <= UINT16_MAX);
-    Sparse sparse;
-    const int64_t blocks = std::max<int64_t>(1, (m.columns() + Kernel::kBlock - 1) / Kernel::kBlock);
-    const int64_t width = (m.columns() + blocks - 1) / blocks;
-    std::vector<int64_t> begins(m.count(), 0), ends(m.count(), 0);  // of each row, the elements that a block takes
-    std::vector<uint32_t> steps(m.count()), order;
-    for (int64_t row = 0; row < m.count(); row++)
-        if (!elsewhere[row]) order.push_back(uint32_t(row));
-    const std::vector<uint32_t> ascending = order;
-    for (int64_t b = 0; b < blocks; b++) {
-        Block block;
-        block.first = b * width;
-        const int64_t end = std::min(m.columns(), block.first + width);
-        for (const uint32_t row : ascending) {
-            begins[row] = ends[row];
-            while (ends[row] < m.size(row) && m.element(row, ends[row]).column < end) ends[row]++;
-            steps[row] = uint32_t((ends[row] - begins[row] + Kernel::kStep - 1) / Kernel::kStep);
-        }
-        order = ascending;
-        std::stable_sort(order.begin(), order.end(), [&](uint32_t x, uint32_t y) { return steps[x] > steps[y]; });
-        for (const uint32_t row : order) {
-            // The first block sets every sum and the last one passes it on; an empty row of a block between is skipped.
-            if (!steps[row] && b > 0 && b < blocks - 1) continue;
-            if (block.runs.empty() || block.runs.back().steps != steps[row]) block.runs.push_back({steps[row], 0});
-            block.runs.back().rows++;
-            block.rows.push_back(row);
-            append_steps<Kernel>(m, row, begins[row], ends[row], scales.empty() ? 1.0f : scales[row], block);
-        }
-        check_block<Kernel>(block, end - block.first, m.count());
-        sparse.blocks.push_back(std::move(block));
-    }
-    return sparse;
-}
-
-// Adds one block's products to all sums. Between blocks, sums are stored in `partial`, a row of kPartial bytes for each
-// output; a finished sum is passed to out(output, sums).
+// Adds a part's products to its outputs' sums. Between parts, sums are stored in `partial`, a row of kPartial bytes for
+// each output; a finished sum is passed to out(output, sums).
 template <class Kernel, int Width, bool First, bool Last, class Out>
-void run_block(const Block &block, Span<const char> x, Span<char> partial, Out &&out) {
-    const uint16_t *offset = block.offsets.data();
-    const uint32_t *weight = block.weights.data();
-    const uint32_t *row = block.rows.data();
-    const char *base = x.from(block.first * Kernel::kRow).data();
-    for (const Run &run : block.runs) {
-        for (uint32_t i = 0; i < run.rows; i++) {
+void run_rows(const Part &part, const char *base, Span<char> partial, Out &out) {
+    const uint16_t *offset = part.offsets.data();
+    const uint32_t *weight = part.weights.data();
+    const uint32_t *row = part.rows.data();
+    for (const Run &run : part.runs) {
+        for (uint32_t i = 0; i < run.units; i++) {
             const uint32_t n = *row++;
             typename Kernel::template Sums<Width> sums;
             char *at = partial.at(size_t(n) * Kernel::kPartial, Kernel::kPartial);
@@ -142,20 +79,81 @@ void run_block(const Block &block, Span<const char> x, Span<char> partial, Out &
             else sums.store(at);
         }
     }
-    FP_CHECK(row == block.rows.data() + block.rows.size());
-    FP_CHECK(offset == block.offsets.data() + block.offsets.size());
-    FP_CHECK(weight == block.weights.data() + block.weights.size());
+    FP_CHECK(row == part.rows.data() + part.rows.size());
+    FP_CHECK(offset == part.offsets.data() + part.offsets.size());
+    FP_CHECK(weight == part.weights.data() + part.weights.size());
 }
 
+// The same of a part of four outputs at once: what a step loads is multiplied four times.
+template <class Kernel, int Width, bool Aligned, class Out>
+void run_quads(const Part &part, const char *base, Span<char> partial, Out &out) {
+    typedef typename Kernel::template Shared<Width, Aligned> Shared;
+    typedef typename Shared::Sum Sum;
+    constexpr int B = Shared::B, kVectors = Shared::kVectors;
+    // As many sums as there are registers for: with 16 of them, two vectors of tokens after another two.
+    constexpr int kAtOnce = kBytes == 64 || kVectors < 2 ? kVectors : 2;
+    const uint16_t *offset = part.offsets.data();
+    const uint32_t *weight = part.weights.data();
+    const uint32_t *row = part.rows.data();
+    for (const Run &run : part.runs) {
+        for (uint32_t i = 0; i < run.units; i++, row += kQuad) {
+            char *at[kQuad];
+            for (int r = 0; r < kQuad; r++) at[r] = partial.at(size_t(row[r]) * Kernel::kPartial, Kernel::kPartial);
+            Sum finished[kQuad][kVectors];
+#pragma GCC unroll 4
+            for (int from = 0; from < kVectors; from += kAtOnce) {
+                Sum sum[kQuad][kAtOnce];
+#pragma GCC unroll 4
+                for (int r = 0; r < kQuad; r++)
+#pragma GCC unroll 4
+                    for (int j = 0; j < kAtOnce; j++)
+                        sum[r][j] = part.first ? Sum{} : load<Sum>(at[r] + (from + j) * B);
+                const uint16_t *o = offset;
+                const uint32_t *w = weight;
+                for (uint32_t step = 0; step < run.steps; step++, o += Shared::kOffsets, w += kQuad) {
+                    Words<B> words[kVectors];
+                    Shared::words(base, o, words);  // those that are not used are not computed
+#pragma GCC unroll 4
+                    for (int r = 0; r < kQuad; r++)
+#pragma GCC unroll 4
+                        for (int j = 0; j < kAtOnce; j++) sum[r][j] = Shared::dot(sum[r][j], words[from + j], w[r]);
+                }
+#pragma GCC unroll 4
+                for (int r = 0; r < kQuad; r++)
+#pragma GCC unroll 4
+                    for (int j = 0; j < kAtOnce; j++)
+                        if (part.last) finished[r][from + j] = sum[r][j];
+                        else put(at[r] + (from + j) * B, sum[r][j]);
+            }
+            offset += size_t(run.steps) * Shared::kOffsets;
+            weight += size_t(run.steps) * kQuad;
+            if (part.last)
+                for (int r = 0; r < kQuad; r++) out(row[r], Finished<Sum>{finished[r]});
+        }
+    }
+    FP_CHECK(row == part.rows.data() + part.rows.size());
+    FP_CHECK(offset == part.offsets.data() + part.offsets.size());
+    FP_CHECK(weight == part.weights.data() + part.weights.size());
+}
+
+// `grouped`: the rows of x interleaved, for parts that are aligned (Linear::group_rows).
 template <class Kernel, int Width, class Out>
-void run_sparse(const Sparse &sparse, Span<const char> x, Span<char> partial, Out &&out) {
-    const size_t last = sparse.blocks.size() - 1;
-    for (size_t b = 0; b <= last; b++) {
-        const Block &block = sparse.blocks[b];
-        if (b == 0 && b == last) run_block<Kernel, Width, true, true>(block, x, partial, out);
-        else if (b == 0) run_block<Kernel, Width, true, false>(block, x, partial, out);
-        else if (b == last) run_block<Kernel, Width, false, true>(block, x, partial, out);
-        else run_block<Kernel, Width, false, false>(block, x, partial, out);
+void run_sparse(const Sparse &sparse, Span<const char> x, Span<const char> grouped, Span<char> partial, Out &&out) {
+    for (const Part &part : sparse.parts) {
+        const char *base = x.from(part.input * Kernel::kRow).data();
+        if (part.form == Form::kQuads) {
+            run_quads<Kernel, Width, false>(part, base, partial, out);
+        } else if (part.form == Form::kAligned) {
+            if constexpr (Kernel::kGroup > 1)
+                run_quads<Kernel, Width, true>(
+                    part, grouped.from(part.input * Kernel::kPartial / Kernel::kGroup).data(), partial, out);
+        } else if (part.first) {
+            if (part.last) run_rows<Kernel, Width, true, true>(part, base, partial, out);
+            else run_rows<Kernel, Width, true, false>(part, base, partial, out);
+        } else {
+            if (part.last) run_rows<Kernel, Width, false, true>(part, base, partial, out);
+            else run_rows<Kernel, Width, false, false>(part, base, partial, out);
+        }
     }
 }
 
