@@ -57,6 +57,16 @@ def test_break_even_runs(tmp_path, run, monkeypatch):
     assert "| engine float32 | " in (tmp_path / "engine_break_even.md").read_text()
 
 
+def test_blocks(run, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import blocks
+
+    monkeypatch.setattr(blocks, "SHAPES", ((8, 16),))
+    found = run("blocks", "--density", 0.5, "--rounds", 1)
+    assert "| 8 x 16 | 4 x 1 | 50% | float32 | " in found
+    assert "float32: column " in run("blocks", "--costs", "--rounds", 1)
+
+
 def test_roofline(tmp_path, run):
     if shutil.which("g++") is None:
         pytest.skip("no g++ here")

@@ -196,8 +196,10 @@ class Attention {
         for (int64_t m = 1; m < keys; m++)
             for (int n = 0; n < N; n++)
                 most[n] = larger<kBytes>(most[n], load<Floats<>>(scores + (m * N + n) * kBytes));
+        const float factor = scale * 1.44269504f;  // weights are powers of two
         auto weight = [&](int64_t m, int n) {
-            const Floats<> e = exponential<kBytes>((load<Floats<>>(scores + (m * N + n) * kBytes) - most[n]) * scale);
+            const Floats<> below = load<Floats<>>(scores + (m * N + n) * kBytes) - most[n];
+            const Floats<> e = power_of_two<kBytes, kPairs>(below * factor);
             total[n] += e;
             return e;
         };

@@ -110,6 +110,7 @@ void run_quads(const Part &part, const char *base, Span<char> partial, Out &out)
                         sum[r][j] = part.first ? Sum{} : load<Sum>(at[r] + (from + j) * B);
                 const uint16_t *o = offset;
                 const uint32_t *w = weight;
+#pragma GCC unroll 2
                 for (uint32_t step = 0; step < run.steps; step++, o += Shared::kOffsets, w += kQuad) {
                     Words<B> words[kVectors];
                     Shared::words(base, o, words);  // those that are not used are not computed

@@ -137,6 +137,29 @@ inline Floats<B> exponential(Floats<B> x) {
     return p * (Floats<B>)power;
 }
 
+// 2^x for x up to 0; below -126 it stays there, and NaN stays NaN. To 3e-7, or Rough to 8e-5, as bfloat16 needs it.
+template <int B, bool Rough>
+inline Floats<B> power_of_two(Floats<B> x) {
+    // As in `nearest`; the lowest bits of the sum are then the exponent with its bias.
+    const Floats<B> magic = splat<B>(12582912.0f + 127.0f);
+    x = larger<B>(splat<B>(-126.0f), x);
+    const Floats<B> whole = x + magic;
+    const Floats<B> r = x - (whole - magic);
+    Floats<B> p;
+    if constexpr (Rough) {  // least errors on -1/2 to 1/2
+        p = r * 0.0551716243f + 0.242611119f;
+        p = p * r + 0.693260994f;
+        p = p * r + 0.999928074f;
+    } else {
+        p = r * 0.00132764669f + 0.00967554129f;
+        p = p * r + 0.0555071329f;
+        p = p * r + 0.240221197f;
+        p = p * r + 0.693146967f;
+        p = p * r + 1.00000007f;
+    }
+    return p * (Floats<B>)((Words<B>)whole << 23);
+}
+
 // x Phi(x), with the error function as a quotient of polynomials, good to 1e-7 (coefficients of Eigen's erf).
 template <int B>
 inline Floats<B> gelu(Floats<B> x) {

@@ -19,6 +19,7 @@ PAIRS = [(level, dtype) for level in levels() for dtype in dtypes(level)]  # all
 LEVELS = levels()
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 DENSITIES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.8, 1.0)
+BLOCKS = ((1, 1), (1, 1), (4, 1), (4, 2), (4, 4))  # outputs and inputs whose weights are kept together
 
 # Of a whole encoder, the root mean square of the error over that of the answer. A product's terms are off by
 # 2^-8.8 (bfloat16: two factors, each rounded by up to 2^-8) or by 0.8 % (int8: of 255 steps a standard
@@ -43,6 +44,7 @@ class LinearCase(NamedTuple):
     tokens: int
     threads: int
     seed: int
+    block: tuple[int, int] = (1, 1)
 
 
 class EncoderCase(NamedTuple):
@@ -73,6 +75,7 @@ class EncoderCase(NamedTuple):
     """Of every second layer, the first one not."""
     positions: int = 0
     """Products with positions, as binary digits: 1: of queries, 2: of keys."""
+    block: tuple[int, int] = (1, 1)
 
 
 def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140) -> LinearCase:
@@ -89,6 +92,7 @@ def linear_case(pick: Pick, rows: int = 50, columns: int = 90, tokens: int = 140
         tokens=(0, 1, pick(1, 40), pick(1, tokens))[pick(0, 3)],
         threads=pick(1, 3),
         seed=pick(0, 2**32 - 1),
+        block=BLOCKS[pick(0, len(BLOCKS) - 1)],
     )
 
 
@@ -114,6 +118,7 @@ def encoder_case(pick: Pick) -> EncoderCase:
         modern=(0, pick(0, 7))[pick(0, 1)],
         window=(None, pick(0, 70))[pick(0, 1)],
         positions=(0, 0, pick(1, 3))[pick(0, 2)],
+        block=BLOCKS[pick(0, len(BLOCKS) - 1)],
     )
 
 
@@ -125,13 +130,18 @@ def make_matrix(
     full: int = 0,
     skewed: bool = False,
     scales: bool = False,
+    block: tuple[int, int] = (1, 1),
 ) -> Matrix:
-    """Of normal values, so that y = W x is of about the size of x; `full` random rows are dense."""
+    """Of normal values, so that y = W x is of about the size of x; `full` random rows are dense.
+
+    Of a block, rows keep the same columns; a skewed one is kept by some of its rows.
+    """
     share = np.full((rows, 1), density)
     if skewed:
         share = np.minimum(1.0, density * random.exponential(1.0, (rows, 1)))
     share[random.permutation(rows)[:full]] = 1.0
-    kept = random.random((rows, columns)) < share
+    drawn = random.random((-(-rows // block[0]), -(-columns // block[1])))
+    kept = np.kron(drawn, np.ones(block))[:rows, :columns] < share
     spread = 0.7 / np.sqrt(np.maximum(1, kept.sum(axis=1, keepdims=True)))
     dense = (random.standard_normal((rows, columns)) * spread * kept).astype(np.float32)
     if not scales:
@@ -199,7 +209,13 @@ def emptied(linear: Linear, rows: Any = (), columns: Any = ()) -> Linear:
 def make_layers(case: EncoderCase) -> list[Layer]:
     """The layers of a case."""
     random = np.random.default_rng(case.seed)
-    how = {"density": case.density, "full": case.full, "bias": case.bias, "dead": case.dead}
+    how = {
+        "density": case.density,
+        "full": case.full,
+        "bias": case.bias,
+        "dead": case.dead,
+        "block": case.block,
+    }
     layers = [
         make_layer(random, case.hidden, case.heads, case.head_dim, case.ffn, **how)
         for _ in range(case.layers)
@@ -267,6 +283,7 @@ def check_linear(case: LinearCase, level: str, dtype: str) -> None:
         full=case.full,
         skewed=case.skewed,
         scales=case.scales,
+        block=case.block,
     )
     x = random.standard_normal((case.tokens, case.columns)) * 2.0 ** random.integers(-9, 9, (case.tokens, 1))
     x = (x + random.standard_normal()).astype(np.float32)
