@@ -26,6 +26,12 @@ constexpr bool kHasBf16 = true;
 constexpr bool kHasBf16 = false;
 #endif
 
+#if defined(__AVX512VNNI__)
+constexpr bool kHasVnni = true;
+#else
+constexpr bool kHasVnni = false;
+#endif
+
 template <class E, int B>
 struct VecOf {
     typedef E type __attribute__((vector_size(B)));
