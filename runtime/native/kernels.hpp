@@ -157,7 +157,7 @@ struct BFloat16 {
         static constexpr int B = kVector<Width>, kVectors = 2, kOffsets = Aligned ? 1 : kGroup;
         typedef Floats<B> Sum;
         static void words(const char *x, const uint16_t *offset, Words<B> *out) {
-            const char *at = x + size_t(offset[0]) * kOffsetUnit;
+            const char *at = x + size_t(offset[0]) * (Aligned ? kOffsetUnit * Width / kTile : kOffsetUnit);
             if constexpr (Aligned) {
                 for (int j = 0; j < 2; j++) out[j] = fp::load<Words<B>>(at + j * B);
             } else {
@@ -229,12 +229,14 @@ struct Int8 {
         static constexpr int B = kVector<Width>, kVectors = 4, kOffsets = Aligned ? 1 : kGroup;
         typedef Ints<B> Sum;
         static void words(const char *x, const uint16_t *offset, Words<B> *out) {
-            Words<B> row[4];
-            for (int j = 0; j < 4; j++)
-                row[j] = fp::load<Words<B>>(Aligned ? x + size_t(*offset) * kOffsetUnit + j * B
-                                                    : x + size_t(offset[j]) * kOffsetUnit);
-            if constexpr (Aligned) std::copy_n(row, 4, out);
-            else interleave4<B>(row, out);
+            if constexpr (Aligned) {
+                const char *at = x + size_t(*offset) * (kOffsetUnit * Width / kTile);
+                for (int j = 0; j < 4; j++) out[j] = fp::load<Words<B>>(at + j * B);
+            } else {
+                Words<B> row[4];
+                for (int j = 0; j < 4; j++) row[j] = fp::load<Words<B>>(x + size_t(offset[j]) * kOffsetUnit);
+                interleave4<B>(row, out);
+            }
         }
         static Sum dot(Sum sum, Words<B> x, uint32_t w) { return dot4<B>(sum, x, splat_word<B>(w)); }
     };

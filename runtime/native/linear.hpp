@@ -88,7 +88,7 @@ class Linear {
     void run_dense(const Tile &x, Span<char> grouped, Out &out) const {
         constexpr int B = Kernel::template kVector<Width>;
         constexpr int N = Width > kLanes ? Width / kLanes : 1;
-        constexpr size_t kStride = Kernel::kTile * 4;
+        constexpr size_t kStride = (Kernel::kGroup > 1 ? Width : Kernel::kTile) * 4;
         const Span<const char> right = Kernel::kGroup > 1 ? Span<const char>(grouped) : Span<const char>(x.rows);
         const Span<const uint32_t> words = dense_.span();
         const Left left{{reinterpret_cast<const char *>(words.data()), words.size() * 4}, size_t(groups_) * 4, 4};
@@ -116,7 +116,7 @@ class Linear {
             Words<B> row[4] = {};
             for (int i = 0; i < Kernel::kGroup && g * Kernel::kGroup + i < columns_; i++)
                 row[i] = load<Words<B>>(rows + (g * Kernel::kGroup + i) * Kernel::kRow);
-            char *to = grouped + g * Kernel::kTile * 4;
+            char *to = grouped + g * Width * 4;
             if constexpr (Kernel::kDtype == FP_BFLOAT16) {
                 put(to, low16<B>(row[0], row[1]));
                 put(to + B, high16<B>(row[0], row[1]));

@@ -137,7 +137,7 @@ void run_quads(const Part &part, const char *base, Span<char> partial, Out &out)
     FP_CHECK(weight == part.weights.data() + part.weights.size());
 }
 
-// `grouped`: the rows of x interleaved, for parts that are aligned (Linear::group_rows).
+// `grouped`: the rows of x interleaved, for parts that are aligned (Linear::group_rows). A group has Width words there.
 template <class Kernel, int Width, class Out>
 void run_sparse(const Sparse &sparse, Span<const char> x, Span<const char> grouped, Span<char> partial, Out &&out) {
     for (const Part &part : sparse.parts) {
@@ -146,8 +146,8 @@ void run_sparse(const Sparse &sparse, Span<const char> x, Span<const char> group
             run_quads<Kernel, Width, false>(part, base, partial, out);
         } else if (part.form == Form::kAligned) {
             if constexpr (Kernel::kGroup > 1)
-                run_quads<Kernel, Width, true>(
-                    part, grouped.from(part.input * Kernel::kPartial / Kernel::kGroup).data(), partial, out);
+                run_quads<Kernel, Width, true>(part, grouped.from(part.input / Kernel::kGroup * Width * 4).data(),
+                                               partial, out);
         } else if (part.first) {
             if (part.last) run_rows<Kernel, Width, true, true>(part, base, partial, out);
             else run_rows<Kernel, Width, true, false>(part, base, partial, out);
