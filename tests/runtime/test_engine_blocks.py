@@ -1,4 +1,4 @@
-"""Matrices whose outputs share inputs in fours, and texts of more keys than attention takes at once."""
+"""Matrices whose outputs share inputs in fours, and attention over long texts."""
 
 import math
 
@@ -86,7 +86,7 @@ def test_an_encoder_of_blocks(level, dtype, block):
 
 @everywhere
 @pytest.mark.parametrize("place", [0, 511, 512, 1100])
-def test_more_keys_than_attention_takes_at_once(level, dtype, place):
+def test_one_of_many_keys(level, dtype, place):
     # One key of 1,101 has as much weight as all others together. Its value is 8, theirs is 4: 6 is added to
     # the first feature, wherever that key is.
     own = layer(
