@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "distilbert": ("DistilBert", "DistilBertTokenizer", DISTIL),
     "mpnet": ("MPNet", "MPNetTokenizer", SMALL),
     "modernbert": ("ModernBert", "PreTrainedTokenizerFast", MODERN),
+    "ernie": ("Ernie", "BertTokenizer", SMALL),
     "camembert": ("Camembert", "CamembertTokenizer", {**SMALL, "type_vocab_size": 1}),
     "data2vec-text": ("Data2VecText", "RobertaTokenizer", {**SMALL, "type_vocab_size": 1}),
     "deberta-v2": ("DebertaV2", "DebertaV2Tokenizer", DEBERTA),

@@ -43,7 +43,7 @@ def test_the_sums_are_those_of_torch(kind, tmp_path):
     padding = base.config.pad_token_id
     # Padding at the end, and in the middle, where a text may hold the token itself.
     ids = np.array([[2, 7, 9, 8, 3, padding], [2, padding, 8, 3, padding, padding], [5, 6, 7, 8, 9, 10]])
-    types = np.array([[0, 0, 1, 1, 1, 0]] * 3) if kind in ("bert", "electra") else None
+    types = np.array([[0, 0, 1, 1, 1, 0]] * 3) if kind in ("bert", "electra", "ernie") else None
     given = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
     with torch.no_grad():
         expected = base.embeddings(torch.from_numpy(ids), **given)
@@ -121,6 +121,12 @@ def test_settings_that_cannot_be(change, message, tmp_path):
     folder.config.update(change)
     with pytest.raises(EngineError, match=message):
         read_embeddings(folder, "roberta.")
+
+
+def test_embeddings_of_tasks_are_refused(tmp_path):
+    make_model("ernie", "text", use_task_id=True).save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=r"use_task_id in config.json is True; embeddings of tasks are not"):
+        read_embeddings(Folder(tmp_path), "ernie.")
 
 
 def test_what_they_take_in_memory(tmp_path):

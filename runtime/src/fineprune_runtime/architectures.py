@@ -88,14 +88,15 @@ _ROBERTA = Architecture(
     offset=True,
     padding=1,
 )
+_ITSELF = Architecture(
+    base="bert",
+    layer="encoder.layer",
+    matrices=_BERT,
+    norms=_BERT_NORMS,
+    pooled=("bert.pooler.dense", "tanh", "classifier"),
+)
 ARCHITECTURES = {
-    "bert": Architecture(
-        base="bert",
-        layer="encoder.layer",
-        matrices=_BERT,
-        norms=_BERT_NORMS,
-        pooled=("bert.pooler.dense", "tanh", "classifier"),
-    ),
+    "bert": _ITSELF,
     "distilbert": Architecture(
         base="distilbert",
         layer="transformer.layer",
@@ -146,6 +147,7 @@ ARCHITECTURES = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "data2vec-text": _ROBERTA._replace(base="data2vec_text"),
+    "ernie": _ITSELF._replace(base="ernie", pooled=("ernie.pooler.dense", "tanh", "classifier")),
     "deberta-v2": Architecture(
         base="deberta",
         layer="encoder.layer",

@@ -90,6 +90,11 @@ def read_embeddings(folder: Folder, prefix: str) -> Embeddings:
     """
     config = folder.config
     known, kind = architecture(config), config["model_type"]
+    if config.get("use_task_id"):
+        raise EngineError(
+            f"use_task_id in config.json is {config['use_task_id']!r}; embeddings of tasks are not possible "
+            "here: run this model with torch, or accelerate its encoder"
+        )
     hidden = whole(config, "hidden_size")
     usual = 128 if kind == "electra" else hidden
     width = whole(config, "embedding_size", usual) if kind in ("electra", "deberta-v2") else hidden

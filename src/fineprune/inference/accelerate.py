@@ -57,11 +57,11 @@ def accelerate(model: Model, dtype: Dtype = "float32", threads: int | None = Non
     """Let the sparse engine run a pruned model on the CPU, in place; return the model, in evaluation mode.
 
     `model` is finalized, compact, or loaded with `packed=True`, and made of float32 or half-precision
-    weights. The encoders of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec, ELECTRA, DistilBERT, MPNet,
-    ModernBERT and DeBERTa v2 and v3 run as a whole; in any other model each pruned linear layer (nn.Linear,
-    transformers' Conv1D) runs by itself, with a `FinepruneWarning`. A model without zeros gets a warning,
-    too. Embeddings, poolers and heads stay in torch. Of a SentenceTransformer or a CrossEncoder, `encode` and
-    `predict` work as before.
+    weights. The encoders of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec, ERNIE, ELECTRA, DistilBERT,
+    MPNet, ModernBERT and DeBERTa v2 and v3 run as a whole; in any other model each pruned linear layer
+    (nn.Linear, transformers' Conv1D) runs by itself, with a `FinepruneWarning`. A model without zeros gets a
+    warning, too. Embeddings, poolers and heads stay in torch. Of a SentenceTransformer or a CrossEncoder,
+    `encode` and `predict` work as before.
 
     `dtype` is the type the engine computes in: "float32" gives the model's answers up to rounding,
     "bfloat16" and "int8" are faster and coarser, where the processor has instructions for them. `threads`
