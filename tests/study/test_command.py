@@ -96,7 +96,9 @@ def test_what_cannot_work_is_one_line(here, capsys, arguments, said):
 def test_the_papers_plan(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("study", "paper-table2", "--dry-run") == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if not line.startswith("#")]
+    assert printed[len(lines)].startswith("# The paper's Table 2 in full")  # the file's own words, behind
     assert len(lines) == 28
     assert lines[0].split() == ["squad-dense-s0", "to", "do", "3", "epochs,", "about", "16,500", "steps"]
     assert lines[-1] == "27 runs; folder: runs/paper"
