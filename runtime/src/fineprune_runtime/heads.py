@@ -160,4 +160,5 @@ def _activate(x: Floats, activation: str) -> Floats:
     z = np.clip(x * np.float32(math.sqrt(0.5)), -3.925, 3.925)  # "gelu": x / 2 (1 + erf(x / sqrt(2)))
     over, under = (np.polyval(np.array(part, np.float32), z * z) for part in _ERF)
     half: Floats = x * np.float32(0.5)
-    return half + half * (z * over / under)
+    result: Floats = half + half * (z * over / under)
+    return result

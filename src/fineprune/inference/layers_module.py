@@ -22,7 +22,7 @@ class LayersModule(EncoderModule):
         setattr(owner, name, nn.ModuleList([cls(engine, config, trainable)]))
         setattr(owner, str(architecture(config.to_dict()).final_norm), nn.Identity())
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Any = None,

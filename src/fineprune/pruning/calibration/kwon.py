@@ -91,7 +91,7 @@ def search(importance: Mapping[str, Tensor], grids: Mapping[str, Grid], density:
         best = max(best, (total, counts), key=lambda entry: entry[0])
     if not any(best[1].values()):
         raise FinepruneError(f"density={density:g}: keeps less than one {min(cost, key=cost.__getitem__)}")
-    alive = {}
+    alive: dict[str, torch.Tensor] = {}
     for kind, number in best[1].items():
         flags = torch.zeros(len(ranked[kind]), dtype=torch.bool)
         flags[ranked[kind].argsort(descending=True, stable=True)[:number]] = True
