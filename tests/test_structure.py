@@ -3,7 +3,7 @@
 import pytest
 
 from fineprune import FinepruneError, PruningConfig
-from fineprune.structure import Part, parts_of, plain, shrinks
+from fineprune.structure import Level, Part, levels_of, parts_of, plain, shrinks, units_of
 
 HEADS = {"attention": "head", "feed_forward": "neuron"}
 SHARES = {
@@ -27,11 +27,29 @@ SHARES = {
 )
 def test_what_it_means(structure, parts):
     assert parts_of(structure) == parts
-    assert parts_of(plain(parts)) == parts
+    assert parts_of(plain(levels_of(structure))) == parts
+
+
+def test_two_levels():
+    outer, inner = levels_of([HEADS | {"density": 0.5}, "element"])
+    assert outer == Level({"attention": Part("head"), "feed_forward": Part("neuron")}, 0.5)
+    assert inner == Level({"all": Part("element")})
+    assert parts_of([SHARES, "element"]) == inner.parts
+    assert levels_of([SHARES, "element"])[0] == Level(parts_of(SHARES))
+    assert units_of([SHARES, "element"]) == ["head", "neuron", "element"]
+    assert shrinks([SHARES, "element"])
 
 
 def test_a_config_saves_and_loads_it(tmp_path):
-    for structure in ("row", (4, 1), HEADS, SHARES, {"attention": (32, 32), "feed_forward": "neuron"}):
+    levels = ([HEADS | {"density": 0.5}, "element"], [SHARES, "element"])
+    for structure in (
+        "row",
+        (4, 1),
+        HEADS,
+        SHARES,
+        {"attention": (32, 32), "feed_forward": "neuron"},
+        *levels,
+    ):
         config = PruningConfig("magnitude", structure=structure)
         config.save(tmp_path / "pruning.json")
         assert PruningConfig.load(tmp_path / "pruning.json") == config
@@ -46,7 +64,24 @@ def test_a_config_saves_and_loads_it(tmp_path):
         ({"structure": "rows"}, r"structure='rows': did you mean row\? allowed are element, row, column"),
         ({"structure": [4, 1, 1]}, r"structure=\[4, 1, 1\]: a block has two sizes"),
         ({"structure": [4, 0]}, "a block has two sizes"),
-        ({"structure": [HEADS, "element"]}, "structures in several levels are two runs"),
+        ({"structure": [HEADS, "element"]}, r"structure\[0\]=.*: give the level a density, or each of its"),
+        ({"structure": [SHARES | {"density": 0.5}, "element"]}, "its parts; not both, not none"),
+        ({"structure": [HEADS | {"density": 2}, "element"]}, r"structure\[0\].density=2: the share of the"),
+        ({"structure": ["head", "element"]}, r"structure\[0\]='head': the outer level names parts and a"),
+        (
+            {"structure": [{"attention": "row", "density": 0.5}, "element"]},
+            r"\[0\].attention='row'",
+        ),
+        ({"structure": [HEADS | {"density": 0.5}, [4, 1]]}, "levels are two, heads and neurons first, then"),
+        (
+            {"structure": [HEADS | {"density": 0.5}, "element"], "budget": "flops", "scope": "global"},
+            "budget='flops': of two levels both densities are shares of the weights",
+        ),
+        (
+            {"method": "l0", "structure": [HEADS | {"density": 0.5}, "element"], "penalty": 5.0},
+            "a fixed penalty decides what remains; leave the densities",
+        ),
+        ({"structure": SHARES, "density": 0.3}, "density=0.3: the parts of the structure have densities of"),
         ({"structure": {}}, "name attention, feed_forward or both"),
         ({"structure": {"ffn": "neuron"}}, "structure: unknown setting 'ffn'"),
         (

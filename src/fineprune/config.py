@@ -17,7 +17,7 @@ from fineprune._methods import method_class as method_class
 from fineprune._methods import method_name as method_name
 from fineprune._validation import check_keys, check_number
 from fineprune.errors import FinepruneError, FinepruneWarning
-from fineprune.structure import canonical, check_structure, parts_of, plain
+from fineprune.structure import canonical, check_structure, levels_of, plain
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import read_json
 
@@ -59,7 +59,9 @@ class PruningConfig:
     """What stays or goes together: "element", "row", "column" or a block (rows, columns), in every target
     matrix; or by part, {"attention": …, "feed_forward": …}, where "head" and "neuron" (and "attention" and
     "feed_forward", which are all of it) leave a model that `shrink` makes smaller. A part that is not named
-    stays whole. {"unit": …, "density": …} gives a part its own density and ranking."""
+    stays whole. {"unit": …, "density": …} gives a part its own density and ranking. Two levels are a list:
+    [{"attention": "head", "feed_forward": "neuron", "density": 0.5}, "element"] keeps half of the heads and
+    neurons, and of their weights as many as `density` asks for."""
 
     budget: Budget = "parameters"
     """What `density` is a share of: the weights; "flops", the multiply-adds of a text of `budget_length`
@@ -123,7 +125,7 @@ class PruningConfig:
         if name != self.method:
             warnings.warn(f"method={self.method!r} is called {name!r} now", FinepruneWarning, stacklevel=3)
         object.__setattr__(self, "method", choose(name, list(METHODS), "method"))
-        object.__setattr__(self, "structure", canonical(parts_of(self.structure)))
+        object.__setattr__(self, "structure", canonical(self.structure))
         given: int | None = self.mask_interval
         object.__setattr__(self, "mask_interval", self.traits.mask_interval if given is None else given)
         for check in _CHECKS:
@@ -148,7 +150,7 @@ class PruningConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON and YAML can hold."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        return values | {"structure": plain(parts_of(self.structure))}
+        return values | {"structure": plain(levels_of(self.structure))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

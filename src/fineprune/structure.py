@@ -1,6 +1,6 @@
 """What stays or goes together: the setting `structure` of a pruning, read and checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fineprune._messages import choose, suggestion
@@ -31,14 +31,78 @@ class Part(NamedTuple):
     """The share of this part that stays; None: the density of the whole pruning."""
 
 
+class Level(NamedTuple):
+    """One choice of units over the whole model. Of two levels, the inner one chooses among what stays."""
+
+    parts: dict[str, Part]
+    density: float | None = None
+    """The share that an outer level leaves of its units; None: its parts have their own. The density of the
+    innermost level is that of the whole pruning."""
+
+
+def levels_of(structure: Any) -> tuple[Level, ...]:
+    """Return the levels of a structure, the outer one first; most structures have one.
+
+    Raises:
+        FinepruneError: As `parts_of`, or levels that do not go together.
+    """
+    if not _is_levels(structure):
+        return (Level(_parts(structure)),)
+    if len(structure) != 2 or structure[1] != "element":
+        raise FinepruneError(
+            f"structure={shown(structure)}: levels are two, heads and neurons first, then the elements "
+            'of what stays: [{attention: head, feed_forward: neuron, density: 0.5}, "element"]'
+        )
+    return _outer(structure[0]), Level(_parts("element"))
+
+
 def parts_of(structure: Any) -> dict[str, Part]:
     """Return what each part of a model is cut into: "all" of it, or "attention" and "feed_forward".
 
-    A part that is not named stays whole.
+    A part that is not named stays whole. Of two levels, this is the inner one.
 
     Raises:
         FinepruneError: An unknown unit or part, a unit of another part, or densities of some parts alone.
     """
+    return levels_of(structure)[-1].parts
+
+
+def units_of(structure: Any) -> list[Unit]:
+    """Return the units of all parts and levels."""
+    return [part.unit for level in levels_of(structure) for part in level.parts.values()]
+
+
+def _is_levels(structure: Any) -> bool:
+    """Return whether a structure is a list of levels; a list of numbers is a block."""
+    return isinstance(structure, (list, tuple)) and any(
+        isinstance(entry, (str, Mapping)) for entry in structure
+    )
+
+
+def _outer(value: Any) -> Level:
+    """Return the outer level of two."""
+    if not isinstance(value, Mapping):
+        raise FinepruneError(
+            f"structure[0]={shown(value)}: the outer level names parts and a density, as {{attention: head, "
+            "feed_forward: neuron, density: 0.5}"
+        )
+    parts = _parts({name: part for name, part in value.items() if name != "density"})
+    for name, part in parts.items():
+        if part.unit not in TIED:
+            raise FinepruneError(
+                f"structure[0].{name}={shown(part.unit)}: the outer level is of units that can be removed: "
+                f"{', '.join(UNITS[name])}"
+            )
+    density = value.get("density")
+    if (density is None) == all(part.density is None for part in parts.values()):
+        raise FinepruneError(
+            f"structure[0]={shown(value)}: give the level a density, or each of its parts; not both, not none"
+        )
+    _check_share("structure[0].density", density, "the units")
+    return Level(parts, None if density is None else float(density))
+
+
+def _parts(structure: Any) -> dict[str, Part]:
     if not isinstance(structure, Mapping):
         return {ALL: Part(_unit(structure, ALL, "structure"))}
     check_keys(structure, UNITS, "structure")
@@ -52,8 +116,16 @@ def parts_of(structure: Any) -> dict[str, Part]:
     return parts
 
 
-def plain(parts: Mapping[str, Part]) -> Any:
-    """Return the structure as values that JSON and YAML can hold; `parts_of` reads them."""
+def plain(levels: Sequence[Level]) -> Any:
+    """Return the structure as values that JSON and YAML can hold; `levels_of` reads them."""
+    found = [
+        _plain(level.parts) | {"density": level.density} if level.density else _plain(level.parts)
+        for level in levels
+    ]
+    return found[0] if len(found) == 1 else found
+
+
+def _plain(parts: Mapping[str, Part]) -> Any:
 
     def unit_of(part: Part) -> Any:
         return list(part.unit) if isinstance(part.unit, tuple) else part.unit
@@ -66,15 +138,16 @@ def plain(parts: Mapping[str, Part]) -> Any:
     }
 
 
-def canonical(parts: Mapping[str, Part]) -> Any:
+def canonical(structure: Any) -> Any:
     """Return a structure as it is given in Python, so that equal ones compare equal."""
-    value = plain(parts)
-    return tuple(value) if ALL in parts and isinstance(value, list) else value
+    levels = levels_of(structure)
+    value = plain(levels)
+    return tuple(value) if len(levels) == 1 and isinstance(value, list) else value
 
 
 def shrinks(structure: Any) -> bool:
     """Return whether a structure leaves a smaller model: of units that `shrink` removes."""
-    return any(part.unit in TIED for part in parts_of(structure).values())
+    return any(unit in TIED for unit in units_of(structure))
 
 
 def check_structure(config: Any) -> None:
@@ -89,7 +162,23 @@ def check_structure(config: Any) -> None:
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise FinepruneError(f"{name}={shown(value)}: must be a whole number, at least 1")
-    units = {part.unit for part in parts_of(config.structure).values()}
+    units = set(units_of(config.structure))
+    levels = levels_of(config.structure)
+    if len(levels) > 1 and config.budget != "parameters":
+        raise FinepruneError(
+            f"budget={config.budget!r}: of two levels both densities are shares of the weights; leave "
+            "budget out"
+        )
+    if len(levels) > 1 and config.scope == "type":
+        raise FinepruneError(
+            "scope='type': shares of each kind of matrix are not known of two levels; leave scope out"
+        )
+    own = any(part.density is not None for part in levels[-1].parts.values())
+    if own and config.density != type(config).density:
+        raise FinepruneError(
+            f"density={config.density:g}: the parts of the structure have densities of their own; leave it "
+            "out, or leave theirs out"
+        )
     if config.round_to > 1 and "neuron" not in units:
         raise FinepruneError(
             f"round_to={config.round_to}: rounds neurons, and the structure has none; leave it out, or give "
@@ -104,7 +193,7 @@ def check_structure(config: Any) -> None:
         )
     if config.penalty is None or not config.traits.penalty_decides:
         return
-    if any(part.density is not None for part in parts_of(config.structure).values()):
+    if len(levels) > 1 or own:
         raise FinepruneError(
             f"structure={config.structure!r}: a fixed penalty decides what remains; leave the densities or "
             "penalty out"
@@ -150,13 +239,14 @@ def _part(value: Any, name: str) -> Part:
         return Part(_unit(value, name, f"structure.{name}"))
     check_keys(value, Part._fields, f"structure.{name}")
     density = value.get("density")
-    if density is not None and not (is_number(density) and 0 < density <= 1):
-        raise FinepruneError(
-            f"structure.{name}.density={shown(density)}: the share of the {name} that stays must lie in "
-            "(0, 1]"
-        )
+    _check_share(f"structure.{name}.density", density, f"the {name}")
     unit = _unit(value.get("unit"), name, f"structure.{name}.unit")
     return Part(unit, None if density is None else float(density))
+
+
+def _check_share(where: str, density: Any, of: str) -> None:
+    if density is not None and not (is_number(density) and 0 < density <= 1):
+        raise FinepruneError(f"{where}={shown(density)}: the share of {of} that stays must lie in (0, 1]")
 
 
 def _unit(value: Any, part: str, where: str) -> Unit:
@@ -171,8 +261,7 @@ def _unit(value: Any, part: str, where: str) -> Unit:
         if len(value) == 2 == len(sizes):
             return sizes[0], sizes[1]
         raise FinepruneError(
-            f"{where}={shown(value)}: a block has two sizes, rows and columns, such as [4, 1]; structures in "
-            "several levels are two runs: heads and neurons, then elements of the smaller model"
+            f"{where}={shown(value)}: a block has two sizes, rows and columns, such as [4, 1]"
         )
     if isinstance(value, str) and part == ALL and value in TIED:
         of = next(name for name, units in UNITS.items() if value in units)

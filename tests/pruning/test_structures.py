@@ -31,7 +31,8 @@ def bert():
 
 def grids(model, structure, **settings):
     config = PruningConfig("magnitude", 0.5, structure=structure, **settings)
-    return grids_of(model, find_targets(model, config.targets, config.exclude), config)
+    (found,) = grids_of(model, find_targets(model, config.targets, config.exclude), config)
+    return found
 
 
 def train(model, pruner, steps=8):

@@ -70,12 +70,14 @@ class Lines(Expansion):
         self.unit_of = torch.tensor(unit_of, dtype=torch.int64)
         self.units = int(self.unit_of.max()) + 1
 
-    def expand(self, units: Tensor) -> Tensor:
+    def lines(self, units: Tensor) -> Tensor:
+        """Return an entry for each line from one for each unit; 1 for a line of none."""
         unit_of = self.unit_of.to(units.device)
-        lines = torch.where(
-            unit_of < 0, torch.ones((), dtype=units.dtype, device=units.device), units[unit_of]
-        )
-        lines = lines.unsqueeze(1 - self.axis)
+        ones = torch.ones((), dtype=units.dtype, device=units.device)
+        return torch.where(unit_of < 0, ones, units[unit_of])
+
+    def expand(self, units: Tensor) -> Tensor:
+        lines = self.lines(units).unsqueeze(1 - self.axis)
         return lines.expand((-1, self.size) if self.axis == 0 else (self.size, -1)).contiguous()
 
     def reduce(self, weights: Tensor) -> Tensor:

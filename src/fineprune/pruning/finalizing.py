@@ -10,6 +10,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import MaskedWeight, density_of
+from fineprune.pruning.target import folded as folded_weight
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
 MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
@@ -17,7 +18,10 @@ FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `
 
 
 def masked_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, MaskedWeight]]:
-    """Yield dotted name, module and mask of each prepared layer of a model; shared modules once."""
+    """Yield dotted name, module and mask of each prepared layer of a model; shared modules once.
+
+    Of two levels it is the mask of the inner one, which knows the outer.
+    """
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             first = module.parametrizations["weight"][0]
@@ -61,7 +65,7 @@ def fold(model: nn.Module) -> nn.Module:
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
-            ranks.local(original).copy_(masked.fold(original))
+            ranks.local(original).copy_(folded_weight(module))
             dead = ~masked.kept_units()
             for follower in masked.followers:
                 follower.zero(dead)
@@ -87,9 +91,9 @@ def fold(model: nn.Module) -> nn.Module:
 def mask_buffers(model: nn.Module) -> list[str]:
     """Return the dotted names of the masks and of the other buffers of `MaskedWeight`."""
     return [
-        f"{name}.parametrizations.weight.0.{key}".lstrip(".")
-        for name, _, masked in masked_modules(model)
-        for key, _ in masked.named_buffers()
+        f"{name}.parametrizations.weight.{key}".lstrip(".")
+        for name, module, _ in masked_modules(model)
+        for key, _ in module.parametrizations["weight"].named_buffers()  # type: ignore[index]
     ]
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fineprune.pruning.anatomy import Lines
 from fineprune.pruning.units import Grid
@@ -17,7 +18,9 @@ class Follower(NamedTuple):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The weight of the whole matrix."""
+        """The weight of the whole matrix, without the mask that an inner level may have put on it."""
+        if parametrize.is_parametrized(self.module, "weight"):
+            return self.module.get_parameter("parametrizations.weight.original")
         return self.module.get_parameter("weight")
 
     def places(self, units: Tensor) -> Tensor:

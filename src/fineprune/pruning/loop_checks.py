@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning.distributed import ranks
 from fineprune.pruning.progress import warn_first
 from fineprune.pruning.selection import NotANumberError
 from fineprune.pruning.target import Target
@@ -148,6 +149,33 @@ def refuse_missing(method: str, gradients: bool, steps: bool, losses: bool) -> N
     for reason, missing in reasons.items():
         if missing:
             raise FinepruneError(f"method={method!r}: {reason}")
+
+
+def refuse_layouts(targets: Iterable[Target], measuring: str | None) -> None:
+    """Raise `FinepruneError` if weights were laid out since `prepare` in a way that masks do not follow.
+
+    Args:
+        targets: What has masks.
+        measuring: The name of the method, if it measures whole matrices.
+    """
+    for target in targets:
+        if target.weight.shape != target.masked.mask.shape:
+            raise FinepruneError(
+                f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
+                "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
+            )
+        if not ranks.is_sharded(target.weight):
+            continue
+        if measuring is not None:
+            raise FinepruneError(
+                f"method={measuring!r}: it measures whole matrices, which fully_shard spreads over "
+                "processes; use DDP"
+            )
+        if not target.masked.grid.is_elements:
+            raise FinepruneError(
+                f"{target.name}: a {target.masked.grid.kind} cannot be spread over processes by "
+                "fully_shard; use DDP"
+            )
 
 
 @contextlib.contextmanager

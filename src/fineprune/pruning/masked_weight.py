@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.expansion import Expansion
+from fineprune.pruning.expansion import Expansion, Lines
 from fineprune.pruning.followers import Follower
 from fineprune.pruning.units import Grid, elements
 
@@ -151,6 +151,8 @@ class MaskedWeight(nn.Module):
         statistics: Float32 tensors like `scores` that a score rule keeps, parameters without gradient, so
             that they are saved and sharded as the scores are.
         form: How W' is made; None: W ⊙ M.
+        within: Of an inner level, the masks of the outer one that also decide about this matrix, and which
+            of its lines belong to each of their units; None where there is no outer level.
     """
 
     mask: Tensor
@@ -183,6 +185,7 @@ class MaskedWeight(nn.Module):
         for name, tensor in (statistics or {}).items():
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self._statistics = tuple(statistics or ())
+        self.within: tuple[MaskedWeight, Lines] | None = None  # in a tuple, as the followers
 
     @property
     def units(self) -> Tensor:
@@ -219,9 +222,21 @@ class MaskedWeight(nn.Module):
     @torch.no_grad()
     def kept(self) -> Tensor:
         """Return what the model keeps if training ends now: bool, the weight's shape."""
-        if self.gate is None or self.scores is None:
-            return self.mask
-        return self.grid.expansion.expand(self.kept_units())
+        gated = self.gate is not None and self.scores is not None
+        kept = self.grid.expansion.expand(self.kept_units()) if gated else self.mask
+        if self.within is None:
+            return kept
+        outer, lines = self.within
+        return kept & lines.expand(outer.kept_units())
+
+    @torch.no_grad()
+    def alive(self) -> tuple[int, Tensor] | None:
+        """Return the axis and the numbers of the lines that an outer level keeps; None where it keeps all."""
+        if self.within is None:
+            return None
+        outer, lines = self.within
+        kept = lines.lines(outer.kept_units())
+        return None if bool(kept.all()) else (lines.axis, kept.nonzero().squeeze(1))
 
     @torch.no_grad()
     def kept_units(self) -> Tensor:
@@ -263,7 +278,7 @@ class MaskedWeight(nn.Module):
     def hidden(self) -> Tensor:
         """Return which stored weights `fold` does not show: bool, the weight's shape."""
         every = self.gate is not None or (self.form is not None and self.form.hides())
-        return torch.ones_like(self.mask) if every else ~self.mask
+        return torch.ones_like(self.mask) if every else ~self.kept()
 
 
 def density_of(layers: Iterable[MaskedWeight]) -> float:

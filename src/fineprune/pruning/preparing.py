@@ -19,6 +19,7 @@ from fineprune.pruning.finalizing import (
     masked_modules,
 )
 from fineprune.pruning.followers import followers_of
+from fineprune.pruning.levels import cover
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods.base import Method
 from fineprune.pruning.pruner import Pruner
@@ -57,23 +58,22 @@ def prepare(
         facts |= config.to_dict()
     agreement.agree(facts, "prepare")
     with agreement.together("prepare"):
-        method, matrices, grids = _checked(model, config, total_steps)
-        check_ties(model, grids, probe)
+        method, matrices, levels = _checked(model, config, total_steps)
+        check_ties(model, levels[0], probe)
     if not config.traits.trains_weights:
         freeze_body(model)  # before parametrizations rename the weights
-    targets: list[Target] = []
-    by_weight: dict[int, MaskedWeight] = {}
-    for name, grid in grids.items():
-        module = matrices[name]
-        weight = module.get_parameter("weight")
-        followers = followers_of(model, grid)
-        tied = by_weight.get(id(weight))
-        masked = tied or method.masked_weight(weight, grid, followers)
-        masked.train(module.training)
-        parametrize.register_parametrization(module, "weight", masked, unsafe=True)
-        if tied is None:  # layers that share one weight share its mask, which counts once
-            by_weight[id(weight)] = masked
-            targets.append(Target(name, module, masked))
+    masks = [_masks(model, method, matrices, grids) for grids in levels]
+    found = []  # the targets of each level; layers that share one weight share its mask, which counts once
+    for by_name in masks:
+        first = {id(masked): name for name, masked in reversed(by_name.items())}.values()
+        found.append([Target(name, matrices[name], by_name[name]) for name in by_name if name in first])
+    *outer, targets = found
+    if outer:
+        cover(targets, outer[0])
+    for by_name in reversed(masks):  # the inner level first: the outer one masks what it gives
+        for name, masked in by_name.items():
+            masked.train(matrices[name].training)
+            parametrize.register_parametrization(matrices[name], "weight", masked, unsafe=True)
     if config.freeze_embeddings:
         freeze_embeddings(model)
     # Every process sets its own masks; DDP would broadcast those of rank 0 before each forward pass.
@@ -81,13 +81,27 @@ def prepare(
     modules = method.bundle.modules(model)
     if modules:
         setattr(model, MODULES, nn.ModuleDict(modules))
-    return Pruner(model, method, targets)
+    return Pruner(model, method, targets, *outer)
+
+
+def _masks(
+    model: nn.Module, method: Method, matrices: Mapping[str, nn.Module], grids: Mapping[str, Grid]
+) -> dict[str, MaskedWeight]:
+    """Return the parametrization of each weight of a level, not registered yet, by the name of its layer."""
+    found: dict[str, MaskedWeight] = {}
+    by_weight: dict[int, MaskedWeight] = {}
+    for name, grid in grids.items():
+        weight = matrices[name].get_parameter("weight")
+        if id(weight) not in by_weight:
+            by_weight[id(weight)] = method.masked_weight(weight, grid, followers_of(model, grid))
+        found[name] = by_weight[id(weight)]
+    return found
 
 
 def _checked(
     model: nn.Module, config: PruningConfig, total_steps: int
-) -> tuple[Method, dict[str, nn.Module], dict[str, Grid]]:
-    """Return the method, the modules of the matrices and the grids, after all checks of `prepare`."""
+) -> tuple[Method, dict[str, nn.Module], list[dict[str, Grid]]]:
+    """Return the method, the modules of the matrices and the grids of each level, after all checks."""
     if not isinstance(model, nn.Module):
         raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
     if any(True for _ in masked_modules(model)):
@@ -107,18 +121,18 @@ def _checked(
             )
     own = method.bundle.units
     if own is None:
-        grids = grids_of(model, matrices, config)
+        levels = grids_of(model, matrices, config)
     else:
-        grids = {name: own(name, module.get_parameter("weight")) for name, module in matrices.items()}
-    method.bundle.check({name: matrices[name].get_parameter("weight") for name in grids})
+        levels = [{name: own(name, module.get_parameter("weight")) for name, module in matrices.items()}]
+    method.bundle.check({name: matrices[name].get_parameter("weight") for name in levels[-1]})
     if config.traits.holds_zeros:
         hold_zeros(model)
-        return method, matrices, grids
+        return method, matrices, levels
     adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
-    for name in governed(grids):
+    for name in governed(levels[-1]):  # an inner level is in every matrix of the outer one
         if id(matrices[name]) in adapted:
             raise FinepruneError(
                 f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "
                 "layer out with exclude, or prune without adapters, then train these with method='keep_zeros'"
             )
-    return method, matrices, grids
+    return method, matrices, levels

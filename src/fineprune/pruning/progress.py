@@ -69,11 +69,13 @@ def compare(model: nn.Module, config: PruningConfig | None, density: float) -> N
     """Warn if an ordinary model has another density than the config that is saved with it asks for.
 
     The density is that of all linear layers of the blocks, which a config may not have pruned, as where its
-    structure names parts.
+    structure names parts or levels.
     """
     if config is None or config.targets is not None or config.exclude is not None:
         return
-    asked = None if config.traits.holds_zeros or isinstance(config.structure, dict) else _asked(config)
+    asked = (
+        None if config.traits.holds_zeros or isinstance(config.structure, (dict, list)) else _asked(config)
+    )
     if asked is not None and model not in _reported and not _near(density, asked):
         _reported.add(model)
         warn_first(

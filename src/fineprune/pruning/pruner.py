@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fineprune.pruning.adapters import hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import MODULES
 from fineprune.pruning.latency import share_of_time
-from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_missing
+from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_layouts, refuse_missing
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.methods.measured import Losses, Measured
@@ -33,15 +34,18 @@ from fineprune.structure import TIED
 class Pruner:
     """The masks, scores and penalty of a prepared model; `prepare` returns it."""
 
-    def __init__(self, model: nn.Module, method: Method, targets: list[Target]) -> None:
+    def __init__(
+        self, model: nn.Module, method: Method, targets: list[Target], outer: Sequence[Target] = ()
+    ) -> None:
         self.model = model
         self.config = method.config
         self.schedule = method.schedule
         self.targets = targets
+        self.outer = outer
         self._progress = Progress(self.config, self.schedule)
         setattr(model, PROGRESS, self._progress)
         self._method = method
-        self._dtypes = [target.weight.dtype for target in targets]
+        self._dtypes = [target.weight.dtype for target in self.scored]
         self._agreed = False
         self._observed = self._attached = False
         self._changed: Tensor | float = 0.0
@@ -51,6 +55,11 @@ class Pruner:
         self._watch = LoopWatch(self.config, self.score_lr if learns else None)
         if not self.config.traits.holds_zeros:
             self._watch.begin(targets)
+
+    @property
+    def scored(self) -> list[Target]:
+        """All that is ranked: units of the outer level, where there is one, and the targets."""
+        return [*self.outer, *self.targets]
 
     @property
     def steps_done(self) -> int:
@@ -123,7 +132,7 @@ class Pruner:
             refuse_decay(optimizer.param_groups, self.targets, self.config.method)
         if bundle.attach is not None:
             bundle.attach(optimizer, self.targets)
-        take_scores_out(optimizer, self.targets, score_group(self.targets, self.config, self.score_lr))
+        take_scores_out(optimizer, self.scored, score_group(self.scored, self.config, self.score_lr))
         if self._rule is not None:
             optimizer.register_step_pre_hook(lambda attached, *_: self._observe(attached))
 
@@ -131,8 +140,8 @@ class Pruner:
     def _observe(self, optimizer: torch.optim.Optimizer) -> None:
         assert self._rule is not None
         self._observed = True
-        self._rule.observe(self.targets, self.steps_done + 1, rates(optimizer))
-        for target in self.targets:
+        self._rule.observe(self.scored, self.steps_done + 1, rates(optimizer))
+        for target in self.scored:
             target.scores.grad = None  # cleared here, because no optimizer has these scores
 
     def measure_on(self, losses: Losses) -> None:
@@ -174,10 +183,10 @@ class Pruner:
 
     def _groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         self._hold_zeros()
-        weights = weight_groups(self.model.parameters(), self.targets, lr, weight_decay)
+        weights = weight_groups(self.model.parameters(), self.scored, lr, weight_decay)
         if not self._method.bundle.weight_decay:
             refuse_decay(weights, self.targets, self.config.method)
-        return weights + score_group(self.targets, self.config, self.score_lr)
+        return weights + score_group(self.scored, self.config, self.score_lr)
 
     @property
     def score_lr(self) -> float | None:
@@ -186,9 +195,7 @@ class Pruner:
 
     def penalty(self) -> Tensor:
         """Return the scalar to add to the loss: lambda * R(S); 0 for methods without a penalty."""
-        value = None
-        if self._control.lambda_ > 0:
-            value = self._method.penalty(self.targets, self._control.lambda_)
+        value = self._method.penalty(self.targets, self._control, self.outer)
         if value is not None and self._watch.penalty is not None:
             self._watch.penalty.watch(value)
         return torch.zeros((), device=self.targets[0].weight.device) if value is None else value
@@ -220,7 +227,7 @@ class Pruner:
         fixed = self.config.traits.holds_zeros or (at_end and self.steps_done > boundaries[0])
         if due and not fixed:
             self._refresh()
-        self._watch.needs_penalty = self._control.lambda_ > 0
+        self._watch.needs_penalty = self._control.pushes
 
     def report(self) -> None:
         """Warn, once, if the density is not the one that the training was planned to end at.
@@ -230,7 +237,7 @@ class Pruner:
         self._progress.report(self.density)
 
     def _refuse_cast(self) -> None:
-        for target, before in zip(self.targets, self._dtypes, strict=True):
+        for target, before in zip(self.scored, self._dtypes, strict=True):
             scores, now = target.masked.scores, target.weight.dtype
             # FSDP of half-precision weights may make float32 of them, which loses nothing.
             if now not in (before, torch.float32) or (scores is not None and scores.dtype != torch.float32):
@@ -245,22 +252,7 @@ class Pruner:
         matrices = [(target.name, tuple(target.weight.shape)) for target in self.targets]
         facts = {"matrices": matrices, "total_steps": self.schedule.total, "steps_done": self.steps_done}
         agreement.agree(self.config.to_dict() | facts, "pruning")
-        for target in self.targets:
-            if target.weight.shape != target.masked.mask.shape:
-                raise FinepruneError(
-                    f"{target.name}: its shape became {tuple(target.weight.shape)} after prepare, as under "
-                    "FSDP1 or ZeRO-3; use DDP, or fully_shard (FSDP2: fsdp_config version 2)"
-                )
-            if ranks.is_sharded(target.weight) and self.measures:
-                raise FinepruneError(
-                    f"method={self.config.method!r}: it measures whole matrices, which fully_shard "
-                    "spreads over processes; use DDP"
-                )
-            if ranks.is_sharded(target.weight) and not target.masked.grid.is_elements:
-                raise FinepruneError(
-                    f"{target.name}: a {target.masked.grid.kind} cannot be spread over processes by "
-                    "fully_shard; use DDP"
-                )
+        refuse_layouts(self.scored, self.config.method if self.measures else None)
         self.check_masks()  # those of `keep_zeros` come from the weights, which each process loads by itself
 
     @torch.no_grad()
@@ -275,7 +267,7 @@ class Pruner:
             return
         ranks.reshard(self.model)
         matrices = [agreement.fingerprint(target.masked.kept()) for target in self.targets]
-        control = (self._control.threshold, self._control.lambda_, self.steps_done)
+        control = (self._control, self.steps_done)
         differing = agreement.unlike([*matrices, zlib.crc32(repr(control).encode())])
         if differing:
             names = [*(target.name for target in self.targets), "threshold and lambda"]
@@ -287,10 +279,10 @@ class Pruner:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        masks = [target.masked.mask for target in self.targets]
+        masks = [target.masked.mask for target in self.scored]
         before = [mask.clone() for mask in masks]
         with naming_float16(target.weight for target in self.targets):
-            self._control = self._method.refresh(self.targets, self.steps_done)
+            self._control = self._method.refresh(self.targets, self.steps_done, self.outer)
         device = masks[0].device  # the sum stays on the device, so that the next step need not wait for it
         flipped = [torch.count_nonzero(old ^ new).to(device) for old, new in zip(before, masks, strict=True)]
         self._changed = torch.stack(flipped).sum()
@@ -317,15 +309,18 @@ class Pruner:
         the dense model's time, too.
         """
         ranks.reshard(self.model)
-        grids = [target.masked.grid for target in self.targets]
-        weights = [target.masked.kept_weights() for target in self.targets]
+        grids = [target.masked.grid for target in self.scored]
+        weights = [target.masked.kept_weights() for target in self.scored]
         kept = [count // grid.weights for count, grid in zip(weights, grids, strict=True)]
         units = [math.prod(grid.shape) for grid in grids]
+        # The weights of an outer level are those of the inner one; its attention products are its own.
+        inner = range(len(self.outer), len(grids))
         spent, total = (
-            sum(count * grid.multiply_adds for count, grid in zip(counts, grids, strict=True))
+            sum(counts[i] * grids[i].weights for i in inner)
+            + sum(count * grid.product for count, grid in zip(counts, grids, strict=True))
             for counts in (kept, units)
         )
-        share = sum(weights) / sum(target.masked.total_weights for target in self.targets)
+        share = sum(weights[i] for i in inner) / sum(target.masked.total_weights for target in self.targets)
         found: dict[str, Any] = {"parameters": share, "flops": spent / total}
         if grids[0].times:
             found["latency"] = share_of_time(grids, kept)
@@ -357,6 +352,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs in addition to the state of the model, as plain values."""
+        outer = self._control.outer
         return {
             "config": self.config.to_dict(),
             "total_steps": self.schedule.total,
@@ -364,6 +360,7 @@ class Pruner:
             "threshold": self._control.threshold,
             "lambda": self._control.lambda_,
             "changed": self.changed,
+            **({} if outer is None else {"outer": [outer.threshold, outer.lambda_]}),
         } | ({} if self._method.bundle.state is None else {"method": self._method.bundle.state.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -375,7 +372,8 @@ class Pruner:
         saved = pruning_state.SavedState.read(state)
         saved.check(self.config, self.schedule.total)
         self.steps_done = saved.steps_done
-        self._control = Control(saved.threshold, saved.lambda_)
+        outer = None if saved.outer is None else Control(*saved.outer)
+        self._control = Control(saved.threshold, saved.lambda_, outer)
         self._changed = saved.changed
         if self._method.bundle.state is not None:
             self._method.bundle.state.load_state_dict(saved.method)
@@ -386,7 +384,7 @@ class Pruner:
         These are, by target: scores, masks, gates, statistics, and the weights under the mask; on the CPU.
         """
         pruning_state.refuse_sharded(self.targets)
-        return pruning_state.tensors(self.targets, getattr(self.model, MODULES, None))
+        return pruning_state.tensors(self.targets, getattr(self.model, MODULES, None), self.outer)
 
     def load_tensors(self, saved: dict[str, Tensor]) -> None:
         """Load the result of `tensors`; load the folded weights first.
@@ -395,4 +393,4 @@ class Pruner:
             FinepruneError: Names, shapes or types are not those of this run.
         """
         pruning_state.refuse_sharded(self.targets)
-        pruning_state.load_tensors(self.targets, getattr(self.model, MODULES, None), saved)
+        pruning_state.load_tensors(self.targets, getattr(self.model, MODULES, None), saved, self.outer)

@@ -25,6 +25,8 @@ class SavedState(NamedTuple):
     lambda_: float
     changed: float
     method: Any
+    outer: tuple[float | None, float] | None
+    """Threshold and lambda of an outer level."""
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> "SavedState":
@@ -42,8 +44,9 @@ class SavedState(NamedTuple):
                 float(state["lambda"]),
                 float(state["changed"]),
                 state.get("method"),
+                None if state.get("outer") is None else (state["outer"][0], float(state["outer"][1])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FinepruneError(f"not the state of a pruner: {error} is missing or wrong") from error
 
     def check(self, config: PruningConfig, total: int) -> None:
@@ -58,14 +61,19 @@ class SavedState(NamedTuple):
 
 
 @torch.no_grad()
-def tensors(targets: Sequence[Target], modules: nn.Module | None) -> dict[str, Tensor]:
+def tensors(
+    targets: Sequence[Target], modules: nn.Module | None, outer: Sequence[Target] = ()
+) -> dict[str, Tensor]:
     """Return what the folded weights do not show, on the CPU: scores, masks, gates, statistics, hidden
     weights.
 
     Keys are "TARGET.PART"; `TARGET.hidden` are the stored weights that folding hides, one after the other,
-    and `TARGET.followers.N` the lines of other matrices that it zeroes.
+    and `TARGET.followers.N` the lines of other matrices that it zeroes. Of an outer level they are
+    "TARGET.outer.PART", without weights, which the inner level hides.
     """
     found: dict[str, Tensor] = {}
+    for target in outer:
+        found |= {f"{target.name}.outer.{part}": entry for part, entry in target.masked.state_dict().items()}
     for target in targets:
         parts = target.masked.state_dict()
         parts["hidden"] = target.weight[target.masked.hidden()]
@@ -80,13 +88,21 @@ def tensors(targets: Sequence[Target], modules: nn.Module | None) -> dict[str, T
 
 
 @torch.no_grad()
-def load_tensors(targets: Sequence[Target], modules: nn.Module | None, saved: Mapping[str, Tensor]) -> None:
+def load_tensors(
+    targets: Sequence[Target],
+    modules: nn.Module | None,
+    saved: Mapping[str, Tensor],
+    outer: Sequence[Target] = (),
+) -> None:
     """Take back what `tensors` returned, into a model whose folded weights are loaded already.
 
     Raises:
         FinepruneError: A tensor is missing, not known, or of another shape or type.
     """
     rest = dict(saved)
+    for target in outer:  # first, since the inner level hides what the outer one cuts
+        for part, tensor in target.masked.state_dict(keep_vars=True).items():
+            _copy(rest, f"{target.name}.outer.{part}", tensor)
     for target in targets:
         for part, tensor in target.masked.state_dict(keep_vars=True).items():
             _copy(rest, f"{target.name}.{part}", tensor)

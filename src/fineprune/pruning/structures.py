@@ -16,7 +16,7 @@ from fineprune.pruning.expansion import Lines as LineExpansion
 from fineprune.pruning.latency import LatencyTable, timed
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.units import Grid
-from fineprune.structure import TIED, Unit, parts_of
+from fineprune.structure import TIED, Level, Unit, levels_of
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
@@ -24,8 +24,12 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 
 
-def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: PruningConfig) -> dict[str, Grid]:
-    """Return the grid of each matrix that gets a mask, by dotted name, in the order of `matrices`.
+def grids_of(
+    model: nn.Module, matrices: Mapping[str, nn.Module], config: PruningConfig
+) -> list[dict[str, Grid]]:
+    """Return, of each level, the grid of each matrix that gets a mask, by dotted name; the outer level first.
+
+    The names are in the order of `matrices`.
 
     Args:
         model: The model.
@@ -35,10 +39,24 @@ def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: Prunin
 
     Raises:
         FinepruneError: Units do not fit their matrix, a head or neuron cannot be told or has only some of its
-            matrices among those chosen, or the density keeps less than one unit.
+            matrices among those chosen, the density keeps less than one unit, or an outer level leaves fewer
+            weights than it asks for.
     """
+    levels = levels_of(config.structure)
+    found = [_grids(model, matrices, config, level) for level in levels]
+    for grids, level in zip(found, levels, strict=True):
+        _check_density(grids, config, level)
+    if len(found) > 1:
+        _check_levels(found, config)
+    return found
+
+
+def _grids(
+    model: nn.Module, matrices: Mapping[str, nn.Module], config: PruningConfig, level: Level
+) -> dict[str, Grid]:
+    """Return the grids of one level."""
     grids: dict[str, Grid] = {}
-    for name, part in parts_of(config.structure).items():
+    for name, part in level.parts.items():
         kinds = _KINDS.get(name)
         chosen = {
             dotted: module.get_parameter("weight")
@@ -61,7 +79,6 @@ def grids_of(model: nn.Module, matrices: Mapping[str, nn.Module], config: Prunin
     grids = {name: grids[name] for name in matrices if name in grids}
     if config.latency_table is not None:
         return timed(grids, LatencyTable.load(config.latency_table), model, config)
-    _check_density(grids, config)
     return grids
 
 
@@ -155,16 +172,16 @@ def _grid(
     )
 
 
-def _check_density(grids: Mapping[str, Grid], config: PruningConfig) -> None:
+def _check_density(grids: Mapping[str, Grid], config: PruningConfig, level: Level) -> None:
     """Raise `FinepruneError` where a density keeps less than half of the smallest unit that it ranks."""
-    if not config.controlled:
+    if not config.controlled or config.latency_table is not None:
         return
     alone = (config.scope or config.traits.scopes[0]) == "local"
     listed = list(grids.items())
-    for indices, density in rankings(list(grids.values()), config):
+    for indices, density in rankings(list(grids.values()), level, config.density):
         members = [listed[index] for index in indices]
         for ranked in [[member] for member in members] if alone else [members]:
-            total = sum(math.prod(grid.shape) * grid.cost for _, grid in ranked)
+            total = sum(_cost(grid) for _, grid in ranked)
             name, smallest = min(ranked, key=lambda member: member[1].cost)
             # One element always stays.
             if not smallest.is_elements and density * total < smallest.cost / 2:
@@ -175,11 +192,37 @@ def _check_density(grids: Mapping[str, Grid], config: PruningConfig) -> None:
                 )
 
 
-def rankings(grids: Sequence[Grid], config: PruningConfig) -> list[tuple[list[int], float]]:
-    """Return which grids are ranked together, by their indices, and the final density of each ranking."""
-    parts = parts_of(config.structure)
+def _check_levels(found: Sequence[Mapping[str, Grid]], config: PruningConfig) -> None:
+    """Raise `FinepruneError` where an outer level leaves fewer weights than the whole pruning is to keep."""
+    outer, inner = ([*grids.values()] for grids in found)
+    total = sum(map(_cost, inner))
+    left = total - sum(
+        (1 - density) * sum(_cost(outer[index]) for index in indices)
+        for indices, density in rankings(outer, levels_of(config.structure)[0], config.density)
+    )
+    if config.density * total > left * (1 + 1e-6):
+        raise FinepruneError(
+            f"density={config.density:g}: the outer level of the structure leaves {left / total:.2%} of the "
+            "weights; give a lower density, or the level a higher one"
+        )
+
+
+def _cost(grid: Grid) -> int:
+    """Return what all units of a grid take of the budget."""
+    return math.prod(grid.shape) * grid.cost
+
+
+def rankings(grids: Sequence[Grid], level: Level, density: float) -> list[tuple[list[int], float]]:
+    """Return which grids are ranked together, by their indices, and the final density of each ranking.
+
+    Args:
+        grids: Those of the level.
+        level: Of the structure.
+        density: The density of the whole pruning, which is that of the innermost level.
+    """
+    parts = level.parts
     if all(part.density is None for part in parts.values()):
-        return [(list(range(len(grids))), config.density)]
+        return [(list(range(len(grids))), density if level.density is None else level.density)]
     own: dict[str, Any] = {name: part.density for name, part in parts.items()}
     return [
         ([index for index, grid in enumerate(grids) if grid.part == name], density)

@@ -87,9 +87,8 @@ def summary(model: nn.Module) -> Summary:
     layers that `prepare` would prune by default.
     """
     layers = _by_masks(model)
-    scores = sum(
-        parameter.numel() for masked in _unique_masks(model).values() for parameter in masked.parameters()
-    )
+    masks = (module for module in model.modules() if isinstance(module, MaskedWeight))
+    scores = sum(parameter.numel() for masked in masks for parameter in masked.parameters())
     if not layers:
         counted = set()
         for name, module in find_targets(model).items():

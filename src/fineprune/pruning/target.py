@@ -28,6 +28,15 @@ def size_of(weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) ->
     return squares.div(grid.weights).sqrt()
 
 
+def folded(module: nn.Module) -> Tensor:
+    """Return the weight of a prepared layer made permanent; of a sharded one, the rows of this process."""
+    chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+    weight: Tensor = chain.original
+    for masked in chain:  # an outer level has a gate of its own
+        weight = masked.fold(weight)
+    return weight
+
+
 @dataclass
 class Target:
     """A pruned weight: its dotted name, the module that holds it, its mask, and what follows the mask."""
@@ -58,6 +67,10 @@ class Target:
         """The gate of a method that has one."""
         assert self.masked.gate is not None
         return self.masked.gate
+
+    def fold(self) -> Tensor:
+        """Return the weight made permanent, by the masks of all levels."""
+        return folded(self.module)
 
     def size(self) -> Tensor:
         """Return the size of the units, as magnitude pruning ranks them."""

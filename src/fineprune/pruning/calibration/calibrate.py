@@ -25,7 +25,7 @@ from fineprune.pruning.structures import grids_of, rankings
 from fineprune.pruning.targets import is_pointwise, repeated_blocks
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
-from fineprune.structure import parts_of
+from fineprune.structure import levels_of
 
 CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "magnitude": magnitude.cut,
@@ -82,13 +82,15 @@ def calibrate(
     cuts = list(CUTS) if config.structure == "element" else [KWON, *UNIT_CUTS]
     method = cuts[-1] if method is None else choose(method, cuts, "method")
     matrices = checked(model, config)
-    grids = grids_of(model, matrices, config)
+    (grids,) = grids_of(model, matrices, config)
     readers = {name: matrices[name] for name in grids}
     passes = Passes(model, batches, readers, repeated_blocks(model))
     check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
     alive: dict[str, Tensor] = {}
     if method == KWON:
-        if any(part.density is not None for part in parts_of(config.structure).values()):
+        if any(
+            part.density is not None for level in levels_of(config.structure) for part in level.parts.values()
+        ):
             raise FinepruneError(
                 "method='kwon': shares one density among heads and neurons; give no part its own"
             )
@@ -122,7 +124,7 @@ class _Work:
     ) -> None:
         self._model, self._method, self._grids, self._alive = model, method, grids, alive
         names = list(grids)
-        rankings_of = rankings(list(grids.values()), config)
+        rankings_of = rankings(list(grids.values()), *levels_of(config.structure), config.density)
         self._densities = {names[index]: share for members, share in rankings_of for index in members}
         self._before: dict[str, Tensor] = {}
         self._errors: dict[str, float] = {}

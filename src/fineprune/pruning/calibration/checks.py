@@ -11,7 +11,7 @@ from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import find_targets, is_pointwise, refuse_quantized
-from fineprune.structure import ALL, TIED, parts_of
+from fineprune.structure import ALL, TIED, levels_of, parts_of
 
 
 def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
@@ -21,6 +21,11 @@ def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared for a training: finalize it first, or load it again")
     refuse_quantized(model)
+    if len(levels_of(config.structure)) > 1:
+        raise FinepruneError(
+            f"structure={config.structure!r}: calibrate cuts one level; cut heads and neurons, shrink the "
+            "model, and cut elements by another call"
+        )
     for part in parts_of(config.structure).values():
         if part.unit != "element" and part.unit not in TIED:
             raise FinepruneError(

@@ -18,6 +18,7 @@ from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
 from fineprune.pruning.kind_budgets import densities
 from fineprune.pruning.latency import share_of_units
+from fineprune.pruning.levels import cut_inside, inside
 from fineprune.pruning.masked_weight import Decayed, Form, Gate, MaskedWeight, WeightGradient
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import ScoreRule
@@ -25,14 +26,25 @@ from fineprune.pruning.selection import round_count
 from fineprune.pruning.structures import rankings
 from fineprune.pruning.target import Target, size_of
 from fineprune.pruning.units import Grid
+from fineprune.structure import Level, levels_of
 
 
 @dataclass
 class Control:
-    """What the last refresh set: the threshold (None: nothing is cut) and lambda."""
+    """What the last refresh set: the threshold (None: nothing is cut) and lambda.
+
+    Attributes:
+        outer: The same of the outer level, where there is one.
+    """
 
     threshold: float | None = None
     lambda_: float = 0.0
+    outer: "Control | None" = None
+
+    @property
+    def pushes(self) -> bool:
+        """Whether a penalty belongs in the loss."""
+        return self.lambda_ > 0 or (self.outer is not None and self.outer.pushes)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,9 @@ def mean_over_units(values: Sequence[Tensor], targets: Sequence[Target]) -> Tens
     Units of several weights count by what they cost of the budget, or small grids would be pushed harder.
     """
     grids = [target.masked.grid for target in targets]
+    if any(target.masked.within for target in targets):  # of an inner level, what the outer one keeps
+        living = [value for value, _ in inside(values, targets) if value.numel()]
+        return torch.stack([value.mean().to(values[0].device) for value in living]).mean()
     if all(grid.is_elements for grid in grids):
         return ranks.mean_of_means(values, [target.scores for target in targets])
     device = values[0].device
@@ -175,22 +190,32 @@ class Method(ABC):
         return masked
 
     @final
-    def refresh(self, targets: Sequence[Target], step: int) -> Control:
-        """Set the masks for the forward pass after `step` optimizer steps."""
+    def refresh(self, targets: Sequence[Target], step: int, outer: Sequence[Target] = ()) -> Control:
+        """Set the masks for the forward pass after `step` optimizer steps.
+
+        Args:
+            targets: The pruned weights.
+            step: The number of optimizer steps.
+            outer: Those of the outer level, which is cut first, where there is one.
+        """
         rule, config = self.bundle.rule, self.config
         if rule is None:
             return Control()
         if config.controlled:
-            control = self._at_density(rule, targets, step)
+            levels = levels_of(config.structure)
+            above = self._at_density(rule, outer, step, levels[0]) if outer else None
+            control = self._at_density(rule, targets, step, levels[-1])
+            control.outer = above
         else:
             assert self.bundle.penalty is not None
             assert config.penalty is not None
             control = self.bundle.penalty.fixed(targets, self.schedule.ramp(step), config.penalty)
         left = self.total - step
         if self.bundle.fades and left < self.schedule.cooldown:
-            control.lambda_ *= left / self.schedule.cooldown
+            for level in filter(None, (control, control.outer)):
+                level.lambda_ *= left / self.schedule.cooldown
         given = self.bundle.weight_gradient
-        for target in targets:
+        for target in (*outer, *targets):
             target.masked.spread()
             if isinstance(given, Decayed):
                 target.masked.get_buffer("flow").fill_(given.share(self.schedule.ramp(step)))
@@ -199,20 +224,27 @@ class Method(ABC):
         return control
 
     @final
-    def penalty(self, targets: Sequence[Target], lambda_: float) -> Tensor | None:
-        """Return lambda * R(S), which is added to the loss; None where the method has no penalty."""
-        return None if self.bundle.penalty is None else lambda_ * self.bundle.penalty.value(targets)
+    def penalty(
+        self, targets: Sequence[Target], control: Control, outer: Sequence[Target] = ()
+    ) -> Tensor | None:
+        """Return lambda * R(S) of each level, which is added to the loss; None where there is none."""
+        penalty = self.bundle.penalty
+        if penalty is None or not control.pushes:
+            return None
+        levels = [(targets, control), *([(outer, control.outer)] if control.outer else [])]
+        values = [entry.lambda_ * penalty.value(members) for members, entry in levels if entry.lambda_ > 0]
+        return torch.stack(values).sum() if len(values) > 1 else values[0]
 
-    def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int) -> Control:
+    def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int, level: Level) -> Control:
         """Keep the scheduled density; lambda is fixed, or leads the threshold along its path."""
         config = self.config
         thresholds = []
-        for indices, goal in rankings([target.masked.grid for target in targets], config):
+        for indices, goal in rankings([target.masked.grid for target in targets], level, config.density):
             ranked = [targets[index] for index in indices]
             density = self.schedule.density(step, goal, max(goal, config.initial_density))
             if density < 1:
                 cuts = [self._cut(rule, ranked, stop) for stop in rule.stops(ranked, density)]
-                thresholds.append(cuts[-1])
+                thresholds += cuts[-1]
             else:
                 for target in ranked:
                     target.masked.units.fill_(True)
@@ -226,33 +258,41 @@ class Method(ABC):
         fixed = self.bundle.lambda_ if config.penalty is None else config.penalty
         if fixed is not None:
             return Control(threshold, fixed * ramp)
-        units = sum(target.scores.numel() for target in targets)
+        units = sum(value.numel() for value, _ in inside([target.scores for target in targets], targets))
         wanted = path(ramp, penalty.start, penalty.end)
         return Control(threshold, controlled_lambda(threshold, wanted, ramp, units))
 
-    def _cut(self, rule: ScoreRule, targets: Sequence[Target], density: float) -> float:
-        """Keep the highest units (Eq. 1), ranked together or matrix by matrix; return the mean threshold."""
+    def _cut(self, rule: ScoreRule, targets: Sequence[Target], density: float) -> list[float]:
+        """Keep the highest units (Eq. 1), ranked together or matrix by matrix; return the mean threshold.
+
+        Of an inner level those are ranked that the outer one keeps, and `density` is a share of all: none is
+        cut where the outer level keeps no more than that.
+        """
         ranked = rule.ranked(targets)
         flags = [target.masked.units for target in targets]
         grids = [target.masked.grid for target in targets]
         floor = 0.0 if any(grid.may_be_empty for grid in grids) else self.bundle.floor
         costs = [grid.times or grid.cost for grid in grids]
         density = share_of_units(grids, density)
-        rank = ranks.of(ranked.tensors)
-        if self.scope == "type":
+        rank, local = ranks.of(ranked.tensors), self.scope == "local"
+        if any(target.masked.within for target in targets):
+            cuts = cut_inside(ranked, targets, density, floor, local)
+        elif self.scope == "type":
             shares = densities(targets, density)
             alone = zip(ranked.tensors, shares, flags, strict=True)
             cuts = [rank.top_v([tensor], share, [flag], ranked.key)[0] for tensor, share, flag in alone]
         else:
-            local = self.scope == "local"
             cuts = rank.top_v(ranked.tensors, density, flags, ranked.key, floor, local, costs)
         if self.config.round_to > 1:
             for grid, scores, flag in zip(grids, ranked.tensors, flags, strict=True):
                 if grid.kind == "neuron":
                     round_count(scores, flag, self.config.round_to)
+        if not cuts:
+            return []
         threshold = sum(cut.value for cut in cuts) / len(cuts)
         for target, flag in zip(targets, flags, strict=True):
             if target.masked.gate is not None:
-                kept = target.scores[flag] if self.config.round_to > 1 else None  # may be below the cut
+                rounded = self.config.round_to > 1 and target.masked.within is None
+                kept = target.scores[flag] if rounded else None  # may be below the cut
                 target.gate.follow(threshold if kept is None or not len(kept) else float(kept.min()))
-        return threshold
+        return [threshold]

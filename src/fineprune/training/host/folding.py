@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fineprune.pruning.finalizing import fold, masked_modules
+from fineprune.pruning.masked_weight import MaskedWeight
 
 
 def is_prepared(model: nn.Module) -> bool:
@@ -16,7 +17,8 @@ def is_prepared(model: nn.Module) -> bool:
 
 def ordinary_copy(model: Any) -> Any:
     """Return a finalized copy of a prepared model; scores and masks are not copied for it."""
-    shared = [tensor for _, _, masked in masked_modules(model) for tensor in _tensors(masked)]
+    masks = (module for module in model.modules() if isinstance(module, MaskedWeight))
+    shared = [tensor for masked in masks for tensor in _tensors(masked)]
     return fold(copy.deepcopy(model, {id(tensor): tensor for tensor in shared}))
 
 

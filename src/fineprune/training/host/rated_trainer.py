@@ -51,7 +51,7 @@ class RatedTrainer(PruningTrainer):
 
     def _scores(self) -> set[int]:
         """Return the ids of the scores."""
-        return set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.targets}
+        return set() if self.pruner is None else {id(target.masked.scores) for target in self.pruner.scored}
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -83,7 +83,7 @@ class PrunedWeights(Weights):
         if inner is self._attached:
             return
         entries = {id(entry) for group in inner.param_groups for entry in group["params"]}
-        scores = [target.masked.scores for target in self._pruner.targets]
+        scores = [target.masked.scores for target in self._pruner.scored]
         if any(score is not None and score.requires_grad and id(score) not in entries for score in scores):
             raise FinepruneError(
                 "the optimizer was built before the model had scores; leave `optimizers` out: the trainer "

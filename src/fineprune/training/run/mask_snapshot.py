@@ -186,10 +186,7 @@ class Recorder:
         targets = self._pruner.targets
         kept = [target.masked.kept() for target in targets]
         remaining = torch.cat(
-            [
-                target.masked.fold(target.weight)[mask].float().cpu()
-                for target, mask in zip(targets, kept, strict=True)
-            ]
+            [target.fold()[mask].float().cpu() for target, mask in zip(targets, kept, strict=True)]
         )
         counts, edges = _histogram(remaining.numpy().astype(np.float64))
         learned = [

@@ -10,7 +10,7 @@ from typing import Any
 from fineprune._validation import is_number, shown
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import TIED, parts_of, shrinks
+from fineprune.structure import TIED, shrinks, units_of
 from fineprune.training.run.training_config import TrainingConfig
 
 
@@ -44,7 +44,7 @@ def check_refine(refine: RefineConfig, pruning: PruningConfig | None) -> None:
         raise FinepruneError(
             "refine: there is no section pruning, after which it would train on; leave it out"
         )
-    units = [part.unit for part in parts_of(pruning.structure).values()]
+    units = units_of(pruning.structure)
     if refine.hold_zeros and all(unit in TIED for unit in units):
         raise FinepruneError(
             f"refine.hold_zeros=True: structure={pruning.structure!r} is removed whole, and leaves no zeros "
