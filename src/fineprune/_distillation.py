@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fineprune._validation import check_keys, check_number
+from fineprune._messages import choose
+from fineprune._validation import check_keys, check_number, shown
 from fineprune.errors import FinepruneError
+
+LAYERS = ("same", "even", "nearest")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Distillation:
 
     hidden: float = 0.0
     """Weight of the distance of the hidden states, layer by layer (SquareHead, Kurtic et al. 2023,
-    arXiv:2310.06927). It needs a teacher of the same layers and width, which runs beside the student."""
+    arXiv:2310.06927). It needs a teacher of the same width, which runs beside the student."""
 
     similarity: float = 0.0
     """Weight of the distance of the similarities of all pairs of texts in a batch; of sentence embeddings."""
@@ -40,6 +43,16 @@ class Distillation:
 
     graft_until: float = 0.5
     """Share of the steps, in (0, 1], over which `graft` rises to 1."""
+
+    layers: Any = "same"
+    """Which hidden states are compared. "same": after each layer; a teacher of more layers is read at equal
+    distances. "even": the embeddings' output and every second layer (GRAIN). "nearest": four layers of the
+    teacher, each with the nearest of the student's (CoFi). Or pairs [student, teacher], 0 being the output of
+    the embeddings."""
+
+    separate: bool = False
+    """Keep the hidden states out of the gradients of importance scores, which then see the task and the
+    teacher's answers alone (GRAIN). It costs about one more backward pass; without scores it does nothing."""
 
     def __post_init__(self) -> None:
         for name in ("alpha", "temperature", "task", "hidden", "similarity", "graft", "graft_until"):
@@ -63,6 +76,15 @@ class Distillation:
             )
         if not 0 < self.graft_until <= 1:
             raise FinepruneError(f"graft_until={self.graft_until!r}: must be a share of the steps, in (0, 1]")
+        object.__setattr__(self, "layers", _layers(self.layers))
+        if not isinstance(self.separate, bool):
+            raise FinepruneError(f"separate={self.separate!r}: must be true or false")
+        for name, default in (("layers", "same"), ("separate", False)):
+            if getattr(self, name) != default and not self.hidden:
+                raise FinepruneError(
+                    f"{name}={getattr(self, name)!r}: is about hidden states, and hidden is 0; leave {name} "
+                    "out, or give hidden, such as 1.0"
+                )
         if self.temperature <= 0:
             raise FinepruneError(
                 f"temperature={self.temperature!r}: must be greater than 0; 2 is usual, 1 softens nothing"
@@ -75,10 +97,25 @@ class Distillation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold."""
-        return asdict(self)
+        layers = self.layers if isinstance(self.layers, str) else [list(pair) for pair in self.layers]
+        return asdict(self) | {"layers": layers}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The settings of a mapping; an unknown key is an error that names the nearest one."""
         check_keys(values, (entry.name for entry in fields(cls)), "distillation")
         return cls(**values)
+
+
+def _layers(value: Any) -> str | tuple[tuple[int, int], ...]:
+    """Return which states are compared: a name, or pairs as tuples."""
+    if isinstance(value, str):
+        return choose(value, LAYERS, "layers")
+    if isinstance(value, (list, tuple)) and value:
+        pairs = [tuple(pair) for pair in value if isinstance(pair, (list, tuple)) and len(pair) == 2]
+        if len(pairs) == len(value) and all(type(one) is int and one >= 0 for pair in pairs for one in pair):
+            return tuple((own, other) for own, other in pairs)
+    raise FinepruneError(
+        f"layers={shown(value)}: must be {', '.join(LAYERS)}, or pairs such as [[1, 2], [2, 4]], layers of "
+        "the student and of the teacher from 1, and 0 for the embeddings"
+    )

@@ -25,6 +25,7 @@ feed-forward neurons are zero and are removed. So `structure` says what stays or
 | `{attention: head, feed_forward: neuron}` | heads, neurons | every runtime: the model gets smaller |
 | `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's | every runtime, by neurons, empty heads |
 | `{attention: attention, feed_forward: feed_forward}` | halves of a layer | every runtime |
+| `[{attention: head, feed_forward: neuron, density: 0.5}, element]` | the first, then single weights | both |
 
 ```
 fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neuron}' \\
@@ -44,6 +45,24 @@ output matrix. Its other weights train on unmasked, since nothing sees them, so 
 they count as pruned, and become zero at the end. Before a step is spent, one unit of the first and of the
 last layer is silenced where it is read and everywhere; answers that differ refuse the structure
 (`prepare(..., probe=)` gives other inputs). Heads that share keys and values are one unit.
+
+**Two levels.** A list cuts heads and neurons first, then the elements of what stays, in one run:
+
+```
+fineprune run short-sst2 pruning.density=0.1 --out runs/both \\
+    'pruning.structure=[{attention: head, feed_forward: neuron, density: 0.5}, element]'
+```
+
+The outer level keeps half of the weights by whole heads and neurons. Of their weights as many stay as make
+10 % of all, exactly; weights of cut units are not ranked, and keep their masks for the case that the unit
+comes back. Both levels follow the schedule, each with its scores and, where the method has a penalty, with
+its own. Both gains multiply: the model that is left is smaller, and has zeros for the engine. `refine`
+goes on with `hold_zeros: true`.
+
+**Layers.** `model.layers: [0, 2, 4]` keeps these layers. `training.layer_drop: 0.2` leaves out each layer
+with this probability while the model trains (LayerDrop), so that it can do without some; its authors found
+that a few epochs of fine-tuning do not make an ordinary model robust. A student of fewer layers may learn
+hidden states from a teacher of more (`distillation.layers`, [distillation.md](distillation.md)).
 
 **Budget.** `density` is a share of the weights; with `budget: flops` of the multiply-adds of a text of
 `budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons

@@ -40,6 +40,13 @@ def test_the_labels_have_the_rest_unless_their_weight_is_given():
     assert Distillation(alpha=2.7, task=0.3).task_weight == 0.3
 
 
+def test_pairs_of_layers_are_saved():
+    config = Distillation(hidden=1.0, layers=[[1, 2], [0, 0]], separate=True)
+    assert config.layers == ((1, 2), (0, 0))
+    assert config.to_dict()["layers"] == [[1, 2], [0, 0]]
+    assert Distillation.from_dict(config.to_dict()) == config
+
+
 @pytest.mark.parametrize(
     ("values", "part"),
     [
@@ -54,6 +61,15 @@ def test_the_labels_have_the_rest_unless_their_weight_is_given():
         ({"alpha": math.nan}, "alpha=nan"),
         ({"temperature": 0}, "temperature=0.0"),
         ({"temperature": True}, "temperature=True"),
+        ({"hidden": 1, "layers": "every"}, "layers='every': allowed are same, even, nearest"),
+        (
+            {"hidden": 1, "layers": [[1, 2], [3]]},
+            r"layers=\[\[1, 2\], \[3\]\]: must be same, even, nearest, or",
+        ),
+        ({"hidden": 1, "layers": [[1, -2]]}, "or pairs such as"),
+        ({"layers": "even"}, "layers='even': is about hidden states, and hidden is 0"),
+        ({"separate": True}, "separate=True: is about hidden states, and hidden is 0"),
+        ({"hidden": 1, "separate": 1}, "separate=1: must be true or false"),
         ({"temprature": 2}, "did you mean temperature"),
     ],
 )

@@ -59,9 +59,30 @@ def test_weights_need_not_add_up_and_hidden_states_are_compared(make_trainer, ma
     assert not any("hidden" in line for line in history(trainer) if "eval_loss" in line)
 
 
+def test_scores_do_not_see_hidden_states_that_are_kept_apart(make_trainer, make_model, teacher):
+    def gradients(**settings):
+        config = Distillation(0.5, **settings)
+        given = {"model": make_model(**NO_DROPOUT), "teacher": teacher, "distillation": config}
+        trainer = make_trainer(PruningConfig("movement", density=0.2, warmup=0), given=given, max_steps=3)
+        trainer.pruner.step()
+        batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])
+        loss = trainer.compute_loss(trainer.model.train(), batch)
+        loss.backward()
+        found = [(target.scores.grad, target.weight.grad) for target in trainer.pruner.targets]
+        return float(loss.detach()), *zip(*found, strict=True)
+
+    _, without, _ = gradients()
+    value, scores, weights = gradients(hidden=0.5)
+    apart, seen, moved = gradients(hidden=0.5, separate=True)
+    assert apart == pytest.approx(value)
+    torch.testing.assert_close(seen, without)
+    torch.testing.assert_close(moved, weights)
+    assert not torch.allclose(scores[0], without[0])
+
+
 @pytest.mark.parametrize(
     ("change", "differing"),
-    [({"num_hidden_layers": 5}, "has 5 layers"), ({"hidden_size": 64}, "has 64 hidden units")],
+    [({"num_hidden_layers": 1}, "has 1 layers"), ({"hidden_size": 64}, "has 64 hidden units")],
 )
 def test_a_teacher_of_another_size_has_other_hidden_states(make_trainer, make_model, change, differing):
     given = {"teacher": make_model(**change), "distillation": Distillation(hidden=1.0)}

@@ -36,14 +36,13 @@ def head_module(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(outputs: Any) -> Sequence[Tensor]:
-    """Return the hidden states after each layer of a model's output."""
+    """Return the hidden states of a model's output: after the embeddings, then after each layer."""
     states = outputs.get("hidden_states") if hasattr(outputs, "get") else None
     if not states:
         raise FinepruneError(
             "distillation: the model's output has no hidden_states, so hidden must be 0 (leave it out)"
         )
-    _embeddings, *layers = states
-    return list[Tensor](layers)
+    return list[Tensor](states)
 
 
 def answers(outputs: Any) -> Tensor:

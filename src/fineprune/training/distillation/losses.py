@@ -5,6 +5,7 @@ computed in float32.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from fineprune.tasks.embeddings.encoder import embedding_distance
 from fineprune.tasks.kinds import Head
+from fineprune.training.distillation.layer_pairs import fixed_pairs, nearest_pairs
 
 _EPSILON = torch.finfo(torch.bfloat16).eps  # as in the paper's code
 
@@ -122,6 +124,30 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     error = (own @ own.T - target @ target.T).square()
     rows = len(error)
     return (error.sum() - error.diagonal().sum()) / max(1, rows * (rows - 1))
+
+
+def paired_distance(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Any, mask: Tensor | None = None
+) -> Tensor:
+    """Return `hidden_distance` over the pairs of states that `Distillation.layers` names.
+
+    Args:
+        student: its hidden states after the embeddings and each layer, (rows, positions, width).
+        teacher: the teacher's, of more or fewer layers.
+        layers: which are compared.
+        mask: as in `hidden_distance`.
+    """
+    counts = len(student) - 1, len(teacher) - 1
+    if layers == "nearest":
+        with torch.no_grad():
+
+            def distance(own: int, other: int) -> float:
+                return float(hidden_distance([student[own]], [teacher[other]], mask))
+
+            pairs = nearest_pairs(*counts, distance)
+    else:
+        pairs = fixed_pairs(layers, *counts)
+    return hidden_distance([student[own] for own, _ in pairs], [teacher[other] for _, other in pairs], mask)
 
 
 def hidden_distance(

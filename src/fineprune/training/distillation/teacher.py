@@ -17,7 +17,8 @@ from fineprune.tasks.kinds import Head
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.heads import answers, head_of, hidden_states
-from fineprune.training.distillation.losses import distillation_loss, hidden_distance, similarity_distance
+from fineprune.training.distillation.layer_pairs import check_pairs
+from fineprune.training.distillation.losses import distillation_loss, paired_distance, similarity_distance
 from fineprune.training.distillation.passes import Pass
 from fineprune.training.distillation.running_mean import RunningMean
 
@@ -55,9 +56,9 @@ class Teacher:
         with torch.no_grad(), self._autocast():
             return self.model(**known_inputs(self.model, inputs), **asked)
 
-    def loss(
+    def terms(
         self, student: nn.Module, passes: Sequence[Pass], labels: Tensor | None, stored: Tensor | None
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
         """Return alpha · KD and the weighted distances for the student's forward passes: means over passes.
 
         Args:
@@ -79,8 +80,8 @@ class Teacher:
             if config.hidden:
                 theirs = self._outputs(inputs, output_hidden_states=True)
                 answer = answers(theirs).float()
-                distance = hidden_distance(hidden_states(outputs), hidden_states(theirs), mask)
-                terms["hidden"].append(distance)
+                states = hidden_states(outputs), hidden_states(theirs)
+                terms["hidden"].append(paired_distance(*states, config.layers, mask))
             else:
                 answer = self.answer(inputs) if stored is None else stored
             own = answers(outputs)
@@ -90,7 +91,7 @@ class Teacher:
                 distillation_loss(self.head, own, answer, config.temperature, mask, labels)
             )
         weights = {"distillation": config.alpha, "hidden": config.hidden, "similarity": config.similarity}
-        return torch.stack([weights[name] * self._mean(name, each) for name, each in terms.items()]).sum()
+        return {name: weights[name] * self._mean(name, each) for name, each in terms.items()}
 
     def _mean(self, name: str, terms: Sequence[Tensor]) -> Tensor:
         """Return the mean of a term over the passes, and count it for the log."""
@@ -168,15 +169,16 @@ def check_fit(
     return head
 
 
-def check_layers(student: nn.Module, teacher: nn.Module, name: str) -> None:
-    """Raise `FinepruneError` unless the hidden states of both can be compared, layer by layer."""
-    for setting, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
-        ours, theirs = (getattr(model.config, setting, None) for model in (student, teacher))
-        if ours != theirs:
-            raise FinepruneError(
-                f"{name}: has {theirs} {what}, the model {ours}, so their hidden states cannot be compared; "
-                "leave distillation's hidden out, or name a teacher of the model's size"
-            )
+def check_layers(student: nn.Module, teacher: nn.Module, name: str, layers: Any = "same") -> None:
+    """Raise `FinepruneError` unless the hidden states of both can be compared, by `Distillation.layers`."""
+    ours, theirs = (getattr(model.config, "hidden_size", None) for model in (student, teacher))
+    if ours != theirs:
+        raise FinepruneError(
+            f"{name}: has {theirs} hidden units, the model {ours}, so their hidden states cannot be "
+            "compared; leave distillation's hidden out, or name a teacher of the model's size"
+        )
+    counts = [getattr(model.config, "num_hidden_layers", 0) or 0 for model in (student, teacher)]
+    check_pairs(layers, counts[0], counts[1], name)
 
 
 def check_similarity(head: Head, weight: float) -> None:

@@ -1,10 +1,11 @@
 """A teacher in a training: its share of the loss, its line in the log, its answers stored before."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fineprune.config import Distillation
@@ -43,7 +44,9 @@ class Teaching(Part):
         head = check_fit(self._student, model, name, (own, tokenizer), longest)
         check_similarity(head, config.similarity)
         if config.hidden:
-            check_layers(self._student, model, name)
+            check_layers(self._student, model, name, config.layers)
+        if config.separate and host.args.world_size > 1:
+            raise FinepruneError("distillation: separate=True: only with a single process; leave it out")
         self._host = host
         self.grafting = None
         if config.graft is not None:
@@ -57,9 +60,18 @@ class Teaching(Part):
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
         passes = self._recorder.take()
-        taught = self._teacher.loss(self._student, passes, batch.labels, batch.stored)
+        terms = self._teacher.terms(self._student, passes, batch.labels, batch.stored)
+        taught = torch.stack(list(terms.values())).sum()
+        if self._teacher.config.separate:
+            taught = taught + unseen(terms["hidden"], self._scores())
         self._term.watch(taught)
         return taught / batch.parts + self._teacher.config.task_weight * loss
+
+    def _scores(self) -> list[Tensor]:
+        """Return the importance scores that have gradients."""
+        pruner = self._host.pruner
+        scores = [] if pruner is None else [target.masked.scores for target in pruner.scored]
+        return [entry for entry in scores if entry is not None and entry.requires_grad]
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
         if "loss" not in line:
@@ -81,6 +93,20 @@ class Teaching(Part):
         for name, mean in self._teacher.means.items():
             if sums.get(name) is not None:
                 mean.go_on(*sums[name])
+
+
+def unseen(term: Tensor, scores: Sequence[Tensor]) -> Tensor:
+    """Return a scalar 0 whose gradient takes that of a term out of the scores, and of nothing else."""
+    if not scores:
+        return torch.zeros_like(term)
+    gradients = torch.autograd.grad(term, scores, retain_graph=True, allow_unused=True)
+    products = [
+        (gradient * entry).sum()
+        for gradient, entry in zip(gradients, scores, strict=True)
+        if gradient is not None
+    ]
+    product = torch.stack(products).sum()
+    return product.detach() - product
 
 
 class StoredTeaching(Teaching):

@@ -104,6 +104,8 @@ class DistillationConfig:
     similarity: float = Distillation.similarity
     graft: float | None = Distillation.graft
     graft_until: float = Distillation.graft_until
+    layers: Any = Distillation.layers
+    separate: bool = Distillation.separate
     cache: bool | str = False
     """Compute the teacher's answers to the training data once, and read them from disk in each
     epoch. True: in the run's folder, until the run is done. A folder: there, for other runs too."""

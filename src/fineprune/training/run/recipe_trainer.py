@@ -17,6 +17,7 @@ from fineprune.training.host.rated_trainer import RatedTrainer
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import OneLastEvaluation, ProgressBar, ProgressLines
 from fineprune.training.run.constant_answers import Watched
+from fineprune.training.run.layer_drop import drop_layers
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.run_folder import TEACHER_LOGITS
 
@@ -45,6 +46,8 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     recipe, data, evaluation, tokenizer = job
     kind = kind_named(data.kind)
     train = data.train_rows(tokenizer, recipe.training.max_length)
+    if train is not None and recipe.training.layer_drop:
+        drop_layers(model, recipe.training.layer_drop)
     trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
     trainer = RatedTrainer(
         rates=recipe.training.rates,

@@ -63,6 +63,9 @@ class TrainingConfig:
     dropout: float | None = None
     """Every dropout of the model while it trains. None: the model's own."""
 
+    layer_drop: float = 0.0
+    """Leave out each layer with this probability, drawn in each pass while the model trains (LayerDrop)."""
+
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
 
@@ -118,6 +121,11 @@ class TrainingConfig:
         if isinstance(self.warmup, float) and self.warmup >= 1:
             raise FinepruneError(
                 f"training.warmup={self.warmup!r}: must be a share of the steps, in [0, 1), or steps, an int"
+            )
+        _real("training.layer_drop", self.layer_drop)
+        if not 0 <= self.layer_drop < 1:
+            raise FinepruneError(
+                f"training.layer_drop={self.layer_drop!r}: must be a probability, in [0, 1); 0.2 is usual"
             )
         for name in ("head_lr", "norm_lr", "dropout"):
             _real(f"training.{name}", getattr(self, name), optional=True)
