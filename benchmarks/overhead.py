@@ -1,6 +1,7 @@
 """What pruning adds to a training step: ratios to the same dense step.
 
     python benchmarks/overhead.py
+    python benchmarks/overhead.py --only "movement, heads and neurons" "movement, then elements"
     python benchmarks/overhead.py --processes 2 --rounds 8
     python benchmarks/overhead.py --shape base --compile --bf16 --selection     # with a GPU
 
@@ -8,8 +9,9 @@ All six layers of MiniLM, batch 32 x 128 tokens, AdamW, embeddings frozen in eve
 by step; the median over rounds of the ratio within a round. With `--processes`, each of one thread, every
 step is one of DDP, the dense one as well: the batch is divided, and the last process to be done ends a step.
 `sort in forward` is the straightforward way: every forward pass sorts the scores of each matrix for its
-mask. `--shape base` has BERT-base's shape and random weights. `--selection` times the exact global Top_v
-over the scores of the last variant, and its masks. On a GPU, where there is one.
+mask. Heads and neurons keep half of the weights, and elements of them a tenth. `--shape base` has BERT-
+base's shape and random weights. `--selection` times the exact global Top_v over the scores of the last
+variant, and its masks. On a GPU, where there is one.
 """
 
 import argparse
@@ -41,6 +43,14 @@ VARIANTS = {
     "movement, global": {"method": "movement", "scope": "global"},
     "soft_movement": {"method": "soft_movement"},
     "l0": {"method": "l0"},
+}
+HEADS = {"attention": "head", "feed_forward": "neuron"}
+UNITS = {"method": "movement", "scope": "global", "density": 0.5}
+VARIANTS |= {
+    "movement, heads and neurons": UNITS | {"structure": HEADS},
+    "soft_movement, heads and neurons": UNITS
+    | {"method": "soft_movement", "scope": None, "structure": HEADS},
+    "movement, then elements": UNITS | {"structure": [HEADS | {"density": 0.5}, "element"], "density": 0.1},
 }
 SORTED = "sort in forward"
 
@@ -184,7 +194,7 @@ def main() -> None:
             continue
         network = model(arguments)
         # Four steps in, the schedule has left the warm-up, so every measured step selects.
-        config = fineprune.PruningConfig(density=0.1, warmup=0, cooldown=1, **settings)
+        config = fineprune.PruningConfig(**{"density": 0.1, "warmup": 0, "cooldown": 1} | settings)
         pruner = fineprune.prepare(network, config, total_steps=arguments.rounds * 4)
         optimizer = torch.optim.AdamW(pruner.parameter_groups(3e-5))
         steps[name] = step_of(network, optimizer, batch, pruner, arguments)
