@@ -27,6 +27,7 @@ STRUCTURES = {  # by the name of the file
     "movement_blocks": ("movement", (4, 1)),
     "soft_movement_heads": ("soft_movement", HEADS),
     "l0_heads": ("l0", HEADS),
+    "soft_movement_levels": ("soft_movement", [HEADS | {"density": 0.5}, "element"]),
 }
 
 
@@ -106,6 +107,8 @@ def test_a_trajectory_of_larger_units(name):
     ):
         assert ours == pytest.approx(theirs, rel=1e-4), f"step {step}"
     assert len({step["loss"] for step in expected}) == STEPS
+    if isinstance(structure, list):
+        assert expected[-1]["density"] == round(0.3 * 4096) / 4096  # the elements make it exact
     # A head is 512 of 4,096 weights, and a matrix of 256 has 64 blocks.
     assert expected[-1]["density"] == pytest.approx(0.3, abs=256 / 4096 if structure == HEADS else 0.5 / 64)
 

@@ -41,6 +41,25 @@ def test_a_run_with_neurons(files, tmp_path):
     assert len(set(score.tolist())) == 2 * 16
 
 
+def test_a_run_of_two_levels(files, tmp_path):
+    structure = [{"attention": "head", **NEURONS, "density": 0.5}, "element"]
+    pruning = {"method": "soft_movement", "density": 0.25, "structure": structure}
+    results = run_recipe(files.recipe(pruning=pruning), tmp_path / "run", progress=False)
+    assert results["recipe"]["pruning"]["structure"] == structure
+    assert results["density"] == results["left"]["parameters"] == 0.25
+    assert results["kept"] == results["total"] / 4
+    (heads, of), (neurons, among) = results["left"]["heads"], results["left"]["neurons"]
+    assert 0 < heads + neurons < of + among
+    inspection = inspect_folder(tmp_path / "run")  # what elements empty goes, too
+    assert sum(layer.heads_left for layer in inspection.layers) <= heads
+    assert 0 < sum(layer.neurons_left for layer in inspection.layers) <= neurons
+    assert inspection.shrunk
+    assert inspection.density == 0.25
+    assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
+    record = Record.load(tmp_path / "run")
+    assert sum(matrix.kept for matrix in record.matrices) == results["kept"]
+
+
 def test_a_run_in_bfloat16_is_proved_in_float32(files, tmp_path, monkeypatch):
     seen = []
 
