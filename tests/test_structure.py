@@ -82,6 +82,7 @@ def test_a_config_saves_and_loads_it(tmp_path):
             "a fixed penalty decides what remains; leave the densities",
         ),
         ({"structure": SHARES, "density": 0.3}, "density=0.3: the parts of the structure have densities of"),
+        ({"structure": "hidden_size"}, "structure='hidden_size': is no unit: a norm takes mean and variance"),
         ({"structure": {}}, "name attention, feed_forward or both"),
         ({"structure": {"ffn": "neuron"}}, "structure: unknown setting 'ffn'"),
         (

@@ -266,6 +266,11 @@ def _unit(value: Any, part: str, where: str) -> Unit:
     if isinstance(value, str) and part == ALL and value in TIED:
         of = next(name for name, units in UNITS.items() if value in units)
         raise FinepruneError(f"{where}={value!r}: is a unit of one part; write {{{of}: {value}}}")
+    if value in ("hidden", "hidden_size"):
+        raise FinepruneError(
+            f"{where}={value!r}: is no unit: a norm takes mean and variance over all dimensions, so that one "
+            "which is masked still changes the others; prune heads and neurons, or take a narrower model"
+        )
     hint = suggestion(value, allowed) if isinstance(value, str) else ""
     choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]
     raise FinepruneError(

@@ -25,7 +25,7 @@ def folder(tmp_path):
 
     def make(name: str) -> list[str]:
         size, _, task = name.partition("-")
-        if size == "paper" or not task:  # data of the hub, or of the user
+        if size in ("paper", "two") or not task:  # data of the hub, or of the user
             return []
         for stem in ("train", "dev"):
             if task == "squad":
@@ -41,6 +41,7 @@ def test_what_there_is():
     names = [f"paper-{task}" for task in ("mnli", "qqp", "squad")]
     tasks = ("mnli", "mrpc", "squad", "sst2")
     names += ["embeddings", "short", *(f"{size}-{task}" for size in ("short", "small") for task in tasks)]
+    names += ["two-steps-first", "two-steps-second"]
     assert set(packaged()) == set(names)
     for about in packaged().values():
         assert 40 < len(about) < 120
