@@ -287,7 +287,11 @@ def _structure(nullable: bool) -> Json:
         own = _closed({"unit": unit, "density": share}) | {"required": ["unit"]}
         parts[name] = {"anyOf": [*unit["anyOf"], own]}
     by_part = _closed(parts) | {"minProperties": 1}
-    return {"anyOf": [*([_NULL] if nullable else [{"enum": list(EVERYWHERE)}, block]), by_part]}
+    if nullable:  # of a model that is cut before it is trained
+        return {"anyOf": [_NULL, by_part]}
+    outer = {**by_part, "properties": by_part["properties"] | {"density": share}}
+    levels = {"type": "array", "prefixItems": [outer, {"const": "element"}], "minItems": 2, "maxItems": 2}
+    return {"anyOf": [{"enum": list(EVERYWHERE)}, block, by_part, levels]}
 
 
 def _words(schema: Json) -> str:

@@ -93,7 +93,7 @@ def mask_buffers(model: nn.Module) -> list[str]:
     return [
         f"{name}.parametrizations.weight.{key}".lstrip(".")
         for name, module, _ in masked_modules(model)
-        for key, _ in module.parametrizations["weight"].named_buffers()  # type: ignore[index]
+        for key, _ in module.get_submodule("parametrizations.weight").named_buffers()
     ]
 
 

@@ -30,7 +30,7 @@ def size_of(weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) ->
 
 def folded(module: nn.Module) -> Tensor:
     """Return the weight of a prepared layer made permanent; of a sharded one, the rows of this process."""
-    chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+    chain: Any = module.get_submodule("parametrizations.weight")
     weight: Tensor = chain.original
     for masked in chain:  # an outer level has a gate of its own
         weight = masked.fold(weight)

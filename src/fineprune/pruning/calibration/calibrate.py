@@ -124,7 +124,7 @@ class _Work:
     ) -> None:
         self._model, self._method, self._grids, self._alive = model, method, grids, alive
         names = list(grids)
-        rankings_of = rankings(list(grids.values()), *levels_of(config.structure), config.density)
+        rankings_of = rankings(list(grids.values()), levels_of(config.structure)[0], config.density)
         self._densities = {names[index]: share for members, share in rankings_of for index in members}
         self._before: dict[str, Tensor] = {}
         self._errors: dict[str, float] = {}
