@@ -302,7 +302,8 @@ def _words(schema: Json) -> str:
         names = schema.get("enum", [schema.get("const")])
         return "name" if len(names) > _MOST_NAMES else " or ".join(map(json.dumps, names))
     if schema.get("type") == "array":
-        return f"list of {_words(schema['items'])}"
+        items = schema.get("items") or {"anyOf": schema["prefixItems"]}
+        return f"list of {_words(items)}"
     words = {"string": "text", "boolean": "true or false", "object": "mapping", "integer": "whole number"}
     kind = schema.get("type", "anything")
     return words.get(kind, kind)

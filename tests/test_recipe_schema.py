@@ -53,6 +53,8 @@ def test_recipes_of_the_package_validate(validator, path):
     "text",
     [
         "pruning: null",
+        "pruning: {structure: [{attention: head, feed_forward: neuron, density: 0.5}, element]}",
+        "distillation: {teacher: a, hidden: 1, layers: [[1, 2], [2, 4]], separate: true}",
         "model: {name: minilm, layers: [0, 2]}",
         "model: {name: minilm, layers: 3, structure: {attention: head}, density: 0.5}",
         "task: sst2",

@@ -44,7 +44,7 @@ class Distillation:
     graft_until: float = 0.5
     """Share of the steps, in (0, 1], over which `graft` rises to 1."""
 
-    layers: Any = "same"
+    layers: str | tuple[tuple[int, int], ...] = "same"
     """Which hidden states are compared. "same": after each layer; a teacher of more layers is read at equal
     distances. "even": the embeddings' output and every second layer (GRAIN). "nearest": four layers of the
     teacher, each with the nearest of the student's (CoFi). Or pairs [student, teacher], 0 being the output of

@@ -104,7 +104,7 @@ class DistillationConfig:
     similarity: float = Distillation.similarity
     graft: float | None = Distillation.graft
     graft_until: float = Distillation.graft_until
-    layers: Any = Distillation.layers
+    layers: str | tuple[tuple[int, int], ...] = Distillation.layers
     separate: bool = Distillation.separate
     cache: bool | str = False
     """Compute the teacher's answers to the training data once, and read them from disk in each
