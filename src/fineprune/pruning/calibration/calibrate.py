@@ -25,7 +25,7 @@ from fineprune.pruning.structures import grids_of, rankings
 from fineprune.pruning.targets import is_pointwise, repeated_blocks
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
-from fineprune.structure import levels_of
+from fineprune.structure import levels_of, parts_of
 
 CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "magnitude": magnitude.cut,
@@ -88,9 +88,7 @@ def calibrate(
     check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
     alive: dict[str, Tensor] = {}
     if method == KWON:
-        if any(
-            part.density is not None for level in levels_of(config.structure) for part in level.parts.values()
-        ):
+        if any(part.density is not None for part in parts_of(config.structure).values()):
             raise FinepruneError(
                 "method='kwon': shares one density among heads and neurons; give no part its own"
             )
