@@ -30,7 +30,8 @@ struct HeadBias {
     Floats<> of(int64_t query, int64_t key) const {
         Floats<> result{};
         if (row.size() && adjacent) result = load<Floats<>>(row.at(middle + query - key, kLanes));
-        if (adjacent && window < 0) return result;
+        const int64_t low = query - key, high = low + kLanes - 1;
+        if (adjacent && (window < 0 || (low >= -window && high <= window))) return result;
         const Ints<> distance = distances(query, key);
         if (row.size() && !adjacent)
             for (int i = 0; i < kLanes; i++) result[i] = *row.at(middle + distance[i], 1);
@@ -51,9 +52,11 @@ struct HeadBias {
     // From kLanes queries to one key.
     Ints<> distances(int64_t query, int64_t key) const {
         Ints<> result;
-        const int64_t last = int64_t(places.size()) - 1, from = adjacent ? key : *places.at(key, 1);
+        for (int i = 0; i < kLanes; i++) result[i] = i;
+        if (adjacent) return result + int32_t(query - key);
+        const int64_t last = int64_t(places.size()) - 1, from = *places.at(key, 1);
         for (int i = 0; i < kLanes; i++)  // lanes behind the last query are not used
-            result[i] = int32_t((adjacent ? query + i : *places.at(std::min(query + i, last), 1)) - from);
+            result[i] = int32_t(*places.at(std::min(query + i, last), 1) - from);
         return result;
     }
 };
