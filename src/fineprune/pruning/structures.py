@@ -207,7 +207,7 @@ def _check_levels(found: Sequence[Mapping[str, Grid]], config: PruningConfig) ->
         )
 
 
-def _cost(grid: Grid) -> int:
+def _cost(grid: Grid) -> float:
     """Return what all units of a grid take of the budget."""
     return math.prod(grid.shape) * grid.cost
 
