@@ -164,7 +164,7 @@ class Attention {
         float scale = 1.0f / std::sqrt(float(h.head_dim * between_.products()));
         if (bias.given()) add_bias<N>(scores, seen, q, bias, std::exchange(scale, 1.0f));
         Floats<> total[N];
-        softmax<N>(scores, seen.count, scale, total);
+        softmax<N>(scores, seen.count, scale, bias.window >= 0, total);
         // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
         for (int n = 0; n < N; n++) total[n] = seen.count ? 1.0f / total[n] : Floats<>{};
         float *result = result_.span().at(0, h.head_dim * N * kLanes);
@@ -190,7 +190,7 @@ class Attention {
 
     // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.
     template <int N>
-    static void softmax(char *scores, int64_t keys, float scale, Floats<> *total) {
+    static void softmax(char *scores, int64_t keys, float scale, bool has_window, Floats<> *total) {
         Floats<> most[N];
         for (int n = 0; n < N; n++) most[n] = load<Floats<>>(scores + n * kBytes), total[n] = Floats<>{};
         for (int64_t m = 1; m < keys; m++)
@@ -199,7 +199,9 @@ class Attention {
         const float factor = scale * 1.44269504f;  // weights are powers of two
         auto weight = [&](int64_t m, int n) {
             const Floats<> below = load<Floats<>>(scores + (m * N + n) * kBytes) - most[n];
-            const Floats<> e = power_of_two<kBytes, kPairs>(below * factor);
+            Floats<> e = power_of_two<kBytes, kPairs>(below * factor);
+            // Else the smallest weight, whose products are denormal: sums of these are several times slower.
+            if (has_window) e = below > splat<kBytes>(0.5f * kUnseen) ? e : Floats<>{};
             total[n] += e;
             return e;
         };

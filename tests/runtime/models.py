@@ -31,7 +31,7 @@ DEBERTA = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
     "share_att_key": True,
-    "position_buckets": 8,
+    "position_buckets": 6,
     "norm_rel_ebd": "layer_norm",
     "position_biased_input": False,
 }
