@@ -60,7 +60,8 @@ class Attention {
             const auto [low, high] = std::minmax_element(bias.places.data(), bias.places.data() + s.count);
             between_.set(positions, rows, head, kPairs ? (h.head_dim + 1) / 2 : h.head_dim, *high - *low + 1, bias);
         }
-        if (kPairs && s.keys % 2)  // the last pair's second key has weight 0, and must not be NaN
+        // The last pair's second key has weight 0, and must not be NaN. A window may begin at any key.
+        if (kPairs && (s.keys % 2 || bias.window >= 0))
             for (int64_t d = 0; d < h.head_dim; d++)
                 std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
         // A query that is no key is a hidden first token, whose window is not that of the queries before it.

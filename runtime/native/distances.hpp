@@ -76,9 +76,9 @@ class DistanceBias {
     // Writes the rows out for texts of up to `length` tokens. Behind a row there is room for lanes without a query.
     void cover(int64_t length) {
         if (length <= length_ || !rows_) return;
-        length_ = length;
-        stride_ = 2 * length - 1 + kMostVectors * kLanes;
-        expanded_.grow(size_t(rows_) * stride_);
+        const int64_t stride = 2 * length - 1 + kMostVectors * kLanes;
+        expanded_.grow(size_t(rows_) * stride);  // before length_: a call after one without memory begins anew
+        length_ = length, stride_ = stride;
         for (int64_t r = 0; r < rows_; r++) {
             float *to = expanded_.span().at(r * stride_, stride_);
             const float *zero = given_.data() + r * (2 * reach_ + 1) + reach_;

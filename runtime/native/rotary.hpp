@@ -23,8 +23,8 @@ class Rotary {
     void cover(int64_t length, int64_t tiles, int64_t width) {
         tokens_.grow(tiles * 2 * half() * width);
         if (length <= length_) return;
+        table_.grow(size_t(2 * half() * length));  // before length_: a call after one without memory begins anew
         length_ = length;
-        table_.grow(size_t(2 * half() * length));
         for (int64_t d = 0; d < half(); d++)
             for (int64_t i = 0; i < length; i++) {
                 const float angle = float(i) * frequencies_[d];

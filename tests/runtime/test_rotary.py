@@ -10,7 +10,8 @@ CONFIG = {"model_type": "modernbert", "hidden_size": 16, "num_attention_heads": 
 
 
 def rotation(**settings):
-    return rotations(CONFIG | settings, 4)
+    rotation = rotations(CONFIG | settings, 4)
+    return [rotation(index) for index in range(4)]
 
 
 def test_every_third_layer_sees_all_tokens():
@@ -18,7 +19,7 @@ def test_every_third_layer_sees_all_tokens():
     assert [each.window for each in rotation(global_attn_every_n_layers=2)] == [None, 3, None, 3]
     kinds = ["sliding_attention"] * 3 + ["full_attention"]
     assert [each.window for each in rotation(layer_types=kinds, local_attention=128)] == [64, 64, 64, None]
-    assert rotations({"model_type": "bert"}, 1) == [(None, None)]
+    assert rotations({"model_type": "bert"}, 10**20)(0) == (None, None)  # and nothing as long as that is made
 
 
 def test_frequencies_by_hand():
@@ -38,7 +39,7 @@ def test_frequencies_by_hand():
 def test_frequencies_are_those_of_torch():
     config = ModernBertConfig(hidden_size=128, num_attention_heads=2, num_hidden_layers=2)
     torch = ModernBertRotaryEmbedding(config)
-    every, near = rotations(config.to_dict(), 2)
+    every, near = map(rotations(config.to_dict(), 2), range(2))
     assert every.frequencies == pytest.approx(torch.full_attention_inv_freq.numpy(), rel=2e-7)
     assert near.frequencies == pytest.approx(torch.sliding_attention_inv_freq.numpy(), rel=2e-7)
 

@@ -357,6 +357,17 @@ def test_structures_are_an_axis():
     assert names(study(axes={"method": "admm", "structure": structures})) == ["a-admm-0.1-s0"]
 
 
+def test_structures_that_cannot_be_told_apart_are_refused():
+    blocks = {"method": "admm", "structure": {"blocks": [4, 1]}}
+    with pytest.raises(FinepruneError, match="admm prunes single weights alone; add element: element"):
+        study(axes=blocks).cells()
+    override = "pruning.structure={attention: head}"
+    for given in ({"overrides": [override]}, {"axes": {"variant": {"a": [override]}}}):
+        axes = {"method": "movement", "structure": {"element": "element"}} | given.pop("axes", {})
+        with pytest.raises(FinepruneError, match=r"axes\.structure says what is pruned"):
+            study(axes=axes, **given)
+
+
 def test_a_structure_is_in_the_name_only_of_runs_that_have_one():
     recipe = study().runs(OUT)[0].recipe.to_dict()
     assert cell_of("a-movement.heads-0.1-s0", recipe) is None

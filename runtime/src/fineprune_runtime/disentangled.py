@@ -32,7 +32,7 @@ def projections(config: Mapping[str, Any]) -> dict[str, str | None]:
     given = config.get("pos_att_type")
     given = [] if given is None else given
     names = [part.strip() for part in given.lower().split("|")] if isinstance(given, str) else given
-    if not isinstance(names, list) or any(name not in _KINDS for name in names):
+    if not isinstance(names, list) or any(name not in tuple(_KINDS) for name in names):
         raise EngineError(f"pos_att_type in config.json is {given!r}, allowed are {' and '.join(_KINDS)}")
     if bool(names) != (config.get("relative_attention") is True):
         raise EngineError(

@@ -170,8 +170,8 @@ def each_layer(
             output_norm=read.norm(norms[1]),
             bias_rows=bias_rows,
             ffn_gate=ffn_in[1] if known.gated else None,
-            rotary=rotated[index].frequencies,
-            window=rotated[index].window,
+            rotary=rotated(index).frequencies,
+            window=rotated(index).window,
             position_key=positions.get("c2p"),
             position_query=positions.get("p2c"),
         )

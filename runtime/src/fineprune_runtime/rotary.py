@@ -1,6 +1,6 @@
 """What each layer of ModernBERT does by position: rotate queries and keys, and see near tokens only."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +23,16 @@ class Rotation(NamedTuple):
     window: int | None = None
 
 
-def rotations(config: Mapping[str, Any], layers: int) -> list[Rotation]:
-    """Return the rotation of each layer; of an architecture without them, ones that do nothing.
+def rotations(config: Mapping[str, Any], layers: int) -> Callable[[int], Rotation]:
+    """Return a function from a layer's number to its rotation; without any, of one that does nothing.
+
+    Nothing is as long as the number of layers, which a forged config.json can make absurd.
 
     Raises:
         EngineError: config.json asks for another kind of rotation, or has an invalid value.
     """
     if config["model_type"] != "modernbert":
-        return [Rotation()] * layers
+        return lambda index: Rotation()
     size, window = settings(config)["head_dim"], whole(config, "local_attention", 128) // 2
     known = {
         "full_attention": Rotation(_frequencies(config, "full_attention", size)),
@@ -39,12 +41,13 @@ def rotations(config: Mapping[str, Any], layers: int) -> list[Rotation]:
     kinds = config.get("layer_types")
     if kinds is None:
         every = whole(config, "global_attn_every_n_layers", 3)
-        kinds = ["sliding_attention" if index % every else "full_attention" for index in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
+        return lambda index: known["sliding_attention" if index % every else "full_attention"]
+    names = tuple(known)  # of which a forged kind, such as a list, may be asked
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in names for kind in kinds):
         raise EngineError(
             f"layer_types in config.json is {repr(kinds)[:80]}, expected {layers} of {', '.join(known)}"
         )
-    return [known[kind] for kind in kinds]
+    return lambda index: known[kinds[index]]
 
 
 def _frequencies(config: Mapping[str, Any], kind: str, size: int) -> NDArray[np.float32]:

@@ -198,6 +198,12 @@ class Study:
         for override in (*overrides, *(text for given in named.values() for text in given[1:])):
             if teacher == DENSE and override.startswith("distillation.teacher="):
                 raise FinepruneError(f"{override!r}: the dense runs teach; for another say teacher: recipe")
+        by_name = variants(axes.get("variant"))
+        if axes.get("structure") is not None:
+            given = (text for texts in (overrides, *named.values(), *by_name.values()) for text in texts)
+            for override in given:
+                if override.startswith("pruning.structure="):
+                    raise FinepruneError(f"{override!r}: axes.structure says what is pruned; leave one out")
         return cls(
             name=name,
             recipes=named,
@@ -205,7 +211,7 @@ class Study:
             densities=axis("density", axes, ()),
             scopes=axis("scope", axes, ()),
             distillation=axis("distillation", axes, (False,)),
-            variants=variants(axes.get("variant")),
+            variants=by_name,
             structures=structures(axes.get("structure")),
             seeds=axis("seed", axes, (0,)),
             overrides=overrides,
@@ -269,7 +275,14 @@ class Study:
     def _structures(self, method: str) -> list[str | None]:
         """Return the names of the structures that a method can prune."""
         traits = METHODS[method]
-        return [None] if traits.holds_zeros or traits.elements_only else list(self.structures)
+        if not traits.holds_zeros and not traits.elements_only:
+            return list(self.structures)
+        if None not in self.structures:
+            raise FinepruneError(
+                f"axes.structure: {method} prunes single weights alone; add element: element, or take "
+                f"{method} out of axes.method"
+            )
+        return [None]
 
     def _run(self, cell: Cell, out: Path) -> Run:
         source, *task_overrides = self.recipes[cell.task]

@@ -51,6 +51,7 @@ def test_widths():
     assert latency.widths(3072, 1)[-2:] == [37, 1]  # 0.9^42 of all; and what `shrink` leaves
     assert latency.widths(64, 16) == [64, 48, 32, 16]
     assert latency.widths(8, 16) == [8]
+    assert latency.widths(512, 300) == [512, 300]  # 0.9 * 512 would be 600 of them
 
 
 def test_a_table(folder, runtime, tmp_path):

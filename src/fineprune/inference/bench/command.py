@@ -82,11 +82,13 @@ def _tables(
     if as_json:
         skipped = [entry._asdict() for entry in done.skipped]
         print(json.dumps({"tables": list(map(str, written)), "skipped": skipped}))
-        return
-    for path in written:
-        console.print(f"for pruning.budget=latency: pruning.latency_table={path}")
-    for entry in done.skipped:
-        console.print(f"not run, {entry.what}: {entry.why}")
+    else:
+        for path in written:
+            console.print(f"for pruning.budget=latency: pruning.latency_table={path}")
+        for entry in done.skipped:
+            console.print(f"not run, {entry.what}: {entry.why}")
+    if not written:
+        raise typer.Exit(1)
 
 
 def _times_by_units(found: "LatencyTable") -> "Table":

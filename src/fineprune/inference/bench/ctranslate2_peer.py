@@ -43,9 +43,10 @@ def encoder_in_ctranslate2(model: Any, compute_type: str, threads: int, folder: 
     check(model)
     import ctranslate2
 
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        _specification(base).save(str(folder))
+    if not (folder / "model.bin").is_file():
+        specification = _specification(base)
+        folder.mkdir(parents=True, exist_ok=True)
+        specification.save(str(folder))
     encoder = ctranslate2.Encoder(str(folder), device="cpu", intra_threads=threads, compute_type=compute_type)
     encoded = _Encoded(encoder, ctranslate2.StorageView.from_array)
     if base is model:

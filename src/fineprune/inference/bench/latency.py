@@ -78,8 +78,9 @@ def measure_tables(
         FinepruneError: For numbers below 1, an unknown runtime, and a model that is no encoder of texts or
             whose layers differ.
     """
-    for what, value in {"batch": batch, "length": length, "rounds": rounds, "round_to": round_to}.items():
-        if value < 1:
+    given = {"batch": batch, "length": length, "threads": threads, "rounds": rounds, "round_to": round_to}
+    for what, value in given.items():
+        if value is not None and value < 1:
             raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
     for name in runtimes:
         if name not in RUNTIMES:
@@ -134,7 +135,7 @@ def widths(neurons: int, round_to: int) -> list[int]:
     """Return the numbers of neurons to time, from all of them down; 1 is the last, or one multiple."""
     rounded = (round(neurons * _RATIO**power / round_to) * round_to for power in range(1, _WIDTHS))
     least = min(round_to, neurons)
-    return list(dict.fromkeys([neurons, *(width for width in rounded if width > least), least]))
+    return list(dict.fromkeys([neurons, *(width for width in rounded if least < width < neurons), least]))
 
 
 def _measured(
