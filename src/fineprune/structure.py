@@ -184,15 +184,17 @@ def check_structure(config: Any) -> None:
             f"round_to={config.round_to}: rounds neurons, and the structure has none; leave it out, or give "
             "structure={'feed_forward': 'neuron'}"
         )
-    local = (config.scope or config.traits.scopes[0]) == "local"
+    alone = (config.scope or config.traits.scopes[0]) in ("local", "type")
     _check_latency(config, units)
-    if config.budget == "flops" and (local or not units & {"head", "attention"}):
+    if config.budget == "flops" and (alone or not units & {"head", "attention"}):
         raise FinepruneError(
             f"budget={config.budget!r}: counts as the weights do where matrices are ranked one by one, or no "
             "heads are; leave it out, or give scope='global' and structure={'attention': 'head', …}"
         )
     if config.penalty is None or not config.traits.penalty_decides:
         return
+    if config.scope == "type":
+        raise FinepruneError("scope='type': a fixed penalty decides what remains; leave scope or penalty out")
     if len(levels) > 1 or own:
         raise FinepruneError(
             f"structure={config.structure!r}: a fixed penalty decides what remains; leave the densities or "

@@ -20,7 +20,7 @@ feed-forward neurons are zero and are removed. So `structure` says what stays or
 | `structure` | units | who gains |
 |---|---|---|
 | `"element"` (the default) | single weights | the engine |
-| `[4, 1]` | blocks of 4 rows x 1 column, in every matrix | the engine, as by single weights |
+| `[4, 1]` | blocks of 4 rows x 1 column, in every matrix | the engine, [more](engine.md#blocks) |
 | `"row"`, `"column"` | outputs, inputs of each matrix | |
 | `{attention: head, feed_forward: neuron}` | heads, neurons | every runtime: the model gets smaller |
 | `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's | every runtime, by neurons, empty heads |

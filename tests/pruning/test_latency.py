@@ -67,14 +67,16 @@ def test_a_table_is_saved_and_loaded(path):
 
 def test_grids_cost_what_their_units_take(path):
     model = bert()
-    found = list(grids_of(model, find_targets(model), config(path)).values())
+    (grids,) = grids_of(model, find_targets(model), config(path))
+    found = list(grids.values())
     assert found[0].times == pytest.approx((1.5, 0.5, 0.5, 0.5))
     assert found[1].times == pytest.approx((1.0, *[0.0] * 31, *[1 / 16] * 32))
     assert [grid.cost for grid in found[:2]] == pytest.approx([3 / 4, 3 / 64])
     # Half of 16 ms are 8: 4 are fixed, and 4 of the 12 of all units are left.
     assert share_of_units(found, 0.5) == pytest.approx(4 / 12)
     whole = {"attention": "attention", "feed_forward": "feed_forward"}
-    found = list(grids_of(model, find_targets(model), config(path, structure=whole)).values())
+    (grids,) = grids_of(model, find_targets(model), config(path, structure=whole))
+    found = list(grids.values())
     assert [grid.times for grid in found] == [pytest.approx((3.0,))] * 4
 
 

@@ -25,6 +25,8 @@ blocks = pytest.mark.parametrize("block", [(4, 1), (4, 2), (4, 4)])
 
 @everywhere
 def test_four_outputs_store_their_inputs_once(level, dtype):
+    if dtype == "int8" and level not in ("avx512_vnni", "avx512_bf16"):
+        pytest.skip("without an instruction for products of int8, single weights are cheaper here")
     dense = np.zeros((4, 100), np.float32)
     dense[:, :90:3] = 1
     engine = SparseLinear(linear(dense), dtype=dtype, level=level)

@@ -291,7 +291,7 @@ class Pruner:
     def changed(self) -> float:
         """The share of the target weights whose mask the last refresh changed."""
         if isinstance(self._changed, Tensor):  # a count
-            self._changed = int(self._changed) / sum(target.masked.mask.numel() for target in self.targets)
+            self._changed = int(self._changed) / sum(target.masked.mask.numel() for target in self.scored)
         return self._changed
 
     @property

@@ -31,6 +31,7 @@ def encoder(monkeypatch):
                 with torch.no_grad():
                     found = model.base_model(torch.from_numpy(ids).long(), attention_mask=mask.long())
                 pooled = getattr(found, "pooler_output", None)
+                pooled = None if pooled is None else pooled.numpy()
                 return SimpleNamespace(last_hidden_state=found[0].numpy(), pooler_output=pooled)
 
         module = ModuleType("ctranslate2")

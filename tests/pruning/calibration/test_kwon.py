@@ -93,7 +93,7 @@ def test_what_is_refused():
         "feed_forward": {"unit": "neuron", "density": 0.5},
     }
     with pytest.raises(FinepruneError, match="method='kwon': shares one density among heads and neurons"):
-        calibrate(model, batches(model), 0.5, "kwon", shares)
+        calibrate(model, batches(model), 0.1, "kwon", shares)
     with pytest.raises(FinepruneError, match=r"method='kwon': .*allowed are magnitude, wanda"):
         calibrate(model, batches(model), 0.5, "kwon")
     headless = tiny_bert("Model", num_attention_heads=4).eval()

@@ -40,8 +40,8 @@ def outcomes(tmp_path_factory):
         ("refused", 1),
         ("broadcast", 1),
         ("gates", 1),
-        ("train-ddp", 9),
-        ("train-fsdp", 16),
+        ("train-ddp", 10),
+        ("train-fsdp", 17),
         ("end", 0),
     ],
 )

@@ -31,6 +31,7 @@ KL = 0.130812  # of SURE from EVEN: 1/4 · ln(1/4 / 1/2) + 3/4 · ln(3/4 / 1/2) 
 
 def test_the_defaults_are_the_papers():
     extensions = {"hidden": 0.0, "similarity": 0.0, "layers": "same", "separate": False}
+    extensions |= {"graft": None, "graft_until": 0.5}
     assert Distillation().to_dict() == {"alpha": 0.9, "temperature": 2.0, "task": None, **extensions}
     assert Distillation.from_dict({"alpha": 1, "temperature": 4}) == Distillation(1.0, 4.0)
 

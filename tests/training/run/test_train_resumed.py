@@ -21,7 +21,7 @@ import torch
 torch.set_num_threads(1)
 from transformers import TrainerCallback
 from fineprune.training.host import sealing
-from fineprune.training.run import train
+from fineprune.training.run import run_folder, train
 from fineprune.training.run.recipe import Recipe
 
 where, recipe, out = sys.argv[1:]
@@ -47,7 +47,7 @@ elif kind == "seal":
 elif kind == "write":
     die_in(train, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
 elif kind == "model":
-    die_in(train, "replace_folder", lambda new, place: True)
+    die_in(run_folder, "replace_folder", lambda new, place: True)
 train.run_recipe(Recipe.load(recipe), out, progress=False)
 """
 

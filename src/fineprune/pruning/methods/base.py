@@ -219,7 +219,7 @@ class Method(ABC):
             target.masked.spread()
             if isinstance(given, Decayed):
                 target.masked.get_buffer("flow").fill_(given.share(self.schedule.ramp(step)))
-        self.bundle.after_cut(targets)
+        self.bundle.after_cut([*outer, *targets])
         self.bundle.set_forms(targets, step)
         return control
 

@@ -7,7 +7,7 @@ Adam's gradient does not make zeros, and a soft threshold follows:
 
 which hardly shrinks large weights. In place of a guessed gamma, t is set such that the scheduled density
 stays. W itself gets all of dL/dW', and keeps its value under the threshold. At the final density W' is folded
-into W and the masks are fixed, as RPP fixes them for fine-tuning.
+into W, and masked training goes on; `fix_masks` fixes the masks, as RPP does for fine-tuning.
 """
 
 from collections.abc import Sequence

@@ -30,6 +30,10 @@ class Options:
         """Raise `FinepruneError` for a value of a wrong type, or masks that could not follow."""
         if not isinstance(self.penalty_decay, bool):
             raise FinepruneError(f"options.penalty_decay={self.penalty_decay!r}: must be true or false")
+        if self.penalty_decay and not config.cooldown:
+            raise FinepruneError(
+                "options.penalty_decay=true: there is no cool-down to fade in; give cooldown, or leave it out"
+            )
         if self.penalty_decay and config.fix_masks:
             raise FinepruneError(
                 "options.penalty_decay=true: with fix_masks=true no mask follows the scores in the "

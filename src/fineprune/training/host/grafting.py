@@ -89,7 +89,17 @@ def paired_blocks(student: nn.Module, teacher: nn.Module) -> list[tuple[nn.Modul
                 f"distillation: graft needs blocks that are alike, and the teacher's {name} is another class "
                 "or has other sizes; leave graft out, or name another teacher"
             )
+        if "eager" in _attention(other) - _attention(own):  # which adds a bool mask as 0 and 1
+            raise FinepruneError(
+                f"distillation: graft: the teacher's {name} has eager attention and the student's has not, so "
+                "they take other masks; load both with the same attn_implementation"
+            )
     return pairs
+
+
+def _attention(block: nn.Module) -> set[str | None]:
+    configs = [getattr(module, "config", None) for module in block.modules()]
+    return {getattr(config, "_attn_implementation", None) for config in configs if config is not None}
 
 
 def _shapes(block: nn.Module) -> list[tuple[str, torch.Size]]:

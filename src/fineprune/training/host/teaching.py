@@ -97,7 +97,7 @@ class Teaching(Part):
 
 def unseen(term: Tensor, scores: Sequence[Tensor]) -> Tensor:
     """Return a scalar 0 whose gradient takes that of a term out of the scores, and of nothing else."""
-    if not scores:
+    if not scores or not term.requires_grad:
         return torch.zeros_like(term)
     gradients = torch.autograd.grad(term, scores, retain_graph=True, allow_unused=True)
     products = [
@@ -105,6 +105,8 @@ def unseen(term: Tensor, scores: Sequence[Tensor]) -> Tensor:
         for gradient, entry in zip(gradients, scores, strict=True)
         if gradient is not None
     ]
+    if not products:  # blocks of the teacher, or left out, between the term and every score
+        return torch.zeros_like(term)
     product = torch.stack(products).sum()
     return product.detach() - product
 

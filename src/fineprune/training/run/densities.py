@@ -90,6 +90,11 @@ def check_densities(
             f"pruning.method={pruning.method!r}: cannot go on from a model that is pruned already; for "
             f"several densities take one of {able}, or give one density"
         )
+    if pruning.traits.learns_scores and (pruning.score_init == "zero" or not pruning.traits.trains_weights):
+        raise FinepruneError(
+            f"pruning.method={pruning.method!r}: its scores start at 0 and do not know what is gone; "
+            "take a method whose scores start from the weights (score_init: magnitude), or give one density"
+        )
     if not pruning.controlled:
         raise FinepruneError(
             f"pruning.penalty={pruning.penalty!r}: decides the density by itself, so there cannot be "
