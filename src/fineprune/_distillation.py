@@ -74,12 +74,12 @@ class Distillation:
                 f"graft={self.graft!r}: the first share of the student's own blocks must lie in [0, 1), for "
                 "example 0.8; leave it out to train them all"
             )
+        if not 0 < self.graft_until <= 1:
+            raise FinepruneError(f"graft_until={self.graft_until!r}: must be a share of the steps, in (0, 1]")
         if self.graft is None and self.graft_until != type(self).graft_until:
             raise FinepruneError(
                 f"graft_until={self.graft_until!r}: is about graft, which is not given; leave it out"
             )
-        if not 0 < self.graft_until <= 1:
-            raise FinepruneError(f"graft_until={self.graft_until!r}: must be a share of the steps, in (0, 1]")
         object.__setattr__(self, "layers", _layers(self.layers))
         if not isinstance(self.separate, bool):
             raise FinepruneError(f"separate={self.separate!r}: must be true or false")

@@ -91,7 +91,7 @@ def paired_blocks(student: nn.Module, teacher: nn.Module) -> list[tuple[nn.Modul
             )
         if "eager" in _attention(other) - _attention(own):  # which adds a bool mask as 0 and 1
             raise FinepruneError(
-                f"distillation: graft: the teacher's {name} has eager attention and the student's has not, so "
+                f"distillation: graft: the teacher's {name} has eager attention and the student's not, so "
                 "they take other masks; load both with the same attn_implementation"
             )
     return pairs
