@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --only "movement, heads and neurons" "movement, then elements"
+    python benchmarks/overhead.py --layers 2 --only "movement, local" soft_movement fisher st3
     python benchmarks/overhead.py --processes 2 --rounds 8
     python benchmarks/overhead.py --shape base --compile --bf16 --selection     # with a GPU
 
@@ -52,6 +53,12 @@ VARIANTS |= {
     | {"method": "soft_movement", "scope": None, "structure": HEADS},
     "movement, then elements": UNITS | {"structure": [HEADS | {"density": 0.5}, "element"], "density": 0.1},
 }
+FURTHER = {name: {"method": name} for name in ("fisher", "admm", "st3", "pdp", "powerprop", "proximal")} | {
+    "platon": {"method": "platon", "warmup": 10},  # its first window
+    "magnitude, decayed gradients": {"method": "magnitude", "options": {"weight_gradient": "decayed"}},
+}
+"""Of the methods beside the paper's: with `--only`."""
+
 SORTED = "sort in forward"
 
 
@@ -167,7 +174,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=("minilm", "base"), default="minilm")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--layers", type=int, help="fewer than the model has, to try it out")
-    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, SORTED], default=[*VARIANTS, SORTED])
+    choices = [*VARIANTS, *FURTHER, SORTED]
+    parser.add_argument("--only", nargs="*", choices=choices, default=[*VARIANTS, SORTED])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--selection", action="store_true")
@@ -189,14 +197,14 @@ def main() -> None:
     trainable = [p for p in dense.parameters() if p.requires_grad]
     steps = {"dense": step_of(dense, torch.optim.AdamW(trainable, lr=3e-5), batch, None, arguments)}
     pruner = None
-    for name, settings in VARIANTS.items():
+    for name, settings in (VARIANTS | FURTHER).items():
         if name not in arguments.only:
             continue
         network = model(arguments)
         # Four steps in, the schedule has left the warm-up, so every measured step selects.
         config = fineprune.PruningConfig(**{"density": 0.1, "warmup": 0, "cooldown": 1} | settings)
         pruner = fineprune.prepare(network, config, total_steps=arguments.rounds * 4)
-        optimizer = torch.optim.AdamW(pruner.parameter_groups(3e-5))
+        optimizer = pruner.optimizer(torch.optim.AdamW, 3e-5)
         steps[name] = step_of(network, optimizer, batch, pruner, arguments)
     if SORTED in arguments.only:
         network = model(arguments)

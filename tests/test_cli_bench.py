@@ -230,6 +230,21 @@ def test_a_table_of_times(folder, capsys):
     assert told == {"tables": [str(path)], "skipped": [{"what": "torch", "why": "absent"}]}
 
 
+def test_no_table_is_a_failure(folder, monkeypatch, capsys):
+    from fineprune.inference.bench import latency
+
+    none = latency.Tables([], [measure.Left("torch", "absent")])
+    monkeypatch.setattr(latency, "measure_tables", lambda *arguments: none)
+    assert call("bench", folder, "--table", *SIZES) == 1
+    assert "not run, torch: absent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_table_of_no_threads_is_refused(folder, threads, capsys):
+    assert call("bench", folder, "--table", "--threads", threads) == 2
+    assert f"threads is {threads}, expected a whole number of 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

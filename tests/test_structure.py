@@ -105,6 +105,18 @@ def test_a_config_saves_and_loads_it(tmp_path):
         ),
         ({"budget": "flops", "scope": "global"}, "budget='flops': counts as the weights do where"),
         (
+            {"method": "movement", "structure": HEADS, "budget": "flops", "scope": "type"},
+            "budget='flops': counts as the weights",
+        ),
+        (
+            {"method": "movement", "structure": [HEADS | {"density": 0.5}, "element"], "scope": "type"},
+            "scope='type': shares of each kind of matrix are not known of two levels",
+        ),
+        (
+            {"method": "soft_movement", "scope": "type", "penalty": 5.0},
+            "scope='type': a fixed penalty decides what remains",
+        ),
+        (
             {"method": "magnitude", "structure": HEADS, "budget": "flops"},
             "budget='flops': counts as the weights",
         ),

@@ -8,6 +8,7 @@
 #include "linear.hpp"
 #include "pool.hpp"
 #include "rotary.hpp"
+#include "tokens.hpp"
 
 namespace fp {
 
@@ -37,7 +38,8 @@ class Encoder : public EncoderBase {
     typedef Attention<Kernel> Attend;
 
   public:
-    explicit Encoder(const fp_settings &settings) : s_(settings), pool_(settings.threads), workers_(settings.threads) {}
+    explicit Encoder(const fp_settings &settings)
+        : s_(settings), pool_(settings.threads), workers_(settings.threads), tokens_(settings.hidden) {}
 
     void set_bias(int64_t rows, int64_t reach, const float *values) override {
         if (!layers_.empty()) throw Error("the bias of an encoder is set before its first layer");
@@ -112,16 +114,19 @@ class Encoder : public EncoderBase {
     void run(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) override {
         const std::lock_guard<CallLock> hold(lock_);
         const int threads = usable_threads(s_.threads);
-        pack_tokens(hidden, mask, batch, length, out);
-        width_ = tile_width<Kernel>(count_, threads);
-        tiles_ = (count_ + width_ - 1) / width_;
-        if (!count_) return;
+        tokens_.pack(hidden, mask, batch, length, out);
+        width_ = tile_width<Kernel>(tokens_.count(), threads);
+        tiles_ = (tokens_.count() + width_ - 1) / width_;
+        if (!tiles_) return;
         grow(length);
         bias_.cover(length);
         for (Rotary &r : rotaries_) r.cover(length, tiles_, T);
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
-        const int workers = int(std::min<int64_t>(threads, std::max(tiles_, most_heads_ * int64_t(sequences_.size()))));
+        int64_t heads = 0;
+        for (const Layer &l : layers_) heads = std::max(heads, l.inner() / s_.head_dim);
+        const int64_t parts = std::max(tiles_, heads * int64_t(tokens_.sequences().size()));
+        const int workers = int(std::min<int64_t>(threads, parts));
         pool_.run(workers, [&](int worker) { work(workers_[worker]); });
     }
 
@@ -182,44 +187,6 @@ class Encoder : public EncoderBase {
 
     // The tokens that are computed, and where each sequence begins among them: those that the mask keeps, in order, and
     // behind them the first one of a text if the mask hides it, as heads read it wherever the padding is.
-    void pack_tokens(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) {
-        const int64_t d = s_.hidden;
-        from_.clear(), to_.clear(), places_.clear(), sequences_.clear();
-        for (int64_t b = 0; b < batch && length > 0; b++) {
-            const int64_t begin = b * length, first = int64_t(from_.size());
-            bool finite = true;
-            for (int64_t i = begin; i < begin + length; i++) {
-                if (!mask || mask[i]) finite = add_token(hidden + i * d, out + i * d, i - begin) && finite;
-                else if (i > begin) std::memset(out + i * d, 0, d * sizeof(float));
-            }
-            const int64_t keys = int64_t(from_.size()) - first;
-            if (mask && !mask[begin] && !add_token(hidden + begin * d, out + begin * d, 0)) drop_tokens(first + keys);
-            if (!finite) drop_tokens(first);
-            const int64_t count = int64_t(from_.size()) - first;
-            if (count) sequences_.push_back({first, count, keys, places_.back() - places_[first] == count - 1});
-        }
-        count_ = int64_t(from_.size());
-        most_heads_ = 0;
-        for (const Layer &l : layers_) most_heads_ = std::max(most_heads_, l.inner() / s_.head_dim);
-    }
-
-    bool add_token(const float *from, float *to, int64_t place) {
-        from_.push_back(from);
-        to_.push_back(to);
-        places_.push_back(place);
-        return all_finite(from, s_.hidden);
-    }
-
-    // Answers NaN to the tokens from number `first` on, which see a value that is not finite. Computing it would not
-    // always give that: sparse rows leave out its products with zero.
-    void drop_tokens(int64_t first) {
-        for (size_t i = first; i < to_.size(); i++)
-            std::fill_n(to_[i], s_.hidden, std::numeric_limits<float>::quiet_NaN());
-        from_.resize(first);
-        to_.resize(first);
-        places_.resize(first);
-    }
-
     void grow(int64_t length) {
         int64_t inner = 0, ffn = 0, gates = 0, longest = 0;
         size_t partial = 0, grouped = 0;
@@ -232,7 +199,7 @@ class Encoder : public EncoderBase {
                 grouped = std::max(grouped, m->grouped_bytes());
             }
         }
-        for (const Sequence &s : sequences_) longest = std::max(longest, s.count);
+        for (const Sequence &s : tokens_.sequences()) longest = std::max(longest, s.count);
         x_.grow(tiles_ * s_.hidden * T);
         qkv_.grow(tiles_ * 3 * inner * Attend::kRow);
         context_.grow(tiles_ * inner * T);
@@ -253,26 +220,26 @@ class Encoder : public EncoderBase {
     void work(Worker &w) {
         each(0, tiles_, [&](int64_t t) {
             const int64_t first = t * width_;
-            const int tokens = int(std::min(width_, count_ - first));
-            gather_tokens<Kernel>(from_.data() + first, tokens, s_.hidden, tile(t));
-            for (Rotary &r : rotaries_) r.fill(t, T, {places_.data() + first, size_t(tokens)});
+            const int tokens = int(std::min(width_, tokens_.count() - first));
+            gather_tokens<Kernel>(tokens_.from(first), tokens, s_.hidden, tile(t));
+            for (Rotary &r : rotaries_) r.fill(t, T, tokens_.places(first, tokens));
             with_width<Kernel>(tokens, [&](auto width) {
                 constexpr int W = decltype(width)::value;
                 if constexpr (Kernel::kDtype == FP_INT8) find_range<Kernel, W>(tile(t), s_.hidden, w.scales.range());
                 if (!layers_.empty()) heads_of<W>(w, layers_[0], t, take<W>(w, tile(t), s_.hidden));
-                else scatter_tokens<Kernel>(tile(t), tokens, s_.hidden, to_.data() + first);
+                else scatter_tokens<Kernel>(tile(t), tokens, s_.hidden, tokens_.to(first));
             });
         });
         pool_.barrier();
         for (size_t i = 0; i < layers_.size(); i++) {
             const Layer &l = layers_[i];
             const int64_t heads = l.inner() / s_.head_dim;
-            const Heads where{qkv_.span(), 3 * l.inner(), context_.span(), heads, s_.head_dim, width_, count_};
-            each(2 * i + 1, heads * int64_t(sequences_.size()),
-                 [&](int64_t item) { attend(w, l, where, item % heads, sequences_[item / heads]); });
+            const Heads where{qkv_.span(), 3 * l.inner(), context_.span(), heads, s_.head_dim, width_, tokens_.count()};
+            each(2 * i + 1, heads * int64_t(tokens_.sequences().size()),
+                 [&](int64_t item) { attend(w, l, where, item % heads, tokens_.sequences()[item / heads]); });
             pool_.barrier();
             each(2 * i + 2, tiles_, [&](int64_t t) {
-                const int tokens = int(std::min(width_, count_ - t * width_));
+                const int tokens = int(std::min(width_, tokens_.count() - t * width_));
                 with_width<Kernel>(tokens, [&](auto width) { rest_of<decltype(width)::value>(w, i, t); });
             });
             if (i + 1 < layers_.size()) pool_.barrier();
@@ -280,7 +247,7 @@ class Encoder : public EncoderBase {
     }
 
     void attend(Worker &w, const Layer &l, const Heads &where, int64_t head, const Sequence &s) {
-        HeadBias bias{{}, bias_.middle(), l.window, {places_.data() + s.first, size_t(s.count)}, s.adjacent};
+        HeadBias bias{{}, bias_.middle(), l.window, tokens_.places(s.first, s.count), s.adjacent};
         if (!l.bias_rows.empty()) bias.row = bias_.row(l.bias_rows[head]);
         w.attend.run(where, head, s, bias, l.positions, distances_);
     }
@@ -351,7 +318,8 @@ class Encoder : public EncoderBase {
             heads_of<W>(w, layers_[i + 1], t, take<W>(w, normed, s_.hidden));
         } else {
             const int64_t first = t * width_;
-            scatter_tokens<Kernel>(normed, int(std::min(width_, count_ - first)), s_.hidden, to_.data() + first);
+            scatter_tokens<Kernel>(normed, int(std::min(width_, tokens_.count() - first)), s_.hidden,
+                                   tokens_.to(first));
         }
     }
 
@@ -413,12 +381,9 @@ class Encoder : public EncoderBase {
     CallLock lock_;
 
     // Of the call that is running.
-    std::vector<const float *> from_;
-    std::vector<float *> to_;
-    std::vector<int64_t> places_;  // of the tokens in their texts
-    std::vector<Sequence> sequences_;
+    PackedTokens tokens_;
     std::vector<std::atomic<int64_t>> phases_;
-    int64_t count_ = 0, width_ = 0, tiles_ = 0, most_heads_ = 0;
+    int64_t width_ = 0, tiles_ = 0;
     Buffer<float> x_, context_;
     Buffer<char> qkv_;
 };

@@ -61,6 +61,7 @@ def test_the_embeddings_may_be_normed():
     [
         ({"pos_att_type": ["p2p"]}, r"pos_att_type in config.json is \['p2p'\], allowed are c2p and p2c"),
         ({"pos_att_type": 3}, "pos_att_type in config.json is 3"),
+        ({"pos_att_type": [["c2p"]]}, "pos_att_type in config.json is"),
         ({"relative_attention": False}, "relative_attention is False, which the engine cannot run"),
         ({"pos_att_type": None}, r"pos_att_type is \[\] and relative_attention is True, which the engine"),
         ({"conv_kernel_size": 3}, "conv_kernel_size in config.json is 3; the engine has no convolution"),

@@ -25,8 +25,6 @@ blocks = pytest.mark.parametrize("block", [(4, 1), (4, 2), (4, 4)])
 
 @everywhere
 def test_four_outputs_store_their_inputs_once(level, dtype):
-    if dtype == "int8" and level not in ("avx512_vnni", "avx512_bf16"):
-        pytest.skip("without an instruction for products of int8, single weights are cheaper here")
     dense = np.zeros((4, 100), np.float32)
     dense[:, :90:3] = 1
     engine = SparseLinear(linear(dense), dtype=dtype, level=level)
@@ -35,7 +33,11 @@ def test_four_outputs_store_their_inputs_once(level, dtype):
     run, outputs, bias = 8, 4 * 4, 4 * 4
     scales_and_sums = 2 * 4 * 4 if dtype == "int8" else 0
     offsets, words = 2 * inputs * steps, 4 * 4 * steps
-    assert engine.nbytes == run + outputs + bias + scales_and_sums + offsets + words
+    once = run + outputs + bias + scales_and_sums + offsets + words
+    if dtype == "int8" and level not in ("avx512_vnni", "avx512_bf16"):
+        assert engine.nbytes > once  # without an instruction for products of int8, single weights cost less
+    else:
+        assert engine.nbytes == once
 
 
 @everywhere

@@ -65,6 +65,10 @@ def test_frequencies_are_those_of_torch():
         ),
         ({"local_attention": 0}, "local_attention in config.json is 0, expected a whole number"),
         (
+            {"layer_types": [["full_attention"]] * 4},
+            "layer_types in config.json is .*expected 4 of full_attention",
+        ),
+        (
             {"layer_types": ["full_attention"] * 3},
             "layer_types in config.json is .*expected 4 of full_attention",
         ),

@@ -72,6 +72,19 @@ def test_models_that_it_does_not_run(make):
         check(model)
 
 
+def test_a_conversion_that_failed_fails_again(make, encoder, monkeypatch, tmp_path):
+    model = make("bert")
+    encoder(model)
+
+    def fail(base):
+        raise ValueError("no such activation")
+
+    monkeypatch.setattr(ctranslate2_peer, "_specification", fail)
+    for kind in ("float32", "int8"):  # the second finds what the first left
+        with pytest.raises(ValueError, match="no such activation"):
+            encoder_in_ctranslate2(model, kind, 1, tmp_path / "ct2")
+
+
 def test_it_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     assert missing(PEERS["CTranslate2 int8"]) == "ctranslate2 not installed"

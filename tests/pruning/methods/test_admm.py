@@ -1,10 +1,9 @@
 """ADMM: the literal values of its steps, and what a run does with it."""
 
-import copy
-
 import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
+from pruning.methods.resuming import assert_resumes
 from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, finalize, prepare
@@ -97,19 +96,7 @@ def test_the_pull_makes_the_cut_smaller():
 
 @pytest.mark.parametrize("steps", [5, 8, 17])
 def test_a_resume_is_bit_for_bit(steps):
-    whole = prepared()
-    optimizer = whole.optimizer(torch.optim.AdamW, 1e-2)
-    train(whole, steps, optimizer=optimizer)
-    saved = copy.deepcopy((whole.model.state_dict(), whole.state_dict(), optimizer.state_dict()))
-    resumed = prepared()
-    other = resumed.optimizer(torch.optim.AdamW, 1e-2)
-    resumed.model.load_state_dict(saved[0])
-    resumed.load_state_dict(saved[1])
-    other.load_state_dict(saved[2])
-    for pruner, moved in ((whole, optimizer), (resumed, other)):
-        train(pruner, TOTAL - steps, optimizer=moved)
-    for key, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], tensor), key
+    assert_resumes(prepared, steps)
 
 
 def test_a_first_cut_is_refused():

@@ -1,10 +1,9 @@
 """The diagonal Fisher: the literal values of its formula, and what a run does with it."""
 
-import copy
-
 import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
+from pruning.methods.resuming import assert_resumes
 from torch import nn
 
 from fineprune import PruningConfig, finalize, prepare
@@ -64,16 +63,4 @@ def test_a_run_ends_at_its_density_and_is_an_ordinary_model():
 
 
 def test_a_resume_is_bit_for_bit():
-    whole = prepared()
-    optimizer = whole.optimizer(torch.optim.AdamW, 1e-2)
-    train(whole, 14, optimizer=optimizer)
-    saved = copy.deepcopy((whole.model.state_dict(), whole.state_dict(), optimizer.state_dict()))
-    resumed = prepared()
-    other = resumed.optimizer(torch.optim.AdamW, 1e-2)
-    resumed.model.load_state_dict(saved[0])
-    resumed.load_state_dict(saved[1])
-    other.load_state_dict(saved[2])
-    for pruner, moved in ((whole, optimizer), (resumed, other)):
-        train(pruner, TOTAL - 14, optimizer=moved)
-    for key, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], tensor), key
+    assert_resumes(prepared, 14)

@@ -1,10 +1,9 @@
 """oBERT: the literal values of its formulas, its parts of a cut, and what a run does with it."""
 
-import copy
-
 import pytest
 import torch
 from pruning.blocks import BLOCK_WEIGHTS, TOTAL, blocks, losses, train
+from pruning.methods.resuming import assert_resumes
 from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, finalize, prepare
@@ -125,19 +124,7 @@ def test_a_run_is_an_ordinary_model_and_changes_no_gradient_or_mode():
 
 @pytest.mark.parametrize("steps", [3, 14])
 def test_a_resume_is_bit_for_bit(steps):
-    whole = prepared(recompute=2)
-    optimizer = whole.optimizer(torch.optim.AdamW, 1e-2)
-    train(whole, steps, optimizer=optimizer)
-    saved = copy.deepcopy((whole.model.state_dict(), whole.state_dict(), optimizer.state_dict()))
-    resumed = prepared(recompute=2)
-    other = resumed.optimizer(torch.optim.AdamW, 1e-2)
-    resumed.model.load_state_dict(saved[0])
-    resumed.load_state_dict(saved[1])
-    other.load_state_dict(saved[2])
-    for pruner, moved in ((whole, optimizer), (resumed, other)):
-        train(pruner, TOTAL - steps, optimizer=moved)
-    for key, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], tensor), key
+    assert_resumes(lambda: prepared(recompute=2), steps)
 
 
 # -- refusals ---------------------------------------------------------------------------------

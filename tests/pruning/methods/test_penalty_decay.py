@@ -22,5 +22,7 @@ def test_lambda_falls_linearly_from_the_end_of_the_ramp(decays):
 def test_refused_settings():
     with pytest.raises(FinepruneError, match=r"options.penalty_decay=1: must be true or false"):
         PruningConfig("soft_movement", options={"penalty_decay": 1})
+    with pytest.raises(FinepruneError, match=r"penalty_decay=true: there is no cool-down to fade in"):
+        PruningConfig("soft_movement", cooldown=0, options={"penalty_decay": True})
     with pytest.raises(FinepruneError, match=r"penalty_decay=true: with fix_masks=true no mask follows"):
         PruningConfig("soft_movement", fix_masks=True, options={"penalty_decay": True})

@@ -82,12 +82,21 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(make_trainer, make_model, t
         ({"graft": 1.0}, r"graft=1.0: the first share .* must lie in \[0, 1\)"),
         ({"graft": -0.1}, r"graft=-0.1"),
         ({"graft_until": 0}, r"graft_until=0.0: must be a share of the steps"),
+        ({"graft_until": 0.25}, r"graft_until=0.25: is about graft, which is not given"),
         ({"graft": "half"}, r"graft='half'"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(FinepruneError, match=message):
         Distillation(**setting)
+
+
+def test_a_teacher_that_takes_other_masks_is_refused(make_model):
+    student, teacher = make_model(), make_model()
+    teacher.set_attn_implementation("eager")
+    with pytest.raises(FinepruneError, match="has eager attention and the student's not"):
+        paired_blocks(student, teacher)
+    assert paired_blocks(teacher, student)  # sdpa takes the masks of eager attention
 
 
 def test_a_teacher_with_other_blocks_is_refused(make_model):

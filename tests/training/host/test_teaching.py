@@ -8,6 +8,7 @@ import torch
 
 from fineprune import Distillation, FinepruneError, FinepruneWarning, PruningConfig
 from fineprune.training.distillation.losses import divergence, hidden_distance
+from fineprune.training.host.teaching import unseen
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MOVEMENT = PruningConfig("movement", density=0.2)
@@ -78,6 +79,16 @@ def test_scores_do_not_see_hidden_states_that_are_kept_apart(make_trainer, make_
     torch.testing.assert_close(seen, without)
     torch.testing.assert_close(moved, weights)
     assert not torch.allclose(scores[0], without[0])
+
+
+def test_a_term_that_reaches_no_score_is_kept_apart_from_none():
+    scores, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    assert unseen(other.sum(), [scores]) == 0  # as where the blocks between them are the teacher's
+    assert unseen(torch.tensor(3.0), [scores]) == 0
+    apart = unseen((scores * other).sum(), [scores])
+    apart.backward()
+    assert apart == 0
+    assert scores.grad.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(

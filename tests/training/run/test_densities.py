@@ -160,6 +160,8 @@ def test_a_dry_run_rehearses_each_density(family):
             {"method": "platon"},
             "pruning.method='platon': cannot go on from a model that is pruned",
         ),
+        ([0.5, 0.1], {"method": "movement", "score_init": "zero"}, "its scores start at 0"),
+        ([0.5, 0.1], {"method": "smp"}, "pruning.method='smp': its scores start at 0"),
         ([0.5, 0.1], {"method": "soft_movement", "penalty": 1.0}, "pruning.penalty=1.0: decides the density"),
         (
             [0.5, 0.1],
