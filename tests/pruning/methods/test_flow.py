@@ -6,6 +6,7 @@ from pruning.blocks import TOTAL, blocks, train
 from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, finalize, prepare
+from fineprune.pruning.methods import measured as measured_rules
 from fineprune.pruning.methods.flow import FlowMeasure, Options
 
 
@@ -31,6 +32,25 @@ def measured(measure, structure="element"):
     found = rule.measure(pruner.targets)[0].view(-1).tolist()
     assert model.layer.weight.tolist() == [[1.0, 2.0]]  # exactly, after the difference
     return pytest.approx(found, rel=1e-4)
+
+
+def test_a_process_without_a_batch_takes_the_gradients_of_the_others(monkeypatch):
+    model = Quadratic()
+    target = prepare(model, PruningConfig("flow", density=0.5, targets="layer"), 20).targets[0]
+    monkeypatch.setattr(measured_rules.agreement, "several", lambda: True)
+    monkeypatch.setattr(measured_rules.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(measured_rules.distributed, "all_reduce", lambda tensor: tensor.add_(2))
+    rule = FlowMeasure(Options())
+    rule.bind(model, lambda: [])
+    assert rule.measure([target])[0].tolist() == [[1, 2]]  # |W g|, where g is 2 of 2 batches
+
+
+def test_weights_too_coarse_for_differences_are_refused():
+    for measure in ("norm_preservation", "grasp"):
+        config = PruningConfig("flow", density=0.5, options={"measure": measure})
+        with pytest.raises(FinepruneError, match=r"is torch\.bfloat16, too coarse for the differences"):
+            prepare(blocks().bfloat16(), config, TOTAL)
+    prepare(blocks().bfloat16(), PruningConfig("flow", density=0.5), TOTAL)
 
 
 def test_the_measures_by_hand():

@@ -11,7 +11,7 @@ differentiated twice.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ from fineprune._messages import choose
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.methods.base import Method, Parts
-from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, summed
+from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, sum_over_processes
 from fineprune.pruning.methods.soft_movement import FLOOR
 from fineprune.pruning.target import Target
 
@@ -59,7 +59,18 @@ class Flow(Method):
     Options = Options
 
     def parts(self) -> Parts:
-        return Parts(FlowMeasure(self.options), floor=FLOOR if self.scope == "global" else 0.0)
+        floor = FLOOR if self.scope == "global" else 0.0
+        return Parts(FlowMeasure(self.options), floor=floor, check=self._refuse_coarse)
+
+    def _refuse_coarse(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise `FinepruneError` where a step of the central difference is lost in the weights' type."""
+        for name, weight in weights.items():
+            if self.options.measure in _SECOND_ORDER and weight.dtype.itemsize < 4:
+                raise FinepruneError(
+                    f"{name}: is {weight.dtype}, too coarse for the differences of gradients of "
+                    f"options.measure={self.options.measure!r}; load the model in float32, and train under "
+                    "torch.autocast"
+                )
 
 
 class FlowMeasure(Measured):
@@ -90,7 +101,7 @@ class FlowMeasure(Measured):
             for entry, gradient in zip(sums, gradients, strict=True):
                 entry.add_(gradient)
             count += 1
-        summed([count, *sums])
+        sum_over_processes(count, sums)
         return [entry.div_(count.to(entry.device)) for entry in sums]
 
     def _curvature_along(self, targets: Sequence[Target], gradient: list[Tensor]) -> list[Tensor]:

@@ -61,23 +61,19 @@ class Measured(ScoreRule):
         """Yield dL/dW of all targets, float32, for each of `most` batches; each process sees its share.
 
         Raises:
-            FinepruneError: There are no batches, or a loss does not depend on the weights.
+            FinepruneError: A loss does not depend on the weights.
         """
         assert self.losses is not None
         weights = [target.weight for target in targets]
         trained = [weight for weight in weights if weight.requires_grad]
         processes = distributed.get_world_size() if agreement.several() else 1
-        found = False
         with evaluating(self._model), torch.enable_grad():
             for loss in itertools.islice(self.losses(), -(-most // processes)):
-                found = True
                 if not trained or not loss.requires_grad:
                     raise FinepruneError("measure_on: a loss has no gradient to the pruned weights")
                 given = torch.autograd.grad(loss, trained, allow_unused=True)
                 of = dict(zip(map(id, trained), given, strict=True))
                 yield [_float(of.get(id(weight)), weight) for weight in weights]
-        if not found:
-            raise FinepruneError("measure_on: it gave no loss; make it return those of some batches")
 
 
 def _float(gradient: Tensor | None, like: Tensor) -> Tensor:
@@ -85,8 +81,14 @@ def _float(gradient: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.float32) if gradient is None else gradient.float()
 
 
-def summed(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their sums over all processes."""
+def sum_over_processes(count: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Replace the number of batches, and what they add up to, by the sums over all processes.
+
+    Raises:
+        FinepruneError: There was no batch in any; a single process may have none.
+    """
     if agreement.several():
-        for tensor in tensors:
+        for tensor in (count, *tensors):
             distributed.all_reduce(tensor)
+    if not count > 0:
+        raise FinepruneError("measure_on: it gave no loss; make it return those of some batches")

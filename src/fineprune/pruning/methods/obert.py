@@ -22,7 +22,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Method, Parts
-from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, summed
+from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, sum_over_processes
 from fineprune.pruning.methods.soft_movement import FLOOR
 from fineprune.pruning.target import Target
 
@@ -115,7 +115,7 @@ class BlockFisher(Measured):
             for inverse, gradient in zip(inverses, gradients, strict=True):
                 add_outer(inverse, in_blocks(gradient, block))
             count += 1
-        summed([count, *inverses])
+        sum_over_processes(count, inverses)
         self._before = [target.masked.mask.clone() for target in targets]
         left = sum(int(torch.count_nonzero(mask)) for mask in self._before)
         squares = sum(float(entry.diagonal(dim1=1, dim2=2).sum(dtype=torch.float64)) for entry in inverses)
