@@ -23,6 +23,11 @@ def here(recipe_file, tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_help_names_the_studies_of_the_package(capsys):
+    assert call("study", "--help") == 0
+    assert "short-runs" in capsys.readouterr().out
+
+
 def test_a_study_from_plan_to_table(here, capsys, monkeypatch):
     assert call("study", "mine.yaml", "--dry-run") == 0
     assert capsys.readouterr().out == (

@@ -65,6 +65,12 @@ def test_text(rows):
     assert "\x1b[1m70.0*" in as_text(tables(rows), width=160, color=True)
 
 
+def test_a_narrow_terminal_loses_no_word(rows):
+    text = as_text(tables(rows), width=80)
+    assert "…" not in text
+    assert "61.0 ± 1.4" in text
+
+
 def test_csv(rows):
     lines = as_csv(rows).splitlines()
     assert lines[0] == (

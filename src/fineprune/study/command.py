@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from fineprune.study.runner import Planned
 
 
+_STUDIES = ", ".join(sorted(path.stem for path in Path(__file__).parent.glob("studies/*.yaml")))
+
+
 def study(
     source: Annotated[
-        Path, typer.Argument(metavar="STUDY", help="A YAML file, or a study of the package: small-table2.")
+        Path, typer.Argument(metavar="STUDY", help=f"A YAML file, or a study of the package: {_STUDIES}.")
     ],
     out: Annotated[Path | None, typer.Option(help="The folder of the runs; runs/NAME OF THE STUDY.")] = None,
     jobs: Annotated[
@@ -119,7 +122,12 @@ def _tabulate(loaded: "Study", place: Path) -> None:
     write_json(place / "rows.json", as_dicts(rows))
     write_text(place / "tables.csv", tables.as_csv(rows))
     text = tables.as_markdown(study_tables)
-    print(tables.as_text(study_tables, color=sys.stdout.isatty()))
+    terminal = sys.stdout.isatty()
+    print(tables.as_text(study_tables, width=None if terminal else 160, color=terminal))
+    if "±" in text:
+        note = "±: the standard deviation over seeds"
+        print(note)
+        text += f"\n{note}\n"
     if loaded.claims:
         claim_lines = as_lines(claims(rows))
         text += f"\n### What the paper claims\n\n{claim_lines}"

@@ -7,7 +7,7 @@ import csv
 import html
 import io
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -100,9 +100,9 @@ def as_text(made: Iterable[Table], width: int | None = None, color: bool = False
     for table in made:
         shown = RichTable(title=escape(table.title), title_justify="left")
         for column in table.columns:
-            shown.add_column(
-                column, justify="left" if column in ("density", "method") else "right", no_wrap=True
-            )
+            wraps = column == "method" or column.startswith("paper")  # the others would lose digits
+            side: Literal["left", "right"] = "left" if column in ("density", "method") else "right"
+            shown.add_column(column, justify=side, no_wrap=not wraps, overflow="fold")
         for line, texts in enumerate(table.lines):
             marked = [
                 f"[bold]{escape(text)}*[/bold]" if (line, column) in table.best else escape(text)

@@ -163,5 +163,7 @@ def _print(task: "Task", points: "Sequence[Point]", texts: list[str]) -> None:
             "–" if point.memory is None else f"{point.memory:.0f}{marks['memory']}",
         )
     console.print(table)
+    if any(point.error is not None for point in points):
+        console.print("±: the standard error over seeds")
     for text in filter(None, texts):
         console.print(text)
