@@ -139,6 +139,10 @@ def test_a_model_of_another_run_counts_as_that_runs(tmp_path):
     tuned, task = str(tmp_path / "demo" / "dense" / "model"), {"train": "x/train.jsonl"}
     runs = {"dense": ("minilm", task), "magnitude": (tuned, task), "movement": ("dense/model", task)}
     assert set(told(tmp_path / "demo", runs).values()) == {"x"}
+    moved = {"dense": ("minilm", task), "movement": ("/nowhere/demo/dense/model", task)}
+    assert set(told(tmp_path / "elsewhere", moved).values()) == {"x"}
+    hub = {"dense": ("minilm", task), "movement": ("owner/dense", task)}
+    assert set(told(tmp_path / "hub", hub).values()) == {"x, minilm", "x, dense"}
     loop = {"a": ("b/model", task), "b": ("a/model", task)}
     assert len(told(tmp_path / "loop", loop)) == 2
 

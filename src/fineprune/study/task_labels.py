@@ -1,5 +1,6 @@
 """Name the tasks of the runs of one folder by the data, and by the initial model where that differs."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -104,11 +105,15 @@ def _tell_apart(labels_by_key: dict[Any, str], sections: Mapping[Any, Any]) -> N
 
 
 def run_of(model: Any, folder: str) -> str | None:
-    """Return the run whose folder a path leads into, if that may be one of the folder of that name."""
+    """Return the run whose folder a path leads into, if that may be one of the folder of that name.
+
+    A path that leads nowhere may have led into that folder before it was moved.
+    """
     path = PurePath(str(model))
     run = path.parent if path.name == "model" else path
     inside = run.parent.name == folder or (run.parent == PurePath(".") and run != path)
-    return run.name if inside else None
+    below = path.is_absolute() or len(path.parts) > 2  # two parts may be a name on the hub
+    return run.name if inside or (below and not os.path.exists(path)) else None
 
 
 def _model(section: Any) -> str:

@@ -80,13 +80,21 @@ def test_arguments_changed_after_the_trainer_was_made_are_noticed(make_trainer):
     one_line(error, "takes 20 steps", "over 12")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """Where the checkpoint lies for all tests, once the first of them has trained it."""
+    return tmp_path_factory.mktemp("kept") / "checkpoint-4"
+
+
 @pytest.fixture
-def checkpoint(make_trainer, stop_after) -> Path:
+def checkpoint(make_trainer, stop_after, kept, tmp_path) -> Path:
     """checkpoint-4 of a movement run."""
-    trainer = make_trainer(MOVEMENT, given={"callbacks": [stop_after(5)]})
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    return Path(trainer.args.output_dir) / "checkpoint-4"
+    if not kept.exists():
+        trainer = make_trainer(MOVEMENT, given={"callbacks": [stop_after(5)]})
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        shutil.copytree(Path(trainer.args.output_dir) / kept.name, kept)
+    return Path(shutil.copytree(kept, tmp_path / "copy" / kept.name))
 
 
 @pytest.mark.parametrize(
