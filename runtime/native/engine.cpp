@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "encoder.hpp"
+#include "few_tokens.hpp"
 
 namespace fp {
 namespace {
@@ -62,10 +63,19 @@ class LinearAlone : public LinearBase {
     static constexpr int T = Kernel::kTile;
 
   public:
-    LinearAlone(const fp_matrix &m, int32_t threads) : linear_(m, "weight"), pool_(threads), workers_(threads) {}
-    size_t bytes() const override { return linear_.bytes(); }
+    LinearAlone(const fp_matrix &m, int32_t threads) : linear_(m, "weight"), pool_(threads), workers_(threads) {
+        const bool is_small = linear_.rows() * linear_.columns() <= FewTokens::kMostElements;
+        if (Kernel::kDtype == FP_FLOAT32 && linear_.is_dense() && is_small) few_ = FewTokens(Rows(m, "weight"));
+    }
+    size_t bytes() const override { return linear_.bytes() + few_.bytes(); }
 
     void run(const float *x, int64_t tokens, float *out) override {
+        if (few_.takes(tokens)) {
+            few_.run(x, tokens, out);
+            for (int64_t i = 0; i < tokens; i++)
+                if (!all_finite(x + i * linear_.columns(), linear_.columns())) make_nan(out + i * linear_.rows());
+            return;
+        }
         const std::lock_guard<CallLock> hold(lock_);
         const int threads = usable_threads(pool_.threads());
         const int64_t width = tile_width<Kernel>(tokens, threads), tiles = (tokens + width - 1) / width;
@@ -146,10 +156,13 @@ class LinearAlone : public LinearBase {
                            [&](auto width) { kernel<decltype(width)::value>(w, take<decltype(width)::value>(w)); });
         scatter_tokens<Kernel>(w.y.span(), tokens, linear_.rows(), to);
         for (int i = 0; i < tokens; i++)  // the products with zero that a sparse row leaves out would be NaN too
-            if (!finite[i]) std::fill_n(to[i], linear_.rows(), std::numeric_limits<float>::quiet_NaN());
+            if (!finite[i]) make_nan(to[i]);
     }
 
+    void make_nan(float *out) const { std::fill_n(out, linear_.rows(), std::numeric_limits<float>::quiet_NaN()); }
+
     const Linear<Kernel> linear_;
+    FewTokens few_;
     Pool pool_;
     std::vector<Worker> workers_;
     CallLock lock_;

@@ -14,6 +14,7 @@ class Linear {
 
     int64_t rows() const { return rows_; }
     int64_t columns() const { return columns_; }
+    bool is_dense() const { return int64_t(dense_rows_.size()) == rows_; }
     size_t bytes() const {
         return sparse_.bytes() + dense_.bytes() +
                4 * (bias_.size() + scales_.size() + totals_.size() + dense_rows_.size());

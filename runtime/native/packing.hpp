@@ -48,7 +48,7 @@ class Packer {
     }
 
   private:
-    static constexpr int64_t kFewest = 8;  // fewer dense rows are not worth the interleaving
+    static constexpr int64_t kFewest = Kernel::kGroup > 1 ? 8 : 1;  // fewer dense rows are not worth interleaving
 
     // An input of four outputs, of which `count` keep it.
     struct Column {

@@ -74,7 +74,7 @@ def test_positions_of_roberta_by_hand():
     positions = made(padding=1)._position_rows(np.array([[0, 2, 1, 2, 1], [5, 5, 5, 5, 5]]))
     assert positions.tolist() == [[2, 3, 1, 4, 1], [2, 3, 4, 5, 6]]
     assert made(padding=1).limit == 1
-    assert made()._position_rows(np.array([[1, 1]])).tolist() == [[0, 1]]
+    assert made()._position_rows(np.array([[1, 1], [1, 0]])).tolist() == [0, 1]  # of both texts
 
 
 def test_a_norm_by_hand():

@@ -14,6 +14,8 @@ from fineprune_runtime.layers import Norm, layer_norm
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
+_FIRST = np.zeros(1, np.int64)
+
 
 class Embeddings(NamedTuple):
     """The embedding tables and the norm of their sum (Devlin et al., 2019, figure 2)."""
@@ -62,9 +64,11 @@ class Embeddings(NamedTuple):
         _inside("token id", ids, self.words)
         total = self.words(ids)
         if self.types is not None:
-            types = np.zeros_like(ids) if types is None else types
-            _inside("token type", types, self.types)
-            total += self.types(types)
+            if types is None:
+                total += self.types(_FIRST)
+            else:
+                _inside("token type", types, self.types)
+                total += self.types(types)
         if not isinstance(self.positions, int):
             total += self.positions(self._position_rows(ids))
         if self.projection is None:
@@ -74,9 +78,9 @@ class Embeddings(NamedTuple):
         return self.projection(layer_norm(total, self.norm, self.epsilon))
 
     def _position_rows(self, ids: Ids) -> Ids:
-        """Return the row of each token in the position table."""
+        """Return the row of each token in the position table, for all texts at once where they agree."""
         if self.padding is None:
-            return np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+            return np.arange(ids.shape[1])
         real = ids != self.padding
         rows: Ids = np.cumsum(real, axis=1) * real + self.padding
         return rows

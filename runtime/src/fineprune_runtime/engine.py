@@ -150,10 +150,10 @@ class Encoder:
             self._library,
             "fp_encoder_run",
             self._handle,
-            _floats(hidden),
-            None if flags is None else flags.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)),
+            hidden.ctypes.data,
+            None if flags is None else flags.ctypes.data,
             *hidden.shape[:2],
-            _floats(out),
+            out.ctypes.data,
         )
         return out
 
@@ -201,7 +201,7 @@ class SparseLinear:
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise EngineError(f"inputs of shape {x.shape}; expected (tokens, {self.shape[1]})")
         out = np.empty((len(x), self.shape[0]), np.float32)
-        native.call(self._library, "fp_linear_run", self._handle, _floats(x), len(x), _floats(out))
+        native.call(self._library, "fp_linear_run", self._handle, x.ctypes.data, len(x), out.ctypes.data)
         return out
 
     def time_kernel(self, repeats: int) -> tuple[float, int]:
@@ -323,7 +323,3 @@ def _pointer(array: Any, dtype: type, shape: tuple[int, ...], arrays: list[Any])
         raise EngineError(f"an array of shape {array.shape}, expected {shape}")
     arrays.append(array)
     return int(array.ctypes.data)
-
-
-def _floats(array: Floats) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

@@ -138,8 +138,10 @@ class Layer(NamedTuple):
 def layer_norm(x: Floats, norm: Norm, epsilon: float) -> Floats:
     """Return the layer norm of `x` over its last dimension (Ba et al., 2016), as float32 like `x`."""
     with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the logits
-        centered = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centered).mean(axis=-1, keepdims=True)
+        result: Floats = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(result).mean(axis=-1, keepdims=True)
         variance[~np.isfinite(variance)] = np.nan  # infinity would make zeros of the row, a plausible one
-        result: Floats = centered / np.sqrt(variance + np.float32(epsilon)) * norm.weight + norm.bias
+        result /= np.sqrt(variance + np.float32(epsilon))
+        result *= norm.weight
+        result += norm.bias
     return result

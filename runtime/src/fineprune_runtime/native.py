@@ -7,7 +7,8 @@ import ctypes
 import functools
 import os
 import sys
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint8, c_void_p
+import threading
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
 _VERSION = 3
 _MESSAGE = 512
+_thread = threading.local()
 
 
 class CMatrix(ctypes.Structure):
@@ -71,15 +73,14 @@ class CSettings(ctypes.Structure):
 
 
 _STRUCTURES = {"fp_matrix": CMatrix, "fp_layer": CLayer, "fp_settings": CSettings}
-_FLOATS = POINTER(c_float)
 _FAILS = {  # the last two parameters are (message, size); they return 0 on success
     "fp_encoder_new": (POINTER(CSettings), POINTER(c_void_p)),
     "fp_encoder_set_bias": (c_void_p, c_int64, c_int64, c_void_p),
     "fp_encoder_set_distances": (c_void_p, c_int64, c_int64, c_void_p),
     "fp_encoder_add": (c_void_p, POINTER(CLayer)),
-    "fp_encoder_run": (c_void_p, _FLOATS, POINTER(c_uint8), c_int64, c_int64, _FLOATS),
+    "fp_encoder_run": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p),
     "fp_linear_new": (POINTER(CMatrix), c_int32, c_int32, POINTER(c_void_p)),
-    "fp_linear_run": (c_void_p, _FLOATS, c_int64, _FLOATS),
+    "fp_linear_run": (c_void_p, c_void_p, c_int64, c_void_p),
     "fp_linear_time": (c_void_p, c_int64, POINTER(c_double), POINTER(c_int64)),
 }
 
@@ -133,7 +134,9 @@ def best_level(dtype: str) -> str:
 
 def call(library: Any, name: str, *arguments: Any) -> None:
     """Call a function of a library, and raise `EngineError` with its message if it fails."""
-    message = ctypes.create_string_buffer(_MESSAGE)
+    message = _thread.__dict__.get("message")
+    if message is None:  # making one takes as long as a small call
+        message = _thread.message = ctypes.create_string_buffer(_MESSAGE)
     if getattr(library, name)(*arguments, message, _MESSAGE):
         raise EngineError(message.value.decode(errors="replace"))
 

@@ -166,7 +166,8 @@ class Predictor(ABC):
                 mask[place, :length] = 1
                 if self._tokens.typed:
                     types[place, :length] = rows[index].type_ids
-            for index, values in zip(batch, self.network(ids, mask, types), strict=True):
+            given = types if types.any() else None  # for single texts all are 0: nothing to look up
+            for index, values in zip(batch, self.network(ids, mask, given), strict=True):
                 logits[index] = values[: len(rows[index])] if values.ndim == 2 else values
                 if not np.isfinite(logits[index]).all():
                     raise not_finite(index if sources is None else int(sources[index]))
