@@ -84,7 +84,10 @@ def test_the_bias_takes_the_mean_of_what_goes():
     [
         ({"structure": "row"}, "calibrate cuts elements, or units that can be removed"),
         ({"structure": {"attention": "element", "feed_forward": "neuron"}}, "elements of one part"),
-        ({"structure": UNITS, "method": "alps"}, "method='alps': allowed are kwon, wanda, sparsegpt"),
+        (
+            {"structure": UNITS, "method": "alps"},
+            "method='alps': allowed are kwon, k_prune, wanda",
+        ),
         ({"structure": UNITS, "exclude": ["query"]}, "a head needs all of its matrices"),
     ],
 )

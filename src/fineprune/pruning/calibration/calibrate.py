@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from fineprune._messages import choose
 from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.calibration import alps, magnitude, sparsegpt, units, wanda
+from fineprune.pruning.calibration import alps, k_prune, magnitude, sparsegpt, units, wanda
 from fineprune.pruning.calibration.calibrated import Calibrated, CutMatrix
 from fineprune.pruning.calibration.checks import checked, warn_of_batches
 from fineprune.pruning.calibration.kwon import choose_units
-from fineprune.pruning.calibration.layer import Layer
+from fineprune.pruning.calibration.layer import Layer, as_matrix
 from fineprune.pruning.calibration.moments import Moments, precise
 from fineprune.pruning.calibration.passes import Passes
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.followers import followers_of
 from fineprune.pruning.selection import keep_count
 from fineprune.pruning.structures import grids_of, rankings
-from fineprune.pruning.targets import is_pointwise, repeated_blocks
+from fineprune.pruning.targets import repeated_blocks
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
 from fineprune.structure import levels_of, parts_of
@@ -38,8 +38,8 @@ CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
 UNIT_CUTS = {"wanda": units.by_norms, "sparsegpt": units.fitted}
 """The ways to cut the same number of heads and neurons in each layer, the fastest first."""
 
-KWON = "kwon"
-"""The way to cut heads and neurons of the whole model by the gradient of its loss."""
+KWON, K_PRUNE = "kwon", "k_prune"
+"""The ways to cut heads and neurons of the whole model by gradients of its answers."""
 
 
 @torch.no_grad()
@@ -54,10 +54,10 @@ def calibrate(
 ) -> Calibrated:
     """Cut a trained model to a density without labels and without training, in place.
 
-    Each matrix keeps the same share of its weights, or each layer of its heads and neurons; by "kwon" the
-    whole model keeps a share of the multiply-adds of its heads and neurons. Matrices are cut
-    in the order in which the model uses them, and the inputs of each are those that come out of what was cut
-    before. `shrink` removes heads and neurons afterwards.
+    Each matrix keeps the same share of its weights, or each layer of its heads and neurons; by "kwon"
+    and "k_prune" the whole model keeps a share of the multiply-adds of its heads and neurons. Matrices are
+    cut in the order in which the model uses them, and the inputs of each are those that come out of what was
+    cut before. `shrink` removes heads and neurons afterwards.
 
     Args:
         model: A trained model, in float; it becomes an ordinary one with zeros.
@@ -65,7 +65,7 @@ def calibrate(
             Labels are not needed. A few hundred texts of the task are enough.
         density: The share that remains, in (0, 1].
         method: "magnitude" and "wanda" choose what remains; "sparsegpt" and "alps" correct it, too. None:
-            "alps"; of heads and neurons, which take "kwon", "wanda" or "sparsegpt", the last.
+            "alps"; of heads and neurons, which take "kwon", "k_prune", "wanda" or "sparsegpt", the last.
         structure: "element", or {"attention": "head", "feed_forward": "neuron"}, as in `PruningConfig`.
         targets: Patterns of the linear layers to cut, as in `PruningConfig`.
         exclude: Patterns of layers to leave out.
@@ -79,7 +79,7 @@ def calibrate(
     by_size = next(name for name, traits in METHODS.items() if traits.order == 0)
     patterns: Any = {"targets": targets, "exclude": exclude}
     config = PruningConfig(by_size, density, scope="local", structure=structure, **patterns)
-    cuts = list(CUTS) if config.structure == "element" else [KWON, *UNIT_CUTS]
+    cuts = list(CUTS) if config.structure == "element" else [KWON, K_PRUNE, *UNIT_CUTS]
     method = cuts[-1] if method is None else choose(method, cuts, "method")
     matrices = checked(model, config)
     (grids,) = grids_of(model, matrices, config)
@@ -87,15 +87,21 @@ def calibrate(
     passes = Passes(model, batches, readers, repeated_blocks(model))
     check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
     alive: dict[str, Tensor] = {}
+    whole = method in (KWON, K_PRUNE)
+    if whole and any(part.density is not None for part in parts_of(config.structure).values()):
+        raise FinepruneError(
+            f"method={method!r}: shares one density among heads and neurons; give no part its own"
+        )
     if method == KWON:
-        if any(part.density is not None for part in parts_of(config.structure).values()):
-            raise FinepruneError(
-                "method='kwon': shares one density among heads and neurons; give no part its own"
-            )
         alive = choose_units(model, passes.batches, readers, grids, density)
     work = _Work(model, method, grids, config, alive)
     try:
-        for modules in _by_weight(readers, passes.order):
+        groups = _by_weight(readers, passes.order)
+        if method == K_PRUNE:
+            for name, moments, units_left in k_prune.halves(model, passes.batches, groups, grids, density):
+                work.fit(name, readers[name], moments, units_left)
+            groups = []
+        for modules in groups:
             moments = Moments(model, modules)
             passes.inputs(list(modules), moments.take)
             work.cut(*next(iter(modules.items())), moments)
@@ -104,7 +110,7 @@ def calibrate(
         raise
     finally:
         passes.close()
-    widest = max(_as_matrix(module).shape[1] for module in readers.values())
+    widest = max(as_matrix(module).shape[1] for module in readers.values())
     warn_of_batches(0 if method == by_size else widest, work.tokens, work.padded)
     return Calibrated(method, work.rows(), work.tokens, time.perf_counter() - started)
 
@@ -135,25 +141,45 @@ class _Work:
         self._keep(name)
         layer = _layer(name, module, moments)
         if isinstance(grid.expansion, Lines):
-            bias = module._parameters.get("bias")
-            layer = layer if bias is None else replace(layer, gram=moments.centered.to(layer.weight.device))
+            if module._parameters.get("bias") is not None:
+                layer = replace(layer, gram=moments.centered.to(layer.weight.device))
             unit_of = grid.expansion.unit_of.to(layer.weight.device)
             if name in self._alive:
                 alive = self._alive[name].to(unit_of.device)
                 matrix = units.refitted(layer, unit_of, alive)
             else:
                 matrix, alive = UNIT_CUTS[self._method](layer, unit_of, keep_count(density, grid.shape[0]))
-            if bias is not None:
-                moved = (layer.weight - matrix) @ moments.mean.to(matrix.device)
-                self._before[f"{name}.bias"] = bias.detach().clone()
-                bias.add_(moved.to(bias.dtype))
-            for follower in followers_of(self._model, grid):
-                self._keep(follower.lines.matrix)
-                follower.zero(~alive)
+            self._cut_units(name, (layer.weight - matrix) @ moments.mean.to(matrix.device), alive)
         else:
             matrix = CUTS[self._method](layer, keep_count(density, layer.weight.numel()))
         _write(module, matrix, name)
         self._errors[name] = layer.error(matrix)
+
+    def fit(self, name: str, module: nn.Module, moments: Moments, alive: Tensor) -> None:
+        """Cut a half to some units and fit it to the dense model, by the moments of `k_prune.halves`."""
+        self.tokens, self.padded = max(self.tokens, moments.tokens), self.padded or moments.padded
+        self._keep(name)
+        centered = module._parameters.get("bias") is not None
+        layer = _layer(name, module, moments, centered)
+        expansion = self._grids[name].expansion
+        assert isinstance(expansion, Lines)
+        alive = alive.to(layer.weight.device)
+        unit_of = expansion.unit_of.to(alive.device)
+        matrix = k_prune.fitted(layer.weight, layer.gram, unit_of, alive, name)
+        both = torch.cat([layer.weight, -matrix], dim=1)
+        self._cut_units(name, both @ moments.mean.to(both.device), alive)
+        self._errors[name] = k_prune.distance(layer.weight, matrix, layer.gram)
+        _write(module, matrix, name)
+
+    def _cut_units(self, name: str, missing: Tensor, alive: Tensor) -> None:
+        """Add to the reader's bias what is missing of its mean output, and zero the followers."""
+        bias = self._model.get_submodule(name)._parameters.get("bias")
+        if bias is not None:
+            self._before[f"{name}.bias"] = bias.detach().clone()
+            bias.add_(missing.to(bias.dtype))
+        for follower in followers_of(self._model, self._grids[name]):
+            self._keep(follower.lines.matrix)
+            follower.zero(~alive)
 
     def undo(self) -> None:
         """Give all weights their values of before."""
@@ -182,17 +208,9 @@ def _by_weight(matrices: Mapping[str, nn.Module], order: Iterable[str]) -> list[
     return list(groups.values())
 
 
-def _as_matrix(module: nn.Module) -> Tensor:
-    """Return the weight as (outputs, inputs), a view."""
-    weight = module.get_parameter("weight").detach()
-    if is_pointwise(module):
-        return weight.flatten(1)
-    return weight if isinstance(module, nn.Linear) else weight.mT  # transformers' Conv1D
-
-
-def _layer(name: str, module: nn.Module, moments: Moments) -> Layer:
-    weight = _as_matrix(module)
-    gram = moments.gram.to(weight.device)
+def _layer(name: str, module: nn.Module, moments: Moments, centered: bool = False) -> Layer:
+    weight = as_matrix(module)
+    gram = (moments.centered if centered else moments.gram).to(weight.device)
     if not bool(gram.isfinite().all()):
         raise FinepruneError(
             f"{name}: what it reads on these batches is nan or infinite; the model is damaged, or its type "
@@ -202,7 +220,7 @@ def _layer(name: str, module: nn.Module, moments: Moments) -> Layer:
 
 
 def _write(module: nn.Module, matrix: Tensor, name: str) -> None:
-    weight = _as_matrix(module)
+    weight = as_matrix(module)
     values = matrix.to(weight.dtype)
     if not bool(values.isfinite().all()):
         raise FinepruneError(f"{name}: weights are nan or infinite after the cut; load the model in float32")

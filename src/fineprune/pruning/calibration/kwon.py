@@ -142,15 +142,29 @@ def _loss(output: Any, generator: torch.Generator) -> Tensor:
     loss = getattr(output, "loss", None)
     if isinstance(loss, Tensor):
         return loss.float()
-    logits = [getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")]
-    known = [entry.float().flatten(0, -2) for entry in logits if isinstance(entry, Tensor)]
-    if not known or any(entry.shape[-1] < 2 for entry in known):
-        raise FinepruneError(
-            "method='kwon': the model gives no loss on these batches, and no logits of classes to draw "
-            "labels from; give batches with labels, or method='sparsegpt'"
-        )
     losses = []
-    for entry in known:
+    for entry in (entry.flatten(0, -2) for entry in class_logits(output, "kwon")):
         drawn = torch.multinomial(entry.detach().softmax(-1).cpu(), 1, generator=generator)
         losses.append(functional.cross_entropy(entry, drawn[:, 0].to(entry.device)))
     return torch.stack(losses).sum()
+
+
+def class_logits(output: Any, method: str) -> list[Tensor]:
+    """Return the logits of classes that a model gives, in float32; the last axis is that of the classes.
+
+    Raises:
+        FinepruneError: There are none; the message names the method that needs them.
+    """
+    logits = [getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")]
+    known = [entry.float() for entry in logits if isinstance(entry, Tensor)]
+    if not known or any(entry.shape[-1] < 2 for entry in known):
+        needs, remedy = (
+            ("gives no loss on these batches, and no", "give batches with labels, or ")
+            if method == "kwon"
+            else ("gives no", "")
+        )
+        raise FinepruneError(
+            f"method={method!r}: the model {needs} logits of classes to draw labels from; "
+            f"{remedy}method='sparsegpt'"
+        )
+    return known

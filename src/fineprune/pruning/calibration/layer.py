@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning.selection import fill_masks, find_threshold
+from fineprune.pruning.targets import is_pointwise
 
 DAMPING = 0.01
 """What is added to the diagonal of H, as a share of its mean."""
@@ -48,6 +49,14 @@ class Layer:
             float(((matrix @ self.gram) * matrix).sum()) for matrix in (weight - self.weight, self.weight)
         ]
         return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0
+
+
+def as_matrix(module: nn.Module) -> Tensor:
+    """Return the weight as (outputs, inputs), a view."""
+    weight = module.get_parameter("weight").detach()
+    if is_pointwise(module):
+        return weight.flatten(1)
+    return weight if isinstance(module, nn.Linear) else weight.mT  # transformers' Conv1D
 
 
 def factor(matrix: Tensor, name: str) -> Tensor:

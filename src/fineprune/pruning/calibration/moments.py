@@ -31,6 +31,15 @@ class Moments:
 
     def take(self, name: str, value: Tensor, batch: Any) -> None:
         """Add an input of one of the modules."""
+        rows = self.rows(name, value, batch)
+        products = (rows.mT @ rows).to(precise(rows.device))
+        total = rows.sum(0, dtype=products.dtype)
+        self._sum = products if self._sum is None else self._sum.add_(products)
+        self._total = total if self._total is None else self._total.add_(total)
+        self.tokens += len(rows)
+
+    def rows(self, name: str, value: Tensor, batch: Any) -> Tensor:
+        """Return an input of one of the modules as (tokens, inputs), without padding."""
         if is_pointwise(self._modules[name]):
             value = value.movedim(1, -1)
         mask = present(name, batch, self._two_stacks)
@@ -39,12 +48,7 @@ class Moments:
             self.padded |= not told
         elif isinstance(batch, Mapping) and getattr(batch.get("attention_mask"), "ndim", 2) != 2:
             self.padded = True  # a mask of another form may hide tokens, and does not say which
-        rows = value.reshape(-1, value.shape[-1]).float()
-        products = (rows.mT @ rows).to(precise(rows.device))
-        total = rows.sum(0, dtype=products.dtype)
-        self._sum = products if self._sum is None else self._sum.add_(products)
-        self._total = total if self._total is None else self._total.add_(total)
-        self.tokens += len(rows)
+        return value.reshape(-1, value.shape[-1]).float()
 
     @property
     def gram(self) -> Tensor:

@@ -16,7 +16,8 @@ def calibrate(
     method: Annotated[
         str | None,
         typer.Option(
-            help="magnitude, wanda, sparsegpt or alps, from fast to good; of --units kwon, wanda, sparsegpt."
+            help="magnitude, wanda, sparsegpt or alps, from fast to good; of --units kwon, k_prune, wanda, "
+            "sparsegpt."
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Texts to read; 512.")] = None,
