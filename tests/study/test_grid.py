@@ -302,7 +302,7 @@ def test_two_stages_need_to_be_said(tmp_path):
         ("frontier-minilm", 20, "sst2-6-dense-s0", "sst2-3-soft_movement-0.03-distilled-s0-elements"),
         ("short-levers", 126, "sst2-dense-s0", "mrpc-soft_movement-0.03-distilled-s2-norm-rate"),
         ("methods", 186, "sst2-dense-s0", "mnli-smp-0.03-distilled-s2"),
-        ("structures", 114, "sst2-dense-s0", "mnli-soft_movement-0.1-distilled-s2-heads-refined"),
+        ("structures", 162, "sst2-dense-s0", "mnli-soft_movement.heads-0.1-distilled-s2-refined"),
         ("short-runs", 108, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
         ("paper-table2", 27, "squad-dense-s0", "qqp-soft_movement-0.03-s0"),
         ("paper-table3", 27, "squad-dense-s0", "qqp-soft_movement-0.03-distilled-s0"),
@@ -355,6 +355,16 @@ def test_structures_are_an_axis():
     assert runs[2].cell == cell_of(runs[2].name, runs[2].recipe.to_dict())
     # A method that prunes single weights alone has those.
     assert names(study(axes={"method": "admm", "structure": structures})) == ["a-admm-0.1-s0"]
+
+
+def test_an_axis_of_elements_alone_overrides_the_structure_of_the_recipe(tmp_path):
+    values = yaml.safe_load((FOLDER.parents[1] / "recipes" / "small-sst2.yaml").read_text())
+    values["pruning"]["structure"] = HEADS
+    recipe = tmp_path / "heads.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    for axis, expected in (({"structure": {"element": "element"}}, "element"), ({}, HEADS)):
+        (run,) = study({"a": str(recipe)}, axes=axis).runs(OUT)
+        assert run.recipe.pruning.structure == expected
 
 
 def test_structures_that_cannot_be_told_apart_are_refused():

@@ -122,9 +122,9 @@ def variants(value: Any) -> dict[str | None, tuple[str, ...]]:
 
 
 def structures(value: Any) -> dict[str | None, Any]:
-    """Return the value of `pruning.structure` by its name, None for elements; without any, these alone."""
+    """Return the value of `pruning.structure` by its name, None for elements; None: the recipe's."""
     if value is None:
-        return {None: ELEMENT}
+        return {None: None}
     if not isinstance(value, Mapping) or not value:
         raise FinepruneError(
             f"axes.structure={shown(value)}: give structures by name, as {{element: element, blocks: [4, 1]}}"

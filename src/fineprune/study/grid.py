@@ -9,7 +9,7 @@
       method: [dense, magnitude, movement]
       density: [0.1, 0.03]
       scope: [local, global]                      # optional: the method's own
-      structure:                                  # optional: single weights
+      structure:                                  # optional: the recipe's
         element: element
         heads: {attention: head, feed_forward: neuron}
       distillation: [false, true]                 # optional: false
@@ -145,8 +145,8 @@ class Study:
     variants: Mapping[str | None, tuple[str, ...]] = field(default_factory=lambda: {None: ()})
     """The overrides of each, by name; without the axis, one without a name."""
 
-    structures: Mapping[str | None, Any] = field(default_factory=lambda: {None: ELEMENT})
-    """The value of each, by name; None for single weights."""
+    structures: Mapping[str | None, Any] = field(default_factory=lambda: {None: None})
+    """The value of each, by name; None: the recipe's own. Single weights are named None."""
 
     seeds: tuple[int, ...] = (0,)
     overrides: tuple[str, ...] = ()
@@ -291,8 +291,9 @@ class Study:
             overrides += ["pruning=null", "refine=null", "earlier_densities=null"]
         else:
             overrides += self.variants[cell.variant]
-            if len(self.structures) > 1 or cell.structure is not None:
-                overrides.append(f"pruning.structure={json.dumps(self.structures[cell.structure])}")
+            structure = self.structures[cell.structure]
+            if structure is not None:
+                overrides.append(f"pruning.structure={json.dumps(structure)}")
             overrides += [f"pruning.{name}={value}" for name, value in cell.pruning.items()]
         dense = _dense(cell).name if self._needs_dense(cell) else None
         if not cell.distillation:
