@@ -99,6 +99,11 @@ class Distillation:
         """The weight of the labels' loss."""
         return 1 - self.alpha if self.task is None else self.task
 
+    @property
+    def teaches(self) -> bool:
+        """Whether the teacher has a share in the training."""
+        return any((self.alpha, self.hidden, self.similarity, self.graft is not None))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and YAML can hold."""
         layers = self.layers if isinstance(self.layers, str) else [list(pair) for pair in self.layers]

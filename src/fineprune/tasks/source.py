@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _Read = TypeVar("_Read")
 
-_LISTS = ("text", "labels")  # settings that YAML gives as lists
+_LISTS = ("text", "labels", "matryoshka")  # settings that YAML gives as lists
 _OF_HUB = ("subset", "train_split", "validation_split")
 _PLACES = ("train", "validation", "hub", *_OF_HUB, "more")
 
@@ -75,6 +75,11 @@ class Source(ABC):
         Raises:
             FinepruneError: data that cannot be used, with the file and the row or line.
         """
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether a kind whose dense model teaches has labels to learn as well."""
+        return False
 
     def wanted_columns(self) -> tuple[str, ...]:
         """Return the columns that every file of the data must have; none where that is not known."""

@@ -1,4 +1,4 @@
-"""Texts without labels, as rows for a trainer; the dense model's embeddings are their labels."""
+"""Texts as rows for a trainer: without labels, where the dense model's embeddings are those, or with."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fineprune.errors import FinepruneWarning
 from fineprune.tasks.data import Evaluation, Further
+from fineprune.tasks.embeddings.groups import RANKING, Groups
 from fineprune.tasks.embeddings.texts import Pairs, Retrieval, Texts
 
 if TYPE_CHECKING:
@@ -24,17 +25,25 @@ class EmbeddingData:
     metric: str
     sts: Pairs | None = None
     retrieval: Retrieval | None = None
+    groups: Groups | None = None
+    """Labeled texts to learn from, in the place of `train`."""
+
+    loss: str | None = None
+    """What learns them."""
+
+    matryoshka: tuple[int, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Return the number of texts in "train" and "validation", of dropped ones, and of further sets."""
-        train = self.train or Texts([])
+        train = self.groups or self.train or Texts([])
         others = {
             "blank": train.blank,
             "repeated": train.repeated,
             "sts": 0 if self.sts is None else len(self.sts.scores),
             "retrieval": 0 if self.retrieval is None else len(self.retrieval.queries),
         }
-        sizes = {"train": len(train.texts), "validation": len(self.validation)}
+        count = len(train.texts if isinstance(train, Texts) else train.rows)
+        sizes = {"train": count, "validation": len(self.validation)}
         return sizes | {name: count for name, count in others.items() if count}
 
     def head(self) -> dict[str, Any]:
@@ -45,10 +54,15 @@ class EmbeddingData:
         """Return the training texts as token ids, in order; warn if many are cut."""
         if self.train is None:
             return None
-        rows, cut = encode(self.train.texts, tokenizer, max_length)
+        if self.groups is None:
+            rows, cut = encode(self.train.texts, tokenizer, max_length)
+            count = len(rows)
+        else:
+            rows, cut = group_rows(self.groups, tokenizer, max_length)
+            count = len(rows) * len(self.groups.rows[0])
         if cut:
             warnings.warn(
-                f"{cut:,} of {len(rows):,} training texts have more than {max_length} tokens, and are cut "
+                f"{cut:,} of {count:,} training texts have more than {max_length} tokens, and are cut "
                 "there; training.max_length sets it",
                 FinepruneWarning,
                 stacklevel=2,
@@ -73,8 +87,19 @@ class EmbeddingData:
         """Return the function that pads each batch to its longest text."""
         from transformers import DataCollatorWithPadding
 
+        if self.loss is not None:
+            from fineprune.tasks.embeddings.losses import GroupCollator  # imports torch
+
+            return GroupCollator(tokenizer, distinct=self.loss == RANKING)
         collate: Callable[[list[Any]], Any] = DataCollatorWithPadding(tokenizer)
         return collate
+
+    def attach_loss(self, model: Any) -> None:
+        """Give a model the loss of labeled texts, in place; nothing without one."""
+        if self.loss is not None:
+            from fineprune.tasks.embeddings.losses import GroupLoss  # imports torch
+
+            model.group_loss = GroupLoss(self.loss, self.matryoshka, model.sentence.width(model))
 
 
 def encode(
@@ -86,6 +111,22 @@ def encode(
     columns = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)
     cut = sum(bool(found.overflowing) for found in columns.encodings or ())
     return Dataset.from_dict(dict(columns)), cut
+
+
+def group_rows(
+    groups: Groups, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> "tuple[Dataset, int]":
+    """Return rows with a list of token ids for each of their texts, and how many texts were cut."""
+    from datasets import Dataset
+
+    size = len(groups.rows[0])
+    flat, cut = encode([text for row in groups.rows for text in row], tokenizer, max_length)
+    columns = {
+        name: [values[start : start + size] for start in range(0, len(values), size)]
+        for name, values in flat.to_dict().items()
+    }
+    columns["labels"] = groups.scores or [0.0] * len(groups.rows)
+    return Dataset.from_dict(columns), cut
 
 
 def _sorted(

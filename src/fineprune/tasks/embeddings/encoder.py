@@ -6,6 +6,7 @@ the pooled vector, so that a trainer and a teacher compare embeddings as they co
 
 import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class EncoderForSentenceEmbedding:
     """A transformer without a head whose output has the embedding as `logits`."""
 
     sentence: Sentence
+    group_loss: Callable[[Tensor, Tensor], Tensor]
+    """A `losses.GroupLoss`, of a model that learns labeled texts."""
 
     def save_pretrained(self, folder: Any, *args: Any, **kwargs: Any) -> None:
         """Write the transformer, and the files of sentence-transformers beside it."""
@@ -51,8 +54,12 @@ def _class_of(base: Any) -> Any:
     def forward(self: Any, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> ModelOutput:
         outputs = base.forward(self, *args, **kwargs)
         embeddings = pooled(self.sentence, outputs.last_hidden_state, kwargs.get("attention_mask"))
-        # Without labels the teacher is the only one who says what is right.
-        loss = embeddings.sum() * 0 if labels is None else embedding_distance(embeddings, labels)
+        if labels is None:  # the teacher is the only one who says what is right
+            loss = embeddings.sum() * 0
+        elif labels.dim() == 1:  # of labeled texts
+            loss = self.group_loss(embeddings, labels)
+        else:
+            loss = embedding_distance(embeddings, labels)
         answer = {"loss": loss, "logits": embeddings}
         if outputs.get("hidden_states"):
             answer["hidden_states"] = outputs.hidden_states

@@ -41,12 +41,12 @@ def read_texts(path: str, columns: Sequence[str]) -> Texts:
             f"{path}: cannot read texts from a file named *{suffix}; known are .txt (a text a line), "
             f"{', '.join(SUFFIXES)} (columns of a table) and .json (SQuAD's)"
         )
-    return cleaned(_cells(str(path), read_table(place, columns)))
+    return cleaned(text_cells(str(path), read_table(place, columns)))
 
 
 def read_split(place: tuple[str, str | None, str], columns: Sequence[str]) -> Texts:
     """Read the same columns from the hub: `place` is the data set's name, its subset and the split."""
-    return cleaned(_cells(hub_name(*place), read_hub(*place, columns)[0]))
+    return cleaned(text_cells(hub_name(*place), read_hub(*place, columns)[0]))
 
 
 def cleaned(texts: Iterable[str]) -> Texts:
@@ -68,18 +68,32 @@ class Pairs(NamedTuple):
 def read_pairs(path: str) -> Pairs:
     """Read a table with the columns sentence1, sentence2 and score, as STS-B has them."""
     table = read_table(path, ("sentence1", "sentence2", "score"))
-    first, second = ([*_cells(path, {name: table[name]})] for name in ("sentence1", "sentence2"))
+    first, second = ([*text_cells(path, {name: table[name]})] for name in ("sentence1", "sentence2"))
+    return Pairs(first, second, scores_of(path, table["score"], "a correlation"))
+
+
+def scores_of(where: str, cells: Sequence[Any], needing: str) -> list[float]:
+    """Return the numbers of a column of scores.
+
+    Args:
+        where: the file, in messages.
+        cells: the column.
+        needing: what needs them, in messages.
+
+    Raises:
+        FinepruneError: a cell is no finite number, or all are equal.
+    """
     scores = []
-    for row, cell in enumerate(table["score"], start=1):
+    for row, cell in enumerate(cells, start=1):
         try:
             scores.append(float(cell))
         except (TypeError, ValueError) as error:
-            raise FinepruneError(f"{path}, row {row}: score is {cell!r}, expected a number") from error
+            raise FinepruneError(f"{where}, row {row}: score is {cell!r}, expected a number") from error
         if not math.isfinite(scores[-1]):
-            raise FinepruneError(f"{path}, row {row}: score is {cell!r}, expected a finite number")
+            raise FinepruneError(f"{where}, row {row}: score is {cell!r}, expected a finite number")
     if len(set(scores)) < 2:
-        raise FinepruneError(f"{path}: all scores are {scores[0]:g}; a correlation needs different ones")
-    return Pairs(first, second, scores)
+        raise FinepruneError(f"{where}: all scores are {scores[0]:g}; {needing} needs different ones")
+    return scores
 
 
 class Retrieval(NamedTuple):
@@ -100,14 +114,15 @@ def read_retrieval(path: str) -> Retrieval:
         queries, contexts = questions.questions, questions.contexts
     else:
         table = read_table(path, ("query", "text"))
-        queries, contexts = ([*_cells(path, {name: table[name]})] for name in ("query", "text"))
+        queries, contexts = ([*text_cells(path, {name: table[name]})] for name in ("query", "text"))
     texts = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
     if len(texts) < 2:
         raise FinepruneError(f"{path}: has one text only, so any model finds it; give a file with more")
     return Retrieval(list(queries), list(texts), [texts[text] for text in contexts])
 
 
-def _cells(where: str, table: dict[str, list[Any]]) -> Iterable[str]:
+def text_cells(where: str, table: dict[str, list[Any]]) -> Iterable[str]:
+    """Yield the cells of a table, column by column; raise `FinepruneError` for one that is not text."""
     for column, cells in table.items():
         for row, text in enumerate(cells, start=1):
             if not isinstance(text, str):

@@ -22,6 +22,7 @@ from fineprune.training.run.densities import (
     split,
 )
 from fineprune.training.run.first_cut import cut_config
+from fineprune.training.run.labeled import check_labeled
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 from fineprune.training.run.refine import RefineConfig, check_refine
 from fineprune.training.run.training_config import TrainingConfig, whole
@@ -185,17 +186,25 @@ class Recipe:
 
     def _teach_by_dense_model(self) -> None:
         """Make the dense model the teacher, where the data have no labels and no other is named."""
-        taught = self.distillation or DistillationConfig()
+        labeled = self.task.own_loss
+        own = DistillationConfig(alpha=0, task=1) if labeled else DistillationConfig()
+        taught = self.distillation or own
         if self.dense is not None:
-            raise FinepruneError(
-                f"dense: there are no labels to fine-tune on (task.kind={self.task.kind}); leave it out"
-            )
-        for name in ("task", "temperature"):
+            why = "the dense model is given" if labeled else "there are no labels to fine-tune on"
+            raise FinepruneError(f"dense: {why} (task.kind={self.task.kind}); leave it out")
+        if labeled:
+            check_labeled(taught.loss, taught.cache, self.training.batch_size)
+        for name in ("temperature",) if labeled else ("task", "temperature"):
             if getattr(taught, name) != getattr(Distillation, name):
                 raise FinepruneError(
                     f"distillation.{name}={getattr(taught, name)!r}: does nothing, since there are no labels "
                     f"and no classes (task.kind={self.task.kind}); leave it out"
                 )
+        if not labeled and not taught.loss.teaches:
+            raise FinepruneError(
+                "distillation: alpha, similarity and hidden are 0, so there is nothing to learn; give one of "
+                "them a weight, or the data labels (task.loss)"
+            )
         object.__setattr__(self, "distillation", replace(taught, teacher=taught.teacher or self.model.name))
 
     @property

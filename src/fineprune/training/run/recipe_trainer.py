@@ -124,9 +124,9 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
 
 
 def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Return the trainer's arguments for the teacher; none without a `distillation` section."""
+    """Return the trainer's arguments for the teacher; none where it has no share in the loss."""
     section = recipe.distillation
-    if section is None:
+    if section is None or (recipe.task.own_loss and not section.loss.teaches):
         return {}
     run_cache = str(out / TEACHER_LOGITS) if section.cache else None
     folder = section.cache if isinstance(section.cache, str) else run_cache
