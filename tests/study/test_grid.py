@@ -301,6 +301,12 @@ def test_two_stages_need_to_be_said(tmp_path):
         ("frontier-small", 40, "sst2-6-dense-s0", "sst2-mpnet-6-soft_movement-0.03-distilled-s0-elements"),
         ("frontier-minilm", 20, "sst2-6-dense-s0", "sst2-3-soft_movement-0.03-distilled-s0-elements"),
         ("short-levers", 126, "sst2-dense-s0", "mrpc-soft_movement-0.03-distilled-s2-norm-rate"),
+        (
+            "embeddings",
+            21,
+            "texts-soft_movement-0.5-distilled-s0-all",
+            "texts-soft_movement-0.1-distilled-s2-all",
+        ),
         ("methods", 186, "sst2-dense-s0", "mnli-smp-0.03-distilled-s2"),
         ("structures", 162, "sst2-dense-s0", "mnli-soft_movement.heads-0.1-distilled-s2-refined"),
         ("short-runs", 108, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
