@@ -66,11 +66,14 @@ class Graph:
 def exports(dense: Path, texts: Sequence[str], scratch: Path, batch: int) -> dict[str, Encode]:
     """Return the dense model in OpenVINO and ONNX Runtime with 8-bit weights and activations."""
     model: Any = AutoModel.from_pretrained(dense, dtype=torch.float32, attn_implementation="eager").eval()
-    samples = [Graph(None, dense, batch).feeds(texts[at : at + batch]) for at in range(0, 8 * batch, batch)]
+    samples = [
+        Graph(None, dense, batch).feeds(texts[at : at + batch])
+        for at in range(0, min(len(texts), 8 * batch), batch)
+    ]
     job = Job(model, samples[0], 1, scratch)
     core = openvino_core()
     graph = core.read_model(exported(job, "openvino", False) / "openvino_model.xml")
-    graph = quantized(graph, [arrays(sample) for sample in samples if len(sample["input_ids"])])
+    graph = quantized(graph, [arrays(sample) for sample in samples])
     calls = {
         "dense, OpenVINO int8": openvino_call(core, graph, "f32", 1),
         "dense, onnxruntime int8": onnx_call(exported(job, "onnx", True) / "model.onnx", 1),
