@@ -185,8 +185,6 @@ class Encoder : public EncoderBase {
                         ", expected " + std::to_string(rows) + " x " + std::to_string(columns));
     }
 
-    // The tokens that are computed, and where each sequence begins among them: those that the mask keeps, in order, and
-    // behind them the first one of a text if the mask hides it, as heads read it wherever the padding is.
     void grow(int64_t length) {
         int64_t inner = 0, ffn = 0, gates = 0, longest = 0;
         size_t partial = 0, grouped = 0;

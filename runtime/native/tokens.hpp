@@ -21,6 +21,7 @@ class PackedTokens {
     Span<const int64_t> places(int64_t first, int64_t count) const { return {places_.data() + first, size_t(count)}; }
 
     // Takes the tokens of `hidden`, [batch][length][hidden], that `mask` shows, all without one; results go to `out`.
+    // Behind those of a text comes its first token if the mask hides it: heads read it wherever the padding is.
     void pack(const float *hidden, const uint8_t *mask, int64_t batch, int64_t length, float *out) {
         const int64_t d = hidden_;
         from_.clear(), to_.clear(), places_.clear(), sequences_.clear();

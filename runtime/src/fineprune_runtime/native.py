@@ -20,7 +20,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
 _VERSION = 3
 _MESSAGE = 512
-_thread = threading.local()
+_local = threading.local()
 
 
 class CMatrix(ctypes.Structure):
@@ -134,9 +134,9 @@ def best_level(dtype: str) -> str:
 
 def call(library: Any, name: str, *arguments: Any) -> None:
     """Call a function of a library, and raise `EngineError` with its message if it fails."""
-    message = _thread.__dict__.get("message")
+    message = getattr(_local, "message", None)
     if message is None:  # making one takes as long as a small call
-        message = _thread.message = ctypes.create_string_buffer(_MESSAGE)
+        message = _local.message = ctypes.create_string_buffer(_MESSAGE)
     if getattr(library, name)(*arguments, message, _MESSAGE):
         raise EngineError(message.value.decode(errors="replace"))
 

@@ -12,17 +12,6 @@ STS = "sentence1\tsentence2\tscore\n"
 PAIRS = "".join(f"a{at}\tb{at}\n" for at in range(20))
 
 
-@pytest.fixture
-def write(tmp_path):
-    """`write(name, text)` makes a file and returns its path."""
-
-    def make(name: str, text: str) -> str:
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
-
-    return make
-
-
 def test_blank_and_repeated_rows_are_counted_and_dropped(write):
     table = write("a.tsv", f"{STS}a\tb\t1\n c\td\t2\na\tb\t1\n \td\t2\na\tb\t3\n")
     read = read_groups(table, "cosent", ("sentence1", "sentence2"), scored=True)

@@ -18,17 +18,6 @@ PARAGRAPHS = [paragraph("1", "Rome is old.", "Is it old?"), paragraph("2", "Pari
 SQUAD = {"data": [{"paragraphs": PARAGRAPHS}]}
 
 
-@pytest.fixture
-def write(tmp_path):
-    """`write(name, text)` makes a file and returns its path."""
-
-    def make(name: str, text: str) -> str:
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
-
-    return make
-
-
 def test_blank_and_repeated_lines_are_counted_and_dropped(write):
     assert read_texts(write("a.txt", "one\n\n two \none\n  \ntwo\n"), ("text",)) == Texts(
         ["one", "two"], 2, 2
