@@ -26,10 +26,13 @@ def encoder(monkeypatch):
             def __init__(self, folder, **given):
                 settings.update(given)
 
-            def forward_batch(self, ids, lengths):
+            def forward_batch(self, ids, lengths, types):
                 mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+                given = {} if types is None else {"token_type_ids": torch.tensor(types)}
                 with torch.no_grad():
-                    found = model.base_model(torch.from_numpy(ids).long(), attention_mask=mask.long())
+                    found = model.base_model(
+                        torch.from_numpy(ids).long(), attention_mask=mask.long(), **given
+                    )
                 pooled = getattr(found, "pooler_output", None)
                 pooled = None if pooled is None else pooled.numpy()
                 return SimpleNamespace(last_hidden_state=found[0].numpy(), pooler_output=pooled)
@@ -60,6 +63,27 @@ def test_the_head_reads_what_the_encoder_gives(name, make, texts, encoder, tmp_p
         expected, found = model(**inputs), changed(**inputs)
     for key, value in expected.items():
         assert torch.equal(found[key], value)
+
+
+def test_token_types_are_handed_on(make, texts, encoder, tmp_path):
+    model, inputs = make("bert"), texts(2, 9)
+    inputs["token_type_ids"] = torch.tensor([[0] * 4 + [1] * 5] * 2)
+    encoder(model)
+    changed = encoder_in_ctranslate2(model, "float32", 1, tmp_path / "ct2")
+    with torch.inference_mode():
+        found = changed(**inputs).logits
+        assert torch.equal(found, model(**inputs).logits)
+        inputs["token_type_ids"] = torch.zeros(2, 9, dtype=torch.long)
+        assert not torch.equal(found, model(**inputs).logits)
+
+
+def test_padding_on_the_left_is_refused(make, texts, encoder, tmp_path):
+    model, inputs = make("bert"), texts(2, 9)
+    inputs["attention_mask"] = torch.tensor([[0] * 3 + [1] * 6, [1] * 9])
+    encoder(model)
+    changed = encoder_in_ctranslate2(model, "float32", 1, tmp_path / "ct2")
+    with pytest.raises(FinepruneError, match="padding on the right alone"):
+        changed(**inputs)
 
 
 def test_models_that_it_does_not_run(make):

@@ -94,14 +94,27 @@ class _Encoded(nn.Module):
         super().__init__()
         self._encoder, self._stored = encoder, stored
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
-        """Return the last hidden states, and the pooled one where there is a pooler."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **_: Any,
+    ) -> Any:
+        """Return the last hidden states, and the pooled one where there is a pooler.
+
+        Raises:
+            FinepruneError: The padding does not follow the tokens, so that lengths cannot say where it is.
+        """
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         ids = input_ids.numpy().astype(np.int32)
         mask = np.ones_like(ids) if attention_mask is None else attention_mask.numpy()
+        if (np.diff(mask, axis=1) > 0).any():
+            raise FinepruneError("CTranslate2 takes padding on the right alone (padding_side='right')")
         lengths = mask.sum(1).astype(np.int32)
-        found = self._encoder.forward_batch(self._stored(ids), self._stored(lengths))
+        types = None if token_type_ids is None else token_type_ids.tolist()
+        found = self._encoder.forward_batch(self._stored(ids), self._stored(lengths), types)
         pooled = found.pooler_output
         return BaseModelOutputWithPooling(
             last_hidden_state=torch.from_numpy(np.array(found.last_hidden_state)),
