@@ -53,7 +53,8 @@ def quantization(folder):
 
 
 def same(model, loaded, inputs):
-    return all(map(torch.equal, outputs(model, inputs), outputs(loaded, inputs)))
+    """Whether answers are equal but for the order of sums, which depends on where in memory weights begin."""
+    return difference(outputs(model, inputs), outputs(loaded, inputs)) < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # older transformers' DeBERTa

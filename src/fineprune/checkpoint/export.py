@@ -183,7 +183,9 @@ def _write(model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: s
     quantizer = None
     if to == "onnx":
         if int8:
-            quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(per_channel=True))
+            # In 7 bits weights do not overflow on processors without VNNI, which add two products in 16 bits.
+            dynamic = exporters.OnnxRuntimeDynamicConfig(per_channel=True, reduce_range=True)
+            quantizer = exporters.OnnxRuntimeQuantizer(dynamic)
         exporter, config = exporters.OnnxExporter(), exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
     else:
         # OpenVINO and NNCF report their use to Intel without asking, but work without the package for it.
