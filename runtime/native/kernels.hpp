@@ -173,8 +173,8 @@ struct BFloat16 {
     using Scale = NoScale<B>;
 };
 
-// Weights: whole levels from -127 to 127 times a scale of the output. Activations: bytes, (byte - zero) times a
-// scale of the token, both found from its smallest and largest value ("dynamic", asymmetric).
+// Weights: whole levels from -kMostLevel to kMostLevel times a scale of the output. Activations: bytes, (byte - zero)
+// times a scale of the token, both found from its smallest and largest value ("dynamic", asymmetric).
 struct Int8 {
     static constexpr fp_dtype kDtype = FP_INT8;
     static constexpr int kTile = kBytes;
@@ -183,15 +183,17 @@ struct Int8 {
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 4;
     static constexpr float kDense = 0.5f;
-    // Without its instruction a product takes far longer than the loads that are saved.
-    static constexpr Costs kCosts = kHasVnni ? Costs{1.6f, 4.4f, 5, 27, 62} : Costs{3.4f, 12.4f, 5, 27, 62};
+    // Without VNNI a product takes three instructions, or far longer than the loads that are saved.
+    static constexpr Costs kCosts = kHasVnni     ? Costs{1.6f, 4.4f, 5, 27, 62}
+                                    : kAddsPairs ? Costs{2.3f, 7.2f, 5, 50, 90}
+                                                 : Costs{3.4f, 12.4f, 5, 27, 62};
     typedef Int8Dot Dot;
     template <int Width>
     static constexpr int kVector = Width;
 
     static int level(float value, float scale) {
         const int level = scale > 0 ? int(std::lrint(value / scale)) : 0;
-        return std::min(127, std::max(-127, level));  // 127.5 scales, or subnormal ones
+        return std::min(kMostLevel, std::max(-kMostLevel, level));  // half a level more, or subnormal scales
     }
     static uint32_t group(const float *values, float scale) {
         uint32_t word = 0;

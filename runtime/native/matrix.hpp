@@ -9,6 +9,7 @@
 
 #include "check.hpp"
 #include "engine.h"
+#include "vec.hpp"
 
 namespace fp {
 
@@ -82,13 +83,13 @@ class Rows {
         const int64_t *from = m_.positions + begins_[row], *to = m_.positions + begins_[row + 1];
         return std::lower_bound(from, to, row * m_.columns + column) - from;
     }
-    // The value of one int8 level in a row: the stored scale, or else 1/127 of the row's largest magnitude.
+    // The value of one int8 level in a row: the stored scale if kMostLevel of them reach the row's largest magnitude, or
+    // else 1/kMostLevel of that. Values that a stored scale does not reach were not made with it.
     float scale(int64_t row) const {
         float largest = 0;
         for (int64_t i = begins_[row]; i < begins_[row + 1]; i++) largest = std::fmax(largest, std::fabs(m_.values[i]));
         const float given = m_.scales ? m_.scales[row] : 0;
-        // Values were not made with a scale that does not reach the largest of them.
-        return given > 0 && largest <= given * 127.5f ? given : largest / 127.0f;
+        return given > 0 && largest <= given * (kMostLevel + 0.5f) ? given : largest / float(kMostLevel);
     }
 
   private:

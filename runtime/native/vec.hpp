@@ -32,6 +32,14 @@ constexpr bool kHasVnni = true;
 constexpr bool kHasVnni = false;
 #endif
 
+// Without VNNI, x86 multiplies bytes and adds two of the products in 16 bits.
+#if defined(__x86_64__) && !defined(__AVX512VNNI__)
+constexpr bool kAddsPairs = true;
+#else
+constexpr bool kAddsPairs = false;
+#endif
+constexpr int kMostLevel = kAddsPairs ? 64 : 127;  // of an int8 weight: 2 x 255 x 64 is 32,640, which 16 bits hold
+
 template <class E, int B>
 struct VecOf {
     typedef E type __attribute__((vector_size(B)));
@@ -199,41 +207,43 @@ inline Floats<B> gelu_tanh(Floats<B> x) {
 // interleaving two (four) such rows the 32-bit lanes hold tokens in natural order, with no permutation.
 
 #if defined(__x86_64__)
-#define FP_UNPACKS(NAME, OP) \
+#define FP_TWO(NAME, OP) \
     template <int B> \
     inline Words<B> NAME(Words<B> a, Words<B> b); \
     template <> \
     inline Words<16> NAME<16>(Words<16> a, Words<16> b) { \
         return (Words<16>)_mm_##OP((__m128i)a, (__m128i)b); \
     } \
-    FP_UNPACKS32(NAME, OP) FP_UNPACKS64(NAME, OP)
+    FP_TWO32(NAME, OP) FP_TWO64(NAME, OP)
 #if defined(__AVX2__)
-#define FP_UNPACKS32(NAME, OP) \
+#define FP_TWO32(NAME, OP) \
     template <> \
     inline Words<32> NAME<32>(Words<32> a, Words<32> b) { \
         return (Words<32>)_mm256_##OP((__m256i)a, (__m256i)b); \
     }
 #else
-#define FP_UNPACKS32(NAME, OP)
+#define FP_TWO32(NAME, OP)
 #endif
 #if defined(__AVX512BW__)
-#define FP_UNPACKS64(NAME, OP) \
+#define FP_TWO64(NAME, OP) \
     template <> \
     inline Words<64> NAME<64>(Words<64> a, Words<64> b) { \
         return (Words<64>)_mm512_##OP((__m512i)a, (__m512i)b); \
     }
 #else
-#define FP_UNPACKS64(NAME, OP)
+#define FP_TWO64(NAME, OP)
 #endif
-FP_UNPACKS(low16, unpacklo_epi16)
-FP_UNPACKS(high16, unpackhi_epi16)
-FP_UNPACKS(low8, unpacklo_epi8)
-FP_UNPACKS(high8, unpackhi_epi8)
-FP_UNPACKS(narrow32, packus_epi32)  // two vectors of 32 bits, each at most 65,535, to one of 16
-FP_UNPACKS(narrow16, packus_epi16)  // two vectors of 16 bits, each at most 255, to one of 8
-#undef FP_UNPACKS
-#undef FP_UNPACKS32
-#undef FP_UNPACKS64
+FP_TWO(low16, unpacklo_epi16)
+FP_TWO(high16, unpackhi_epi16)
+FP_TWO(low8, unpacklo_epi8)
+FP_TWO(high8, unpackhi_epi8)
+FP_TWO(narrow32, packus_epi32)    // two vectors of 32 bits, each at most 65,535, to one of 16
+FP_TWO(narrow16, packus_epi16)    // two vectors of 16 bits, each at most 255, to one of 8
+FP_TWO(dot_bytes, maddubs_epi16)  // unsigned bytes times signed ones, two products added in 16 bits
+FP_TWO(dot_shorts, madd_epi16)    // the same of signed 16 bits, in 32
+#undef FP_TWO
+#undef FP_TWO32
+#undef FP_TWO64
 #else  // one 128-bit lane: packed order is natural order
 typedef VecOf<uint16_t, 16>::type Shorts;
 typedef VecOf<uint8_t, 16>::type Octets;
@@ -317,19 +327,22 @@ inline Floats<B> dot2(Floats<B> sum, Words<B> x, Words<B> w) {
     return sum + (Floats<B>)(x & 0xffff0000u) * (Floats<B>)(w & 0xffff0000u);
 }
 
-// sum + the four products of unsigned bytes of x with signed bytes of w.
+// sum + the four products of unsigned bytes of x with signed bytes of w, none of which is beyond kMostLevel.
 template <int B>
 inline Ints<B> dot4(Ints<B> sum, Words<B> x, Words<B> w) {
 #if defined(__AVX512VNNI__)
     if constexpr (B == 64) return (Ints<B>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
     if constexpr (B == 32) return (Ints<B>)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
     if constexpr (B == 16) return (Ints<B>)_mm_dpbusd_epi32((__m128i)sum, (__m128i)x, (__m128i)w);
-#endif
+#elif defined(__x86_64__)
+    return sum + (Ints<B>)dot_shorts<B>(dot_bytes<B>(x, w), splat_word<B>(0x00010001u));
+#else
     const Ints<B> v = (Ints<B>)w;
     sum += (Ints<B>)(x & 255u) * ((v << 24) >> 24);
     sum += (Ints<B>)((x >> 8) & 255u) * ((v << 16) >> 24);
     sum += (Ints<B>)((x >> 16) & 255u) * ((v << 8) >> 24);
     return sum + (Ints<B>)(x >> 24) * (v >> 24);
+#endif
 }
 
 }  // namespace fp

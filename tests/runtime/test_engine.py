@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runtime.closeness import assert_close, most_level
 from runtime.engines import (
     LEVELS,
     PAIRS,
     EncoderCase,
     LinearCase,
-    assert_close,
     check_encoder,
     check_linear,
     encoder_case,
@@ -244,11 +244,11 @@ def test_any_size_of_inputs(level, dtype, size):
     if dtype == "int8" and size in (1e-30, 1e30):  # beyond what a step can be
         assert np.isfinite(y).all()
         return
-    assert_close(y, given, x, dtype)
+    assert_close(y, given, x, dtype, level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_int8_runs_the_levels_of_a_blob_as_they_are(level):
+def test_int8_runs_the_levels_of_a_blob_as_they_are_or_makes_its_own(level):
     random = np.random.default_rng(9)
     dense = (random.standard_normal((40, 70)) * 10.0 ** random.integers(-9, 9, (40, 1))).astype(np.float32)
     dense[random.random(dense.shape) < 0.6] = 0
@@ -271,17 +271,28 @@ def test_int8_runs_the_levels_of_a_blob_as_they_are(level):
         seen = np.divide(y, 255 * scales, out=np.zeros_like(y), where=scales > 0)
         expected = np.zeros(dense.size)
         expected[packed.positions] = packed.values
-        assert np.abs(seen - expected.reshape(dense.shape)).max() < 1e-3
+        expected = expected.reshape(dense.shape)
+        largest = np.abs(expected).max(axis=1, keepdims=True)
+        step = np.where(largest > most_level(level), largest / most_level(level), 1)
+        assert np.abs(seen - np.rint(expected / step) * step).max() < 1e-3
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_an_int8_level_has_127_as_its_most(level):
+def test_the_most_that_an_int8_level_is(level):
     # 127.5 scales would round to 128, which as a byte is -128. And a scale that is a lie is not believed.
-    values = floats([127.5, -127.5, 1000, -3])
+    most = most_level(level)
+    values = floats([most + 0.5, -most - 0.5, 1000, -3])
     scales = floats([1, 1, 1, -1])
     given = Linear(Matrix((4, 1), None, values, scales), None)
     y = SparseLinear(given, dtype="int8", level=level)(floats([[255]]))
-    assert y[0] / 255 == pytest.approx([127, -127, 1000, -3], rel=1e-5)
+    assert y[0] / 255 == pytest.approx([most, -most, 1000, -3], rel=1e-5)
+
+
+@everywhere
+def test_the_largest_inputs_times_the_largest_weights(level, dtype):
+    # Of int8 the largest bytes and levels, whose sums of two products some levels put into 16 bits.
+    y = SparseLinear(linear([[1] * 8, [-1] * 8, [1, -1] * 4]), dtype=dtype, level=level)(floats([[255] * 8]))
+    assert y[0] == pytest.approx([2040, -2040, 0], rel=1e-5)
 
 
 # -- inputs ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from runtime.closeness import most_level
 from runtime.engines import (
     PAIRS,
     EncoderCase,
@@ -34,8 +35,8 @@ def test_four_outputs_store_their_inputs_once(level, dtype):
     scales_and_sums = 2 * 4 * 4 if dtype == "int8" else 0
     offsets, words = 2 * inputs * steps, 4 * 4 * steps
     once = run + outputs + bias + scales_and_sums + offsets + words
-    if dtype == "int8" and level not in ("avx512_vnni", "avx512_bf16"):
-        assert engine.nbytes > once  # without an instruction for products of int8, single weights cost less
+    if dtype == "int8" and level == "portable" and most_level(level) == 127:
+        assert engine.nbytes > once  # without instructions for products of bytes, single weights cost less
     else:
         assert engine.nbytes == once
 
