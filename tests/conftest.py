@@ -1,5 +1,6 @@
 """What every test stands on: no network, one thread, a tiny BERT, and the way to the real data sets."""
 
+import gc
 import os
 import resource
 import signal
@@ -24,6 +25,13 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Spare what was imported from searches for garbage: Trainers make several a run, half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
