@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fineprune.checkpoint.export import quiet_exporters
 from fineprune.inference.bench.graphs import openvino_call
 from fineprune.inference.bench.peers import quantized
 from fineprune.inference.fallback import CsrEngine
@@ -161,6 +162,7 @@ class Peers:
         "engine int8",
         "torch CSR",
         "onnxruntime",
+        "onnxruntime int8",
         "OpenVINO",
         "OpenVINO bfloat16",
         "OpenVINO int8",
@@ -183,8 +185,8 @@ class Peers:
         if name.startswith("engine"):
             ours = self._once(name, lambda: engine(self.model, name.split()[1], self.threads))
             return lambda: ours(array)
-        if name == "onnxruntime":
-            session = self._once(name, self._session)
+        if name.startswith("onnxruntime"):
+            session = self._once(name, partial(self._session, int8="int8" in name))
             return lambda: session.run(None, {"x": array})[0]
         if name == "DeepSparse":
             return self._deepsparse(x)
@@ -235,16 +237,22 @@ class Peers:
             )
         return path
 
-    def _session(self) -> Any:
+    def _session(self, int8: bool) -> Any:
+        """ONNX Runtime, with its dynamic quantization as `fineprune export` asks for it if `int8`."""
         import tempfile
 
         import onnxruntime
+        from onnxruntime.quantization import quantize_dynamic
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory() as folder:
             path = self._onnx(f"{folder}/model.onnx")
+            if int8:
+                with quiet_exporters():
+                    quantize_dynamic(path, f"{folder}/int8.onnx", per_channel=True, reduce_range=True)
+                path = f"{folder}/int8.onnx"
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def _deepsparse(self, x: Tensor) -> Run:
