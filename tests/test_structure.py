@@ -6,6 +6,7 @@ from fineprune import FinepruneError, PruningConfig
 from fineprune.structure import Level, Part, levels_of, parts_of, plain, shrinks, units_of
 
 HEADS = {"attention": "head", "feed_forward": "neuron"}
+VALUES = {"attention": "value_dim", "feed_forward": "neuron"}
 SHARES = {
     "attention": {"unit": "head", "density": 0.4},
     "feed_forward": {"unit": "neuron", "density": 0.15},
@@ -23,6 +24,7 @@ SHARES = {
             {"attention": Part((32, 32)), "feed_forward": Part("neuron")},
         ),
         (SHARES, {"attention": Part("head", 0.4), "feed_forward": Part("neuron", 0.15)}),
+        (VALUES, {"attention": Part("value_dim"), "feed_forward": Part("neuron")}),
     ],
 )
 def test_what_it_means(structure, parts):
@@ -47,6 +49,7 @@ def test_a_config_saves_and_loads_it(tmp_path):
         (4, 1),
         HEADS,
         SHARES,
+        VALUES,
         {"attention": (32, 32), "feed_forward": "neuron"},
         *levels,
     ):
@@ -71,6 +74,19 @@ def test_a_config_saves_and_loads_it(tmp_path):
         (
             {"structure": [{"attention": "row", "density": 0.5}, "element"]},
             r"\[0\].attention='row'",
+        ),
+        (
+            {"structure": [VALUES | {"density": 0.5}, "element"]},
+            r"attention='value_dim': the outer level is of units that can be removed: head, attention$",
+        ),
+        ({"structure": "value_dim"}, "is a unit of one part; write {attention: value_dim}"),
+        (
+            {"structure": VALUES, "budget": "flops", "scope": "global"},
+            "budget='flops': counts as the weights do where matrices are ranked one by one, or no heads are",
+        ),
+        (
+            {"structure": VALUES, "budget": "latency", "latency_table": "t.json", "scope": "global"},
+            "a table has times of heads and neurons",
         ),
         ({"structure": [HEADS | {"density": 0.5}, [4, 1]]}, "levels are two, heads and neurons first, then"),
         (

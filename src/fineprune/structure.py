@@ -16,11 +16,17 @@ ALL = "all"
 EVERYWHERE = ("element", "row", "column")
 """Units of every matrix, beside blocks."""
 
-UNITS = {"attention": ("head", "attention"), "feed_forward": ("neuron", "feed_forward")}
+DIMS = ("value_dim",)
+"""Units inside of heads (GRAIN): `shrink` removes a head once it has no value dim, and no single ones."""
+
+UNITS = {"attention": ("head", "attention", *DIMS), "feed_forward": ("neuron", "feed_forward")}
 """Units that one part of a layer has besides."""
 
 TIED = tuple(unit for units in UNITS.values() for unit in units)
-"""Units that span several matrices, and which `shrink` removes."""
+"""Units that span several matrices."""
+
+REMOVABLE = tuple(unit for unit in TIED if unit not in DIMS)
+"""Units that `shrink` removes one by one."""
 
 
 class Part(NamedTuple):
@@ -88,10 +94,10 @@ def _outer(value: Any) -> Level:
         )
     parts = _parts({name: part for name, part in value.items() if name != "density"})
     for name, part in parts.items():
-        if part.unit not in TIED:
+        if part.unit not in REMOVABLE:
             raise FinepruneError(
                 f"structure[0].{name}={shown(part.unit)}: the outer level is of units that can be removed: "
-                f"{', '.join(UNITS[name])}"
+                f"{', '.join(unit for unit in UNITS[name] if unit in REMOVABLE)}"
             )
     density = value.get("density")
     if (density is None) == all(part.density is None for part in parts.values()):
@@ -146,7 +152,7 @@ def canonical(structure: Any) -> Any:
 
 
 def shrinks(structure: Any) -> bool:
-    """Return whether a structure leaves a smaller model: of units that `shrink` removes."""
+    """Return whether a structure may leave a smaller model, by units that `shrink` removes."""
     return any(unit in TIED for unit in units_of(structure))
 
 
@@ -223,7 +229,7 @@ def _check_latency(config: Any, units: set[Unit]) -> None:
             f"latency_table={shown(table)}: budget='latency' needs the path of a file of times, which "
             "fineprune bench DIR --table writes"
         )
-    if not units <= set(TIED):
+    if not units <= set(REMOVABLE):
         raise FinepruneError(
             f"budget='latency': a table has times of heads and neurons, and structure={config.structure!r} "
             "has other units; give structure={'attention': 'head', 'feed_forward': 'neuron'}"

@@ -22,6 +22,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
     "feed_forward": ("FFN in", "FFN out"),
 }
+_DIMS: dict[Unit, tuple[Kind, ...]] = {"value_dim": ("V", "O")}
+"""The matrices of a unit inside of heads; the last one reads it."""
 
 
 def grids_of(
@@ -107,13 +109,14 @@ def _single(unit: Unit, name: str, weight: Tensor) -> Grid:
 def _tied(
     model: nn.Module, part: str, unit: Unit, chosen: Mapping[str, Tensor], config: PruningConfig
 ) -> Iterator[tuple[str, Grid]]:
-    """Yield the grids of heads, neurons or whole halves, with the names of the matrices that read them."""
+    """Yield the grids of units of several matrices, with the names of the matrices that read them."""
     seen: set[str] = set()
-    whole = unit == part
+    found = False
     for half in _halves(model, part):
-        names = {lines.matrix for lines in half.lines}
+        lines = _lines_of(half, unit, whole=unit == part)
+        names = {entry.matrix for entry in lines}
         taken = names & set(chosen)
-        seen |= names
+        seen |= {entry.matrix for entry in half.lines}
         if not taken:
             continue
         if taken != names:
@@ -121,13 +124,17 @@ def _tied(
                 f"{half.name}: a {unit} needs all of its matrices, and targets or exclude take "
                 f"{min(taken)} without {min(names - taken)}; exclude the whole {_plain(part)}"
             )
-        reader = "O" if isinstance(half, Attention) else "FFN out"
-        read = [lines for lines in half.lines if lines.kind == reader]
-        if len(read) != 1:
-            raise FinepruneError(
-                f"{half.name}: has no {reader} that reads its {unit}s; structure='row' fits it"
-            )
-        yield read[0].matrix, _grid(half, read[0], str(unit), whole, chosen, config)
+        needed = _DIMS.get(unit, ("O",) if isinstance(half, Attention) else ("FFN out",))
+        for kind in needed:
+            count = sum(entry.kind == kind for entry in lines)
+            if count != 1:
+                raise FinepruneError(
+                    f"{half.name}: has {count or 'no'} {kind} of its {unit}s, and one is needed; "
+                    "structure='row' fits it"
+                )
+        read = next(entry for entry in lines if entry.kind == needed[-1])
+        found = True
+        yield read.matrix, _grid(half, lines, read, str(unit), chosen, config)
     rest = [name for name in chosen if name not in seen]
     if rest:
         raise FinepruneError(
@@ -135,6 +142,20 @@ def _tied(
             "and the model's configuration; structure='row' or blocks fit any matrix, or leave it out with "
             "exclude"
         )
+    if not found:
+        raise FinepruneError(
+            f"structure.{part}={unit!r}: targets or exclude leave none of the matrices of a {unit}, for "
+            f"example {min(chosen)} alone; choose its {' and '.join(_DIMS[unit])}"
+        )
+
+
+def _lines_of(half: Attention | FeedForward, unit: Unit, whole: bool) -> tuple[Lines, ...]:
+    """Return the lines of the units of a half, which may be fewer than all of it."""
+    if whole:
+        return tuple(entry._replace(units=np.zeros_like(entry.units)) for entry in half.lines)
+    if isinstance(half, Attention) and unit in _DIMS:
+        return half.dims(*_DIMS[unit])
+    return half.lines
 
 
 def _halves(model: nn.Module, part: str) -> Iterator[Attention | FeedForward]:
@@ -144,22 +165,23 @@ def _halves(model: nn.Module, part: str) -> Iterator[Attention | FeedForward]:
 
 def _grid(
     half: Attention | FeedForward,
+    lines: tuple[Lines, ...],
     read: Lines,
     kind: str,
-    whole: bool,
     chosen: Mapping[str, Tensor],
     config: PruningConfig,
 ) -> Grid:
     """Return the grid of an attention or a feed-forward, on the matrix that reads its units."""
-    count = 1 if whole else int(read.units.max()) + 1
-    lines = [entry._replace(units=np.zeros_like(entry.units)) if whole else entry for entry in half.lines]
+    count = int(read.units.max()) + 1
     weight = chosen[read.matrix]
     unit_of = np.full(weight.shape[read.axis], -1)
-    unit_of[read.positions] = 0 if whole else read.units
+    unit_of[read.positions] = read.units
     size = weight.shape[1 - read.axis]
     weights = sum(len(entry.positions) * chosen[entry.matrix].shape[1 - entry.axis] for entry in lines)
-    product = 0
-    if isinstance(half, Attention):  # QK' and its product with V, each n·d for each head and token
+    product = head_size = 0
+    if isinstance(half, Attention) and kind in _DIMS:
+        head_size = half.sizes.size  # a dim that goes leaves the product of its head as it is
+    elif isinstance(half, Attention):  # QK' and its product with V, each n·d for each head and token
         product = 2 * config.budget_length * half.sizes.size * half.sizes.heads // count
     return Grid(
         kind,
@@ -169,6 +191,7 @@ def _grid(
         product,
         reader=read.matrix,
         followers=tuple(entry for entry in lines if entry.matrix != read.matrix),
+        head_size=head_size,
     )
 
 

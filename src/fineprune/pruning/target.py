@@ -1,5 +1,6 @@
 """One pruned weight of a prepared model, and the weights of other matrices that belong to its units."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,3 +76,10 @@ class Target:
     def size(self) -> Tensor:
         """Return the size of the units, as magnitude pruning ranks them."""
         return size_of(self.weight, self.masked.grid, self.followers)
+
+
+def heads_with_values(targets: Iterable[Target]) -> tuple[int, int] | None:
+    """Return how many heads keep a value dim, and of how many; None where no value dims are pruned."""
+    values = [target.masked for target in targets if target.masked.grid.kind == "value_dim"]
+    kept = [masked.kept_units().view(-1, masked.grid.head_size).any(dim=1) for masked in values]
+    return (sum(int(flags.sum()) for flags in kept), sum(map(len, kept))) if kept else None

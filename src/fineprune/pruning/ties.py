@@ -25,7 +25,7 @@ _UNITS_TRIED = 16  # of a ReLU, many are closed on all tokens of a probe
 
 @torch.no_grad()
 def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, Any] | None = None) -> None:
-    """Silence one unit of the first and of the last matrix of each kind in two ways, and compare the answers.
+    """Silence a unit of the first and of the last matrix of each kind in two ways, and compare the answers.
 
     Args:
         model: The model, not prepared yet; it is left as it was.
@@ -66,37 +66,54 @@ def _inputs(model: nn.Module, kind: str, probe: Mapping[str, Any] | None) -> Map
 def _check(model: nn.Module, grid: Grid, inputs: Mapping[str, Any], untouched: list[Tensor]) -> None:
     weight = model.get_submodule(grid.reader).get_parameter("weight")
     size = grid.expansion.reduce(weight.square())
-    drawn = [unit for unit in size.argsort(descending=True)[:_UNITS_TRIED].tolist() if size[unit] > 0]
+    drawn = [units for units in _drawn(grid, size) if any(size[unit] > 0 for unit in units)]
     if not drawn:
         return  # nothing reads them: a model that was pruned before
-    for unit in drawn:
-        read = _silenced(model, grid, unit, inputs, everywhere=False)
+    for units in drawn:
+        read = _silenced(model, grid, units, inputs, everywhere=False)
         if difference(untouched, read) <= _AGREE:
             continue  # the probe shows nothing of this unit
-        apart = difference(read, _silenced(model, grid, unit, inputs, everywhere=True))
+        apart = difference(read, _silenced(model, grid, units, inputs, everywhere=True))
         if apart <= _AGREE:
             return
         raise FinepruneError(
-            f"{grid.reader}: silencing {grid.kind} {unit} where it is read and where it is made gives "
+            f"{grid.reader}: silencing {_named(grid, units)} where it is read and where it is made gives "
             f"answers that differ by {apart:.1e} of the largest value, so its weights do not belong "
             "together; use structure='row' or blocks, or leave this part of the model out with exclude"
         )
     raise FinepruneError(
-        f"{grid.reader}: no answer of the model depends on {grid.kind} {', '.join(map(str, drawn))}, so it "
+        f"{grid.reader}: no answer of the model depends on {_named(grid, *drawn)}, so it "
         "cannot be tested which weights belong to it; give inputs on which it does with "
         "prepare(…, probe={name: tensor})"
     )
 
 
+def _drawn(grid: Grid, size: Tensor) -> list[list[int]]:
+    """Return which units are silenced together: a large one, or of dims the same one of each head.
+
+    A single dim changes little, and the dims of one head may depend on each other.
+    """
+    if grid.head_size:
+        return [
+            list(range(dim, len(size), grid.head_size)) for dim in range(min(_UNITS_TRIED, grid.head_size))
+        ]
+    return [[unit] for unit in size.argsort(descending=True)[:_UNITS_TRIED].tolist()]
+
+
+def _named(grid: Grid, *drawn: list[int]) -> str:
+    numbers = ", ".join(str(units[0]) for units in drawn)
+    return f"{grid.kind} {numbers}{' of each head' if grid.head_size else ''}"
+
+
 def _silenced(
-    model: nn.Module, grid: Grid, unit: int, inputs: Mapping[str, Any], everywhere: bool
+    model: nn.Module, grid: Grid, units: list[int], inputs: Mapping[str, Any], everywhere: bool
 ) -> list[Tensor]:
-    """Return the answers without a unit, and put its weights back."""
+    """Return the answers without some units, and put their weights back."""
     assert isinstance(grid.expansion, Lines)
-    places = (grid.expansion.unit_of == unit).nonzero().squeeze(1)
+    places = torch.isin(grid.expansion.unit_of, torch.tensor(units)).nonzero().squeeze(1)
     silenced = [(grid.reader, "weight", grid.expansion.axis, places)]
     for entry in grid.followers if everywhere else ():
-        places = torch.from_numpy(entry.of(unit))
+        places = torch.from_numpy(entry.of(*units))
         silenced += [(entry.matrix, "weight", entry.axis, places), (entry.matrix, "bias", 0, places)]
     before: list[tuple[Tensor, Tensor]] = []
     try:
