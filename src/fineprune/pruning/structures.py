@@ -22,8 +22,12 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
     "feed_forward": ("FFN in", "FFN out"),
 }
-_DIMS: dict[Unit, tuple[Kind, ...]] = {"value_dim": ("V", "O")}
-"""The matrices of a unit inside of heads; the last one reads it."""
+_DIMS: dict[Unit, tuple[Kind, ...]] = {"query_dim": ("Q", "K"), "value_dim": ("V", "O")}
+"""The matrices of a unit inside of heads; the last one gets the mask.
+
+A row of K that is masked leaves its bias b. The product q·b of a query is the same with every key, and no
+softmax sees it, so that neither the bias nor Q needs a mask.
+"""
 
 
 def grids_of(
@@ -70,14 +74,15 @@ def _grids(
                 f"structure.{name}: none of the {len(matrices)} chosen matrices is in the {_plain(name)} "
                 f"of a block, for example {next(iter(matrices))}; structure='row' takes any matrix"
             )
-        if part.unit in TIED:
-            found = dict(_tied(model, name, part.unit, chosen, config))
-        else:
-            found = {dotted: _single(part.unit, dotted, weight) for dotted, weight in chosen.items()}
-        grids |= {
-            dotted: replace(grid, part=name, by_flops=config.budget == "flops")
-            for dotted, grid in found.items()
-        }
+        for unit in part.units:
+            if unit in TIED:
+                found = dict(_tied(model, name, unit, chosen, config))
+            else:
+                found = {dotted: _single(unit, dotted, weight) for dotted, weight in chosen.items()}
+            grids |= {
+                dotted: replace(grid, part=name, by_flops=config.budget == "flops")
+                for dotted, grid in found.items()
+            }
     grids = {name: grids[name] for name in matrices if name in grids}
     if config.latency_table is not None:
         return timed(grids, LatencyTable.load(config.latency_table), model, config)
@@ -111,7 +116,7 @@ def _tied(
 ) -> Iterator[tuple[str, Grid]]:
     """Yield the grids of units of several matrices, with the names of the matrices that read them."""
     seen: set[str] = set()
-    found = False
+    taken_any = False
     for half in _halves(model, part):
         lines = _lines_of(half, unit, whole=unit == part)
         names = {entry.matrix for entry in lines}
@@ -126,14 +131,14 @@ def _tied(
             )
         needed = _DIMS.get(unit, ("O",) if isinstance(half, Attention) else ("FFN out",))
         for kind in needed:
-            count = sum(entry.kind == kind for entry in lines)
-            if count != 1:
+            found = [entry.matrix for entry in lines if entry.kind == kind]
+            if len(found) != 1:
                 raise FinepruneError(
-                    f"{half.name}: has {count or 'no'} {kind} of its {unit}s, and one is needed; "
-                    "structure='row' fits it"
+                    f"{half.name}: has {', '.join(found) or 'nothing'} as {kind} of its {unit}s, and one is "
+                    "needed; structure='row' fits it"
                 )
         read = next(entry for entry in lines if entry.kind == needed[-1])
-        found = True
+        taken_any = True
         yield read.matrix, _grid(half, lines, read, str(unit), chosen, config)
     rest = [name for name in chosen if name not in seen]
     if rest:
@@ -142,7 +147,7 @@ def _tied(
             "and the model's configuration; structure='row' or blocks fit any matrix, or leave it out with "
             "exclude"
         )
-    if not found:
+    if not taken_any:
         raise FinepruneError(
             f"structure.{part}={unit!r}: targets or exclude leave none of the matrices of a {unit}, for "
             f"example {min(chosen)} alone; choose its {' and '.join(_DIMS[unit])}"
@@ -190,7 +195,7 @@ def _grid(
         weights // count,
         product,
         reader=read.matrix,
-        followers=tuple(entry for entry in lines if entry.matrix != read.matrix),
+        followers=tuple(entry for entry in lines if entry is not read),
         head_size=head_size,
     )
 
