@@ -196,6 +196,7 @@ def _grid(
         product,
         reader=read.matrix,
         followers=tuple(entry for entry in lines if entry is not read),
+        half=half.name,
         head_size=head_size,
     )
 

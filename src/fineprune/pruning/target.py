@@ -80,6 +80,11 @@ class Target:
 
 def heads_with_values(targets: Iterable[Target]) -> tuple[int, int] | None:
     """Return how many heads keep a value dim, and of how many; None where no value dims are pruned."""
-    values = [target.masked for target in targets if target.masked.grid.kind == "value_dim"]
-    kept = [masked.kept_units().view(-1, masked.grid.head_size).any(dim=1) for masked in values]
-    return (sum(int(flags.sum()) for flags in kept), sum(map(len, kept))) if kept else None
+    shares = [values_left(target) for target in targets if target.masked.grid.kind == "value_dim"]
+    return (sum(int((share > 0).sum()) for share in shares), sum(map(len, shares))) if shares else None
+
+
+def values_left(target: Target) -> Tensor:
+    """Return the share of the value dims that each head keeps, or each group of heads that shares V."""
+    masked = target.masked
+    return masked.kept_units().view(-1, masked.grid.head_size).float().mean(dim=1)
