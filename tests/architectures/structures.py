@@ -74,6 +74,9 @@ goes on with `hold_zeros: true`.
 **Two steps.** The recipes `two-steps-first` and `two-steps-second` do so in two runs, after MLPruning: heads
 and neurons, then blocks of the smaller model, whose teacher is the model of the first step.
 
+**GRAIN.** The recipe `grain` prunes MNLI's BERT-base to dims of heads and neurons by the
+[method](methods.md#grain) of that name, under which thin heads empty, with a teacher's logits and states.
+
 **Layers.** `model.layers: [0, 2, 4]` keeps these layers. `training.layer_drop: 0.2` leaves out each layer
 with this probability while the model trains (LayerDrop), so that it can do without some; its authors found
 that a few epochs of fine-tuning do not make an ordinary model robust. A student of fewer layers may learn
