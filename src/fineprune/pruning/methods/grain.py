@@ -1,7 +1,7 @@
 """GRAIN (Yang et al. 2023): units whose removal changes the loss least, and thin heads empty.
 
 With g = dL/dW', each step gives a unit the importance I = |sum of g·W|, over the weights that its mask is on:
-what the loss changes by at first order where the unit goes. Its score is a running mean that starts at 0,
+what the loss changes by at first order where the unit goes. Its score is a running mean that starts near 0,
 
     S <- decay·S + (1 - decay)·I·r,   r = tanh(D/alpha) of a value dim, else 1.
 
@@ -26,9 +26,7 @@ from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target, values_left
 
 _CUT = -1.0  # the score of what is cut; others are 0 or more
-_NOTHING = (
-    1e-20  # of the size: before the first gradient the larger weight stays, and no gradient is so small
-)
+_NOTHING = 1e-20  # of the size: before the first gradient larger units stay, and no importance is so small
 
 
 @dataclass(frozen=True)
