@@ -18,7 +18,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 from fineprune.config import METHODS, Distillation, PruningConfig, method_class
 from fineprune.errors import FinepruneError
-from fineprune.structure import EVERYWHERE, UNITS
+from fineprune.structure import DIMS, EVERYWHERE, UNITS
 from fineprune.tasks.kinds import KINDS, task_config
 from fineprune.tasks.named_tasks import TASKS
 from fineprune.tasks.source import Source
@@ -281,9 +281,11 @@ def _structure(nullable: bool) -> Json:
     size = {"type": "integer", "minimum": 1}
     block = {"type": "array", "items": size, "minItems": 2, "maxItems": 2}
     share = {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1}
-    parts = {}
+    names = {"enum": list(DIMS)}
+    both = {"type": "array", "items": names, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    parts: dict[str, Json] = {}
     for name, units in UNITS.items():
-        unit = {"anyOf": [{"enum": [*EVERYWHERE, *units]}, block]}
+        unit = {"anyOf": [{"enum": [*EVERYWHERE, *units]}, block, *([both] if DIMS[0] in units else [])]}
         own = _closed({"unit": unit, "density": share}) | {"required": ["unit"]}
         parts[name] = {"anyOf": [*unit["anyOf"], own]}
     by_part = _closed(parts) | {"minProperties": 1}

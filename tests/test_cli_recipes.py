@@ -44,8 +44,8 @@ def tagger(place) -> Path:
 def test_recipes_are_listed_and_printed(capsys):
     assert call("recipes") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 15
-    assert lines[1].startswith("paper-mnli   MNLI on BERT-base as in the paper")
+    assert len(lines) == 16
+    assert lines[2].startswith("paper-mnli   MNLI on BERT-base as in the paper")
     assert call("recipes", "small-sst2") == 0
     assert "data_dir: ../shared/data/sst2" in capsys.readouterr().out
 

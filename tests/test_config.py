@@ -32,6 +32,7 @@ def test_table_1():
         "proximal": ("global",),
         "obert": ("global",),
         "flow": ("global", "local"),
+        "grain": ("global", "local"),
         "smp": ("type", "local", "global"),
         "keep_zeros": ("local",),
     }
@@ -49,6 +50,7 @@ def test_table_1():
         "proximal",
         "obert",
         "flow",
+        "grain",
         "keep_zeros",
     ]
     assert [name for name, traits in METHODS.items() if traits.holds_zeros] == ["keep_zeros"]
@@ -158,6 +160,8 @@ BAD = [
     ({"method": "pins", "mask_interval": 5}, "mask_interval=5: must be a multiple of options.window=10"),
     ({"method": "fisher", "options": {"decay": 1}}, r"options.decay=1: must be a number in \[0, 1\)"),
     ({"method": "fisher", "options": {"damp": -1}}, "options.damp=-1: must be a number, 0 or more"),
+    ({"method": "grain", "options": {"decay": 1}}, r"options.decay=1: must be a number in \[0, 1\)"),
+    ({"method": "grain", "options": {"alpha": -1}}, "options.alpha=-1: must be a number, 0 or more"),
     ({"method": "admm", "structure": "row"}, "structure='row': admm prunes elements only"),
     ({"method": "admm", "options": {"strength": 0}}, "options.strength=0: must be a number greater than 0"),
     ({"method": "admm", "options": {"interval": 0}}, "options.interval=0: must be a number of steps"),

@@ -28,6 +28,7 @@ STRUCTURES = {  # by the name of the file
     "soft_movement_heads": ("soft_movement", HEADS),
     "l0_heads": ("l0", HEADS),
     "soft_movement_levels": ("soft_movement", [HEADS | {"density": 0.5}, "element"]),
+    "grain_dims": ("grain", {"attention": ["query_dim", "value_dim"], "feed_forward": "neuron"}),
 }
 
 

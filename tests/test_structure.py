@@ -6,6 +6,8 @@ from fineprune import FinepruneError, PruningConfig
 from fineprune.structure import Level, Part, levels_of, parts_of, plain, shrinks, units_of
 
 HEADS = {"attention": "head", "feed_forward": "neuron"}
+VALUES = {"attention": "value_dim", "feed_forward": "neuron"}
+BOTH = {"attention": ["query_dim", "value_dim"], "feed_forward": "neuron"}
 SHARES = {
     "attention": {"unit": "head", "density": 0.4},
     "feed_forward": {"unit": "neuron", "density": 0.15},
@@ -23,6 +25,13 @@ SHARES = {
             {"attention": Part((32, 32)), "feed_forward": Part("neuron")},
         ),
         (SHARES, {"attention": Part("head", 0.4), "feed_forward": Part("neuron", 0.15)}),
+        (VALUES, {"attention": Part("value_dim"), "feed_forward": Part("neuron")}),
+        (BOTH, {"attention": Part(("query_dim", "value_dim")), "feed_forward": Part("neuron")}),
+        ({"attention": ["value_dim", "query_dim"]}, {"attention": Part(("query_dim", "value_dim"))}),
+        (
+            {"attention": {"unit": ["query_dim", "value_dim"], "density": 0.1}},
+            {"attention": Part(("query_dim", "value_dim"), 0.1)},
+        ),
     ],
 )
 def test_what_it_means(structure, parts):
@@ -40,6 +49,12 @@ def test_two_levels():
     assert shrinks([SHARES, "element"])
 
 
+def test_units_inside_of_heads():
+    assert units_of(BOTH) == ["query_dim", "value_dim", "neuron"]
+    assert shrinks({"attention": "value_dim"})
+    assert not shrinks({"attention": "query_dim"})  # a head without queries is no empty head
+
+
 def test_a_config_saves_and_loads_it(tmp_path):
     levels = ([HEADS | {"density": 0.5}, "element"], [SHARES, "element"])
     for structure in (
@@ -47,6 +62,8 @@ def test_a_config_saves_and_loads_it(tmp_path):
         (4, 1),
         HEADS,
         SHARES,
+        VALUES,
+        BOTH,
         {"attention": (32, 32), "feed_forward": "neuron"},
         *levels,
     ):
@@ -71,6 +88,27 @@ def test_a_config_saves_and_loads_it(tmp_path):
         (
             {"structure": [{"attention": "row", "density": 0.5}, "element"]},
             r"\[0\].attention='row'",
+        ),
+        (
+            {"structure": [VALUES | {"density": 0.5}, "element"]},
+            r"attention='value_dim': the outer level is of units that can be removed: head, attention$",
+        ),
+        (
+            {"structure": {"attention": ["head", "value_dim"]}},
+            r"structure.attention=\['head', 'value_dim'\]: the units that go together are",
+        ),
+        (
+            {"structure": {"feed_forward": ["query_dim", "value_dim"]}},
+            "structure.feed_forward=.*: a block has two sizes",
+        ),
+        ({"structure": "value_dim"}, "is a unit of one part; write {attention: value_dim}"),
+        (
+            {"structure": VALUES, "budget": "flops", "scope": "global"},
+            "budget='flops': counts as the weights do where matrices are ranked one by one, or no heads are",
+        ),
+        (
+            {"structure": VALUES, "budget": "latency", "latency_table": "t.json", "scope": "global"},
+            "a table has times of heads and neurons",
         ),
         ({"structure": [HEADS | {"density": 0.5}, [4, 1]]}, "levels are two, heads and neurons first, then"),
         (

@@ -97,6 +97,7 @@ METHODS: dict[str, Traits] = {
         trains_weights=False,
         in_paper=False,
     ),
+    "grain": Traits(f"{_METHODS}.grain:Grain", ("global", "local"), order=1, in_paper=False),
     "keep_zeros": Traits(
         f"{_METHODS}.keep_zeros:KeepZeros", ("local",), order=None, holds_zeros=True, in_paper=False
     ),

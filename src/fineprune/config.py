@@ -58,8 +58,10 @@ class PruningConfig:
     structure: Any = "element"
     """What stays or goes together: "element", "row", "column" or a block (rows, columns), in every target
     matrix; or by part, {"attention": …, "feed_forward": …}, where "head" and "neuron" (and "attention" and
-    "feed_forward", which are all of it) leave a model that `shrink` makes smaller. A part that is not named
-    stays whole. {"unit": …, "density": …} gives a part its own density and ranking. Two levels are a list:
+    "feed_forward", which are all of it) leave a model that `shrink` makes smaller; a "value_dim" of the
+    attention is a row of V with what reads it, one dim of a head, a "query_dim" a row of K with its row of Q;
+    ["query_dim", "value_dim"] takes both. A part that is not named stays whole.
+    {"unit": …, "density": …} gives a part its own density and ranking. Two levels are a list:
     [{"attention": "head", "feed_forward": "neuron", "density": 0.5}, "element"] keeps half of the heads and
     neurons, and of their weights as many as `density` asks for."""
 

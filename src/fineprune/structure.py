@@ -1,7 +1,7 @@
 """What stays or goes together: the setting `structure` of a pruning, read and checked."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fineprune._messages import choose, suggestion
 from fineprune._validation import check_keys, is_number, shown
@@ -16,19 +16,32 @@ ALL = "all"
 EVERYWHERE = ("element", "row", "column")
 """Units of every matrix, beside blocks."""
 
-UNITS = {"attention": ("head", "attention"), "feed_forward": ("neuron", "feed_forward")}
+DIMS = ("query_dim", "value_dim")
+"""Units inside of heads (GRAIN). `shrink` removes a head that has no value dim left, but no single dims."""
+
+UNITS = {"attention": ("head", "attention", *DIMS), "feed_forward": ("neuron", "feed_forward")}
 """Units that one part of a layer has besides."""
 
 TIED = tuple(unit for units in UNITS.values() for unit in units)
-"""Units that span several matrices, and which `shrink` removes."""
+"""Units that span several matrices."""
+
+REMOVABLE = tuple(unit for unit in TIED if unit not in DIMS)
+"""Units that `shrink` removes one by one."""
 
 
 class Part(NamedTuple):
     """What one part of each block is cut into."""
 
-    unit: Unit
+    unit: Unit | tuple[str, ...]
+    """One kind of unit; `DIMS`: both of these."""
+
     density: float | None = None
     """The share of this part that stays; None: the density of the whole pruning."""
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The kinds of units, which are ranked together."""
+        return DIMS if self.unit == DIMS else (cast(Unit, self.unit),)
 
 
 class Level(NamedTuple):
@@ -69,7 +82,8 @@ def parts_of(structure: Any) -> dict[str, Part]:
 
 def units_of(structure: Any) -> list[Unit]:
     """Return the units of all parts and levels."""
-    return [part.unit for level in levels_of(structure) for part in level.parts.values()]
+    parts = [part for level in levels_of(structure) for part in level.parts.values()]
+    return [unit for part in parts for unit in part.units]
 
 
 def _is_levels(structure: Any) -> bool:
@@ -88,10 +102,10 @@ def _outer(value: Any) -> Level:
         )
     parts = _parts({name: part for name, part in value.items() if name != "density"})
     for name, part in parts.items():
-        if part.unit not in TIED:
+        if part.unit not in REMOVABLE:
             raise FinepruneError(
                 f"structure[0].{name}={shown(part.unit)}: the outer level is of units that can be removed: "
-                f"{', '.join(UNITS[name])}"
+                f"{', '.join(unit for unit in UNITS[name] if unit in REMOVABLE)}"
             )
     density = value.get("density")
     if (density is None) == all(part.density is None for part in parts.values()):
@@ -146,8 +160,8 @@ def canonical(structure: Any) -> Any:
 
 
 def shrinks(structure: Any) -> bool:
-    """Return whether a structure leaves a smaller model: of units that `shrink` removes."""
-    return any(unit in TIED for unit in units_of(structure))
+    """Return whether a structure may leave a smaller model, by units that `shrink` removes."""
+    return any(unit in (*REMOVABLE, "value_dim") for unit in units_of(structure))
 
 
 def check_structure(config: Any) -> None:
@@ -223,7 +237,7 @@ def _check_latency(config: Any, units: set[Unit]) -> None:
             f"latency_table={shown(table)}: budget='latency' needs the path of a file of times, which "
             "fineprune bench DIR --table writes"
         )
-    if not units <= set(TIED):
+    if not units <= set(REMOVABLE):
         raise FinepruneError(
             f"budget='latency': a table has times of heads and neurons, and structure={config.structure!r} "
             "has other units; give structure={'attention': 'head', 'feed_forward': 'neuron'}"
@@ -251,8 +265,8 @@ def _check_share(where: str, density: Any, of: str) -> None:
         raise FinepruneError(f"{where}={shown(density)}: the share of {of} that stays must lie in (0, 1]")
 
 
-def _unit(value: Any, part: str, where: str) -> Unit:
-    """Return a unit of a part ("all": of every matrix)."""
+def _unit(value: Any, part: str, where: str) -> Unit | tuple[str, ...]:
+    """Return a unit of a part ("all": of every matrix), or both units inside of heads."""
     allowed = (*EVERYWHERE, *UNITS.get(part, ()))
     if isinstance(value, str) and value in allowed:
         return value
@@ -262,6 +276,12 @@ def _unit(value: Any, part: str, where: str) -> Unit:
         ]
         if len(value) == 2 == len(sizes):
             return sizes[0], sizes[1]
+        if part == "attention" and any(isinstance(entry, str) for entry in value):
+            if len(value) == len(DIMS) and all(unit in value for unit in DIMS):
+                return DIMS
+            raise FinepruneError(
+                f"{where}={shown(value)}: the units that go together are [{', '.join(DIMS)}]; give one unit"
+            )
         raise FinepruneError(
             f"{where}={shown(value)}: a block has two sizes, rows and columns, such as [4, 1]"
         )

@@ -23,6 +23,7 @@ feed-forward neurons are zero and are removed. So `structure` says what stays or
 | `[4, 1]` | blocks of 4 rows x 1 column, in every matrix | the engine, [more](engine.md#blocks) |
 | `"row"`, `"column"` | outputs, inputs of each matrix | |
 | `{attention: head, feed_forward: neuron}` | heads, neurons | every runtime: the model gets smaller |
+| `{attention: [query_dim, value_dim], feed_forward: neuron}` | dims of heads, neurons | both |
 | `{attention: [32, 32], feed_forward: neuron}` | Block Pruning's | every runtime, by neurons, empty heads |
 | `{attention: attention, feed_forward: feed_forward}` | halves of a layer | every runtime |
 | `[{attention: head, feed_forward: neuron, density: 0.5}, element]` | the first, then single weights | both |
@@ -46,6 +47,17 @@ they count as pruned, and become zero at the end. Before a step is spent, one un
 last layer is silenced where it is read and everywhere; answers that differ refuse the structure
 (`prepare(..., probe=)` gives other inputs). Heads that share keys and values are one unit.
 
+**Inside of heads.** A `value_dim` is a row of V with the column of O that reads it, one of the 64 dims of a
+head of BERT-base; of heads that share keys and values, a column of each of them. A `query_dim` is a row of K
+with the row of Q that it is multiplied by. `attention: [query_dim, value_dim]` takes both; with one of them,
+the matrices of the other stay whole, and do not count. The mask of a query dim is on K and leaves the bias:
+what that adds to the products of a query is the same for every key, so that no softmax sees it. Rotary and
+relative positions make another product of it, and are refused by the test above. `shrink` removes a head
+when its last value dim is gone, with its rows of Q and K. Dims inside of a head that stays are zeros in the
+smaller model: the engine skips them, other runtimes multiply by them, and `refine` keeps them with
+`hold_zeros: true`. They cost weights alone: the product of a head's attention stays until the head goes, so
+`budget: flops` takes heads only.
+
 **Two levels.** A list cuts heads and neurons first, then the elements of what stays, in one run:
 
 ```
@@ -61,6 +73,9 @@ goes on with `hold_zeros: true`.
 
 **Two steps.** The recipes `two-steps-first` and `two-steps-second` do so in two runs, after MLPruning: heads
 and neurons, then blocks of the smaller model, whose teacher is the model of the first step.
+
+**GRAIN.** The recipe `grain` prunes MNLI's BERT-base to dims of heads and neurons by the
+[method](methods.md#grain) of that name, under which thin heads empty, with a teacher's logits and states.
 
 **Layers.** `model.layers: [0, 2, 4]` keeps these layers. `training.layer_drop: 0.2` leaves out each layer
 with this probability while the model trains (LayerDrop), so that it can do without some; its authors found

@@ -26,6 +26,7 @@ SETTINGS = {
     "proximal": {},
     "obert": {"options": {"block": 8, "recompute": 2}},
     "flow": {"options": {"measure": "norm_preservation"}},
+    "grain": {},
     "smp": {},
 }
 STEPS = 8

@@ -154,6 +154,13 @@ def test_lines_of_grouped_heads():
         ("o_proj", "O"): [4, 5, 6, 7],
     }
     assert [part.axis for part in attention.lines] == [0, 0, 0, 1]
+    # Dim 1 of group 1 is unit 3: a row of K and V, and of Q and O a line of each head that shares it.
+    assert [(part.kind, part.of(3).tolist()) for part in attention.dims("Q", "K", "V", "O")] == [
+        ("Q", [5, 7]),
+        ("K", [3]),
+        ("V", [3]),
+        ("O", [5, 7]),
+    ]
     assert block[:2] == ("layers", 0)
     assert block.feed_forwards == ()
 

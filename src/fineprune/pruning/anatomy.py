@@ -62,9 +62,9 @@ class Lines(NamedTuple):
     units: Numbers
     """(lines,): the number of the head, of the group of heads, or of the neuron."""
 
-    def of(self, unit: int) -> Numbers:
-        """Return where the lines of one unit are along the axis."""
-        lines: Numbers = self.positions[self.units == unit]
+    def of(self, *units: int) -> Numbers:
+        """Return where the lines of some units are along the axis."""
+        lines: Numbers = self.positions[np.isin(self.units, units)]
         return lines
 
 
@@ -74,6 +74,17 @@ class Attention(NamedTuple):
     name: str
     sizes: HeadSizes
     lines: tuple[Lines, ...]
+
+    def dims(self, *kinds: Kind) -> tuple[Lines, ...]:
+        """Return the lines of some kinds, with the dims of a group of heads as units in place of the group.
+
+        Dim j of group g is unit g * size + j: a line of K or V, and one of each head that shares it.
+        """
+        return tuple(
+            part._replace(units=part.units * self.sizes.size + np.arange(len(part.units)) % self.sizes.size)
+            for part in self.lines
+            if part.kind in kinds
+        )
 
 
 class FeedForward(NamedTuple):

@@ -27,7 +27,7 @@ from fineprune.pruning.score_groups import (
     weight_groups,
 )
 from fineprune.pruning.score_rules import Observed
-from fineprune.pruning.target import Target
+from fineprune.pruning.target import Target, heads_with_values
 from fineprune.structure import TIED
 
 
@@ -328,6 +328,8 @@ class Pruner:
             of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
             if of_kind:
                 found[f"{kind}s"] = (sum(kept[i] for i in of_kind), sum(units[i] for i in of_kind))
+        if heads := heads_with_values(self.scored):
+            found["heads"] = heads
         return found
 
     @property

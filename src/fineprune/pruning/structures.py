@@ -22,6 +22,12 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
     "feed_forward": ("FFN in", "FFN out"),
 }
+_DIMS: dict[Unit, tuple[Kind, ...]] = {"query_dim": ("Q", "K"), "value_dim": ("V", "O")}
+"""The matrices of a unit inside of heads; the last one gets the mask.
+
+A row of K that is masked leaves its bias b. The product q·b of a query is the same with every key, and no
+softmax sees it, so that neither the bias nor Q needs a mask.
+"""
 
 
 def grids_of(
@@ -68,14 +74,15 @@ def _grids(
                 f"structure.{name}: none of the {len(matrices)} chosen matrices is in the {_plain(name)} "
                 f"of a block, for example {next(iter(matrices))}; structure='row' takes any matrix"
             )
-        if part.unit in TIED:
-            found = dict(_tied(model, name, part.unit, chosen, config))
-        else:
-            found = {dotted: _single(part.unit, dotted, weight) for dotted, weight in chosen.items()}
-        grids |= {
-            dotted: replace(grid, part=name, by_flops=config.budget == "flops")
-            for dotted, grid in found.items()
-        }
+        for unit in part.units:
+            if unit in TIED:
+                found = dict(_tied(model, name, unit, chosen, config))
+            else:
+                found = {dotted: _single(unit, dotted, weight) for dotted, weight in chosen.items()}
+            grids |= {
+                dotted: replace(grid, part=name, by_flops=config.budget == "flops")
+                for dotted, grid in found.items()
+            }
     grids = {name: grids[name] for name in matrices if name in grids}
     if config.latency_table is not None:
         return timed(grids, LatencyTable.load(config.latency_table), model, config)
@@ -107,13 +114,14 @@ def _single(unit: Unit, name: str, weight: Tensor) -> Grid:
 def _tied(
     model: nn.Module, part: str, unit: Unit, chosen: Mapping[str, Tensor], config: PruningConfig
 ) -> Iterator[tuple[str, Grid]]:
-    """Yield the grids of heads, neurons or whole halves, with the names of the matrices that read them."""
+    """Yield the grids of units of several matrices, with the names of the matrices that read them."""
     seen: set[str] = set()
-    whole = unit == part
+    taken_any = False
     for half in _halves(model, part):
-        names = {lines.matrix for lines in half.lines}
+        lines = _lines_of(half, unit, whole=unit == part)
+        names = {entry.matrix for entry in lines}
         taken = names & set(chosen)
-        seen |= names
+        seen |= {entry.matrix for entry in half.lines}
         if not taken:
             continue
         if taken != names:
@@ -121,13 +129,17 @@ def _tied(
                 f"{half.name}: a {unit} needs all of its matrices, and targets or exclude take "
                 f"{min(taken)} without {min(names - taken)}; exclude the whole {_plain(part)}"
             )
-        reader = "O" if isinstance(half, Attention) else "FFN out"
-        read = [lines for lines in half.lines if lines.kind == reader]
-        if len(read) != 1:
-            raise FinepruneError(
-                f"{half.name}: has no {reader} that reads its {unit}s; structure='row' fits it"
-            )
-        yield read[0].matrix, _grid(half, read[0], str(unit), whole, chosen, config)
+        needed = _DIMS.get(unit, ("O",) if isinstance(half, Attention) else ("FFN out",))
+        for kind in needed:
+            found = [entry.matrix for entry in lines if entry.kind == kind]
+            if len(found) != 1:
+                raise FinepruneError(
+                    f"{half.name}: has {', '.join(found) or 'nothing'} as {kind} of its {unit}s, and one is "
+                    "needed; structure='row' fits it"
+                )
+        read = next(entry for entry in lines if entry.kind == needed[-1])
+        taken_any = True
+        yield read.matrix, _grid(half, lines, read, str(unit), chosen, config)
     rest = [name for name in chosen if name not in seen]
     if rest:
         raise FinepruneError(
@@ -135,6 +147,20 @@ def _tied(
             "and the model's configuration; structure='row' or blocks fit any matrix, or leave it out with "
             "exclude"
         )
+    if not taken_any:
+        raise FinepruneError(
+            f"structure.{part}={unit!r}: targets or exclude leave none of the matrices of a {unit}, for "
+            f"example {min(chosen)} alone; choose its {' and '.join(_DIMS[unit])}"
+        )
+
+
+def _lines_of(half: Attention | FeedForward, unit: Unit, whole: bool) -> tuple[Lines, ...]:
+    """Return the lines of the units of a half, which may be fewer than all of it."""
+    if whole:
+        return tuple(entry._replace(units=np.zeros_like(entry.units)) for entry in half.lines)
+    if isinstance(half, Attention) and unit in _DIMS:
+        return half.dims(*_DIMS[unit])
+    return half.lines
 
 
 def _halves(model: nn.Module, part: str) -> Iterator[Attention | FeedForward]:
@@ -144,22 +170,23 @@ def _halves(model: nn.Module, part: str) -> Iterator[Attention | FeedForward]:
 
 def _grid(
     half: Attention | FeedForward,
+    lines: tuple[Lines, ...],
     read: Lines,
     kind: str,
-    whole: bool,
     chosen: Mapping[str, Tensor],
     config: PruningConfig,
 ) -> Grid:
     """Return the grid of an attention or a feed-forward, on the matrix that reads its units."""
-    count = 1 if whole else int(read.units.max()) + 1
-    lines = [entry._replace(units=np.zeros_like(entry.units)) if whole else entry for entry in half.lines]
+    count = int(read.units.max()) + 1
     weight = chosen[read.matrix]
     unit_of = np.full(weight.shape[read.axis], -1)
-    unit_of[read.positions] = 0 if whole else read.units
+    unit_of[read.positions] = read.units
     size = weight.shape[1 - read.axis]
     weights = sum(len(entry.positions) * chosen[entry.matrix].shape[1 - entry.axis] for entry in lines)
-    product = 0
-    if isinstance(half, Attention):  # QK' and its product with V, each n·d for each head and token
+    product = head_size = 0
+    if isinstance(half, Attention) and kind in _DIMS:
+        head_size = half.sizes.size  # a dim that goes leaves the product of its head as it is
+    elif isinstance(half, Attention):  # QK' and its product with V, each n·d for each head and token
         product = 2 * config.budget_length * half.sizes.size * half.sizes.heads // count
     return Grid(
         kind,
@@ -168,7 +195,9 @@ def _grid(
         weights // count,
         product,
         reader=read.matrix,
-        followers=tuple(entry for entry in lines if entry.matrix != read.matrix),
+        followers=tuple(entry for entry in lines if entry is not read),
+        half=half.name,
+        head_size=head_size,
     )
 
 

@@ -118,10 +118,11 @@ def _by_masks(model: nn.Module) -> list[MatrixSummary]:
     for name, masked in _unique_masks(model).items():
         mask = masked.kept()
         found[name] = MatrixSummary(name, tuple(mask.shape), int(torch.count_nonzero(mask)), mask.numel())
-        alive = masked.kept_units()
+    for masked in _unique_masks(model).values():
+        dead = ~masked.kept_units()
         for follower in masked.followers:
             place, weight = names[follower.module], follower.weight
-            kept = len(follower.places(alive)) * weight.shape[1 - follower.lines.axis]
-            kept += found[place].kept if place in found else 0  # fused matrices follow in several parts
+            kept = found[place].kept if place in found else weight.numel()  # fused: several parts follow
+            kept -= len(follower.places(dead)) * weight.shape[1 - follower.lines.axis]
             found[place] = MatrixSummary(place, tuple(weight.shape), kept, weight.numel())
     return [found[name] for name, _ in model.named_modules() if name in found]

@@ -1,5 +1,6 @@
 """One pruned weight of a prepared model, and the weights of other matrices that belong to its units."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,3 +76,15 @@ class Target:
     def size(self) -> Tensor:
         """Return the size of the units, as magnitude pruning ranks them."""
         return size_of(self.weight, self.masked.grid, self.followers)
+
+
+def heads_with_values(targets: Iterable[Target]) -> tuple[int, int] | None:
+    """Return how many heads keep a value dim, and of how many; None where no value dims are pruned."""
+    shares = [values_left(target) for target in targets if target.masked.grid.kind == "value_dim"]
+    return (sum(int((share > 0).sum()) for share in shares), sum(map(len, shares))) if shares else None
+
+
+def values_left(target: Target) -> Tensor:
+    """Return the share of the value dims that each head keeps, or each group of heads that shares V."""
+    masked = target.masked
+    return masked.kept_units().view(-1, masked.grid.head_size).float().mean(dim=1)

@@ -30,6 +30,8 @@ class Grid:
         reader: The dotted name of the matrix, where there are followers.
         followers: The lines of other matrices that belong to the units.
         part: The part of the structure that the grid belongs to; its own density counts for the grid.
+        half: The name of the attention or the feed-forward, of units of several matrices.
+        head_size: The units of each group of heads where they are dims of it; else 0.
     """
 
     kind: str
@@ -43,6 +45,8 @@ class Grid:
     reader: str = ""
     followers: tuple[anatomy.Lines, ...] = ()
     part: str = ""
+    half: str = ""
+    head_size: int = 0
 
     @property
     def is_elements(self) -> bool:

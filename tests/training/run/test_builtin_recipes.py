@@ -41,7 +41,7 @@ def test_what_there_is():
     names = [f"paper-{task}" for task in ("mnli", "qqp", "squad")]
     tasks = ("mnli", "mrpc", "squad", "sst2")
     names += ["embeddings", "short", *(f"{size}-{task}" for size in ("short", "small") for task in tasks)]
-    names += ["two-steps-first", "two-steps-second"]
+    names += ["two-steps-first", "two-steps-second", "grain"]
     assert set(packaged()) == set(names)
     for about in packaged().values():
         assert 40 < len(about) < 120

@@ -52,6 +52,10 @@ def test_a_run_in_two_stages(files, tmp_path):
             {"structure": "element", "density": 0.5},
             "model.structure='element': leaves zeros in the model, or its size",
         ),
+        (
+            {"structure": {"attention": "value_dim"}, "density": 0.5},
+            "model.structure={'attention': 'value_dim'}: leaves zeros in the model, or its size",
+        ),
         ({"structure": NEURONS, "density": 2}, "model.density=2: the share of weights"),
         ({"structure": {"ffn": "neuron"}, "density": 0.5}, "model.structure: unknown setting 'ffn'"),
     ],

@@ -140,6 +140,10 @@ def test_what_is_refused(refined, refine, pruning, message):
         refined(refine, **pruning)
 
 
+def test_zeros_inside_of_heads_may_be_held(refined):
+    assert refined({"hold_zeros": True}, structure={"attention": "value_dim"}).refine.hold_zeros
+
+
 def test_without_pruning(files):
     values = files.recipe().to_dict() | {"pruning": None, "refine": {"steps": 1}}
     with pytest.raises(FinepruneError, match="refine: there is no section pruning"):

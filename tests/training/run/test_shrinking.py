@@ -5,14 +5,18 @@ import json
 import logging
 from dataclasses import asdict, replace
 
+import pytest
 import torch
+import yaml
 from architectures.models import make
 from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
 from fineprune import PruningConfig, shrink
 from fineprune.pruning.origin import origin_of
+from fineprune.study.report.units import units_of
 from fineprune.training.run import latency
+from fineprune.training.run.builtin_recipes import FOLDER
 from fineprune.training.run.evaluate import evaluate_run
 from fineprune.training.run.inspection import inspect_folder
 from fineprune.training.run.mask_snapshot import Record
@@ -74,6 +78,26 @@ def test_two_steps(files, tmp_path):
     assert second["total"] == first["total"] - (before - after) / 17 * 16  # a neuron's weights and its bias
     assert second["density"] == 0.25
     assert evaluate_run(tmp_path / "second")["accuracy"] == second["score"]
+
+
+# The recipe as it is packaged, on a tiny model: 2 layers of 2 heads.
+def test_a_run_of_dims_of_heads(files, tmp_path):
+    run_recipe(files.recipe(pruning=None), tmp_path / "dense", progress=False)
+    packaged = yaml.safe_load((FOLDER / "grain.yaml").read_text(encoding="utf-8"))
+    pruning = packaged["pruning"] | {"density": 0.2, "options": {"decay": 0.5, "alpha": 2}}
+    taught = packaged["distillation"] | {"teacher": str(tmp_path / "dense")}
+    recipe = files.recipe(pruning=pruning, distillation=taught)
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    left = results["left"]
+    assert left["parameters"] == results["density"] == pytest.approx(0.2, abs=0.01)
+    assert set(left) == {"parameters", "flops", "query_dims", "value_dims", "neurons", "heads"}
+    assert results["shrunk"]["refused"] == []
+    assert sum(kept for kept, _ in results["shrunk"]["heads"]) == left["heads"][0] < left["heads"][1]
+    inspection = inspect_folder(tmp_path / "run")
+    assert sum(layer.heads_left for layer in inspection.layers) == left["heads"][0]
+    assert sum(layer.heads for layer in inspection.layers) == left["heads"][1] == 4
+    assert units_of(results).layers[0].heads_text == f"{inspection.layers[0].heads_left} of 2"
+    assert evaluate_run(tmp_path / "run")["accuracy"] == results["score"]
 
 
 def test_a_run_in_bfloat16_is_proved_in_float32(files, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.targets import find_targets, is_pointwise, refuse_quantized
-from fineprune.structure import ALL, TIED, levels_of, parts_of
+from fineprune.structure import ALL, REMOVABLE, levels_of, parts_of
 
 
 def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
@@ -27,7 +27,7 @@ def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
             "model, and cut elements by another call"
         )
     for part in parts_of(config.structure).values():
-        if part.unit != "element" and part.unit not in TIED:
+        if part.unit != "element" and part.unit not in REMOVABLE:
             raise FinepruneError(
                 f"structure={config.structure!r}: calibrate cuts elements, or units that can be removed: "
                 "{'attention': 'head', 'feed_forward': 'neuron'}"

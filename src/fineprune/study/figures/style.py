@@ -30,7 +30,7 @@ GRAY = "#8c8c8c"
 # Colors after Okabe and Ito, in an order in which neighbors differ for color-blind readers. All have a
 # contrast of 3 or more on white and on near black, hence neither their yellow nor their light blue.
 _COLORS = ("#D55E00", "#B5659A", "#0072B2", "#009E73", "#8A7B00", "#7A6BD0", "#5F7F8F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "H", "8", "x", "+")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "H", "8", "x", "+", "*")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)))
 # Stand-ins in the rendered SVG for what a page chooses: its ink, and its background.
 _INK, _PAPER = "#010203", "#fcfdfe"

@@ -136,7 +136,7 @@ def kind_of(structure: Any) -> str:
         parts = parts_of(structure)
     except FinepruneError:
         return WEIGHTS
-    if any(part.unit in TIED for part in parts.values()):
+    if any(unit in TIED for part in parts.values() for unit in part.units):
         return UNITS
     return WEIGHTS if ALL in parts and parts[ALL].unit == "element" else BLOCKS
 

@@ -9,7 +9,7 @@ from fineprune._messages import choose
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import TIED, shrinks, units_of
+from fineprune.structure import REMOVABLE, shrinks, units_of
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
@@ -78,7 +78,7 @@ class ModelConfig:
                 config = cut_config(self.structure, self.density)
             except FinepruneError as error:
                 raise FinepruneError(f"model.{error}") from error
-            if any(unit not in TIED for unit in units_of(config.structure)):
+            if any(unit not in REMOVABLE for unit in units_of(config.structure)):
                 raise FinepruneError(
                     f"model.structure={self.structure!r}: leaves zeros in the model, or its size; give heads "
                     "and neurons alone, {attention: head, feed_forward: neuron}"

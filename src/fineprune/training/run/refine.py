@@ -10,7 +10,7 @@ from typing import Any
 from fineprune._validation import is_number, shown
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import TIED, shrinks, units_of
+from fineprune.structure import REMOVABLE, shrinks, units_of
 from fineprune.training.run.training_config import TrainingConfig
 
 
@@ -45,7 +45,7 @@ def check_refine(refine: RefineConfig, pruning: PruningConfig | None) -> None:
             "refine: there is no section pruning, after which it would train on; leave it out"
         )
     units = units_of(pruning.structure)
-    if refine.hold_zeros and all(unit in TIED for unit in units):
+    if refine.hold_zeros and all(unit in REMOVABLE for unit in units):
         raise FinepruneError(
             f"refine.hold_zeros=True: structure={pruning.structure!r} is removed whole, and leaves no zeros "
             "to hold; leave hold_zeros out"
