@@ -51,8 +51,9 @@ class Shadow:
         self.weight, self.size, self._real = target.weight, target.size, target
         self.scores = rule.start(target.size())
         statistics = rule.statistics(target.size())
+        real = target.masked
         self.masked = SimpleNamespace(
-            grid=target.masked.grid, mask=target.masked.mask, statistics=statistics, scores=self.scores
+            grid=real.grid, mask=real.mask, within=real.within, statistics=statistics, scores=self.scores
         )
 
     def take(self) -> None:

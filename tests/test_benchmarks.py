@@ -137,3 +137,15 @@ def make_run(tmp_path, bert_config, tokenizer) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_score_correlation(tmp_path, run):
+    data = tmp_path / "train.tsv"
+    data.write_text("sentence\tlabel\n" + "".join(f"a film {i}\t{i % 2}\n" for i in range(26)))
+    small = ["--dense", 1, "--steps", 12, "--batch", 2, "--layers", 1]
+    assert "movement             correlation  1.00, shared 1.00" in run(
+        "score_correlation", "--data", data, "--out", tmp_path, *small
+    )
+    found = json.loads((tmp_path / "scores-by-rank.json").read_text())
+    assert len(found["correlation"]) == len(found["scores"]) == 10
+    assert (tmp_path / "scores-by-rank.png").stat().st_size > 10_000
