@@ -65,7 +65,7 @@ inline void set_scales(const Range &range, const Tile &tile, int tokens) {
         const float span = high[i] - low[i];
         const bool is_finite = span <= std::numeric_limits<float>::max(), is_zero = span <= 1e-30f;
         scale[i] = is_zero ? 1.0f : is_finite ? span / 255.0f : std::numeric_limits<float>::quiet_NaN();
-        zero[i] = is_finite && !is_zero ? float(int(-low[i] / scale[i] + 0.5f)) : 0.0f;
+        zero[i] = is_finite && !is_zero ? float(kLeastByte + int(-low[i] / scale[i] + 0.5f)) : 0.0f;
     }
 }
 
@@ -76,8 +76,8 @@ struct ToBytes {
         : factor(1.0f / load<Floats<B>>(tile.scale.at(token, B / 4))),
           zero(load<Floats<B>>(tile.zero.at(token, B / 4))) {}
     Floats<B> operator()(Floats<B> x) const {
-        const Floats<B> level = nearest<B>(smaller<B>(x * factor + zero, splat<B>(255.0f)));
-        return larger<B>(level, Floats<B>{});  // a byte for NaN too
+        const Floats<B> level = nearest<B>(smaller<B>(x * factor + zero, splat<B>(kMostByte)));
+        return larger<B>(level, splat<B>(kLeastByte));  // a byte for NaN too
     }
 };
 

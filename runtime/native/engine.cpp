@@ -7,6 +7,9 @@
 #include <cstring>
 #include <exception>
 #include <string_view>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "encoder.hpp"
 #include "few_tokens.hpp"
@@ -268,6 +271,13 @@ int32_t fp_runs(const char *level) {
     if (name == "avx512") return avx512;
     if (name == "avx512_vnni") return vnni;
     if (name == "avx512_bf16") return vnni && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__) && defined(__linux__)
+    // Bits of Linux's asm/hwcap.h, which has names for the last two only since 5.7.
+    constexpr unsigned long kDot = 1ul << 20, kI8mm = 1ul << 13, kBf16 = 1ul << 14;
+    const unsigned long second = getauxval(AT_HWCAP2);
+    const bool dot = getauxval(AT_HWCAP) & kDot;
+    if (name == "neon_dot") return dot;
+    if (name == "neon_i8mm") return dot && (second & kI8mm) && (second & kBf16);
 #endif
     return 0;
 }

@@ -173,8 +173,9 @@ struct BFloat16 {
     using Scale = NoScale<B>;
 };
 
-// Weights: whole levels from -kMostLevel to kMostLevel times a scale of the output. Activations: bytes, (byte - zero)
-// times a scale of the token, both found from its smallest and largest value ("dynamic", asymmetric).
+// Weights: whole levels from -kMostLevel to kMostLevel times a scale of the output. Activations: bytes from kLeastByte
+// to kMostByte, (byte - zero) times a scale of the token, both found from its smallest and largest value ("dynamic",
+// asymmetric).
 struct Int8 {
     static constexpr fp_dtype kDtype = FP_INT8;
     static constexpr int kTile = kBytes;
@@ -183,8 +184,8 @@ struct Int8 {
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 4;
     static constexpr float kDense = 0.5f;
-    // Without VNNI a product takes three instructions, or far longer than the loads that are saved.
-    static constexpr Costs kCosts = kHasVnni     ? Costs{1.6f, 4.4f, 5, 27, 62}
+    // Without dot4 a product takes three instructions, or far longer than the loads that are saved.
+    static constexpr Costs kCosts = kHasDot4     ? Costs{1.6f, 4.4f, 5, 27, 62}
                                     : kAddsPairs ? Costs{2.3f, 7.2f, 5, 50, 90}
                                                  : Costs{3.4f, 12.4f, 5, 27, 62};
     typedef Int8Dot Dot;

@@ -5,6 +5,8 @@
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace fp {
@@ -20,16 +22,17 @@ constexpr int kLanes = kBytes / 4;  // floats in a full vector
 constexpr int kAlign = 64;
 
 // FP_EMULATE_BF16 (sanitizer build): the bfloat16 kernels run on every processor, on dot2 without its instruction.
-#if defined(__AVX512BF16__) || defined(FP_EMULATE_BF16)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) || defined(FP_EMULATE_BF16)
 constexpr bool kHasBf16 = true;
 #else
 constexpr bool kHasBf16 = false;
 #endif
 
-#if defined(__AVX512VNNI__)
-constexpr bool kHasVnni = true;
+// Whether dot4 is one instruction.
+#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
+constexpr bool kHasDot4 = true;
 #else
-constexpr bool kHasVnni = false;
+constexpr bool kHasDot4 = false;
 #endif
 
 // Without VNNI, x86 multiplies bytes and adds two of the products in 16 bits.
@@ -39,6 +42,15 @@ constexpr bool kAddsPairs = true;
 constexpr bool kAddsPairs = false;
 #endif
 constexpr int kMostLevel = kAddsPairs ? 64 : 127;  // of an int8 weight: 2 x 255 x 64 is 32,640, which 16 bits hold
+
+// Arm without I8MM multiplies signed bytes alone: there an int8 activation is a signed one, and its zero point is as
+// much lower.
+#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr int kLeastByte = -128;
+#else
+constexpr int kLeastByte = 0;
+#endif
+constexpr int kMostByte = kLeastByte + 255;
 
 template <class E, int B>
 struct VecOf {
@@ -297,7 +309,7 @@ inline Words<B> pair(Floats<B> first, Floats<B> second) {
     return bf16_bits<B>(first) | (((Words<B>)second + 0x8000u) & 0xffff0000u);
 }
 
-// Four vectors of whole numbers from 0 to 255, to bytes in packed order.
+// Four vectors of whole numbers from kLeastByte to kMostByte, to bytes in packed order.
 template <int B>
 inline Words<B> pack8(const Floats<B> *x) {
     Words<B> w[4];
@@ -322,18 +334,25 @@ inline Floats<B> dot2(Floats<B> sum, Words<B> x, Words<B> w) {
     if constexpr (B == 64) return (Floats<B>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
     if constexpr (B == 32) return (Floats<B>)_mm256_dpbf16_ps((__m256)sum, (__m256bh)x, (__m256bh)w);
     if constexpr (B == 16) return (Floats<B>)_mm_dpbf16_ps((__m128)sum, (__m128bh)x, (__m128bh)w);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    if constexpr (B == 16) return (Floats<B>)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)w);
 #endif
     sum += (Floats<B>)(x << 16) * (Floats<B>)(w << 16);
     return sum + (Floats<B>)(x & 0xffff0000u) * (Floats<B>)(w & 0xffff0000u);
 }
 
-// sum + the four products of unsigned bytes of x with signed bytes of w, none of which is beyond kMostLevel.
+// sum + the four products of bytes of x, signed ones if kLeastByte is, with signed bytes of w, none of which is beyond
+// kMostLevel.
 template <int B>
 inline Ints<B> dot4(Ints<B> sum, Words<B> x, Words<B> w) {
 #if defined(__AVX512VNNI__)
     if constexpr (B == 64) return (Ints<B>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
     if constexpr (B == 32) return (Ints<B>)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
     if constexpr (B == 16) return (Ints<B>)_mm_dpbusd_epi32((__m128i)sum, (__m128i)x, (__m128i)w);
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+    return (Ints<B>)vusdotq_s32((int32x4_t)sum, (uint8x16_t)x, (int8x16_t)w);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (Ints<B>)vdotq_s32((int32x4_t)sum, (int8x16_t)x, (int8x16_t)w);
 #elif defined(__x86_64__)
     return sum + (Ints<B>)dot_shorts<B>(dot_bytes<B>(x, w), splat_word<B>(0x00010001u));
 #else

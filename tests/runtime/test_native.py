@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,13 @@ def test_levels_are_in_order_and_end_with_the_portable_one():
     assert list(LEVELS) == [level for level in native.LEVELS if level in LEVELS]
 
 
+def test_levels_of_another_kind_of_processor_do_not_run():
+    others = "neon" if platform.machine() in ("x86_64", "AMD64") else "avx"
+    foreign = [level for level in native.LEVELS if level.startswith(others)]
+    assert foreign
+    assert not any(native.library("portable").fp_runs(level.encode()) for level in foreign)
+
+
 # A debug or sanitizer build has FP_CHECK, and the sanitizer build has bfloat16 on every level.
 CHECKED = bool(LEVELS) and native.library("portable").fp_constant(b"FP_CHECKS") == 1
 EMULATED = CHECKED and "bfloat16" in native.dtypes("portable")
@@ -55,7 +63,7 @@ def test_dtypes():
     for level in LEVELS:
         offered = native.dtypes(level)
         assert {"float32", "int8"} <= set(offered) <= set(native.DTYPES)
-        assert ("bfloat16" in offered) == (level == "avx512_bf16" or EMULATED)
+        assert ("bfloat16" in offered) == (level in ("avx512_bf16", "neon_i8mm") or EMULATED)
     assert set(native.dtypes()) == {dtype for level in LEVELS for dtype in native.dtypes(level)}
 
 
