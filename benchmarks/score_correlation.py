@@ -5,7 +5,7 @@
 The first three layers of MiniLM are fine-tuned on SST-2, and then trained on while every score reads the same
 gradients. Nothing is cut, so no score changes what another one sees. The picture has Spearman's rank
 correlation of the scores of weights drawn from all matrices, and the share of weights that two scores have in
-common among their highest 10 %. Needs the extra `all`, and a few minutes of a core.
+common among their highest 10 %. Needs the extra `all`, and five minutes of a core.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fineprune
 from fineprune import PruningConfig
+from fineprune._transformers_output import quiet
 from fineprune.checkpoint.model_folder import minilm_folder
 from fineprune.config import method_class
 from fineprune.pruning.score_rules import Observed
@@ -172,10 +173,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layers", type=int, default=3)
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    correlation, shared = compared(measured(arguments))
+    with quiet():
+        scores = measured(arguments)
+    correlation, shared = compared(scores)
     arguments.out.mkdir(parents=True, exist_ok=True)
     drawn(correlation, shared, arguments.out / "scores-by-rank.png")
     tables = {"scores": list(LABELS), "correlation": correlation.tolist(), "shared": shared.tolist()}
