@@ -59,12 +59,13 @@ def same(model, loaded, inputs):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # older transformers' DeBERTa
 @pytest.mark.parametrize("name", [name for name, entry in SHRINKS.items() if entry])
-def test_saved_loaded_and_padded(name, tmp_path):
+def test_saved_loaded_and_padded(name, tmp_path, same_weights):
     model = shrunk(name)
     inputs = probe_inputs(model)
     save_compact(model, tmp_path)
     assert quantization(tmp_path) == QUANTIZED
     loaded = load(tmp_path)
+    assert same_weights(model, loaded)
     assert same(model, loaded, inputs)
     assert not loaded.is_quantized
     assert origin_of(loaded) == origin_of(model)
@@ -75,7 +76,7 @@ def test_saved_loaded_and_padded(name, tmp_path):
     assert not hasattr(padded.config, "quantization_config")
 
 
-def test_save_pretrained_writes_the_same_form(tmp_path):
+def test_save_pretrained_writes_the_same_form(tmp_path, same_weights):
     model = shrunk("ViT")  # whose files have other names
     model.save_pretrained(tmp_path / "live")
     type(model).from_pretrained(tmp_path / "live").save_pretrained(tmp_path / "loaded")
@@ -83,6 +84,7 @@ def test_save_pretrained_writes_the_same_form(tmp_path):
         assert quantization(tmp_path / folder) == QUANTIZED
         loaded = load(tmp_path / folder)
         assert origin_of(loaded) == origin_of(model)
+        assert same_weights(model, loaded)
         assert same(model, loaded, probe_inputs(model))
 
 

@@ -1,11 +1,9 @@
 """Units inside of heads (GRAIN, structures.md 13.3), in whole models."""
 
-import copy
-
 import pytest
 import torch
 from architectures.models import made, make
-from pruning.test_structures import bert, grids, train
+from pruning.test_structures import assert_resumes_alike, bert, grids, train
 from support import tiny_bert
 from torch import nn
 
@@ -210,18 +208,7 @@ def test_the_gradient_of_a_query_dim():
 
 @pytest.mark.parametrize("make_model", [bert, lambda: make("GPT-2")], ids=["bert", "gpt2"])
 def test_resuming_gives_the_same_run(make_model):
-    config = PruningConfig("soft_movement", 0.5, structure=BOTH, warmup=0, cooldown=2)
-    whole, part = make_model(), make_model()
-    pruner = prepare(whole, config, 6)
-    train(whole, pruner, 3)
-    folded = copy.deepcopy(whole)
-    state, tensors = pruner.state_dict(), pruner.tensors()
-    fold(folded)
-    part.load_state_dict(folded.state_dict())
-    again = prepare(part, config, 6)
-    again.load_state_dict(state)
-    again.load_tensors(tensors)
-    assert all(torch.equal(part.state_dict()[name], value) for name, value in whole.state_dict().items())
+    assert_resumes_alike(make_model, BOTH)
 
 
 class Normed(nn.Module):

@@ -234,8 +234,13 @@ def test_a_part_of_a_prepared_model_is_finalized():
 
 
 def test_resuming_gives_the_same_run():
-    config = PruningConfig("soft_movement", 0.5, structure=HEADS, warmup=0, cooldown=2)
-    whole, part = bert(), bert()
+    assert_resumes_alike(bert, HEADS)
+
+
+def assert_resumes_alike(make_model, structure):
+    """A model whose pruning is stored and taken up in another one has the weights of the first."""
+    config = PruningConfig("soft_movement", 0.5, structure=structure, warmup=0, cooldown=2)
+    whole, part = make_model(), make_model()
     pruner = prepare(whole, config, 6)
     train(whole, pruner, 3)
     folded = copy.deepcopy(whole)
