@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from several import launch
+
+from fineprune.pruning.distributed import ranks
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
 WHOLE = os.environ.get("FINEPRUNE_STRESS") == "1"
@@ -54,9 +57,18 @@ def test_two_processes(outcomes, kind, count):
 
 @pytest.mark.stress
 @pytest.mark.skipif(not WHOLE, reason="every engine, method, scope and precision: FINEPRUNE_STRESS=1")
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_every_combination(tmp_path, ranks):
-    outcomes = launch(WORKER, tmp_path, ranks, "whole")
+@pytest.mark.parametrize("processes", [2, 3])
+def test_every_combination(tmp_path, processes):
+    outcomes = launch(WORKER, tmp_path, processes, "whole")
     assert not fails(outcomes), fails(outcomes)
     assert len(outcomes) > 100
     assert all(len(failures) == ranks for failures in outcomes.values())
+
+
+def test_mean_is_that_of_torch_to_the_bit():
+    values = torch.rand(33, 65, generator=torch.Generator().manual_seed(0))
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    (ranks.mean(torch.sigmoid(ours)) * 37.5).backward()
+    (torch.sigmoid(theirs).mean() * 37.5).backward()
+    assert torch.equal(ranks.mean(ours), theirs.mean())
+    assert torch.equal(ours.grad, theirs.grad)

@@ -78,13 +78,18 @@ def mean_of_means(values: Sequence[Tensor], of: Sequence[Tensor]) -> Tensor:
         of: the matrices.
     """
     device = values[0].device
-    unsharded = [v.mean().to(device) for v, tensor in zip(values, of, strict=True) if not is_sharded(tensor)]
+    unsharded = [mean(v).to(device) for v, tensor in zip(values, of, strict=True) if not is_sharded(tensor)]
     shards = [tensor for tensor in of if is_sharded(tensor)]
     if not shards:
         return torch.stack(unsharded).mean()
     sums = [v.sum() / t.numel() for v, t in zip(values, of, strict=True) if is_sharded(t)]
     total: Tensor = _SumOfProcesses.apply(torch.stack(sums), Shards.of(shards))  # type: ignore[no-untyped-call]
-    return torch.cat([total, *(mean.unsqueeze(0) for mean in unsharded)]).mean()
+    return torch.cat([total, *(entry.unsqueeze(0) for entry in unsharded)]).mean()
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return `Tensor.mean` to the bit, without the matrix of equal numbers that its backward writes."""
+    return values.sum() / values.numel()
 
 
 class _SumOfProcesses(torch.autograd.Function):

@@ -82,7 +82,7 @@ def mean_over_units(values: Sequence[Tensor], targets: Sequence[Target]) -> Tens
     grids = [target.masked.grid for target in targets]
     if any(target.masked.within for target in targets):  # of an inner level, what the outer one keeps
         living = [value for value, _ in inside(values, targets) if value.numel()]
-        return torch.stack([value.mean().to(values[0].device) for value in living]).mean()
+        return torch.stack([ranks.mean(value).to(values[0].device) for value in living]).mean()
     if all(grid.is_elements for grid in grids):
         return ranks.mean_of_means(values, [target.scores for target in targets])
     device = values[0].device
