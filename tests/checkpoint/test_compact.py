@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 import transformers
+from support import tiny_bert
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import fineprune
@@ -318,6 +319,18 @@ def test_what_is_written_is_compared(values, make_pruned, monkeypatch, tmp_path)
     monkeypatch.setattr(codec, "encode", wrong)
     with pytest.raises(FinepruneError, match=r"query.weight: the written file differs from the model by"):
         save_compact(make_pruned(), tmp_path / "m", values=values)
+    assert names(tmp_path) == set()
+
+
+def test_a_type_that_is_too_coarse_is_named(tmp_path):
+    model = tiny_bert(hidden_size=768, num_hidden_layers=1, intermediate_size=8)
+    with torch.no_grad():  # a level of int4 is 30 / 7 standard deviations of the rest, which all round to 0
+        model.bert.embeddings.word_embeddings.weight[:, 0] = 30 * 0.02
+        model.bert.encoder.layer[0].attention.self.query.weight[1:] = 0
+    with pytest.raises(
+        FinepruneError, match=r"word_embeddings.weight: int4 is too coarse.*embeddings='int8'"
+    ):
+        save_compact(model, tmp_path / "m", embeddings="int4")
     assert names(tmp_path) == set()
 
 

@@ -40,6 +40,7 @@ MAX_SHARD_SIZE = "50GB"
 # The largest relative error (2-norm of one matrix) that rounding to a type explains; a row or a value in the
 # wrong place gives about 1.4.
 _ROUNDING = {"float32": 0.0, "float16": 2e-3, "bfloat16": 8e-3, "int8": 0.05, "int4": 0.5}
+_FINER = {"int4": "int8", "int8": "float16"}
 
 
 class Compact(NamedTuple):
@@ -284,6 +285,12 @@ def compare_weights(model: nn.Module, reloaded: nn.Module, packing: Packing) -> 
             raise FinepruneError(
                 f"{name}: is {weight.dtype}, and transformers loads it as {loaded_as}: cast the whole model "
                 "to one type, with its .to(dtype)"
+            )
+        if stored_as in _FINER and allowed < moved < float(torch.linalg.vector_norm(weight.double())):
+            option = "embeddings" if id(weight) in tables else "values"
+            raise FinepruneError(
+                f"{name}: {stored_as} is too coarse for it, as a few of its values are far larger than the "
+                f"rest; give {option}={_FINER[stored_as]!r}; nothing was saved"
             )
         if other.shape != weight.shape or not moved <= allowed:
             raise FinepruneError(

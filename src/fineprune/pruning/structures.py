@@ -206,6 +206,7 @@ def _check_density(grids: Mapping[str, Grid], config: PruningConfig, level: Leve
     if not config.controlled or config.latency_table is not None:
         return
     alone = (config.scope or config.traits.scopes[0]) == "local"
+    advise = alone and config.scope is None  # who asked for it, as `calibrate` does, has a reason
     listed = list(grids.items())
     for indices, density in rankings(list(grids.values()), level, config.density):
         members = [listed[index] for index in indices]
@@ -217,7 +218,7 @@ def _check_density(grids: Mapping[str, Grid], config: PruningConfig, level: Leve
                 raise FinepruneError(
                     f"density={density:g}: keeps less than one {smallest.kind}, which is "
                     f"{smallest.cost / total:.2%} of {name if alone else 'what is ranked'}; give a higher "
-                    "density" + (' or scope="global", which ranks all matrices together' if alone else "")
+                    "density" + (' or scope="global", which ranks all matrices together' if advise else "")
                 )
 
 

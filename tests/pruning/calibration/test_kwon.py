@@ -1,11 +1,13 @@
 """Heads and neurons by Fisher information: gradients of gates, the search, swaps, and whole models."""
 
+import copy
+
 import pytest
 import torch
 from support import tiny_bert
 
 from fineprune import FinepruneError, calibrate, costs, shrink
-from fineprune.pruning.calibration.kwon import gate_gradients, search, swapped
+from fineprune.pruning.calibration.kwon import answers, class_logits, gate_gradients, search, swapped
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.probe import probe_inputs
@@ -86,6 +88,44 @@ def test_a_model_is_cut_to_a_share_of_its_multiply_adds(labels):
     assert 0.5 * before - 128 * 32 < costs(model).nonzero_multiply_adds <= 0.5 * before
 
 
+def padded(batch, count):
+    """The same texts, with padding behind each."""
+    return {
+        name: torch.cat([value, value.new_zeros(len(value), count)], dim=1) for name, value in batch.items()
+    }
+
+
+@pytest.mark.parametrize("method", ["kwon", "k_prune"])
+def test_padded_tokens_have_no_say(method):
+    model = tiny_bert(
+        "ForTokenClassification", num_attention_heads=4, initializer_range=0.5, max_position_embeddings=40
+    ).eval()
+    texts = [probe_inputs(model, 12, seed) for seed in range(3)]
+    kept = []
+    for given in (texts, [padded(batch, 20) for batch in texts]):
+        cut = copy.deepcopy(model)
+        calibrate(cut, given, 0.5, method, UNITS)
+        kept.append({name: value != 0 for name, value in cut.named_parameters() if value.ndim == 2})
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_no_padded_token_can_be_an_answer():
+    model = tiny_bert("ForQuestionAnswering", max_position_embeddings=40).eval()
+    batch = padded(probe_inputs(model, 12, 0), 20)
+    start, end = class_logits(model(**batch), batch, "kwon")
+    for logits in (start, end):
+        assert answers(logits, batch).shape == (len(batch["input_ids"]), 32)
+        assert not logits.softmax(-1)[:, 12:].any()
+
+
+def test_all_heads_of_a_layer_may_go():
+    model = bert()
+    calibrate(model, batches(model), 0.05, "kwon", UNITS)
+    assert costs(model).nonzero_multiply_adds > 0
+    with pytest.raises(FinepruneError, match=r"keeps less than one head, .*; give a higher density$"):
+        calibrate(bert(), batches(model), 0.05, "wanda", UNITS)
+
+
 def test_what_is_refused():
     model = bert()
     shares = {
@@ -99,3 +139,7 @@ def test_what_is_refused():
     headless = tiny_bert("Model", num_attention_heads=4).eval()
     with pytest.raises(FinepruneError, match="gives no loss on these batches, and no logits"):
         calibrate(headless, batches(headless), 0.5, "kwon", UNITS)
+    several = tiny_bert(num_attention_heads=4, problem_type="multi_label_classification").eval()
+    for method, remedy in (("kwon", "give batches with labels, or use"), ("k_prune", "use")):
+        with pytest.raises(FinepruneError, match=f"this model gives several labels; {remedy} method='sparse"):
+            calibrate(several, batches(several), 0.5, method, UNITS)

@@ -109,7 +109,7 @@ class _Encoded(nn.Module):
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         ids = input_ids.numpy().astype(np.int32)
-        mask = np.ones_like(ids) if attention_mask is None else attention_mask.numpy()
+        mask = np.ones_like(ids) if attention_mask is None else attention_mask.numpy().astype(np.int32)
         if (np.diff(mask, axis=1) > 0).any():
             raise FinepruneError("CTranslate2 takes padding on the right alone (padding_side='right')")
         lengths = mask.sum(1).astype(np.int32)

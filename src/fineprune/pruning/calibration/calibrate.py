@@ -13,7 +13,7 @@ from fineprune.config import METHODS, PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.calibration import alps, k_prune, magnitude, sparsegpt, units, wanda
 from fineprune.pruning.calibration.calibrated import Calibrated, CutMatrix
-from fineprune.pruning.calibration.checks import checked, warn_of_batches
+from fineprune.pruning.calibration.checks import checked, refuse_several_labels, warn_of_batches
 from fineprune.pruning.calibration.kwon import choose_units
 from fineprune.pruning.calibration.layer import Layer, as_matrix
 from fineprune.pruning.calibration.moments import Moments, precise
@@ -81,13 +81,17 @@ def calibrate(
     config = PruningConfig(by_size, density, scope="local", structure=structure, **patterns)
     cuts = list(CUTS) if config.structure == "element" else [KWON, K_PRUNE, *UNIT_CUTS]
     method = cuts[-1] if method is None else choose(method, cuts, "method")
+    whole = method in (KWON, K_PRUNE)
+    if whole:  # all layers share one budget, and one may lose all its heads
+        config = replace(config, scope="global")
     matrices = checked(model, config)
     (grids,) = grids_of(model, matrices, config)
     readers = {name: matrices[name] for name in grids}
     passes = Passes(model, batches, readers, repeated_blocks(model))
     check_ties(model, grids, passes.batches[0] if isinstance(passes.batches[0], Mapping) else None)
     alive: dict[str, Tensor] = {}
-    whole = method in (KWON, K_PRUNE)
+    if whole:
+        refuse_several_labels(model, passes.batches[0], method)
     if whole and any(part.density is not None for part in parts_of(config.structure).values()):
         raise FinepruneError(
             f"method={method!r}: shares one density among heads and neurons; give no part its own"

@@ -1,6 +1,8 @@
 """What `calibrate` refuses before it reads a batch, and what it warns of afterwards."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,4 +89,16 @@ def warn_of_batches(inputs: int, tokens: int, padded: bool) -> None:
             "of one length have none",
             FinepruneWarning,
             stacklevel=4,
+        )
+
+
+def refuse_several_labels(model: nn.Module, batch: Any, method: str) -> None:
+    """Raise `FinepruneError` for a model of several labels an example, which softmax cannot draw."""
+    several = getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+    labeled = method == "kwon" and isinstance(batch, Mapping) and batch.get("labels") is not None
+    if several and not labeled:
+        remedy = "give batches with labels, or use" if method == "kwon" else "use"
+        raise FinepruneError(
+            f"method={method!r}: draws one class for each example, and this model gives several labels; "
+            f"{remedy} method='sparsegpt'"
         )

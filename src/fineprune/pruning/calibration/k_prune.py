@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fineprune.pruning.calibration.kwon import class_logits
+from fineprune.errors import FinepruneError
+from fineprune.pruning.calibration.kwon import answers, class_logits
 from fineprune.pruning.calibration.layer import DAMPING, as_matrix, factor
 from fineprune.pruning.calibration.moments import Moments
 from fineprune.pruning.expansion import Lines
@@ -45,6 +46,8 @@ def halves(
     """
     names = [next(iter(group)) for group in groups]
     budget = density * sum(grids[name].multiply_adds * grids[name].shape[0] for name in names)
+    if budget < min(grids[name].multiply_adds for name in names):
+        raise FinepruneError(f"density={density:g}: keeps neither a head nor a neuron; give a higher density")
     dense = copy.deepcopy(model)
     for place, (name, group) in enumerate(zip(names, groups, strict=True)):
         scores = _scores(model, dense, batches, groups[place:], grids)
@@ -136,9 +139,10 @@ def _scores(
     for batch in batches:
         gates.clear()
         with evaluating(model), without_autocast(model):
-            known = class_logits(_call(dense, batch), "k_prune")
+            known = class_logits(_call(dense, batch), batch, "k_prune")
             with torch.enable_grad(), _Watching(readers, lambda name, value: see(name, value, batch)):  # noqa: B023
-                loss = _drawn_loss(class_logits(_call(model, batch), "k_prune"), known, generator)
+                logits = class_logits(_call(model, batch), batch, "k_prune")
+                loss = _drawn_loss(logits, known, batch, generator)
                 given = torch.autograd.grad(loss, [gate for _, gate in gates], allow_unused=True)
         examples += len(known[0])
         found: dict[str, Tensor] = {}
@@ -156,14 +160,14 @@ def _scores(
     return result
 
 
-def _drawn_loss(logits: list[Tensor], dense: list[Tensor], generator: torch.Generator) -> Tensor:
+def _drawn_loss(logits: list[Tensor], dense: list[Tensor], batch: Any, generator: torch.Generator) -> Tensor:
     """Return -log p summed over examples, of classes drawn from the dense model's answers."""
     losses = []
     for entry, known in zip(logits, dense, strict=True):
-        likely = (known.detach().flatten(0, -2) / _TEMPERATURE).softmax(-1).cpu()
+        likely = (answers(known.detach(), batch) / _TEMPERATURE).softmax(-1).cpu()
         drawn = torch.multinomial(likely, 1, generator=generator)[:, 0].to(entry.device)
-        answers = entry.flatten(0, -2) / _TEMPERATURE
-        losses.append(functional.cross_entropy(answers, drawn, reduction="sum"))
+        given = answers(entry, batch) / _TEMPERATURE
+        losses.append(functional.cross_entropy(given, drawn, reduction="sum"))
     return torch.stack(losses).sum()
 
 

@@ -56,7 +56,8 @@ def gate_gradients(
         with torch.enable_grad(), evaluating(model):
             for batch in batches:
                 output = model(**batch) if isinstance(batch, Mapping) else model(*batch)
-                given = torch.autograd.grad(_loss(output, generator), list(gates.values()), allow_unused=True)
+                loss = _loss(output, batch, generator)
+                given = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
                 for name, values in zip(gates, given, strict=True):
                     units = gates[name] if values is None else values
                     found[name].append(torch.zeros_like(units) if values is None else values.double().cpu())
@@ -137,26 +138,34 @@ def _gated(gate: Tensor, grid: Grid) -> Callable[[nn.Module, tuple[Any, ...]], t
     return hook
 
 
-def _loss(output: Any, generator: torch.Generator) -> Tensor:
+def _loss(output: Any, batch: Any, generator: torch.Generator) -> Tensor:
     """Return the loss that a model gives, or that of labels drawn from its answers."""
     loss = getattr(output, "loss", None)
     if isinstance(loss, Tensor):
         return loss.float()
     losses = []
-    for entry in (entry.flatten(0, -2) for entry in class_logits(output, "kwon")):
+    for entry in (answers(entry, batch) for entry in class_logits(output, batch, "kwon")):
         drawn = torch.multinomial(entry.detach().softmax(-1).cpu(), 1, generator=generator)
         losses.append(functional.cross_entropy(entry, drawn[:, 0].to(entry.device)))
     return torch.stack(losses).sum()
 
 
-def class_logits(output: Any, method: str) -> list[Tensor]:
+def class_logits(output: Any, batch: Any, method: str) -> list[Tensor]:
     """Return the logits of classes that a model gives, in float32; the last axis is that of the classes.
+
+    Where the classes are the tokens of a text, no padded one can be drawn.
 
     Raises:
         FinepruneError: There are none; the message names the method that needs them.
     """
-    logits = [getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")]
-    known = [entry.float() for entry in logits if isinstance(entry, Tensor)]
+    known, mask = [], _tokens(batch)
+    for name in ("logits", "start_logits", "end_logits"):
+        entry = getattr(output, name, None)
+        if isinstance(entry, Tensor):
+            entry = entry.float()
+            if name != "logits" and mask is not None and mask.shape == entry.shape:
+                entry = entry.masked_fill(~mask, torch.finfo(torch.float32).min)
+            known.append(entry)
     if not known or any(entry.shape[-1] < 2 for entry in known):
         needs, remedy = (
             ("gives no loss on these batches, and no", "give batches with labels, or ")
@@ -165,6 +174,21 @@ def class_logits(output: Any, method: str) -> list[Tensor]:
         )
         raise FinepruneError(
             f"method={method!r}: the model {needs} logits of classes to draw labels from; "
-            f"{remedy}method='sparsegpt'"
+            f"{remedy}use method='sparsegpt'"
         )
     return known
+
+
+def answers(logits: Tensor, batch: Any) -> Tensor:
+    """Return logits as (answers, classes): one for each example, or for each token that is no padding."""
+    mask = _tokens(batch)
+    per_token = mask is not None and logits.ndim == 3 and logits.shape[:2] == mask.shape
+    return logits[mask] if per_token else logits.flatten(0, -2)
+
+
+def _tokens(batch: Any) -> Tensor | None:
+    """Return which tokens are no padding, bool (examples, tokens); None where nothing says so."""
+    if not isinstance(batch, Mapping):
+        return None
+    mask = batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
+    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
