@@ -53,8 +53,8 @@ def test_the_loss_of_the_task_has_a_panel_of_its_own(write_run: WriteRun) -> Non
     figure = made(steps(read_folder(folder)))
     assert [axis.get_title() for axis in figure.draw().axes] == ["density (%)", "task loss", "penalty"]
     assert sorted(line.get_ydata()[0] for line in figure.draw().axes[1].get_lines()) == [0.5, 0.7]
-    assert figure.header[-4:] == ("task_loss", "distillation", "penalty", "loss")
-    assert figure.data[-1][-4:] == (0.5, 0.0, 500.0, 500.5)
+    assert figure.header[-5:] == ("task_loss", "distillation", "hidden", "penalty", "loss")
+    assert figure.data[-1][-5:] == (0.5, 0.0, None, 500.0, 500.5)
     assert "older version" not in figure.caption
     write_run("sst2-l0-0.1-s0", "l0", 0.1, 0.5, lines=LINES)
     assert (

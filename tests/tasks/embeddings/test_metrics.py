@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from transformers import EvalPrediction
 
+from fineprune import FinepruneError
 from fineprune.tasks.embeddings.metrics import closeness, of_pairs, of_retrieval
 from fineprune.tasks.embeddings.texts import Pairs, Retrieval
 
@@ -41,6 +42,15 @@ def test_one_vector_for_all_texts_has_no_correlation():
         "spearman": 0.0,
         "pearson": 0.0,
     }
+
+
+def test_equal_texts_of_the_dense_model_have_no_correlation():
+    assert closeness(of(at(0, 10, 30), at(5, 5, 5)))["spearman"] == 0.0
+
+
+def test_a_model_that_diverged_has_no_score():
+    with pytest.raises(FinepruneError, match="training diverged; lower the learning rate"):
+        closeness(of(np.full((3, 2), np.nan), at(0, 10, 30)))
 
 
 def test_pairs_are_correlated_with_their_scores():

@@ -7,7 +7,7 @@ import pytest
 from support import call
 
 from fineprune import FinepruneError, load, summary
-from fineprune.training.run.calibration import Calibration, calibrate_folder
+from fineprune.training.run.calibration import Calibration, _train_on, calibrate_folder
 from fineprune.training.run.convert import compact_folder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
@@ -41,6 +41,16 @@ def test_a_run_is_cut_by_its_training_data_and_trains_on(dense, tmp_path, capsys
     assert (loaded.model.name, loaded.pruning.method) == (str(out), "keep_zeros")
     assert loaded.distillation.teacher == str(dense)
     assert run_recipe(loaded, tmp_path / "on", progress=False)["density"] == 0.5
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_the_command_to_train_on_is_that_of_one_density(files, tmp_path, units):
+    recipe = files.recipe(pruning={"method": "magnitude", "density": [0.5, 0.25]})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    words = shlex.split(_train_on(tmp_path, tmp_path / "out", Calibration(units=units), recipe))
+    loaded = Recipe.load(words[2], words[3 : words.index("--out")])
+    assert loaded.earlier_densities == ()
+    assert (loaded.pruning is None) is units
 
 
 def test_a_model_folder_is_cut_by_texts(dense, tmp_path, capsys):

@@ -12,7 +12,7 @@ from fineprune.pruning.preparing import prepare
 from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.training.run.builtin_recipes import FOLDER, packaged
 from fineprune.training.run.demo import STEPS, _recipe
-from fineprune.training.run.guidance import RunPlan, after, before, plan_of, usual_rates
+from fineprune.training.run.guidance import RunPlan, after, before, in_section, plan_of, untaught, usual_rates
 from fineprune.training.run.recipe import DistillationConfig, ModelConfig, Recipe, TrainingConfig
 from fineprune.training.run.recipe_file import override, read_yaml
 
@@ -265,6 +265,23 @@ def test_the_share_that_was_kept():
     assert after(results_of(taught, score=0.6, teacher_score=0.8)) == [
         "75.0% of its teacher's accuracy of 80.00%"
     ]
+    assert after(results_of(taught, score=-0.1, dense={"score": 0.3, "share": -0.33}))[0] == (
+        "no better than chance, against the dense model's accuracy of 30.00%"
+    )
+
+
+def test_settings_are_named_by_the_section_of_a_stage():
+    warning = "training.learning_rate=2e-4: give more training.steps; training is short"
+    assert (
+        in_section("dense", warning) == "dense.learning_rate=2e-4: give more dense.steps; training is short"
+    )
+    assert in_section("training", warning) == warning
+
+
+def test_a_stage_that_learned_nothing_is_named():
+    assert untaught(None) is None
+    assert untaught({"constant": False}) is None
+    assert "learned nothing" in untaught({"constant": True})
 
 
 @pytest.mark.parametrize(
@@ -272,7 +289,7 @@ def test_the_share_that_was_kept():
     [
         {},  # nothing to compare with
         {"constant": True, "teacher_score": 0.7},
-        {"score": -0.1, "teacher_score": 0.7},
+        {"dense": {"score": 0.5, "share": None}},  # the dense model learned nothing
         {"score": 0.1, "teacher_score": 0.0},
         {"dense": {}},
     ],
@@ -312,4 +329,8 @@ def test_what_may_help_next():
     fixed = replace(taught, pruning=PruningConfig(method="soft_movement", penalty=400.0))
     assert advice(fixed, plan_for(fixed), density=0.03) == []
     later = results_of(short, dense={"score": 0.8}) | {"plan": plan_for(short)._asdict() | {"more": 1}}
+    # The steps of several densities are those of the recipe, and a refinement's are not asked to be more.
+    parts = results_of(short, dense={"score": 0.8}, steps=133)
+    assert after(parts)[1] == f"what may help next: {steps}"
+    assert len(after(results_of(taught, dense={"score": 0.8}, steps=20, pruned={"steps": 2000}))) == 1
     assert after(later)[1] == f"what may help next: {steps}"  # a plan of another version

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("density", "threshold", "lambda")
 _WHOLE, _TASK = "loss", "task_loss"
-_PARTS = (_TASK, "distillation", "penalty")
+_PARTS = (_TASK, "distillation", "hidden", "penalty")
 """The parts of the loss, which are logged where it has more than one; older runs logged only the whole."""
 _CHANGED = "mask_changed"
 _LOSSES = (_WHOLE, *_PARTS)
@@ -66,7 +66,9 @@ def steps(runs: Sequence[RunFolder]) -> Figure | str:
     if several and "threshold" in keys:
         parts.append("Thresholds are of different quantities: each as a share of its largest.")
     if apart:
-        parts.append("The task's loss is that of the labels alone; distillation and penalty come beside it.")
+        parts.append(
+            "The task's loss is that of the labels alone; what a teacher and a penalty add comes beside it."
+        )
     elif "lambda" in keys:
         parts.append("The loss includes the penalty that lambda weighs.")
     older = [name for name in whole if shown[name]["lambda"] or _taught(chosen.runs, name)]

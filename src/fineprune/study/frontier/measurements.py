@@ -110,7 +110,9 @@ def texts_of(task: dict[str, Any], scored: int, timed: int) -> str:
     Raises:
         FinepruneError: the file of the data cannot be read.
     """
-    said = [str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", "text", "label")]
+    columns = [name for name in ("words", "tags") if task.get(name) is not None]
+    names = ("kind", "hub", "subset", "validation_split", "text", "label", *columns)
+    said = [str(task.get(name)) for name in names]
     digest = hashlib.sha256("\n".join([*said, f"{scored} {timed}"]).encode())
     if task.get("hub") is None:
         file = task.get("validation") or task.get("train")  # of which a part is held out

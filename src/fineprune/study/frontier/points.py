@@ -141,8 +141,12 @@ def _data(model: Model) -> tuple[str, ...]:
     task = section if isinstance(section, dict) else {}
     file = task.get("validation") or task.get("train")  # some of which are held out
     where = os.path.abspath(str(file)) if file and not task.get("hub") else ""
-    answers = ("label", "labels", "text", "unanswerable")
-    said = (str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", *answers))
+    answers = ("label", "labels", "text", "unanswerable", "words", "tags")
+    said = [str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", *answers)]
+    if task.get("kind") == "embedding":  # where the teacher's embeddings are what is to be met
+        sections = [model.runs[0].recipe.get(name) for name in ("distillation", "model")]
+        taught, own = (section if isinstance(section, dict) else {} for section in sections)
+        said.append(str(taught.get("teacher") or own.get("name")))
     return where, *said, model.group.metric or ""
 
 

@@ -24,6 +24,9 @@ class Dense(NamedTuple):
     before: str
     """Its length, if the run began with its model; else empty."""
 
+    constant: bool
+    """Whether it gives every validation example the same answer."""
+
 
 def dense_beside(run: RunFolder) -> Dense | None:
     """Return the run's own dense stage, or the dense run of the same data and model in the folder above.
@@ -59,7 +62,8 @@ def dense_beside(run: RunFolder) -> Dense | None:
                 differs = differences(settings, theirs)
                 began = run_of(_model(run.recipe), above.name) == name
                 after = theirs[LENGTH].text if began else ""
-                dense = Dense(above / name, results["score"], results["scores"], seed, differs, after)
+                about = differs, after, results.get("constant") is True
+                dense = Dense(above / name, results["score"], results["scores"], seed, *about)
                 unlike = settings[LENGTH] != theirs[LENGTH], not began, len(differs)
                 found.append(((*unlike, seed != _seed(run.recipe)), dense))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -75,7 +79,8 @@ def _stage(path: Path) -> Dense | None:
         seed = _seed(results["recipe"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Dense(path, results["score"], results["scores"], seed, [], length)
+    constant = results.get("constant") is True
+    return Dense(path, results["score"], results["scores"], seed, [], length, constant)
 
 
 def progress(run: RunFolder) -> str:

@@ -85,6 +85,9 @@ def _lost(run: RunFolder, results: dict[str, Any], dense: Dense | None) -> Tile:
     if dense is None:
         lines = ["no dense run to compare with; this trains one:"]
         return Tile("lost", "Against dense", _UNMEASURED, None, lines, _dense_command(run))
+    if dense.constant:
+        lines = ["the dense run learned nothing: it gives every validation example the same answer"]
+        return Tile("lost", "Against dense", _UNMEASURED, None, lines)
     difference, whole = results["score"] - dense.score, share_of(results["score"], dense.score)
     same = dense.seed == run.recipe["training"].get("seed")
     lines = [f"dense{'' if same else f', seed {dense.seed}'}: {percent(dense.score)}"]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fineprune.errors import FinepruneError
+
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
@@ -27,6 +29,10 @@ def closeness(evaluation: "EvalPrediction") -> dict[str, float]:
     """
     from scipy.stats import spearmanr
 
+    if not np.isfinite(evaluation.predictions).all():
+        raise FinepruneError(
+            "the model's embeddings contain NaN or infinity: training diverged; lower the learning rate"
+        )
     ours, dense = unit(evaluation.predictions), unit(evaluation.label_ids)
     similar, wanted = ours @ ours.T, dense @ dense.T
     pairs = np.triu_indices(len(ours), 1)
@@ -35,7 +41,8 @@ def closeness(evaluation: "EvalPrediction") -> dict[str, float]:
         len(set(own) & set(others)) / count
         for own, others in zip(_nearest(similar, count), _nearest(wanted, count), strict=True)
     ]
-    correlation = float(spearmanr(similar[pairs], wanted[pairs])[0]) if np.ptp(similar[pairs]) else 0.0
+    told = np.ptp(similar[pairs]) and np.ptp(wanted[pairs])
+    correlation = float(spearmanr(similar[pairs], wanted[pairs])[0]) if told else 0.0
     return {
         "spearman": correlation,
         "cosine": float((ours * dense).sum(1).mean()),

@@ -12,6 +12,7 @@ from torch import Tensor
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed.gathering import gather_state_dict
 from fineprune.pruning.pruner import Pruner
+from fineprune.training.distillation.running_mean import RunningMean
 from fineprune.training.host.folding import is_prepared, ordinary_copy, take_weights
 from fineprune.training.host.measuring import check_rows, task_losses
 from fineprune.training.host.part import MicroBatch, Part
@@ -63,6 +64,7 @@ class PrunedWeights(Weights):
         self._pruner = pruner
         self._check_masks = check_masks
         self._attached: Any = None
+        self._penalty = RunningMean()
         if pruner.measures:
             check_rows(host)
             pruner.measure_on(lambda: task_losses(host, pruner.steps_done))
@@ -112,7 +114,10 @@ class PrunedWeights(Weights):
             )
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
-        return loss + self._pruner.penalty() / batch.parts
+        penalty = self._pruner.penalty()
+        if self._pruner.has_penalty:
+            self._penalty.add(penalty)
+        return loss + penalty / batch.parts
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
         if not {"loss", "eval_loss"} & line.keys() or not is_prepared(self._host.model):
@@ -126,8 +131,16 @@ class PrunedWeights(Weights):
         if pruner.threshold is not None:
             values |= {"threshold": pruner.threshold, "mask_changed": pruner.changed}
         if pruner.has_penalty:
-            values |= {"lambda": pruner.lambda_, "penalty": float(pruner.penalty().detach())}
-        return values
+            values["lambda"] = pruner.lambda_
+        penalty = self._penalty.take() if "loss" in line else None
+        return values if penalty is None else values | {"penalty": penalty}
+
+    def sums(self) -> dict[str, Any]:
+        return {"penalty": self._penalty.sums()}
+
+    def go_on(self, sums: Mapping[str, Any]) -> None:
+        if sums.get("penalty") is not None:
+            self._penalty.go_on(*sums["penalty"])
 
     def after_step(self) -> None:
         self._pruner.step()

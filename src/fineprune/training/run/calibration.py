@@ -103,7 +103,7 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
             write_plain(model, Companions(tokenizer, Path(place)), staging)
             provenance = Provenance(after, before, _command(folder, out, settings, cut.method))
             write_json(staging / CALIBRATION, provenance.to_dict() | {"cut": str(cut).splitlines()})
-    train_on = None if recipe is None else _train_on(folder, out, settings)
+    train_on = None if recipe is None else _train_on(folder, out, settings, recipe)
     return CalibratedFolder(out, cut, shrunk, before, after, results.get("metric"), train_on)
 
 
@@ -154,9 +154,11 @@ def _command(folder: Path, out: Path, settings: Calibration, method: str) -> str
     )
 
 
-def _train_on(folder: Path, out: Path, settings: Calibration) -> str:
+def _train_on(folder: Path, out: Path, settings: Calibration, recipe: Recipe) -> str:
+    several = bool(recipe.earlier_densities)
     pruning = "null" if settings.units else "'{method: keep_zeros}'"
     return (
         f"fineprune run {folder / 'recipe.yaml'} model={out} pruning={pruning} dense=null refine=null "
+        f"{'earlier_densities=null ' * several}"
         f"'distillation={{teacher: {folder}}}' --out {out}-trained"
     )

@@ -1,6 +1,7 @@
 """Say before a run whether its plan can work, and after it what it kept and what may help next."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,6 +141,21 @@ def before(recipe: Recipe, plan: RunPlan) -> list[str]:
     return [text for check in checks if (text := check(recipe, plan)) is not None]
 
 
+def in_section(section: str, text: str) -> str:
+    """Return a line that names settings of `training`, with the section that these stand in for the user."""
+    return re.sub(r"\btraining\.(?=\w)", f"{section}.", text)
+
+
+def untaught(earlier: Mapping[str, Any] | None) -> str | None:
+    """Return a warning if the stage before gave every example the same answer."""
+    if earlier is None or not earlier.get("constant"):
+        return None
+    return (
+        "the model that this stage begins with gives every validation example the same answer: what follows "
+        "learns from one that learned nothing, and a share of its score means nothing"
+    )
+
+
 def after(results: Mapping[str, Any]) -> list[str]:
     """Return lines for the end of a run: the share of the dense score that it kept, and what may help.
 
@@ -151,13 +167,17 @@ def after(results: Mapping[str, Any]) -> list[str]:
     recipe, score = results["recipe"], results["score"]
     if recipe.get("pruning") is None or results.get("constant"):
         return []
-    whose, reference = "the dense model's", (results.get("dense") or {}).get("score")
+    dense = results.get("dense") or {}
+    whose, reference = "the dense model's", dense.get("score")
     if reference is None:
         whose, reference = "its teacher's", results.get("teacher_score")
-    if reference is None or min(score, reference) <= 0:
+    elif "share" in dense and dense["share"] is None and score > 0:
+        return []  # the dense model is no better than chance, or learned nothing
+    if reference is None or reference <= 0:
         return []
     share = score / reference
-    lines = [f"{share:.1%} of {whose} {results['metric']} of {reference:.2%}", *score_lines(results)]
+    kept = f"{share:.1%} of" if score > 0 else "no better than chance, against"
+    lines = [f"{kept} {whose} {results['metric']} of {reference:.2%}", *score_lines(results)]
     if share < _GOOD and (advice := _advice(results)):
         lines.append(f"what may help next: {'; '.join(advice[:2])}")
     return lines
@@ -252,8 +272,9 @@ def _advice(results: Mapping[str, Any]) -> list[str]:
     if recipe.get("distillation") is None:
         teacher = "{}" if recipe.get("dense") else "{teacher: DENSE RUN}"
         advice.append(f"a teacher (distillation={teacher})")
-    if results["steps"] < _SHORT:
-        advice.append(f"more training.steps (here {results['steps']:,})")
+    # Those of one density: of several, results.json has the last one's. A refinement has steps of its own.
+    if (results.get("pruned") or results)["steps"] < _SHORT:
+        advice.append(f"more training.steps (here {recipe['training']['steps'] or results['steps']:,})")
     if results["density"] < 0.1 and (plan is None or plan.density is not None):
         advice.append(f"a higher pruning.density (here {results['density']:.1%})")
     return advice

@@ -67,7 +67,7 @@ def of_pruned(pruned: Mapping[str, Any], refined: Mapping[str, Any]) -> dict[str
     """
     named = ("score", "scores", "teacher_score", "density", "parameters", "steps", "seconds", "warnings")
     dense = pruned["dense"]
-    share = refined["score"] / dense["score"] if dense and dense["score"] > 0 else None
+    share = refined["score"] / dense["score"] if dense and dense["share"] is not None else None
     return {
         "pruned": {name: pruned[name] for name in named},
         "dense": None if dense is None else dense | {"share": share},

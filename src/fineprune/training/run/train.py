@@ -44,7 +44,7 @@ from fineprune.training.run.densities import WHOLE, family, folder_of
 from fineprune.training.run.evaluate import evaluation_of, in_float32, scores
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.first_cut import cut
-from fineprune.training.run.guidance import before, plan_of, usual_rates
+from fineprune.training.run.guidance import before, in_section, plan_of, untaught, usual_rates
 from fineprune.training.run.latency import flops_of, shrink_timed
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
@@ -70,6 +70,7 @@ def run_recipe(
     resume: bool = False,
     progress: bool = True,
     home: Path | None = None,
+    section: str = "training",
 ) -> dict[str, Any]:
     """Train a recipe into the folder `out`, and return the content of `results.json`.
 
@@ -80,7 +81,8 @@ def run_recipe(
     written if the recipe or the data cannot work, or if `out` holds something else.
 
     `home` is the folder of the run of several densities of which this one is an earlier density: its stages
-    are in that folder, and it leaves its model for the next density.
+    are in that folder, and it leaves its model for the next density. `section` is where the settings of this
+    training stand in the recipe that it is a stage of.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
     recipe's batch is split over them; the first process writes.
@@ -105,8 +107,9 @@ def run_recipe(
                 tidy_later(out)
             return finished
         earlier = _run_before(recipe, out, progress, home or out)
+        named = section if recipe.refine is None else "refine"
         held.enter_context(quiet())
-        run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier, home)
+        run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier, home, named)
         held.enter_context(agreement.connected())  # the last evaluation and the files need the others, too
         return _run(run, held.enter_context(StopsAtSignals()))
 
@@ -122,6 +125,8 @@ class Running(NamedTuple):
     earlier: dict[str, Any] | None
     home: Path | None
     """The folder of the run of several densities that this is a part of; None: it is no part."""
+    section: str
+    """Where the settings of the training stand in the recipe that the user gave."""
 
     @property
     def stages(self) -> Path:
@@ -154,7 +159,8 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path) -> dict[s
         print(f"{name} stage, into {folder}", file=sys.stderr, flush=True)
     try:
         inside = home if recipe.earlier_densities else None
-        results = run_recipe(stage, folder, resume=True, progress=progress, home=inside)
+        section = name if name == "dense" else "training"
+        results = run_recipe(stage, folder, True, progress, inside, section)
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
     if first and progress:
@@ -207,7 +213,8 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     clock = Clock()
     trainer.add_callback(clock)
     plan = plan_of(recipe, trainer.model, trainer.args.max_steps, head_is_new(trainer.model))
-    for warning in (*before(recipe, plan), check_start(recipe, data.metric)):
+    own = [in_section(run.section, warning) for warning in before(recipe, plan)]
+    for warning in (*own, check_start(recipe, data.metric), untaught(run.earlier)):
         if warning:
             _warn(warning)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -267,7 +274,7 @@ def _finish(job: Job, trainer: PruningTrainer, run: Running, trained: dict[str, 
     measured = scores(trainer, evaluation)
     answers = trainer.compute_metrics.answers
     if answers.constant:
-        _warn(_learned_nothing(recipe, model, answers))
+        _warn(in_section(run.section, _learned_nothing(recipe, model, answers)))
     results = {
         "metric": data.metric,
         "score": measured[data.metric],
@@ -328,7 +335,8 @@ def _warn(text: str) -> None:
 def _learned_nothing(recipe: Recipe, model: Any, answers: Answers) -> str:
     """Return the warning about a model that answers the same to everything."""
     answer = "" if answers.answer is None else f", {answers.answer!r}"
-    rate, usual, remedies = recipe.training.learning_rate or 0.0, usual_rates(_width(model)), ["more steps"]
+    rate, usual = recipe.training.learning_rate or 0.0, usual_rates(_width(model))
+    remedies = ["more training.steps"]
     if usual is not None and rate < usual[1]:
         remedies.append(f"a training.learning_rate of up to {usual[1]:.1g}")
     return (
@@ -366,7 +374,7 @@ def _of_dense(dense: dict[str, Any] | None, score: float) -> dict[str, Any] | No
     """Return what the results say about the dense stage, and the share of its score that is kept."""
     if dense is None:
         return None
-    share = score / dense["score"] if dense["score"] > 0 else None
+    share = score / dense["score"] if dense["score"] > 0 and not dense.get("constant") else None
     return {name: dense[name] for name in ("score", "scores", "steps", "seconds")} | {"share": share}
 
 
