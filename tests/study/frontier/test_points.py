@@ -1,0 +1,31 @@
+"""Which runs are of one task, and so in one picture."""
+
+from types import SimpleNamespace
+
+from fineprune.study.frontier.points import _data
+
+
+def key(model="minilm", distillation=None, **task):
+    recipe = {"task": task, "model": {"name": model}, "distillation": distillation}
+    return _data(SimpleNamespace(runs=[SimpleNamespace(recipe=recipe)], group=SimpleNamespace(metric="f1")))
+
+
+def test_columns_of_tags_are_tasks_of_their_own():
+    tagger = {"kind": "token_classification", "train": "a.conll"}
+    assert key(**tagger, tags=2) == key(**tagger, tags=2)
+    assert key(**tagger, tags=2) != key(**tagger, tags=3)
+    assert key(**tagger, words=0) != key(**tagger, words=1)
+
+
+def test_embeddings_are_compared_with_those_of_one_dense_model():
+    encoder = {"kind": "embedding", "train": "texts.txt"}
+    own = key(**encoder)
+    assert key(distillation={"alpha": 1.0, "teacher": None}, **encoder) == own
+    assert key(model="runs/pruned", distillation={"teacher": "minilm"}, **encoder) == own
+    assert key(distillation={"teacher": "mpnet"}, **encoder) != own
+    assert key(model="mpnet", **encoder) != own
+
+
+def test_a_teacher_makes_no_other_task_of_labels():
+    labeled = {"kind": "classification", "train": "a.tsv"}
+    assert key(distillation={"teacher": "dense"}, **labeled) == key(**labeled)
