@@ -253,9 +253,9 @@ def test_a_run_that_learned_nothing_says_so(files, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("width", "rate", "remedy"),
     [
-        (384, 1e-4, "more steps or a training.learning_rate of up to 0.001 may help (the rate here: 0.0001)"),
-        (384, 1e-3, "learned nothing; more steps may help (the rate here: 0.001)"),
-        (8, 1e-4, "learned nothing; more steps may help"),  # no rates are known for so small a model
+        (384, 1e-4, "or a training.learning_rate of up to 0.001 may help (the rate here: 0.0001)"),
+        (384, 1e-3, "learned nothing; more training.steps may help (the rate here: 0.001)"),
+        (8, 1e-4, "learned nothing; more training.steps may help"),  # no rates are known for so small a model
     ],
 )
 def test_what_may_help_a_run_that_learned_nothing(files, width, rate, remedy):
