@@ -280,13 +280,14 @@ def compare_weights(model: nn.Module, reloaded: nn.Module, packing: Packing) -> 
         if loaded_as != weight.dtype:  # to compare like with like, outputs too
             other = after[name].data = other.to(weight.dtype)
         moved = float(torch.linalg.vector_norm((other - weight).double()))
-        allowed = _ROUNDING[stored_as] * float(torch.linalg.vector_norm(weight.double()))
+        size = float(torch.linalg.vector_norm(weight.double()))
+        allowed = _ROUNDING[stored_as] * size
         if loaded_as != weight.dtype and moved > allowed:
             raise FinepruneError(
                 f"{name}: is {weight.dtype}, and transformers loads it as {loaded_as}: cast the whole model "
                 "to one type, with its .to(dtype)"
             )
-        if stored_as in _FINER and allowed < moved < float(torch.linalg.vector_norm(weight.double())):
+        if stored_as in _FINER and allowed < moved < size:
             option = "embeddings" if id(weight) in tables else "values"
             raise FinepruneError(
                 f"{name}: {stored_as} is too coarse for it, as a few of its values are far larger than the "

@@ -134,7 +134,7 @@ class StoredTeaching(Teaching):
         if config.hidden:
             raise FinepruneError(
                 f"teacher_logits: hidden={config.hidden:g} needs the teacher's hidden states, which are not "
-                "stored; leave one of them out"
+                "stored; give hidden=0, or leave the stored answers out"
             )
         self._folder, self._rows = Path(folder), host.train_dataset
         self._stored = host.data_collator = StoredLogits(host.data_collator, self._teacher.head)

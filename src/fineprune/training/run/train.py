@@ -160,7 +160,7 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path) -> dict[s
     try:
         inside = home if recipe.earlier_densities else None
         section = name if name == "dense" else "training"
-        results = run_recipe(stage, folder, True, progress, inside, section)
+        results = run_recipe(stage, folder, resume=True, progress=progress, home=inside, section=section)
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
     if first and progress:
