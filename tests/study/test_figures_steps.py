@@ -47,6 +47,7 @@ def test_the_loss_of_the_task_has_a_panel_of_its_own(write_run: WriteRun) -> Non
         {"step": step, "loss": 500.5, "task_loss": 0.5, "penalty": 500.0, "distillation": 0.0, "density": 0.5}
         for step in (10, 20)
     ]
+    apart.append({"step": 20, "eval_loss": 0.6, "penalty": 900.0, "density": 0.5})  # of the next step
     write_run("sst2-soft_movement-0.1-s0", "soft_movement", 0.1, 0.5, lines=apart)
     plain = [{"step": 10, "loss": 0.7, "density": 0.5}]
     folder = write_run("sst2-movement-0.1-s0", "movement", 0.1, 0.5, lines=plain).parent

@@ -130,10 +130,11 @@ class PrunedWeights(Weights):
             values |= {"flops": left["flops"]} | units
         if pruner.threshold is not None:
             values |= {"threshold": pruner.threshold, "mask_changed": pruner.changed}
-        if pruner.has_penalty:
-            values["lambda"] = pruner.lambda_
-        penalty = self._penalty.take() if "loss" in line else None
-        return values if penalty is None else values | {"penalty": penalty}
+        if pruner.has_penalty:  # of a line of training its part of the loss, of an evaluation what it is now
+            mean = self._penalty.take() if "loss" in line else None
+            now = mean if mean is not None else float(pruner.penalty().detach())
+            values |= {"lambda": pruner.lambda_, "penalty": now}
+        return values
 
     def sums(self) -> dict[str, Any]:
         return {"penalty": self._penalty.sums()}
