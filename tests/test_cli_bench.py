@@ -59,6 +59,15 @@ def test_table(folder, capsys):
 
 
 @pytest.mark.usefixtures("_few")
+def test_one_runtime_beside_torch(folder, capsys):
+    options = ("--length", 8, "--rounds", 2, "--runtime", "wrong [one]", "--json")
+    assert call("bench", folder, *options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["peer"] for row in told["rows"]] == ["torch", "wrong [one]"]
+    assert [entry["what"] for entry in told["skipped"]] == ["memory, runtime"]  # and not "absent"
+
+
+@pytest.mark.usefixtures("_few")
 def test_json(folder, capsys):
     assert call("bench", folder, "--length", 8, "--rounds", 2, "--against", folder, "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -248,7 +257,8 @@ def test_a_table_of_no_threads_is_refused(folder, threads, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--runtime", "torch"), "--runtime and --round-to go with --table"),
+        (("--round-to", 4), "--round-to goes with --table"),
+        (("--runtime", "tvm"), "runtime='tvm': allowed are torch"),
         (("--table", "--against", "x"), "--against goes without --table"),
     ],
 )

@@ -149,6 +149,17 @@ def test_parquet_column_with_a_dot(tmp_path):
             "texts\tlabel\na\t1\n",
             r"no column 'text'; did you mean texts\? it has 'texts', 'label'",
         ),
+        (
+            "a.csv",
+            "text;label\na, b;1\n",
+            r"no column 'text'; the header is 'text;label', separated by ';', and fineprune reads commas in",
+        ),
+        (
+            "a.csv",
+            "text\tlabel\na\t1\n",
+            r"separated by '\\t', and fineprune reads commas in \*\.csv and tabs",
+        ),
+        ("a.tsv", '"text","label"\na,1\n', r"separated by ','"),
         ("a.csv", "q,r\na,1\n", r"no column 'text'; it has 'q', 'r'"),
         ("a.csv", "text,label,text\na,1,b\n", r"2 columns are named 'text'; rename all but one"),
         ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: 1 fields, the header has 2: 'text', 'label'"),

@@ -224,6 +224,11 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
 def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:
     """Raise `FinepruneError` unless each wanted column is `there` exactly once."""
     for column in wanted:
+        if column not in there and (separator := _other_separator(column, there)):
+            raise FinepruneError(
+                f"{where}: no column {column!r}; the header is {there[0]!r}, separated by {separator!r}, and "
+                "fineprune reads commas in *.csv and tabs in *.tsv: write the file anew, or rename it"
+            )
         if column not in there:
             hint = suggestion(column, there, 3)
             raise FinepruneError(f"{where}: no column {column!r}; {hint}it has {listing(there)}")
@@ -231,3 +236,12 @@ def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]
             raise FinepruneError(
                 f"{where}: {there.count(column)} columns are named {column!r}; rename all but one"
             )
+
+
+def _other_separator(column: str, there: Sequence[str]) -> str | None:
+    """Return the character that separates the columns of a header that was read as one column."""
+    if len(there) != 1:
+        return None
+    return next(
+        (one for one in ";\t|," if column in (cell.strip(' "') for cell in there[0].split(one))), None
+    )

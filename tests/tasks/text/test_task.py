@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.text.task import ClassificationConfig
 
 FILES = {"train": "train.tsv", "validation": "dev.tsv"}
@@ -94,3 +94,13 @@ def test_a_model_of_several_labels_is_not_scored(write):
         FinepruneError, match=r"several labels .* predicts with such a model, but does not score"
     ):
         config.load(need_train=False, model=SimpleNamespace(config=names))
+
+
+PAIRS = "text\ttext2\tlabel\na\tb\tx\nc\td\ty\n"
+
+
+def test_a_second_column_of_text_that_is_left_out_is_named(write):
+    train, validation = write("t.tsv", PAIRS), write("v.tsv", "text\ttext2\tlabel\ne\tf\tx\n")
+    with pytest.warns(FinepruneWarning, match=r"column 'text2' is not read; .* task.text=\[text,text2\]"):
+        ClassificationConfig(train=train, validation=validation).load()
+    assert ClassificationConfig(train=train, validation=validation, text=("text", "text2")).load().train.pairs

@@ -29,7 +29,7 @@ def bench(
         bool, typer.Option("--table", help="Time fewer heads and neurons, for pruning by budget=latency.")
     ] = False,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="With --table: this runtime alone; may be given again.")
+        list[str] | None, typer.Option(help="This one, beside torch; may be given again. All, if left out.")
     ] = None,
     round_to: Annotated[
         int, typer.Option(help="With --table: numbers of neurons are multiples of this.")
@@ -45,11 +45,11 @@ def bench(
             raise FinepruneError("bench: --against goes without --table, which times one model")
         _tables(folder, (batch, length, threads, rounds), runtime or [], round_to, as_json)
         return
-    if runtime or round_to != 1:
-        raise FinepruneError("bench: --runtime and --round-to go with --table")
+    if round_to != 1:
+        raise FinepruneError("bench: --round-to goes with --table")
     from fineprune.inference.bench.measure import bench_folder
 
-    done = bench_folder(folder, against, batch, length, threads, rounds, _say)
+    done = bench_folder(folder, against, batch, length, threads, rounds, _say, runtime or [])
     # First: a pipe that prints may have ended at the same Ctrl-C.
     kept = _keep(done) if (folder / "results.json").is_file() else None
     if as_json:

@@ -4,19 +4,19 @@ import contextlib
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fineprune._messages import one_line
+from fineprune._messages import choose, one_line
 from fineprune._transformers_output import quiet
 from fineprune.checkpoint.loading import OpenedModel, open_model
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.inference.bench import resident_memory
-from fineprune.inference.bench.peers import PEERS, Job, Run, missing
+from fineprune.inference.bench.peers import PEERS, Job, Peer, Run, missing
 from fineprune.inference.bench.resident_memory import Loading
 from fineprune.inference.bench.timing import Stopped, Timing, compare, interleave, machine, silent
 from fineprune.pruning.summary import summary
@@ -90,23 +90,28 @@ def bench_folder(
     threads: int | None = None,
     rounds: int = 11,
     say: Callable[[str], None] = silent,
+    runtimes: Sequence[str] = (),
 ) -> Bench:
-    """Time every peer of `peers.PEERS` on the model of a run or model folder, in turns.
+    """Time the peers of `peers.PEERS` on the model of a run or model folder, in turns.
 
     The inputs are `batch` texts of `length` random tokens. `against` is another folder, or a name on the hub,
     which all peers run as well; ratios are always to torch on the model of `folder`. `threads` is for
     all peers; None: as many as torch uses. `say` is called with a line about each step of the measurement.
+    `runtimes` are the peers beside torch; all of them if there are none.
 
     Ctrl-C after three rounds or more ends the measurement, with the complete rounds and the memory that was
     measured before.
 
     Raises:
-        FinepruneError: for numbers below 1, for a model that does not exist, does not take single texts, or
-            that torch cannot run, and where there is no room for temporary files.
+        FinepruneError: for numbers below 1, an unknown runtime, a model that does not exist, does not take
+            single texts, or that torch cannot run, and where there is no room for temporary files.
     """
     for what, value in (("batch", batch), ("length", length), ("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise FinepruneError(f"{what} is {value}, expected a whole number of 1 or more")
+    for runtime in runtimes:
+        choose(runtime, PEERS, "runtime")
+    chosen = {name: peer for name, peer in PEERS.items() if not runtimes or name in (BASE, *runtimes)}
     threads = threads or torch.get_num_threads()
     with torch_threads(threads), scratch_folder() as scratch:
         opened: dict[str | None, OpenedModel] = {None: open_model(folder)}
@@ -119,7 +124,7 @@ def bench_folder(
         built = {}
         for number, (name, model) in enumerate(models.items()):
             given = inputs if name is None else example(model, batch, length)
-            built[name] = _build(Job(model, given, threads, scratch / str(number)), name, say)
+            built[name] = _build(chosen, Job(model, given, threads, scratch / str(number)), name, say)
         runs = {(peer, name): run for name, each in built.items() for peer, run in each.runs.items()}
         base: tuple[str, str | None] = (BASE, None)
         say(f"timing {len(runs)} in {rounds} rounds")
@@ -143,7 +148,8 @@ def bench_folder(
     else:
         say("measuring memory, in a fresh process each")
         try:
-            for entry in _load(places, kind, inputs["input_ids"], threads):
+            in_dtypes = [dtype for dtype in dtypes() if not runtimes or f"engine {dtype}" in runtimes]
+            for entry in _load(places, in_dtypes, kind, inputs["input_ids"], threads):
                 loaded.append(entry)  # one by one: those before the stop stay
         except KeyboardInterrupt:
             loaded.append(Left("memory", f"stopped after {len(loaded)} ways of loading"))
@@ -204,14 +210,14 @@ def error_of(outputs: Any, expected: Any) -> float:
     return worst
 
 
-def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
+def _build(peers: Mapping[str, Peer], job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
     """Make the peers ready, one after another, and compare each one's first answer."""
     named = f" ({model})" if model else ""
     runs: dict[str, Run] = {}
     errors: dict[str, float] = {}
     skipped, notes = [], []
     expected: Any = None
-    for name, peer in PEERS.items():
+    for name, peer in peers.items():
         why = missing(peer)
         try:
             if why is None:
@@ -233,11 +239,11 @@ def _build(job: Job, model: str | None, say: Callable[[str], None]) -> _Built:
 
 
 def _load(
-    places: dict[str | None, Path | str], kind: str, ids: Tensor, threads: int
+    places: dict[str | None, Path | str], dtypes: Sequence[str], kind: str, ids: Tensor, threads: int
 ) -> Iterator[Loading | Left]:
     """Measure every way of loading the model, and the other one in torch."""
     ways = [resident_memory.DENSE]
-    ways += [f"{way} {dtype}" for way in ("accelerate", "runtime") for dtype in dtypes()]
+    ways += [f"{way} {dtype}" for way in ("accelerate", "runtime") for dtype in dtypes]
     asked: list[tuple[str, str | None]] = [(way, None) for way in ways]
     asked += [(resident_memory.DENSE, name) for name in places if name is not None]
     for way, name in asked:

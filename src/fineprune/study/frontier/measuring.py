@@ -164,7 +164,7 @@ def _session(
     smaller = dense or _shrunk(run, model)
     with scratch_folder() as scratch:
         subject = Subject(run.path, model, dense, texts.inputs, options.threads, scratch)
-        expected = answers_of(RUNTIMES[BASE].prepare(subject).answer, texts.inputs)
+        expected = _joined(answers_of(RUNTIMES[BASE].prepare(subject).answer, texts.timed))
         done: list[Measurement] = []
         prepared: dict[str, Prepared] = {}
         for blank in blanks:
@@ -201,16 +201,16 @@ def _shrunk(run: RunFolder, model: Any) -> bool:
 
 
 def _scored(
-    blank: Measurement, prepared: Prepared, texts: Texts, expected: dict[str, list[Any]]
+    blank: Measurement, prepared: Prepared, texts: Texts, expected: dict[str, torch.Tensor]
 ) -> Measurement:
-    """Fill in the score of a runtime's own answers, their error, and the size of the files."""
+    """Fill in the score of a runtime's own answers, their error, and the size of the files.
+
+    `expected` has torch's answers to the timed texts: those to all would take as long as torch's score.
+    """
     logits = answers_of(prepared.answer, texts.inputs)
-    ours, theirs = (
-        {name: np.concatenate([row.ravel() for row in rows]) for name, rows in answers.items()}
-        for answers in (expected, logits)
-    )
-    error = error_of(theirs, {name: torch.from_numpy(values) for name, values in ours.items()})
-    if not np.isfinite(error):
+    finite = all(values.isfinite().all() for values in _joined(logits).values())
+    error = error_of(_joined(answers_of(prepared.answer, texts.timed)), expected)
+    if not finite or not np.isfinite(error):
         raise FinepruneError("its answers are not finite, or of another form")
     return replace(
         blank,
@@ -222,6 +222,14 @@ def _scored(
         available=texts.available,
         tokens=statistics.fmean(text["input_ids"].shape[1] for text in texts.timed),
     )
+
+
+def _joined(answers: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+    """Return the logits of all texts behind one another, by name."""
+    return {
+        name: torch.from_numpy(np.concatenate([row.ravel() for row in rows]))
+        for name, rows in answers.items()
+    }
 
 
 def _times(

@@ -4,15 +4,18 @@ Regression, as in STS-B, is the same task with one output. `reading` reads the d
 cells of the label column their meaning, `metrics` scores predictions.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fineprune._messages import choose, listing
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.data import warn_of_leak, warn_of_near_labels, warn_of_unknown_labels
 from fineprune.tasks.model_config import is_regression, labels_of, problem_of
 from fineprune.tasks.source import Source, check_labels, check_text
+from fineprune.tasks.tables import column_names
 from fineprune.tasks.text import labels as label_rules
 from fineprune.tasks.text.data import ClassificationData
 from fineprune.tasks.text.metrics import CLASSES, REGRESSION
@@ -119,6 +122,20 @@ class ClassificationConfig(Source):
             ids = (map(int, examples.labels or ()) for examples in (data.train, data.validation))
             warn_of_unknown_labels(validation, data.labels, *ids)
         warn_of_leak(validation, data.train.rows(), list(data.validation.rows()))
+        if self.hub is None and (second := self._second_text(column_names(Path(train)))):
+            warnings.warn(
+                f"{train}: the column {second!r} is not read; for pairs of texts, set "
+                f"task.text=[{self.text},{second}]",
+                FinepruneWarning,
+                stacklevel=2,
+            )
+
+    def _second_text(self, there: Sequence[str]) -> str | None:
+        """Return the column that makes a pair with the only column of text, by its name."""
+        if not isinstance(self.text, str):
+            return None
+        stem = self.text.removesuffix("1")
+        return next((name for name in (f"{stem}2", f"{stem}_2", f"{stem}_pair") if name in there), None)
 
     def _read(self, place: str) -> LabeledTexts:
         return self.read(
