@@ -13,13 +13,18 @@ SMALL = "small"
 """The folder of the compact model, in that of the demo."""
 
 _ROUNDS = 3
-_DENSE_INT8 = ("onnxruntime int8", "OpenVINO int8")  # the first: as fast with VNNI, much faster without
+_DENSE_INT8 = ("onnxruntime int8", "OpenVINO int8")  # the first is made sooner, and faster without VNNI
 _SHOWN = ("torch", *_DENSE_INT8, "engine int8")
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("fineprune-demo"),
-    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 200,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=10, help="Optimizer steps of the pruning; the dense run has three quarters of them."
+        ),
+    ] = 200,
 ) -> None:
     """Fine-tune, prune, pack and time an embedded model: no network, a few minutes."""
     from fineprune.checkpoint.packing import Packing
@@ -36,7 +41,7 @@ def demo(
     print(
         "density counts the matrices of the layers; embeddings and the head are whole. One seed: a difference"
     )
-    print("of less than 2 points is noise. The pruned model had its dense steps and as many again.")
+    print("of less than 2 points is noise. The pruned model had the dense steps, then its own.")
     print(f"served from: {out / SMALL}, without torch; go on with:")
     print(f"  fineprune predict {out / SMALL} NAME --pair SENTENCE")
     print(f"  fineprune inspect {pruned.folder}")

@@ -81,8 +81,8 @@ class Source(ABC):
         """Whether a kind whose dense model teaches has labels to learn as well."""
         return False
 
-    def wanted_columns(self) -> tuple[str, ...]:
-        """Return the columns that every file of the data must have; none where that is not known."""
+    def wanted_columns(self, place: str) -> tuple[str, ...]:
+        """Return the columns that a file of the data must have; none where it is no table."""
         return ()
 
     def files(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class Source(ABC):
                 raise FinepruneError(f"{place}: the file is empty")
             names = column_names(path)
             if names and not is_of_cola(names):
-                check_columns(place, self.wanted_columns(), names)
+                check_columns(place, self.wanted_columns(place), names)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

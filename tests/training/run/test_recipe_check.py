@@ -1,5 +1,7 @@
 """A recipe is checked before anything is loaded: files, model, teacher, plan, and a summary."""
 
+import json
+
 import pytest
 
 from fineprune import FinepruneError
@@ -103,3 +105,32 @@ def test_an_empty_file(files):
     files.validation.write_text("")
     with pytest.raises(FinepruneError, match=r"validation.jsonl: the file is empty"):
         check_recipe(files.recipe())
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "told"),
+    [
+        ("token_classification", {"words": ["a"], "tags": ["O"]}, "no column 'tokens'; .*'words', 'tags'"),
+        ("token_classification", {"tokens": ["a"], "tag": ["O"]}, "no column 'ner_tags'"),
+        ("question_answering", {"id": "1", "question": "a"}, "no column 'context'"),
+    ],
+)
+def test_columns_of_other_kinds(files, tmp_path, kind, there, told):
+    table = tmp_path / "rows.jsonl"
+    table.write_text(json.dumps(there) + "\n")
+    with pytest.raises(FinepruneError, match=rf"rows\.jsonl: {told}"):
+        check_recipe(files.recipe(task={"kind": kind, "train": str(table), "validation": str(table)}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("token_classification", "words.conll", "EU B-ORG\nrejects O\n"),
+        ("question_answering", "squad.json", '{"data": []}'),
+    ],
+)
+def test_files_without_columns_are_left_to_their_readers(files, tmp_path, kind, name, content):
+    place = tmp_path / name
+    place.write_text(content)
+    checked = check_recipe(files.recipe(task={"kind": kind, "train": str(place), "validation": str(place)}))
+    assert checked["data"] == [str(place)] * 2

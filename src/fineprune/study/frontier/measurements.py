@@ -52,7 +52,7 @@ class Measurement:
     score: float = 0.0
     """The main metric of the answers of this runtime, a fraction."""
     error: float = 0.0
-    """The largest difference of its logits from torch's float32 ones, over the largest of these; timed texts."""
+    """The largest difference of its logits from torch's on the timed texts, over the largest of torch's."""
     wrong: bool = False
     """The error is larger than float32 arithmetic explains."""
     bytes: int = 0

@@ -5,6 +5,7 @@ them.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fineprune._engine_errors import engine_errors
@@ -13,7 +14,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.data import warn_of_leak
 from fineprune.tasks.questions.data import QuestionAnsweringData
 from fineprune.tasks.questions.spans import AnswerRules
-from fineprune.tasks.questions.squad import Questions, read_file, read_split
+from fineprune.tasks.questions.squad import COLUMNS, Questions, read_file, read_split
 from fineprune.tasks.source import Source
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class QuestionAnsweringConfig(Source):
             rows = (zip(read.questions, read.contexts, strict=True) for read in (train, validation))
             warn_of_leak(validation_place, next(rows), list(next(rows)))
         return QuestionAnsweringData(train, validation, self.rules(), self.metric)
+
+    def wanted_columns(self, place: str) -> tuple[str, ...]:
+        """Return the columns of a table of questions; none of SQuAD's own files."""
+        return () if Path(place).suffix.lower() == ".json" else COLUMNS
 
     def rules(self) -> AnswerRules:
         """Return the rules by which contexts are read and answers chosen."""

@@ -105,7 +105,7 @@ class ClassificationConfig(Source):
         """Return the files of the data, further validation sets among them."""
         return () if self.hub is not None else (*super().files(), *(self.more or {}).values())
 
-    def wanted_columns(self) -> tuple[str, ...]:
+    def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of text and labels."""
         return (*self.columns, self.label)
 

@@ -84,10 +84,15 @@ def read_sentences(path: str, words: str | int | None, tags: str | int | None) -
         sentences = list(_conll(path, read_text(place), *at))
         _check_words(sentences, at[0])
         return sentences
-    text = "tokens" if words is None else str(words)
-    column = _tag_column(column_names(place)) if tags is None else str(tags)
+    text, column = columns_in(path, words, tags)
     columns = read_table(place, [text, column])
     return list(_rows(path, columns[text], columns[column]))
+
+
+def columns_in(path: str, words: str | int | None, tags: str | int | None) -> tuple[str, str]:
+    """Return the names of the columns of words and tags in a table."""
+    tag = _tag_column(column_names(find_file(path))) if tags is None else str(tags)
+    return "tokens" if words is None else str(words), tag
 
 
 def read_hub_sentences(

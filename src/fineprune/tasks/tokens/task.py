@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fineprune._messages import choose, listing
@@ -10,7 +11,7 @@ from fineprune.tasks.data import warn_of_leak, warn_of_near_labels
 from fineprune.tasks.model_config import labels_of
 from fineprune.tasks.source import Source, check_labels, check_text
 from fineprune.tasks.tokens.data import Tagged, TokenClassificationData
-from fineprune.tasks.tokens.files import Sentence, read_hub_sentences, read_sentences
+from fineprune.tasks.tokens.files import TABLES, Sentence, columns_in, read_hub_sentences, read_sentences
 from fineprune.tasks.tokens.metrics import METRICS
 from fineprune.tasks.tokens.tags import infer_tags, tag_ids
 from fineprune_runtime.entities import are_entities
@@ -84,6 +85,11 @@ class TokenClassificationConfig(Source):
             warn_of_near_labels(str(train_place), labels)
             warn_of_leak(validation_place, map(tuple, tagged.words), list(map(tuple, scored.words)))
         return TokenClassificationData(tagged, scored, labels, self._main_metric(labels))
+
+    def wanted_columns(self, place: str) -> tuple[str, ...]:
+        """Return the columns of words and tags of a table; none of a CoNLL file."""
+        is_table = Path(place).suffix.lower() in TABLES
+        return columns_in(place, self.words, self.tags) if is_table else ()
 
     def _read(self, place: str) -> tuple[list[Sentence], tuple[str, ...] | None]:
         """Return the sentences, and the names of the tags where the hub has them."""
