@@ -121,6 +121,36 @@ def test_sst2(tmp_path, make_run, run):
     assert "% | engine float32 |" in (tmp_path / "engine_sst2.md").read_text()
 
 
+def test_real_masks(tmp_path, make_run, run):
+    printed = run("real_masks", make_run, "--length", 8, "--rounds", 2, "--results", tmp_path)
+    (model,) = json.loads((tmp_path / "real_masks.json").read_text())
+    assert set(model["ratios"]["float32"]) == {"real", "by matrix", "uniform"}
+    assert "| run | 10% | float32 | " in printed
+
+
+def test_random_masks_keep_the_weights_of_a_matrix_or_of_the_model(make_run, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import real_masks
+    import torch
+
+    from fineprune.checkpoint.loading import open_model
+    from fineprune.pruning.targets import find_targets
+
+    def counts(model):
+        return [int(module.weight.count_nonzero()) for module in find_targets(model).values()]
+
+    model = open_model(make_run).model
+    moved, even = real_masks.shuffled(model, False), real_masks.shuffled(model, True)
+    assert counts(moved) == counts(model)
+    sizes = [module.weight.numel() for module in find_targets(model).values()]
+    share = sum(counts(model)) / sum(sizes)
+    assert counts(even) == [round(share * size) for size in sizes]
+    for name, module in find_targets(moved).items():
+        before = model.get_submodule(name).weight
+        assert sorted(module.weight.flatten().tolist()) == sorted(before.flatten().tolist())
+        assert not torch.equal(module.weight, before)
+
+
 @pytest.fixture
 def make_run(tmp_path, bert_config, tokenizer) -> Path:
     """A run folder with a pruned model in it."""
