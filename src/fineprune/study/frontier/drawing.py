@@ -1,13 +1,15 @@
 """Draw scores against latency, size and memory, with the front of all models and that of the dense ones."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fineprune.config import METHODS
 from fineprune.study.figures.point_labels import costs_axis, place_labels
 from fineprune.study.figures.style import Figure, ink, legend, panels, percent, short, style
 from fineprune.study.frontier.measurements import Measurement
-from fineprune.study.frontier.points import COSTS, Point, Task, best_of, reference_ms
+from fineprune.study.frontier.points import COSTS, Model, Point, Task, best_of, reference_ms
+from fineprune.study.grid import DENSE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +65,7 @@ def caption(points: Sequence[Point], entries: Iterable[Measurement]) -> str:
         f"{first.tokens:.0f} tokens on average), without the tokenizer. Times are ratios to torch on one "
         f"model in the same rounds, times the {reference_ms(done):.2f} ms that it takes. Every score is of "
         f"the answers of that runtime and type, on {scored} validation examples.",
-        "Numbers at points are densities, with the type if it is not float32.",
+        "Points are named by density, or by run where runs share one, with the type if it is not float32.",
     ]
     if any(point.error is not None for point in points):
         parts.append("Bars: standard errors over seeds.")
@@ -129,22 +131,40 @@ def _label(axis: "Axes", points: Sequence[Point], cost: str) -> None:
     dense = [point for point in known if point.model.dense]
     rivals = [known.index(dense[index]) for index in best_of(dense, cost)]
     pairs = [(getattr(point, cost), point.score) for point in known]
-    place_labels(axis, pairs, best, {index: _text(known[index]) for index in [*best, *rivals]})
+    names = _names(point.model for point in points)
+    texts = {index: _text(known[index], names) for index in [*best, *rivals]}
+    place_labels(axis, pairs, best, texts)
 
 
-def _text(point: Point) -> str:
-    cell = point.model.group.cell
+def _text(point: Point, names: Mapping[str, str]) -> str:
     runtime, _, dtype = point.runtime.partition(" ")
     where = {"engine": "", "onnxruntime": "ORT"}.get(runtime, runtime)
-    size = (
-        percent(cell.density)
-        if cell.density is not None
-        else "dense"
-        if point.model.dense
-        else point.model.name
-    )
     kind = "" if dtype == "float32" else dtype.replace("bfloat16", "bf16")
-    return " ".join(filter(None, (size, where, kind)))
+    return " ".join(filter(None, (names[point.model.name], where, kind)))
+
+
+def _names(models: Iterable[Model]) -> dict[str, str]:
+    """Return what each model is called at its points, by its name.
+
+    That is its density if this tells the models apart, else the parts of its name that the others of its kind
+    (dense, pruned) do not all have.
+    """
+    known = {model.name: model for model in models}
+    densities = {name: _density(model) for name, model in known.items()}
+    if len(set(densities.values())) == len(known):
+        return densities
+    parts = {name: re.split("[-/]", name) for name in known}
+    result = {}
+    for name, model in known.items():
+        kind = [set(parts[other]) for other, one in known.items() if one.dense == model.dense]
+        shared = set.intersection(*kind) - ({DENSE} if model.dense else set())
+        result[name] = " ".join(part for part in parts[name] if part not in shared) or densities[name]
+    return result
+
+
+def _density(model: Model) -> str:
+    density = model.group.cell.density
+    return "dense" if model.dense else model.name if density is None else percent(density)
 
 
 def _rows(task: Task, points: Sequence[Point]) -> list[tuple[object, ...]]:
