@@ -94,3 +94,11 @@ def test_a_place_is_read_from_a_file_or_from_the_hub():
     assert Plain(**FILES).read("a.tsv", str.upper, from_hub) == "A.TSV"
     assert Plain(**HUB).read("train", str.upper, from_hub) == ("glue", "sst2", "train")
     assert Plain(hub="squad").read("train", str.upper, from_hub) == ("squad", None, "train")
+
+
+def test_a_missing_file_is_named_with_its_setting(tmp_path):
+    there = tmp_path / "a.tsv"
+    there.write_text("text\nx\n")
+    source = Plain(train=str(there), validation=str(tmp_path / "b.tsv"))
+    with pytest.raises(FinepruneError, match=r"^task\.validation=.*b\.tsv: no such file \(looked in "):
+        source.check_files()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from fineprune._text_files import find_file
@@ -92,12 +93,20 @@ class Source(ABC):
     def check_files(self) -> None:
         """Raise `FinepruneError` for files that are not there or lack columns; reads one line of each."""
         for place in self.files():
-            path = find_file(place)
+            path = self.named_file(place)
             if path.stat().st_size == 0:
                 raise FinepruneError(f"{place}: the file is empty")
             names = column_names(path)
             if names and not is_of_cola(names):
                 check_columns(place, self.wanted_columns(place), names)
+
+    def named_file(self, place: str) -> Path:
+        """Return the path of one of `files`, or raise `FinepruneError`, which names its setting."""
+        named = (setting.name for setting in fields(self) if getattr(self, setting.name) == place)
+        try:
+            return find_file(place)
+        except FinepruneError as error:
+            raise FinepruneError(f"task.{next(named, 'more')}={error}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -113,7 +113,7 @@ class EmbeddingConfig(Source):
         for place, columns in tables:
             if place is None:
                 continue
-            file = find_file(place)
+            file = self.named_file(place)
             names = column_names(file) if Path(place).suffix.lower() in SUFFIXES else []
             if names:
                 check_columns(place, columns, names)
