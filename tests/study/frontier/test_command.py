@@ -73,7 +73,8 @@ def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
     assert "within 100 points of the best dense score, at most 10 MB: take t-" in out
     page = make_report(runs, runs.parent / "page.html").path.read_text()
     assert "Score against latency" in page
-    assert "within 1 points of the best dense score: take t-" in page
+    assert "Not measured of these runs: speed" not in page
+    assert "within 1 point of the best dense score: take t-" in page
 
 
 def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):

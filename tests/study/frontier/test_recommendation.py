@@ -44,7 +44,7 @@ def test_what_is_taken(limits, taken, rival):
 def test_it_says_what_a_pruned_model_gains_and_how_to_copy_it():
     choice = recommend(POINTS, Limits())
     assert choice.lines() == [
-        "within 1 points of the best dense score: take small in engine int8: "
+        "within 1 point of the best dense score: take small in engine int8: "
         "accuracy 89.2 (-0.8 against dense), 2.00 ms a text, 6.0 MB, 50 MB of memory",
         "the best dense one: dense in OpenVINO int8: accuracy 89.5 (-0.5 against dense), "
         "4.00 ms a text, 12.0 MB, 50 MB of memory; 2.00 times its time",
@@ -70,7 +70,7 @@ def test_wrong_answers_are_never_taken_or_on_the_front():
         (
             POINTS,
             Limits(within=1.0, max_ms=1.95),
-            "nothing measured is within 1 points .* nearest is small in",
+            "nothing measured is within 1 point .* nearest is small in",
         ),
         ([SMALL, TINY], Limits(), "no dense run of this task, so the share"),
         ([], Limits(), "no model was measured"),

@@ -36,7 +36,8 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         said = []
         if self.within is not None:
-            said.append(f"within {self.within:g} points of the best dense score")
+            points = "point" if self.within == 1 else "points"
+            said.append(f"within {self.within:g} {points} of the best dense score")
         said += [f"at most {self.max_ms:g} ms a text"] if self.max_ms is not None else []
         said += [f"at most {self.max_mb:g} MB"] if self.max_mb is not None else []
         return ", ".join(said)

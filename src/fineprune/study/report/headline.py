@@ -86,14 +86,19 @@ def legend(left_out: Sequence[str], single: bool = False) -> list[str]:
     return lines + [line for name, line in _MEASURED.items() if name not in left_out]
 
 
-def unmeasured(folder: Path, left_out: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the columns that no run of a study has, each with the command that measures it."""
+def unmeasured(folder: Path, left_out: Sequence[str], timed: bool) -> list[tuple[str, str]]:
+    """Return the columns that no run of a study has, each with the command that measures it.
+
+    `timed`: the frontier, further down the page, has the speeds.
+    """
     run = f"{shlex.quote(str(folder).rstrip('/'))}/RUN"
     commands = {
         "lost to dense": f"fineprune run {run}/recipe.yaml pruning=null distillation=null --out {run}-dense",
         "file size": f"fineprune compact {run} {run}/compact",
         "speed": f"fineprune bench {run}",
     }
+    if timed:
+        del commands["speed"]
     return [(name, command) for name, command in commands.items() if name in left_out]
 
 
