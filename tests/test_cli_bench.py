@@ -68,6 +68,19 @@ def test_one_runtime_beside_torch(folder, capsys):
 
 
 @pytest.mark.usefixtures("_few")
+def test_memory_is_that_of_the_chosen_runtimes(folder, monkeypatch, capsys):
+    monkeypatch.setitem(measure.PEERS, "engine int8", Peer(peers.run_torch, 1e-3))
+    asked = []
+    monkeypatch.setattr(measure, "_load", lambda _places, dtypes, *_: asked.append(list(dtypes)) or [])
+    (folder / "results.json").write_text("{}")
+    for runtimes in (["--runtime", "engine int8"], []):
+        assert call("bench", folder, "--length", 8, "--rounds", 2, *runtimes) == 0
+    assert asked == [["int8"], list(measure.dtypes())]
+    told = capsys.readouterr().out
+    assert told.index("not kept for inspect and report") < told.index("kept for inspect and report: ")
+
+
+@pytest.mark.usefixtures("_few")
 def test_json(folder, capsys):
     assert call("bench", folder, "--length", 8, "--rounds", 2, "--against", folder, "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -102,11 +102,14 @@ class Source(ABC):
 
     def named_file(self, place: str) -> Path:
         """Return the path of one of `files`, or raise `FinepruneError`, which names its setting."""
-        named = (setting.name for setting in fields(self) if getattr(self, setting.name) == place)
+        more = getattr(self, "more", None) or {}
+        places = {name: getattr(self, name) for name in (setting.name for setting in fields(self))}
+        places |= {f"more.{name}": file for name, file in more.items()}
         try:
             return find_file(place)
         except FinepruneError as error:
-            raise FinepruneError(f"task.{next(named, 'more')}={error}") from error
+            setting = next(name for name, file in places.items() if file == place)
+            raise FinepruneError(f"task.{setting}={error}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

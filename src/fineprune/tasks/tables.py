@@ -43,6 +43,13 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
         FinepruneError: the file does not exist, is empty, is damaged (with the line), or lacks a column.
     """
     path = Path(path).expanduser()
+    suffix = check_suffix(path)
+    find_file(path)
+    return _parquet(path, columns) if suffix == ".parquet" else _from_text(path, suffix, columns)
+
+
+def check_suffix(path: Path) -> str:
+    """Return the suffix of a table's file, in lower case; raise `FinepruneError` unless it is a known one."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         known = f"known are {', '.join(SUFFIXES)}"
@@ -50,8 +57,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]
             f"write one object a line and name it {path.stem}.jsonl; {known}" if suffix == ".json" else known
         )
         raise FinepruneError(f"{path}: cannot read a table from a file named *{suffix}; {hint}")
-    find_file(path)
-    return _parquet(path, columns) if suffix == ".parquet" else _from_text(path, suffix, columns)
+    return suffix
 
 
 def column_names(path: Path) -> list[str]:
@@ -65,7 +71,8 @@ def column_names(path: Path) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             line = split_lines(next(line for line in file if line.strip()))[0]
         if path.suffix.lower() == ".jsonl":
-            return list(json.loads(line))
+            row = json.loads(line)
+            return list(row) if isinstance(row, dict) else []
         return line.split("\t") if path.suffix.lower() == ".tsv" else next(csv.reader([line]))
     return []
 
@@ -224,24 +231,27 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
 def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:
     """Raise `FinepruneError` unless each wanted column is `there` exactly once."""
     for column in wanted:
-        if column not in there and (separator := _other_separator(column, there)):
-            raise FinepruneError(
-                f"{where}: no column {column!r}; the header is {there[0]!r}, separated by {separator!r}, and "
-                "fineprune reads commas in *.csv and tabs in *.tsv: write the file anew, or rename it"
-            )
         if column not in there:
-            hint = suggestion(column, there, 3)
-            raise FinepruneError(f"{where}: no column {column!r}; {hint}it has {listing(there)}")
+            hint = suggestion(column, there, 3) + f"it has {listing(there)}"
+            hint = _other_separator(Path(where).suffix.lower(), there) or hint
+            raise FinepruneError(f"{where}: no column {column!r}; {hint}")
         if there.count(column) > 1:
             raise FinepruneError(
                 f"{where}: {there.count(column)} columns are named {column!r}; rename all but one"
             )
 
 
-def _other_separator(column: str, there: Sequence[str]) -> str | None:
-    """Return the character that separates the columns of a header that was read as one column."""
-    if len(there) != 1:
-        return None
-    return next(
-        (one for one in ";\t|," if column in (cell.strip(' "') for cell in there[0].split(one))), None
+def _other_separator(suffix: str, there: Sequence[str]) -> str:
+    """Return what is wrong with a header that was read as one column, if another character separates it."""
+    own = {".csv": ",", ".tsv": "\t"}.get(suffix)
+    if own is None or len(there) != 1:
+        return ""
+    found = next((one for one in (own, *";\t|,") if one in there[0]), None)
+    if found is None:
+        return ""
+    if found == own:
+        return f"the header is the one field {there[0]!r}: leave out the quotes around the lines"
+    return (
+        f"the header is {there[0]!r}, separated by {found!r}, and fineprune reads commas in *.csv and "
+        "tabs in *.tsv: write the file anew, or rename it"
     )

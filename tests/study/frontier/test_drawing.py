@@ -18,8 +18,10 @@ def model(name, density=None):
         ([model("a-dense", 1.0), model("a-0.1", 0.1)], ["dense", "10 %"]),
         (
             [model("mpnet", 1.0), model("minilm", 1.0), model("mpnet-10", 0.1), model("minilm-10", 0.1)],
-            ["mpnet", "minilm", "mpnet", "minilm"],
+            ["mpnet", "minilm", "mpnet 10 %", "minilm 10 %"],
         ),
+        ([model("a-lr=1e-2", 0.1), model("a-lr=1e-3", 0.1)], ["lr=1e-2 10 %", "lr=1e-3 10 %"]),
+        ([model("x-1", 0.1), model("x-1-1", 0.1)], ["x-1", "x-1-1"]),
         (
             [
                 model("sst2-6-dense", 1.0),
@@ -36,3 +38,4 @@ def model(name, density=None):
 )
 def test_names_tell_the_models_apart(models, names):
     assert list(_names(models).values()) == names
+    assert len(set(names)) == len(models)

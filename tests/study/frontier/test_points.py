@@ -1,8 +1,25 @@
 """Which runs are of one task, and so in one picture."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
-from fineprune.study.frontier.points import _data
+from fineprune.study.frontier.points import Model, _data, _told_apart
+
+
+def model(place, name):
+    return Model(name, None, [SimpleNamespace(path=Path(place) / name)])
+
+
+def test_models_of_one_name_are_told_apart_by_their_folder():
+    models = [
+        model("st/mini", "dense"),
+        model("st/mp", "dense"),
+        model("st/mp", "run/dense"),
+        model("st/mp", "x"),
+    ]
+    assert [each.name for each in _told_apart(models)] == ["mini/dense", "mp/dense", "run/dense", "x"]
+    both = [model("a", "run/dense"), model("b", "run/dense")]
+    assert [each.name for each in _told_apart(both)] == ["a/run/dense", "b/run/dense"]
 
 
 def key(model="minilm", distillation=None, **task):

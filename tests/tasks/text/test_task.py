@@ -101,6 +101,14 @@ PAIRS = "text\ttext2\tlabel\na\tb\tx\nc\td\ty\n"
 
 def test_a_second_column_of_text_that_is_left_out_is_named(write):
     train, validation = write("t.tsv", PAIRS), write("v.tsv", "text\ttext2\tlabel\ne\tf\tx\n")
-    with pytest.warns(FinepruneWarning, match=r"column 'text2' is not read; .* task.text=\[text,text2\]"):
-        ClassificationConfig(train=train, validation=validation).load()
-    assert ClassificationConfig(train=train, validation=validation, text=("text", "text2")).load().train.pairs
+    files = {"train": train, "validation": validation}
+    with pytest.warns(FinepruneWarning, match=r"column 'text2' is not read; .* 'task.text=\[text,text2\]'"):
+        ClassificationConfig(**files).check_files()
+    ClassificationConfig(**files, text=("text", "text2")).check_files()
+    ClassificationConfig(**files, label="text2").check_files()
+
+
+def test_files_that_are_no_tables_are_refused_before_their_columns(write):
+    place = write("v.json", '[{"text": "a", "label": "x"}]')
+    with pytest.raises(FinepruneError, match=r"\*\.json; write one object a line and name it v\.jsonl"):
+        ClassificationConfig(validation=place).check_files()

@@ -123,6 +123,15 @@ def test_columns_of_other_kinds(files, tmp_path, kind, there, told):
 
 
 @pytest.mark.parametrize(
+    "kind", ["classification", "token_classification", "question_answering", "embedding"]
+)
+def test_a_list_in_place_of_rows_is_left_to_the_reader(files, tmp_path, kind):
+    table = tmp_path / "rows.jsonl"
+    table.write_text('[{"text": "a", "label": "x"}, {"text": "b"}]\n')
+    check_recipe(files.recipe(task={"kind": kind, "train": str(table), "validation": str(table)}))
+
+
+@pytest.mark.parametrize(
     ("kind", "name", "content"),
     [
         ("token_classification", "words.conll", "EU B-ORG\nrejects O\n"),

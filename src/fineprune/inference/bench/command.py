@@ -29,7 +29,8 @@ def bench(
         bool, typer.Option("--table", help="Time fewer heads and neurons, for pruning by budget=latency.")
     ] = False,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="This one, beside torch; may be given again. All, if left out.")
+        list[str] | None,
+        typer.Option(help="Only this (and torch, without --table); may be given again."),
     ] = None,
     round_to: Annotated[
         int, typer.Option(help="With --table: numbers of neurons are multiples of this.")
@@ -51,13 +52,16 @@ def bench(
 
     done = bench_folder(folder, against, batch, length, threads, rounds, _say, runtime or [])
     # First: a pipe that prints may have ended at the same Ctrl-C.
-    kept = _keep(done) if (folder / "results.json").is_file() else None
+    of_run = (folder / "results.json").is_file()
+    kept = _keep(done) if of_run and not runtime else None
     if as_json:
         print(json.dumps(done.to_dict(), allow_nan=False))
     else:
         _print(done)
         if kept is not None:
             print(f"kept for inspect and report: {kept}")
+        elif of_run and runtime:
+            print("not kept for inspect and report, which want all runtimes: leave --runtime out")
     if done.stopped:
         raise typer.Exit(130)
 

@@ -65,7 +65,8 @@ def caption(points: Sequence[Point], entries: Iterable[Measurement]) -> str:
         f"{first.tokens:.0f} tokens on average), without the tokenizer. Times are ratios to torch on one "
         f"model in the same rounds, times the {reference_ms(done):.2f} ms that it takes. Every score is of "
         f"the answers of that runtime and type, on {scored} validation examples.",
-        "Points are named by density, or by run where runs share one, with the type if it is not float32.",
+        "Points are named by density, or by run if two models have one density, with the type if it is not "
+        "float32.",
     ]
     if any(point.error is not None for point in points):
         parts.append("Bars: standard errors over seeds.")
@@ -147,19 +148,23 @@ def _names(models: Iterable[Model]) -> dict[str, str]:
     """Return what each model is called at its points, by its name.
 
     That is its density if this tells the models apart, else the parts of its name that the others of its kind
-    (dense, pruned) do not all have.
+    (dense, pruned) do not all have, and the density if they do not say it.
     """
     known = {model.name: model for model in models}
     densities = {name: _density(model) for name, model in known.items()}
     if len(set(densities.values())) == len(known):
         return densities
-    parts = {name: re.split("[-/]", name) for name in known}
+    parts = {name: re.split(r"(?<!\de)[-/]", name) for name in known}  # 1e-3 is one part
     result = {}
     for name, model in known.items():
         kind = [set(parts[other]) for other, one in known.items() if one.dense == model.dense]
         shared = set.intersection(*kind) - ({DENSE} if model.dense else set())
-        result[name] = " ".join(part for part in parts[name] if part not in shared) or densities[name]
-    return result
+        left = [part for part in parts[name] if part not in shared]
+        density = model.group.cell.density
+        if not model.dense and density is not None and not {f"{density:g}", f"{100 * density:g}"} & set(left):
+            left.append(densities[name])
+        result[name] = " ".join(left) or densities[name]
+    return result if len(set(result.values())) == len(result) else {name: name for name in known}
 
 
 def _density(model: Model) -> str:

@@ -27,7 +27,7 @@ class Model(NamedTuple):
     """The finished runs of one setting: a point for each runtime."""
 
     name: str
-    """That of the folder, without the seed; of a stage RUN/STAGE."""
+    """That of the folder, without the seed; of a stage RUN/STAGE; behind the folder's where two are alike."""
     group: Group
     runs: list[RunFolder]
 
@@ -111,7 +111,7 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     tasks: list[Task] = []
     for label, models in zip(labels, by_task.values(), strict=True):
         more = f"-{len(tasks) + 1}" if labels.count(label) > 1 else ""
-        tasks.append(Task(label + more, models[0].group.metric or "", models))
+        tasks.append(Task(label + more, models[0].group.metric or "", _told_apart(models)))
     return tasks
 
 
@@ -127,6 +127,19 @@ def _models(folder: Path, names: set[str] | None) -> list[Model]:
         members = [found.runs[row.cell] for row in group.rows]
         models.append(Model(_SEED.sub("", members[0].name), group, members))
     return models
+
+
+def _told_apart(models: list[Model]) -> list[Model]:
+    """Return models with names of their own: behind the folder's where several folders have one of a name."""
+    counts = Counter(model.name for model in models)
+    return [
+        model
+        if counts[model.name] == 1
+        else model._replace(
+            name=f"{model.runs[0].path.absolute().parents[model.name.count('/')].name}/{model.name}"
+        )
+        for model in models
+    ]
 
 
 def _label(models: list[Model]) -> str:

@@ -95,7 +95,9 @@ def page_of(folder: Path, runs: list[RunFolder], out: Path, figures_in: Path, sh
         "dense": None if dense is None else linked(dense.path, out.parent),
         "best": best,
         "legend": headline.legend(left_out, few),
-        "unmeasured": headline.unmeasured(folder, left_out, timed=bool(frontier)),
+        "unmeasured": headline.unmeasured(
+            folder, left_out, timed=any("latency" in figure.title for figure, _ in frontier)
+        ),
         "tables": _shown_tables(runs, rows, single, attempt, dense),
         "one_seed": headline.ONE_SEED if few else "",
         "claims": attempt(

@@ -103,6 +103,7 @@ class EmbeddingConfig(Source):
         tables: list[tuple[str | None, tuple[str, ...]]] = []
         for place in (self.train, self.validation):
             if place is not None:
+                self.named_file(place)
                 learned = place == self.train
                 if learned and self.loss is not None:
                     check_pairs_in(place, self.loss)

@@ -71,7 +71,7 @@ class QuestionAnsweringConfig(Source):
 
     def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of a table of questions; none of SQuAD's own files."""
-        return () if Path(place).suffix.lower() == ".json" else COLUMNS
+        return COLUMNS if Path(place).suffix.lower() in (".jsonl", ".parquet") else ()
 
     def rules(self) -> AnswerRules:
         """Return the rules by which contexts are read and answers chosen."""

@@ -15,7 +15,7 @@ from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.data import warn_of_leak, warn_of_near_labels, warn_of_unknown_labels
 from fineprune.tasks.model_config import is_regression, labels_of, problem_of
 from fineprune.tasks.source import Source, check_labels, check_text
-from fineprune.tasks.tables import column_names
+from fineprune.tasks.tables import check_suffix, column_names
 from fineprune.tasks.text import labels as label_rules
 from fineprune.tasks.text.data import ClassificationData
 from fineprune.tasks.text.metrics import CLASSES, REGRESSION
@@ -105,6 +105,19 @@ class ClassificationConfig(Source):
         """Return the files of the data, further validation sets among them."""
         return () if self.hub is not None else (*super().files(), *(self.more or {}).values())
 
+    def check_files(self) -> None:
+        """Raise `FinepruneError` for files that are not there, no tables, or lack columns."""
+        for place in self.files():
+            check_suffix(Path(place))
+        super().check_files()
+        if self.train is not None and (second := self._second_text(column_names(Path(self.train)))):
+            warnings.warn(
+                f"{self.train}: the column {second!r} is not read; for pairs of texts, set "
+                f"'task.text=[{self.text},{second}]'",
+                FinepruneWarning,
+                stacklevel=2,
+            )
+
     def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of text and labels."""
         return (*self.columns, self.label)
@@ -122,20 +135,12 @@ class ClassificationConfig(Source):
             ids = (map(int, examples.labels or ()) for examples in (data.train, data.validation))
             warn_of_unknown_labels(validation, data.labels, *ids)
         warn_of_leak(validation, data.train.rows(), list(data.validation.rows()))
-        if self.hub is None and (second := self._second_text(column_names(Path(train)))):
-            warnings.warn(
-                f"{train}: the column {second!r} is not read; for pairs of texts, set "
-                f"task.text=[{self.text},{second}]",
-                FinepruneWarning,
-                stacklevel=2,
-            )
 
     def _second_text(self, there: Sequence[str]) -> str | None:
         """Return the column that makes a pair with the only column of text, by its name."""
-        if not isinstance(self.text, str):
-            return None
-        stem = self.text.removesuffix("1")
-        return next((name for name in (f"{stem}2", f"{stem}_2", f"{stem}_pair") if name in there), None)
+        stem = self.text.removesuffix("1") if isinstance(self.text, str) else ""
+        pairs = {f"{stem}2", f"{stem}_2", f"{stem}_pair"} - {self.label}
+        return next((name for name in there if stem and name in pairs), None)
 
     def _read(self, place: str) -> LabeledTexts:
         return self.read(
