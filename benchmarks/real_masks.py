@@ -62,10 +62,9 @@ def measure(folder: Path, batch: int, length: int, threads: int, rounds: int) ->
             fast = fineprune.accelerate(copy.deepcopy(each), dtype, threads)
             calls[dtype, mask] = lambda fast=fast: answer(fast, inputs)
     times = compare(interleave(calls, rounds), "torch")
-    units = summary(model)
     return {
         "model": folder.parent.name if folder.name == "model" else folder.name,
-        "density": units.density,
+        "density": summary(model).density,
         "batch": batch,
         "length": length,
         "rounds": rounds,

@@ -125,7 +125,7 @@ def test_real_masks(tmp_path, make_run, run):
     printed = run("real_masks", make_run, "--length", 8, "--rounds", 2, "--results", tmp_path)
     (model,) = json.loads((tmp_path / "real_masks.json").read_text())
     assert set(model["ratios"]["float32"]) == {"real", "by matrix", "uniform"}
-    assert "| run | 10% | float32 | " in printed
+    assert f"| run | {model['density']:.0%} | float32 | " in printed
 
 
 def test_random_masks_keep_the_weights_of_a_matrix_or_of_the_model(make_run, monkeypatch):

@@ -103,7 +103,7 @@ class Source(ABC):
     def named_file(self, place: str) -> Path:
         """Return the path of one of `files`, or raise `FinepruneError`, which names its setting."""
         more = getattr(self, "more", None) or {}
-        places = {name: getattr(self, name) for name in (setting.name for setting in fields(self))}
+        places = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         places |= {f"more.{name}": file for name, file in more.items()}
         try:
             return find_file(place)

@@ -30,7 +30,7 @@ def bench(
     ] = False,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="Only this (and torch, without --table); may be given again."),
+        typer.Option(help="Only this runtime (and torch, without --table); may be given again."),
     ] = None,
     round_to: Annotated[
         int, typer.Option(help="With --table: numbers of neurons are multiples of this.")

@@ -88,13 +88,9 @@ class TokenClassificationConfig(Source):
 
     def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of words and tags of a table; none of a CoNLL file."""
-        if (
-            Path(place).suffix.lower() not in TABLES
-            or isinstance(self.words, int)
-            or isinstance(self.tags, int)
-        ):
-            return ()  # numbers of columns, which the reader refuses in a table
-        return columns_in(place, self.words, self.tags)
+        table = Path(place).suffix.lower() in TABLES
+        named = not isinstance(self.words, int) and not isinstance(self.tags, int)  # else the reader refuses
+        return columns_in(place, self.words, self.tags) if table and named else ()
 
     def _read(self, place: str) -> tuple[list[Sentence], tuple[str, ...] | None]:
         """Return the sentences, and the names of the tags where the hub has them."""
