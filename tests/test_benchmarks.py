@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,3 +180,29 @@ def test_score_correlation(tmp_path, run):
     found = json.loads((tmp_path / "scores-by-rank.json").read_text())
     assert len(found["correlation"]) == len(found["scores"]) == 10
     assert (tmp_path / "scores-by-rank.png").stat().st_size > 10_000
+
+
+def test_density_control(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import density_control
+    import torch
+
+    sizes = torch.tensor([100.0, 300.0], dtype=torch.float64)
+    assert density_control.shifted(torch.zeros(2), sizes, 0.25) == pytest.approx([0.25, 0.25])
+    # sigmoid(t + 1 + c) and sigmoid(t + c) with e^c = x: 100 e x / (1 + e x) + 300 x / (1 + x) = 200
+    first, second = density_control.shifted(torch.tensor([1.0, 0.0]), sizes, 0.5)
+    assert (100 * first + 300 * second) / 400 == pytest.approx(0.5)
+    assert first / (1 - first) == pytest.approx(2.718281828 * second / (1 - second))
+
+    scores = SimpleNamespace(scores=torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    law = density_control.Lagrangian(0.5)
+    law.targets, law.density = [scores], 0.25
+    # Three of four are above 1.5, an error of 0.5; Adam's first step is its rate: 0.5 + 2 * 0.5 * 0.5
+    assert law(2.0, 1.5, 1.0, 4) == pytest.approx(1.0)
+    assert law.off == 0.5
+    law.density = 1.0
+    assert law(2.0, 9.0, 1.0, 4) < 1.0
+
+    rows = [{"law": "movement, learned", "seed": s, "score": 0.8 + s / 50, "dense": 0.8} for s in (0, 1)]
+    shown = [*density_control.table([row | {"density": 0.25, "off": None} for row in rows])]
+    assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
