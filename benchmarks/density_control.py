@@ -4,8 +4,8 @@
     python benchmarks/density_control.py --table    the table of what is finished
 
 SST-2, three layers of MiniLM, the recipe short-sst2 with three seeds; the dense run of a seed is start and
-teacher of its others. Only the law under test differs, and every run has the exact density at every step, so
-that none wins by keeping more. Runs lie in runs/density-control, results in
+teacher of its others. Only the law under test differs, and all runs of a density have it at every step, as near
+as whole units allow, so that none wins by keeping more. Runs lie in runs/density-control, results in
 benchmarks/results/density_control.md.
 
 Single weights at 3 %, soft movement, where lambda has to find its size:
@@ -25,6 +25,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -96,6 +97,7 @@ class LearnedShares:
         self.rate = rate
         self.thresholds = torch.zeros(0)
         self.shares: list[float] = []
+        self.sums: dict[int, float] = {}
         self.adam: torch.optim.Adam | None = None
 
     @torch.no_grad()
@@ -103,13 +105,19 @@ class LearnedShares:
         if self.adam is None:
             self.thresholds = torch.zeros(len(targets), requires_grad=True)
             self.adam = torch.optim.Adam([self.thresholds], lr=self.rate)
-        if all(target.scores.grad is not None for target in targets):
-            sums = [float(target.scores.grad[target.masked.units].sum()) for target in targets]
-            self.thresholds.grad = torch.tensor(sums)
+            for index, target in enumerate(targets):
+                target.scores.register_post_accumulate_grad_hook(partial(self._note, index, target))
+        if self.sums:
+            self.thresholds.grad = torch.tensor([self.sums[index] for index in range(len(targets))])
             self.adam.step()
         sizes = [target.scores.numel() * target.masked.grid.cost for target in targets]
         self.shares = shifted(self.thresholds.detach(), torch.tensor(sizes, dtype=torch.float64), density)
         return self.shares
+
+    def _note(self, index: int, target: Target, scores: torch.Tensor) -> None:
+        """Keep the sum of dL/dM over the kept units; the trainer drops gradients before the next cut."""
+        assert scores.grad is not None
+        self.sums[index] = float(scores.grad[target.masked.units].sum())
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

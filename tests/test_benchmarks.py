@@ -203,6 +203,15 @@ def test_density_control(monkeypatch):
     law.density = 1.0
     assert law(2.0, 9.0, 1.0, 4) < 1.0
 
+    learned = density_control.LearnedShares(rate=0.1)
+    units = SimpleNamespace(units=torch.tensor([True, False]), grid=SimpleNamespace(cost=1))
+    matrices = [SimpleNamespace(scores=torch.nn.Parameter(torch.zeros(2)), masked=units) for _ in range(2)]
+    assert learned(matrices, 0.5) == pytest.approx([0.5, 0.5])
+    for matrix, gradient in zip(matrices, ([-1.0, 9.0], [1.0, -9.0]), strict=True):
+        (matrix.scores * torch.tensor(gradient)).sum().backward()
+    # The kept units of the first matrix lower the loss: t moves by the rate, up and down; sigmoid(±0.1)
+    assert learned(matrices, 0.5) == pytest.approx([0.52498, 0.47502], abs=1e-5)
+
     rows = [{"law": "movement, learned", "seed": s, "score": 0.8 + s / 50, "dense": 0.8} for s in (0, 1)]
     shown = [*density_control.table([row | {"density": 0.25, "off": None} for row in rows])]
     assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
