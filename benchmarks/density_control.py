@@ -4,8 +4,8 @@
     python benchmarks/density_control.py --table    the table of what is finished
 
 SST-2, three layers of MiniLM, the recipe short-sst2 with three seeds; the dense run of a seed is start and
-teacher of its others. Only the law under test differs, and all runs of a density have it at every step, as near
-as whole units allow, so that none wins by keeping more. Runs lie in runs/density-control, results in
+teacher of its others. Only the law under test differs, and all runs of a density have it at every step, as
+near as whole units allow, so that none wins by keeping more. Runs lie in runs/density-control, results in
 benchmarks/results/density_control.md.
 
 Single weights at 3 %, soft movement, where lambda has to find its size:
