@@ -49,7 +49,8 @@ def _few(monkeypatch):
 
 
 class Memory:
-    process = 100.0
+    def __init__(self, process=100.0) -> None:
+        self.process = process
 
 
 def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
@@ -75,6 +76,20 @@ def test_it_measures_once_and_says_what_is_missing(runs, capsys, monkeypatch):
     assert "Score against latency" in page
     assert "Not measured of these runs: speed" not in page
     assert "within 1 point of the best dense score: take t-" in page
+
+
+def test_again_times_anew_and_keeps_the_scores(runs, capsys, monkeypatch):
+    assert call("frontier", runs, *CALL, "--within", 100) == 0
+    before = json.loads((runs / "t-dense-s0" / RECORD).read_text())
+    monkeypatch.setattr(measuring, "_scored", None)  # it would score
+    monkeypatch.delitem(runtimes.RUNTIMES, "engine int8")  # which failed, so it would be tried
+    monkeypatch.setattr(measuring.resident_memory, "measure", lambda request: Memory(50.0))
+    assert call("frontier", runs, *CALL, "--within", 100, "--again") == 0
+    after = json.loads((runs / "t-dense-s0" / RECORD).read_text())
+    assert len(after) == len(before)
+    for old, new in zip(before, after, strict=True):
+        assert (new["score"], new["error"], new["bytes"]) == (old["score"], old["error"], old["bytes"])
+        assert (new["memory"], old["memory"]) == ((50, 100) if old["failed"] is None else (None, None))
 
 
 def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):

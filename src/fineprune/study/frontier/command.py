@@ -34,7 +34,7 @@ def frontier(
     texts: Annotated[int, typer.Option(help="Validation examples that are scored, at most.")] = 1000,
     threads: Annotated[int, typer.Option(help="Threads of every runtime.")] = 1,
     rounds: Annotated[int, typer.Option(help="How often each is timed, in turns.")] = 5,
-    again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Time anew what was measured before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Show score against latency, size and memory of the runs of a study, and name the model to take.

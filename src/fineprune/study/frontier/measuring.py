@@ -55,7 +55,7 @@ class Options(NamedTuple):
     threads: int = 1
     rounds: int = 5
     again: bool = False
-    """Measure what was measured before, too."""
+    """Time what was measured before, too; scores do not depend on how busy the machine was, and stay."""
     wanted: Callable[[RunFolder, str], bool] | None = None
     """Which of `RUNTIMES` a run is measured in; None: in all."""
     memory: bool = True
@@ -98,7 +98,8 @@ def measure(
             for run in task.runs:
                 if missed[run.path]:
                     blanks = [_blank(name, place, contents[run.path]) for name in missed[run.path]]
-                    new = _session(run, blanks, timed, options, say)
+                    old = [known for known in stored[run.path] if known.failed is None]
+                    new = _session(run, blanks, {entry.key: entry for entry in old}, timed, options, say)
                     _keep(run.path, new, say)
                     found[run.path] += new
     return found
@@ -149,11 +150,12 @@ def _reference_run(run: RunFolder, options: Options) -> tuple[Callable[[], Any],
 def _session(
     run: RunFolder,
     blanks: list[Measurement],
+    known: Mapping[tuple[Any, ...], Measurement],
     reference: tuple[Callable[[], Any], int],
     options: Options,
     say: Callable[[str], None],
 ) -> list[Measurement]:
-    """Measure one run in some runtimes."""
+    """Measure one run in some runtimes; scores that are known, by key, are not computed again."""
     try:
         opened = open_trained(run.path, need_tokenizer=True)
         model = opened.model.float().eval()
@@ -176,7 +178,8 @@ def _session(
             try:
                 with quiet(), heard():
                     prepared[name] = RUNTIMES[name].prepare(subject)
-                    done.append(_scored(blank, prepared[name], texts, expected))
+                    before = known.get(blank.key)
+                    done.append(before or _scored(blank, prepared[name], texts, expected))
             except Exception as error:  # anything that a runtime raises: they are not under test
                 prepared.pop(name, None)
                 done.append(replace(blank, failed=one_line(error)))
