@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fineprune.checkpoint.model_folder import minilm_folder
 from fineprune.checkpoint.vocabulary import shrink_vocabulary
+from fineprune.errors import FinepruneError
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -151,6 +152,11 @@ def test_a_model_that_is_being_pruned(bert):
     before = outputs(model, tokenizer, CORPUS)
     model, smaller = shrink_vocabulary(model, tokenizer, CORPUS)
     assert same(outputs(model, smaller, CORPUS), before)
+
+
+def test_what_is_no_tokenizer(bert):
+    with pytest.raises(FinepruneError, match="tokenizer=NoneType: give the model's tokenizer"):
+        shrink_vocabulary(bert()[0], None, CORPUS)
 
 
 def test_bpe_keeps_the_merges_behind_its_tokens():

@@ -48,6 +48,13 @@ def in_two(pruner):
     return optimizer
 
 
+def one_rate(pruner):
+    """A scheduler that sets one rate for all groups."""
+    optimizer = right(pruner)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=TOTAL)
+    return optimizer
+
+
 def by_hand(pruner):
     """Scores apart, at a rate of the user's choice."""
     scores = {id(target.masked.scores): target.masked.scores for target in pruner.targets}
@@ -101,6 +108,7 @@ def test_a_right_loop_hears_nothing(method, make):
     [
         ({"make": from_parameters}, ["rate, 0.001, not at their own, 0.03, so they hardly move"]),
         ({"make": in_two}, ["at the weights' rate, 0.001, not at their own, 0.03"]),
+        ({"make": one_rate}, ["stay: give the scheduler a rate for each group"]),
         ({"make": from_parameters, "method": "l0"}, ["not at their own, 0.1"]),
         ({"make": from_parameters, "method": "soft_movement"}, ["from pruner.parameter_groups(lr=...)"]),
         ({"make": from_parameters, "score_optimizer": "sgd"}, ["build it by pruner.optimizer(...), or call"]),

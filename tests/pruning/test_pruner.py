@@ -67,6 +67,18 @@ def test_a_deep_copy_can_be_finalized():
     assert train(pruner, 8)[-1] == pytest.approx(0.1, abs=0.01)
 
 
+def test_a_copied_pruner_counts_its_own_steps():
+    pruner = prepare(blocks(), PruningConfig(density=0.1), TOTAL)
+    train(pruner, 12)
+    model, twin = copy.deepcopy((pruner.model, pruner))
+    assert twin.model is model
+    assert train(twin, 8)[-1] == pytest.approx(0.1, abs=0.01)
+    assert (twin.steps_done, pruner.steps_done) == (20, 12)
+    finalize(model)  # of the copy's last step, so there is nothing to warn of
+    assert train(pruner, 8)[-1] == pytest.approx(0.1, abs=0.01)
+    assert torch.equal(finalize(pruner.model).blocks[0][0].weight, model.blocks[0][0].weight)
+
+
 # ---- prepare -------------------------------------------------------------------------------------------
 
 

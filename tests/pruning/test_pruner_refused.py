@@ -43,6 +43,21 @@ def test_what_prepare_refuses_it_leaves_alone():
         assert model.embedding.weight.requires_grad
     with pytest.raises(FinepruneError, match=r"prepare takes a torch\.nn\.Module"):
         prepare("bert-base-uncased", PruningConfig(), TOTAL)
+    with pytest.raises(FinepruneError, match=r"config='movement': give a PruningConfig, such as"):
+        prepare(model, "movement", TOTAL)
+
+
+def test_a_pruner_is_no_model_and_ends_with_it():
+    pruner = prepare(blocks(), PruningConfig(density=1.0), TOTAL)
+    tensors = pruner.tensors()
+    with pytest.raises(
+        FinepruneError, match=r"model=Pruner: finalize takes .*; give it the model, pruner.mo"
+    ):
+        finalize(pruner)
+    finalize(pruner.model)
+    for late in (pruner.step, lambda: pruner.load_tensors(tensors)):
+        with pytest.raises(FinepruneError, match="this pruner's model is finalized: its masks are folded in"):
+            late()
 
 
 def test_quantized_weights():

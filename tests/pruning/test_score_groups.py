@@ -65,6 +65,32 @@ def test_an_optimizer_that_has_stepped():
         pruner.attach(optimizer)
 
 
+def test_an_optimizer_with_a_scheduler():
+    pruner = prepared()
+    optimizer = hosts(pruner)
+    torch.optim.lr_scheduler.LinearLR(optimizer)
+    with pytest.raises(FinepruneError, match="a learning rate scheduler was made before the scores had"):
+        pruner.attach(optimizer)
+    assert len(optimizer.param_groups) == 1
+    alone = prepare(blocks(), PruningConfig("magnitude"), TOTAL)  # has no scores, so nothing is added
+    optimizer = hosts(alone)
+    torch.optim.lr_scheduler.LinearLR(optimizer)
+    alone.attach(optimizer)
+
+
+@pytest.mark.parametrize("method", ["admm", "powerprop"])
+def test_an_optimizer_that_is_attached_again(method):
+    ends = []
+    for again in (False, True):
+        pruner = prepare(blocks(), PruningConfig(method, density=0.25), TOTAL)
+        optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
+        if again:
+            pruner.attach(optimizer)
+        ends.append(train(pruner, TOTAL, optimizer=optimizer))
+        ends.append([parameter.tolist() for parameter in pruner.model.parameters()])
+    assert ends[:2] == ends[2:]
+
+
 def test_a_method_without_scores_leaves_the_groups_as_they_are():
     pruner = prepare(blocks(), PruningConfig("magnitude"), TOTAL)
     optimizer = hosts(pruner)

@@ -5,7 +5,15 @@ from support import tiny_bert
 from torch import nn
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning.costs import costs
+from fineprune.pruning.summary import summary
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
+
+
+@pytest.mark.parametrize("function", [summary, costs])
+def test_what_is_no_model(function):
+    with pytest.raises(FinepruneError, match=f"model=str: {function.__name__} takes a torch.nn.Module$"):
+        function("bert")
 
 
 def test_the_models_order_and_its_own_modules():

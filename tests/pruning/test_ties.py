@@ -73,6 +73,8 @@ def test_a_model_that_needs_a_probe():
     config = PruningConfig("magnitude", 0.5, structure={"feed_forward": "neuron"})
     with pytest.raises(FinepruneError, match=r"Blocks has no configuration .*prepare\(…, probe="):
         prepare(Blocks(), config, 10)
+    with pytest.raises(FinepruneError, match=r"Blocks does not take the inputs .* fitting ones with probe="):
+        prepare(Blocks(), config, 10, probe={"y": torch.ones(2, 8)})
     pruner = prepare(Blocks(), config, 10, probe={"x": torch.ones(2, 8)})
     assert [target.masked.grid.kind for target in pruner.targets] == ["neuron"] * 2
     model = Blocks()

@@ -183,6 +183,10 @@ def test_logits_that_do_not_fit_are_our_bug():
         ({"stride": -1}, "stride is -1, expected a number of tokens, 0 or more"),
         ({"stride": 1.5}, "stride is 1.5, expected"),
         ({"stride": True}, "stride is True, expected"),
+        ({"threshold": "a"}, "threshold is 'a', expected a difference of scores, a number"),
+        ({"threshold": None}, "threshold is None, expected"),
+        ({"threshold": True}, "threshold is True, expected"),
+        ({"threshold": float("nan")}, "threshold is nan, expected"),
         ({"unanswerable": "no"}, "unanswerable is 'no', allowed: true, false, or none"),
     ],
 )

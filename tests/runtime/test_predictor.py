@@ -261,6 +261,12 @@ def test_nothing_asked(task, models):
             {"max_answer_length": 0},
             "max_answer_length is 0, expected a whole number, 1 or more",
         ),
+        (
+            "questions",
+            (["a"], ["b"]),
+            {"best": 3},
+            "there is no rule 'best', allowed: unanswerable, st",
+        ),
         ("questions", (["a"], ["b"]), {"stride": 40}, "stride=40: too long for windows of max_length=40"),
     ],
 )
@@ -268,6 +274,16 @@ def test_what_cannot_be_answered(task, arguments, settings, message, models):
     predictor, *_ = models("bert", task, "float32", "keep")
     with pytest.raises(EngineError, match=message):
         predictor.predict(*arguments, **settings)
+
+
+@pytest.mark.parametrize("kind", [iter, tuple, np.array])
+def test_texts_of_any_sequence(kind, models):
+    texts, contexts = ["a", "b a", ""], ["b", "a b", "b"]
+    for task in ("text", "tokens"):
+        predictor, *_ = models("bert", task, "float32", "keep")
+        assert predictor.predict(kind(texts)) == predictor.predict(texts)
+    predictor, *_ = models("bert", "questions", "float32", "keep")
+    assert predictor.predict(kind(texts), kind(contexts)) == predictor.predict(texts, contexts)
 
 
 def test_the_longest_text_of_each(models):

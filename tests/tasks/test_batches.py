@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from fineprune.errors import FinepruneError
-from fineprune.tasks.batches import Asked, as_rows, check_texts, fitting, longest_first, private_copy
+from fineprune.tasks.batches import Asked, as_rows, fitting, longest_first, private_copy, read_texts
 from fineprune.tasks.kinds import kind_named
 
 
@@ -96,10 +96,10 @@ def test_a_private_copy_reads_as_the_tokenizer_does_and_has_its_own_truncation(t
 
 def test_texts_that_no_model_can_answer():
     with pytest.raises(FinepruneError, match=r"predict: texts\[1\] is 3, which is not text"):
-        check_texts(["a", 3], None, 1)
+        read_texts(["a", 3], None, 1)
     with pytest.raises(FinepruneError, match=r"predict: pairs\[0\] .* holds a lone surrogate"):
-        check_texts(["a"], ["\udcff b"], 1)
-    check_texts(["a"], ["b"], 1)
+        read_texts(["a"], ["\udcff b"], 1)
+    assert read_texts(iter(["a"]), ("b",), 1) == (["a"], ["b"])
 
 
 def test_the_length_of_the_recipe_is_an_argument_only_where_there_is_one():

@@ -9,7 +9,9 @@ pair without text does not count, and a question without any pair gets "", not "
 numpy is imported inside functions because fineprune's command line imports this module at every start.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 from fineprune_runtime.errors import EngineError
@@ -50,6 +52,22 @@ class AnswerRules:
             value = getattr(self, name)
             if not _is_whole(value, 1):
                 raise EngineError(f"{name} is {value!r}, expected a whole number, 1 or more")
+        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if not (number and math.isfinite(self.threshold)):
+            raise EngineError(f"threshold is {self.threshold!r}, expected a difference of scores, a number")
+
+
+def rules_of(given: Mapping[str, Any]) -> AnswerRules:
+    """Return the rules with the values given by name.
+
+    Raises:
+        EngineError: a name that is no rule, or a value that is not allowed.
+    """
+    known = [field.name for field in fields(AnswerRules)]
+    for name in given:
+        if name not in known:
+            raise EngineError(f"predict: there is no rule {name!r}, allowed: {', '.join(known)}")
+    return AnswerRules(**given)
 
 
 _DEFAULT = AnswerRules()

@@ -1,7 +1,7 @@
 """Predict without torch: a class for each kind of result. `loading.load` makes them of a model folder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from fineprune_runtime.answers import AnswerRules, best_answers, best_spans
+from fineprune_runtime.answers import best_answers, best_spans, rules_of
 from fineprune_runtime.classes import THRESHOLD, all_labels, best_class, one_value
 from fineprune_runtime.embeddings import Embeddings
 from fineprune_runtime.engine import Encoder
@@ -23,8 +23,8 @@ from fineprune_runtime.results import (
     Entity,
     Prediction,
     check_pairs,
-    check_texts,
     not_finite,
+    read_texts,
 )
 from fineprune_runtime.tokens import Tokens
 
@@ -97,8 +97,8 @@ class Predictor(ABC):
     @abstractmethod
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -107,7 +107,7 @@ class Predictor(ABC):
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -122,8 +122,8 @@ class Predictor(ABC):
 
     def logits(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -132,7 +132,7 @@ class Predictor(ABC):
 
         Their shape is (classes,), or (tokens, classes) from a model that classifies tokens.
         """
-        check_texts(texts, pairs, batch_size)
+        texts, pairs = read_texts(texts, pairs, batch_size)
         if not texts:
             return []
         check_pairs(self.paired, pairs is not None)
@@ -182,8 +182,8 @@ class TextPredictor(Predictor):
 
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -209,8 +209,8 @@ class MultiLabelPredictor(Predictor):
 
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -229,8 +229,8 @@ class EntityPredictor(Predictor):
 
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -249,7 +249,7 @@ class EntityPredictor(Predictor):
         Raises:
             EngineError: as `TextPredictor.predict`, and for `pairs`.
         """
-        check_texts(texts, None, batch_size)
+        texts, _ = read_texts(texts, None, batch_size)
         if pairs is not None:
             raise EngineError("predict: this model finds entities, in single texts; leave pairs out")
         if not texts:
@@ -286,8 +286,8 @@ class AnswerPredictor(Predictor):
 
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -310,17 +310,18 @@ class AnswerPredictor(Predictor):
         """
         if pairs is None:
             raise EngineError("predict: the model answers questions; give the context of each as pairs")
-        check_texts(texts, pairs, batch_size)
-        chosen = AnswerRules(**rules)
+        texts, contexts = read_texts(texts, pairs, batch_size)
+        assert contexts is not None
+        chosen = rules_of(rules)
         if chosen.unanswerable is None:
             chosen = replace(chosen, unanswerable=self.unanswerable)
         if not texts:
             return []
         length = self._tokens.length(max_length, self.usual, pairs=True)
-        windows = read_windows(texts, pairs, self._tokens, length, chosen.stride)
+        windows = read_windows(texts, contexts, self._tokens, length, chosen.stride)
         values = np.zeros((2, len(windows.encodings), int(windows.lengths().max())), dtype=np.float32)
         logits = self._run(windows.encodings, batch_size, windows.column("question"))
         for index, row in enumerate(logits):
             values[:, index, : len(row)] = row.T
         spans = best_spans(windows, values[0], values[1], chosen)
-        return [candidates[0] for candidates in best_answers(spans, list(pairs))]
+        return [candidates[0] for candidates in best_answers(spans, contexts)]

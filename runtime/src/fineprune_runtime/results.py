@@ -1,7 +1,9 @@
 """The results that models return, and the check of the texts that they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from fineprune_runtime.errors import EngineError
 
@@ -41,27 +43,48 @@ class Answer:
     end: int
 
 
-def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    """Raise `EngineError` for values that are not text, a wrong number of pairs, or a batch size below 1."""
-    for name, values in (("texts", texts), ("pairs", pairs or [])):
-        if isinstance(values, str):
-            raise EngineError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
-        for index, value in enumerate(values):
-            if not isinstance(value, str):
-                raise EngineError(f"predict: {name}[{index}] is {value!r}, which is not text")
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise EngineError(
-                    f"predict: {name}[{index}] {value[:40]!r} holds a lone surrogate at {error.start}, which "
-                    "is not text; repair its encoding"
-                ) from error
-    if pairs is not None and len(pairs) != len(texts):
+def read_texts(
+    texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int
+) -> tuple[list[str], list[str] | None]:
+    """Return texts and pairs as lists.
+
+    Raises:
+        EngineError: one string, a value without order or of another type, one that is not text, a wrong
+            number of pairs, or a batch size that is not allowed.
+    """
+    first = _as_list("texts", texts)
+    second = None if pairs is None else _as_list("pairs", pairs)
+    if second is not None and len(second) != len(first):
         raise EngineError(
-            f"predict: {len(texts)} texts but {len(pairs)} pairs; give one pair text for each text"
+            f"predict: {len(first)} texts but {len(second)} pairs; give one pair text for each text"
         )
-    if batch_size < 1:
-        raise EngineError(f"predict: batch_size is {batch_size}, allowed: 1 or more")
+    rows: Any = batch_size  # of a caller without types
+    if isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1:
+        raise EngineError(f"predict: batch_size is {rows!r}, allowed: 1 or more, a whole number")
+    return first, second
+
+
+def _as_list(name: str, values: Iterable[str]) -> list[str]:
+    """Return the texts of a list, an array, a column or a generator."""
+    if isinstance(values, str):
+        raise EngineError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
+    try:
+        found = None if isinstance(values, bytes | Set | Mapping) else list(values)
+    except TypeError:
+        found = None
+    if found is None:  # no sequence at all, or one without an order of its own
+        raise EngineError(f"predict: {name} is of the type {type(values).__name__}; give a list of strings")
+    for index, value in enumerate(found):
+        if not isinstance(value, str):
+            raise EngineError(f"predict: {name}[{index}] is {value!r}, which is not text")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise EngineError(
+                f"predict: {name}[{index}] {value[:40]!r} holds a lone surrogate at {error.start}, which "
+                "is not text; repair its encoding"
+            ) from error
+    return found
 
 
 def check_pairs(paired: object, given: bool) -> None:

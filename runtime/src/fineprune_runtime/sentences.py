@@ -1,6 +1,6 @@
 """Embed sentences without torch: `load(DIR).encode(texts)`, as sentence-transformers does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from fineprune_runtime.folder import Folder
 from fineprune_runtime.modules import settings_name
 from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.predictor import Floats, Network, Predictor
-from fineprune_runtime.results import check_texts
+from fineprune_runtime.results import read_texts
 from fineprune_runtime.tokens import Tokens
 
 
@@ -49,7 +49,7 @@ class SentencePredictor(Predictor):
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         batch_size: int = 32,
         max_length: int | None = None,
@@ -68,7 +68,7 @@ class SentencePredictor(Predictor):
         Raises:
             EngineError: as `TextPredictor.predict`, and for a prompt that the model does not have.
         """
-        check_texts(texts, None, batch_size)
+        texts, _ = read_texts(texts, None, batch_size)
         before = self._prompt(prompt, prompt_name)
         rows = [before + text for text in texts]
         if self._lower is not None:
@@ -80,8 +80,8 @@ class SentencePredictor(Predictor):
 
     def predict(
         self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
         *,
         batch_size: int = 32,
         max_length: int | None = None,

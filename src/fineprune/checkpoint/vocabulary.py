@@ -143,6 +143,8 @@ def _find_tables(model: "PreTrainedModel") -> tuple[nn.Parameter, list[nn.Embedd
 def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
     """Raise unless `tokenizer` can be shrunk and fits a table of `rows` rows."""
     name = type(tokenizer).__name__
+    if not hasattr(tokenizer, "is_fast"):
+        raise FinepruneError(f"tokenizer={name}: give the model's tokenizer, of transformers")
     kind = type(tokenizer.backend_tokenizer.model).__name__ if tokenizer.is_fast else "slow"
     if kind not in _MODELS:
         raise FinepruneError(

@@ -22,7 +22,7 @@ from fineprune.inference.weights import dense_of, header_of, is_replaceable, lin
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
-from fineprune.pruning.targets import is_linear, refuse_accelerated
+from fineprune.pruning.targets import check_module, is_linear, refuse_accelerated
 from fineprune.pruning.wrapped import transformer_of
 from fineprune_runtime import architectures, engine, native
 from fineprune_runtime.errors import EngineError
@@ -93,8 +93,7 @@ def check(model: Any) -> None:
     """Raise `FinepruneError` for a model that cannot be accelerated as it is."""
     if isinstance(model, Pruner):
         raise FinepruneError("a pruner cannot be accelerated: fineprune.finalize(pruner.model) first")
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: accelerate takes a torch.nn.Module")
+    check_module(model, "accelerate")
     refuse_accelerated(model, "it cannot be accelerated twice; load it again for other settings")
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is still being pruned: fineprune.finalize(model) first")

@@ -12,7 +12,7 @@ from fineprune.pruning.anatomy import Attention, Kind, place_of
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.empty_units import lines_used
 from fineprune.pruning.layout import layout_of
-from fineprune.pruning.targets import find_targets
+from fineprune.pruning.targets import check_module, find_targets
 from fineprune_runtime.dead_units import living_heads
 
 LENGTH = 128
@@ -104,6 +104,7 @@ def costs(model: nn.Module, length: int = LENGTH) -> Costs:
     Raises:
         FinepruneError: the model is accelerated, sharded, or has no linear layers in repeated blocks.
     """
+    check_module(model, "costs")
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise FinepruneError(f"length={length!r}: give the number of tokens of a text, 1 or more")
     if any(is_sharded(parameter) for parameter in model.parameters()):

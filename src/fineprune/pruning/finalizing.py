@@ -11,6 +11,7 @@ from fineprune.pruning import progress
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.masked_weight import MaskedWeight, density_of
 from fineprune.pruning.target import folded as folded_weight
+from fineprune.pruning.targets import check_module
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
 MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
@@ -42,6 +43,7 @@ def finalize(model: nn.Module) -> nn.Module:
     Raises:
         FinepruneError: the model is not prepared.
     """
+    check_module(model, "finalize")
     prepared = list(masked_modules(model))
     if not prepared:
         raise FinepruneError(

@@ -112,9 +112,12 @@ class LoopWatch:
         if moved == _rate(of_weight) and abs(moved - wanted) > 1e-6 * wanted:
             slow = ", so they hardly move, and the weights that were large stay" if moved < wanted else ""
             groups = "from pruner.parameter_groups(lr=...)" if self._grouped else "by pruner.optimizer(...)"
+            remedy = f"build it {groups}, or call pruner.attach(optimizer) before its first step"
+            if of_weight is not of_scores and "initial_lr" in of_scores:
+                remedy = "give the scheduler a rate for each group, such as max_lr=[…] of OneCycleLR"
             warn_first(
                 f"the optimizer moves the scores at the weights' rate, {moved:g}, not at their own, "
-                f"{wanted:g}{slow}: build it {groups}, or call pruner.attach(optimizer) before its first step"
+                f"{wanted:g}{slow}: {remedy}"
             )
 
     def _check_steps(self) -> None:

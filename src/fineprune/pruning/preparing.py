@@ -25,7 +25,7 @@ from fineprune.pruning.methods.base import Method
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.structures import governed, grids_of
 from fineprune.pruning.target import Target
-from fineprune.pruning.targets import find_targets, refuse_quantized
+from fineprune.pruning.targets import check_module, find_targets, refuse_quantized
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
 
@@ -102,8 +102,11 @@ def _checked(
     model: nn.Module, config: PruningConfig, total_steps: int
 ) -> tuple[Method, dict[str, nn.Module], list[dict[str, Grid]]]:
     """Return the method, the modules of the matrices and the grids of each level, after all checks."""
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: prepare takes a torch.nn.Module")
+    check_module(model, "prepare")
+    if not isinstance(config, PruningConfig):
+        raise FinepruneError(
+            f"config={config!r}: give a PruningConfig, such as PruningConfig('soft_movement', density=0.1)"
+        )
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared already: finalize it first, or load it again")
     refuse_quantized(model)

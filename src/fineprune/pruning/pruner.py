@@ -1,6 +1,7 @@
 """What `prepare` returns: `Pruner.step` is called once per optimizer step, then `finalize`."""
 
-import math
+import copy
+import weakref
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +14,14 @@ from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import hold_zeros
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import MODULES
-from fineprune.pruning.latency import share_of_time
 from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_layouts, refuse_missing
 from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.methods.measured import Losses, Measured
 from fineprune.pruning.progress import PROGRESS, Progress
-from fineprune.pruning.score_groups import (
-    rates,
-    refuse_decay,
-    score_group,
-    take_scores_out,
-    weight_groups,
-)
+from fineprune.pruning.score_groups import rates, refuse_decay, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
-from fineprune.pruning.target import Target, heads_with_values
-from fineprune.structure import TIED
+from fineprune.pruning.target import Target, left_of
 
 
 class Pruner:
@@ -47,7 +40,8 @@ class Pruner:
         self._method = method
         self._dtypes = [target.weight.dtype for target in self.scored]
         self._agreed = False
-        self._observed = self._attached = False
+        self._observed = False
+        self._attached: weakref.ref[torch.optim.Optimizer] | None = None
         self._changed: Tensor | float = 0.0
         self._control = Control()
         self._refresh()
@@ -55,6 +49,15 @@ class Pruner:
         self._watch = LoopWatch(self.config, self.score_lr if learns else None)
         if not self.config.traits.holds_zeros:
             self._watch.begin(targets)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Pruner":
+        """Copy the pruner with its model; the copy counts steps of its own."""
+        copied = Pruner.__new__(Pruner)
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        copied._progress = copy.copy(self._progress)
+        setattr(copied.model, PROGRESS, copied._progress)
+        return copied
 
     @property
     def scored(self) -> list[Target]:
@@ -120,14 +123,16 @@ class Pruner:
         """Make an existing optimizer update the scores as the config says, in place.
 
         The scores move from its groups to a group of their own, at `score_lr` without decay. A method that
-        reads gradients gets them before each step.
+        reads gradients gets them before each step. Attaching an optimizer again changes nothing.
 
         Raises:
-            FinepruneError: The optimizer has stepped already, or the method does not go with its class or its
-                weight decay.
+            FinepruneError: The optimizer has stepped already or has a scheduler, or the method does not go
+                with its class or its weight decay.
         """
+        if self._attached is not None and self._attached() is optimizer:
+            return
         self._hold_zeros()
-        bundle, self._attached = self._method.bundle, True
+        bundle = self._method.bundle
         if not bundle.weight_decay:
             refuse_decay(optimizer.param_groups, self.targets, self.config.method)
         if bundle.attach is not None:
@@ -135,6 +140,7 @@ class Pruner:
         take_scores_out(optimizer, self.scored, score_group(self.scored, self.config, self.score_lr))
         if self._rule is not None:
             optimizer.register_step_pre_hook(lambda attached, *_: self._observe(attached))
+        self._attached = weakref.ref(optimizer)
 
     @torch.no_grad()
     def _observe(self, optimizer: torch.optim.Optimizer) -> None:
@@ -154,10 +160,15 @@ class Pruner:
                 the options of the method say; with several processes each gives a share.
 
         Raises:
-            FinepruneError: The method measures nothing.
+            FinepruneError: The method measures nothing, or `losses` is no function.
         """
         if self._measured is None:
             raise FinepruneError(f"method={self.config.method!r}: it measures nothing; leave measure_on out")
+        if not callable(losses):
+            raise FinepruneError(
+                f"measure_on: {type(losses).__name__} is no function; give one that makes the losses anew, "
+                "such as lambda: (model(**batch).loss for batch in batches)"
+            )
         self._measured.bind(self.model, losses)
 
     @property
@@ -209,6 +220,7 @@ class Pruner:
             FinepruneError: The model was cast to another type since `prepare`, its method did not get the
                 gradients that it needs, or the processes differ in what they must share.
         """
+        self._refuse_finalized()
         ranks.reshard(self.model)
         self._refuse_cast()
         if not self._agreed:
@@ -218,7 +230,7 @@ class Pruner:
         refuse_missing(
             self.config.method,
             gradients=self._rule is not None and not self._observed,
-            steps=self._method.bundle.attach is not None and not self._attached,
+            steps=self._method.bundle.attach is not None and self._attached is None,
             losses=self._measured is not None and self._measured.losses is None,
         )
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
@@ -235,6 +247,12 @@ class Pruner:
         `finalize` does so; call it where a training ends and the model stays prepared.
         """
         self._progress.report(self.density)
+
+    def _refuse_finalized(self) -> None:
+        if PROGRESS not in vars(self.model):
+            raise FinepruneError(
+                "this pruner's model is finalized: its masks are folded in; prepare it to prune it further"
+            )
 
     def _refuse_cast(self) -> None:
         for target, before in zip(self.scored, self._dtypes, strict=True):
@@ -309,28 +327,7 @@ class Pruner:
         the dense model's time, too.
         """
         ranks.reshard(self.model)
-        grids = [target.masked.grid for target in self.scored]
-        weights = [target.masked.kept_weights() for target in self.scored]
-        kept = [count // grid.weights for count, grid in zip(weights, grids, strict=True)]
-        units = [math.prod(grid.shape) for grid in grids]
-        # The weights of an outer level are those of the inner one; its attention products are its own.
-        inner = range(len(self.outer), len(grids))
-        spent, total = (
-            sum(counts[i] * grids[i].weights for i in inner)
-            + sum(count * grid.product for count, grid in zip(counts, grids, strict=True))
-            for counts in (kept, units)
-        )
-        share = sum(weights[i] for i in inner) / sum(target.masked.total_weights for target in self.targets)
-        found: dict[str, Any] = {"parameters": share, "flops": spent / total}
-        if grids[0].times:
-            found["latency"] = share_of_time(grids, kept)
-        for kind in TIED:
-            of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
-            if of_kind:
-                found[f"{kind}s"] = (sum(kept[i] for i in of_kind), sum(units[i] for i in of_kind))
-        if heads := heads_with_values(self.scored):
-            found["heads"] = heads
-        return found
+        return left_of(self.outer, self.targets)
 
     @property
     def at_final_density(self) -> bool:
@@ -392,7 +389,8 @@ class Pruner:
         """Load the result of `tensors`; load the folded weights first.
 
         Raises:
-            FinepruneError: Names, shapes or types are not those of this run.
+            FinepruneError: Names, shapes or types are not those of this run, or the model is finalized.
         """
+        self._refuse_finalized()
         pruning_state.refuse_sharded(self.targets)
         pruning_state.load_tensors(self.targets, getattr(self.model, MODULES, None), saved, self.outer)

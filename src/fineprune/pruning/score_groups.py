@@ -46,12 +46,17 @@ def take_scores_out(
     """Take the scores out of an optimizer's groups, and add the `group` that is theirs.
 
     Raises:
-        FinepruneError: The optimizer has stepped already.
+        FinepruneError: The optimizer has stepped already, or a scheduler knows it without the `group`.
     """
     if optimizer.state:
         raise FinepruneError(
             "the optimizer has stepped already, and its state does not know the scores; attach it before its "
             "first step"
+        )
+    if group and any("initial_lr" in entry for entry in optimizer.param_groups):
+        raise FinepruneError(
+            "a learning rate scheduler was made before the scores had a group of their own in the optimizer; "
+            "make it after pruner.attach(optimizer), and for a trainer leave it out"
         )
     scores = {id(target.masked.scores) for target in targets}
     for entry in optimizer.param_groups:

@@ -27,7 +27,7 @@ from fineprune.pruning.origin import Origin, record, remaining
 from fineprune.pruning.probe import in_float32
 from fineprune.pruning.proof import TOLERANCE, Half, Proof
 from fineprune.pruning.resizing import Cut, Resizing, Units, by_matrix
-from fineprune.pruning.targets import find_targets, refuse_accelerated, refuse_quantized
+from fineprune.pruning.targets import check_module, find_targets, refuse_accelerated, refuse_quantized
 from fineprune.pruning.wrapped import transformer_of
 
 
@@ -129,8 +129,7 @@ def shrink(model: nn.Module, probe: Mapping[str, Tensor] | None = None, round_to
 
 
 def _refuse(model: nn.Module, round_to: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: shrink takes a torch.nn.Module")
+    check_module(model, "shrink")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise FinepruneError(f"round_to={round_to!r}: give a whole number of neurons, 1 or more")
     refuse_accelerated(model, "shrink it before accelerate, or load it again without")

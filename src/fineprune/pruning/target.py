@@ -1,6 +1,7 @@
 """One pruned weight of a prepared model, and the weights of other matrices that belong to its units."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.pruning.followers import Follower
+from fineprune.pruning.latency import share_of_time
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.units import Grid
+from fineprune.structure import TIED
 
 
 def size_of(weight: Tensor, grid: Grid, followers: tuple[Follower, ...] = ()) -> Tensor:
@@ -88,3 +91,30 @@ def values_left(target: Target) -> Tensor:
     """Return the share of the value dims that each head keeps, or each group of heads that shares V."""
     masked = target.masked
     return masked.kept_units().view(-1, masked.grid.head_size).float().mean(dim=1)
+
+
+def left_of(outer: Sequence[Target], targets: Sequence[Target]) -> dict[str, Any]:
+    """Return what the masks keep, as `Pruner.left` says."""
+    scored = [*outer, *targets]
+    grids = [target.masked.grid for target in scored]
+    weights = [target.masked.kept_weights() for target in scored]
+    kept = [count // grid.weights for count, grid in zip(weights, grids, strict=True)]
+    units = [math.prod(grid.shape) for grid in grids]
+    # The weights of an outer level are those of the inner one; its attention products are its own.
+    inner = range(len(outer), len(grids))
+    spent, total = (
+        sum(counts[i] * grids[i].weights for i in inner)
+        + sum(count * grid.product for count, grid in zip(counts, grids, strict=True))
+        for counts in (kept, units)
+    )
+    share = sum(weights[i] for i in inner) / sum(target.masked.total_weights for target in targets)
+    found: dict[str, Any] = {"parameters": share, "flops": spent / total}
+    if grids[0].times:
+        found["latency"] = share_of_time(grids, kept)
+    for kind in TIED:
+        of_kind = [index for index, grid in enumerate(grids) if grid.kind == kind]
+        if of_kind:
+            found[f"{kind}s"] = (sum(kept[i] for i in of_kind), sum(units[i] for i in of_kind))
+    if heads := heads_with_values(scored):
+        found["heads"] = heads
+    return found

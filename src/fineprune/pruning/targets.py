@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -70,6 +71,14 @@ def is_pointwise(module: nn.Module) -> bool:
         and set(module.kernel_size) == {1}
         and module.in_channels > module.groups
     )
+
+
+def check_module(model: Any, function: str) -> None:
+    """Raise `FinepruneError` if the model that a public function was given is none."""
+    if not isinstance(model, nn.Module):
+        inside = isinstance(getattr(model, "model", None), nn.Module)
+        instead = "; give it the model, pruner.model" if inside else ""
+        raise FinepruneError(f"model={type(model).__name__}: {function} takes a torch.nn.Module{instead}")
 
 
 def refuse_accelerated(model: nn.Module, instead: str) -> None:

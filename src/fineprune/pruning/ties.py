@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import place_of
 from fineprune.pruning.expansion import Lines
-from fineprune.pruning.probe import difference, outputs, probe_inputs
+from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.units import Grid
 from fineprune.pruning.wrapped import transformer_of
 
@@ -47,7 +47,7 @@ def check_ties(model: nn.Module, grids: Mapping[str, Grid], probe: Mapping[str, 
     if any(parameter.dtype.itemsize < 4 for parameter in model.parameters() if parameter.is_floating_point()):
         model = copy.deepcopy(model).float()  # the shorter types round more than the test allows
     inputs = _inputs(model, next(iter(by_kind))[0], probe)
-    untouched = outputs(transformer_of(model), inputs)
+    untouched = checked_outputs(transformer_of(model), inputs)
     for found in by_kind.values():
         for grid in dict.fromkeys((found[0], found[-1])):
             _check(model, grid, inputs, untouched)

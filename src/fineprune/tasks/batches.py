@@ -1,7 +1,7 @@
 """Run a trained model on texts: checks, lengths and batches that all kinds of task share."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,10 +35,16 @@ class Asked(NamedTuple):
         return {} if self.max_length is None else {"max_length": self.max_length}
 
 
-def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    """Raise `FinepruneError` for texts that no model can answer, missing pairs and empty batches."""
+def read_texts(
+    texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int
+) -> tuple[list[str], list[str] | None]:
+    """Return texts and pairs as lists.
+
+    Raises:
+        FinepruneError: as `fineprune_runtime.results.read_texts`.
+    """
     with engine_errors():
-        results.check_texts(texts, pairs, batch_size)
+        return results.read_texts(texts, pairs, batch_size)
 
 
 def check_pairs(model: "PreTrainedModel", given: bool) -> None:

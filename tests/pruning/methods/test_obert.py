@@ -159,6 +159,8 @@ def test_a_loop_that_gives_nothing_to_measure_is_refused():
         prepared().step()
     with pytest.raises(FinepruneError, match="method='magnitude': it measures nothing"):
         prepare(blocks(), PruningConfig("magnitude"), TOTAL).measure_on(list)
+    with pytest.raises(FinepruneError, match="measure_on: list is no function; give one that makes"):
+        prepared().measure_on([torch.zeros(())])
     with pytest.raises(FinepruneError, match="nothing to measure: give a warmup of at least 1 step"):
         prepare(blocks(), PruningConfig("obert", initial_density=0.5, warmup=0), TOTAL)
 
@@ -168,6 +170,10 @@ def test_a_loop_that_gives_nothing_to_measure_is_refused():
     [
         (lambda model: [], "measure_on: it gave no loss"),
         (lambda model: [torch.zeros(())], "measure_on: a loss has no gradient"),
+        (
+            lambda model: [0.5],
+            r"a loss is a float, expected a tensor with its graph; leave out .item",
+        ),
         (lambda model: [0 * next(losses(model))], "all gradients are 0 or nan"),
     ],
 )

@@ -12,14 +12,13 @@ from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import masked_modules
-from fineprune.pruning.targets import find_targets, is_pointwise, refuse_quantized
+from fineprune.pruning.targets import check_module, find_targets, is_pointwise, refuse_quantized
 from fineprune.structure import ALL, REMOVABLE, levels_of, parts_of
 
 
 def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
     """Return the modules that the patterns choose, after all checks that need no batch."""
-    if not isinstance(model, nn.Module):
-        raise FinepruneError(f"model={type(model).__name__}: calibrate takes a torch.nn.Module")
+    check_module(model, "calibrate")
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared for a training: finalize it first, or load it again")
     refuse_quantized(model)

@@ -61,7 +61,7 @@ class Measured(ScoreRule):
         """Yield dL/dW of all targets, float32, for each of `most` batches; each process sees its share.
 
         Raises:
-            FinepruneError: A loss does not depend on the weights.
+            FinepruneError: A loss is no tensor, or does not depend on the weights.
         """
         assert self.losses is not None
         weights = [target.weight for target in targets]
@@ -69,6 +69,11 @@ class Measured(ScoreRule):
         processes = distributed.get_world_size() if agreement.several() else 1
         with evaluating(self._model), torch.enable_grad():
             for loss in itertools.islice(self.losses(), -(-most // processes)):
+                if not isinstance(loss, Tensor):
+                    raise FinepruneError(
+                        f"measure_on: a loss is a {type(loss).__name__}, expected a tensor with its graph; "
+                        "leave out .item()"
+                    )
                 if not trained or not loss.requires_grad:
                     raise FinepruneError("measure_on: a loss has no gradient to the pruned weights")
                 given = torch.autograd.grad(loss, trained, allow_unused=True)

@@ -1,6 +1,6 @@
 """From a sentence encoder to the embeddings of texts, or the similarity of pairs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,10 @@ from fineprune.tasks.batches import (
     Asked,
     as_rows,
     check_finite,
-    check_texts,
     fitting,
     longest_first,
     private_copy,
+    read_texts,
     tokenizing,
 )
 from fineprune.tasks.text.data import tokenize
@@ -32,7 +32,7 @@ def answer_in_place(model: Any, place: Path | str) -> None:
 
 
 def embed(
-    model: Any, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], batch_size: int = 32
+    model: Any, tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], batch_size: int = 32
 ) -> "Tensor":
     """Return the embeddings of texts, (rows, features) float32, in the order given.
 
@@ -46,12 +46,12 @@ def embed(
 
     from fineprune.pruning.probe import evaluating
 
-    check_texts(texts, None, batch_size)
+    texts, _ = read_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
     tokenizer = private_copy(tokenizer)
     longest = fitting(model.sentence.longest or 2**30, model, tokenizer)
     with tokenizing():
-        rows = as_rows(tokenize(list(texts), None, tokenizer, longest))
+        rows = as_rows(tokenize(texts, None, tokenizer, longest))
     collate = DataCollatorWithPadding(tokenizer)
     found = torch.zeros(len(rows), model.sentence.width(model))
     with evaluating(model), torch.inference_mode():

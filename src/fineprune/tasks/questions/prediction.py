@@ -1,6 +1,6 @@
 """From a trained model to answers in contexts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,10 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.batches import (
     Asked,
     check_finite,
-    check_texts,
     fitting,
     longest_first,
     private_copy,
+    read_texts,
     tokenizing,
 )
 from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding, make_windows
@@ -30,8 +30,8 @@ _USUAL_RULES = AnswerRules()
 def answer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[str],
-    contexts: Sequence[str],
+    questions: Iterable[str],
+    contexts: Iterable[str],
     rules: AnswerRules = _USUAL_RULES,
     *,
     max_length: int = 384,
@@ -57,7 +57,8 @@ def answer(
         FinepruneError: a text that is not a string, lists of different length, or a model without the two
             outputs.
     """
-    check_texts(questions, contexts, batch_size)
+    questions, given = read_texts(questions, contexts, batch_size)
+    assert given is not None
     if not questions:
         return []
     ensure_padding(model, tokenizer)
@@ -65,7 +66,7 @@ def answer(
     if rules.unanswerable is None:
         rules = replace(rules, unanswerable=bool(getattr(model.config, UNANSWERABLE, False)))
     names = [str(row) for row in range(len(questions))]
-    asked = Questions(names, list(questions), list(contexts), [[] for _ in names])
+    asked = Questions(names, questions, given, [[] for _ in names])
     with tokenizing():
         windows = make_windows(asked, tokenizer, fitting(max_length, model, tokenizer), rules.stride)
     starts, ends = _logits(model, windows, RightPadding(tokenizer), batch_size)

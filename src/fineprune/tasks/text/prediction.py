@@ -11,10 +11,10 @@ from fineprune.tasks.batches import (
     as_rows,
     check_finite,
     check_pairs,
-    check_texts,
     fitting,
     longest_first,
     private_copy,
+    read_texts,
     tokenizing,
 )
 from fineprune.tasks.model_config import labels_of, problem_of
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def predict(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
+    texts: Iterable[str],
+    pairs: Iterable[str] | None = None,
     batch_size: int = 32,
     max_length: int = 128,
 ) -> list[Prediction] | list[list[Prediction]]:
@@ -50,7 +50,7 @@ def predict(
 
     from fineprune.pruning.probe import evaluating
 
-    check_texts(texts, pairs, batch_size)
+    texts, pairs = read_texts(texts, pairs, batch_size)
     if not texts:
         return []
     check_pairs(model, pairs is not None)
@@ -58,7 +58,7 @@ def predict(
     tokenizer = private_copy(tokenizer)
     longest = fitting(max_length, model, tokenizer)
     with tokenizing():
-        rows = as_rows(tokenize(list(texts), None if pairs is None else list(pairs), tokenizer, longest))
+        rows = as_rows(tokenize(texts, pairs, tokenizer, longest))
     collate = DataCollatorWithPadding(tokenizer)
     logits: dict[int, Any] = {}
     with evaluating(model), torch.inference_mode():

@@ -1,6 +1,6 @@
 """From a trained tagger to the entities of plain text."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,10 @@ from fineprune.tasks.batches import (
     Asked,
     as_rows,
     check_finite,
-    check_texts,
     fitting,
     longest_first,
     private_copy,
+    read_texts,
     tokenizing,
 )
 from fineprune.tasks.model_config import labels_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def predict_entities(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    texts: Sequence[str],
+    texts: Iterable[str],
     batch_size: int = 32,
     max_length: int = 128,
 ) -> list[list[Entity]]:
@@ -42,7 +42,7 @@ def predict_entities(
     Raises:
         FinepruneError: as `text.prediction.predict`.
     """
-    check_texts(texts, None, batch_size)
+    texts, _ = read_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
     tokenizer = private_copy(tokenizer)
     words = [word_spans(text) for text in texts]
