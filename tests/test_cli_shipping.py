@@ -53,7 +53,8 @@ def test_compact_prints_sizes(place, capsys, tmp_path):
     dense = json.loads((tmp_path / "small/fineprune.json").read_text())["dense_bytes"]
     assert size < dense / 3
     assert first == (
-        f"{size / 1e6:.1f} MB of weights, {size / dense:.1%} of {dense / 1e6:.1f} MB dense; density 12.50%"
+        f"{size / 1e6:.1f} MB of weights, {size / dense:.1%} of {dense / 1e6:.1f} MB dense; "
+        "density 12.50% of the stored matrices"
     )
     assert second == f"outputs on a probe batch differ by 0 of the largest; model: {tmp_path / 'small'}"
 
@@ -143,17 +144,23 @@ def test_inspect(place, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": {}}'])
-def test_inspect_damaged_results(content, place, capsys, tmp_path):
+def test_damaged_results(content, place, capsys, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     (tmp_path / "run/results.json").write_text(content)
     said = "not the results of a run" if content else "cannot be read, it is damaged"
     assert f"results.json: {said}" in refused(capsys, "inspect", tmp_path / "run")
+    assert f"results.json: {said}" in refused(capsys, "frontier", tmp_path / "run")
+    assert f"results.json: {said}" in refused(capsys, "compact", tmp_path / "run", tmp_path / "small")
+    assert call("compact", tmp_path / "run/model", tmp_path / "small") == 0  # as the message says
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere", "new"], "nowhere: no model in it"),
+        (["nowhere", "new"], "nowhere: no model in it: no such folder; name a run or a model folder"),
+        (["texts.txt", "new"], "texts.txt: no model in it: it is a file; name"),
+        (["run", "run/model", "--values", "int8"], "run/model: is the model that is read, and would be rep"),
+        (["run", "run/model", "--vocabulary", "texts.txt"], "run/model: is the model that is read"),
         (["unfinished", "new"], "the run is not finished: fineprune run … --resume"),
         (["run", "run"], "run: not empty, and no model that could be replaced"),
         (["run", "texts.txt"], "texts.txt: is a file"),

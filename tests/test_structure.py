@@ -125,7 +125,7 @@ def test_a_config_saves_and_loads_it(tmp_path):
         ({"structure": {"ffn": "neuron"}}, "structure: unknown setting 'ffn'"),
         (
             {"structure": {"attention": "neuron"}},
-            "structure.attention='neuron': .*allowed are element, row, ",
+            "structure.attention='neuron': is a unit of feed_forward; allowed are element, row, ",
         ),
         ({"structure": {"attention": {"unit": "head", "share": 1}}}, "structure.attention: unknown setting"),
         ({"structure": {"attention": {"density": 0.5}}}, "structure.attention.unit=None: .*allowed are"),

@@ -218,7 +218,7 @@ def compact(
         print(json.dumps(done._asdict() | {"folder": str(done.folder)}))
         return
     share = f"{done.bytes / done.dense_bytes:.1%} of {done.dense_bytes / 1e6:.1f} MB dense"
-    print(f"{done.bytes / 1e6:.1f} MB of weights, {share}; density {done.density:.2%}")
+    print(f"{done.bytes / 1e6:.1f} MB of weights, {share}; density {done.density:.2%} of the stored matrices")
     if line := smaller_tables(done):
         print(line)
     print(f"outputs on a probe batch differ by {done.difference:.2g} of the largest; model: {done.folder}")

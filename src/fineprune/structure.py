@@ -294,6 +294,8 @@ def _unit(value: Any, part: str, where: str) -> Unit | tuple[str, ...]:
             "which is masked still changes the others; prune heads and neurons, or take a narrower model"
         )
     hint = suggestion(value, allowed) if isinstance(value, str) else ""
+    if other := next((name for name, units in UNITS.items() if name != part and value in units), None):
+        hint = f"is a unit of {other}; "
     choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]
     raise FinepruneError(
         f"{where}={shown(value)}: {hint}allowed are {', '.join(choices)}, and blocks [rows, columns]"

@@ -213,6 +213,13 @@ def test_neurons_are_rounded():
     assert {int(target.masked.units.sum()) % 16 for target in pruner.targets[1::2]} == {0}
 
 
+def test_a_rounding_that_would_leave_out_nothing():
+    config = PruningConfig("magnitude", 0.5, structure=HEADS, round_to=64)
+    with pytest.raises(FinepruneError, match=r"round_to=64: .* reads 64 neurons, so that all would stay"):
+        prepare(tiny_bert(intermediate_size=64), config, 10)
+    prepare(tiny_bert(intermediate_size=65), config, 10)
+
+
 def test_gates_of_rounded_neurons_stay_open():
     model = bert()
     config = PruningConfig("l0", 0.4, structure={"feed_forward": "neuron"}, round_to=16, warmup=0, cooldown=2)

@@ -24,6 +24,7 @@ from fineprune_runtime.results import read_texts
         (b"good", None, 1, "texts is of the type bytes; give a list"),
         (None, None, 1, "texts is of the type NoneType; give a list"),
         (["good"], 5, 1, "pairs is of the type int; give a list"),
+        (np.array([["good"]]), None, 1, r"texts is a table \(ndarray\); give one column of it, the strings"),
         (np.array("good"), None, 1, "texts is of the type ndarray; give a list"),
         (iter(["good"]), iter("ab"), 1, "1 texts but 2 pairs"),
     ],

@@ -217,6 +217,10 @@ def test_prompts_that_cannot_be(folder):
     describe(folder, {**MEAN, "include_prompt": False})
     with pytest.raises(EngineError, match="include_prompt is false"):
         load(folder).encode(["a"], prompt_name="query")
+    with pytest.raises(EngineError, match="encode: prompt is 3, expected a text"):
+        load(folder).encode(["a"], prompt=3)
+    with pytest.raises(EngineError, match="encode: texts is one string 'a'; give a list"):
+        load(folder).encode("a")
     assert load(folder).encode(["a"]).shape == (1, 16)
 
 

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from runtime.models import KINDS, PAIRS, TEXTS, make_tokenizer
 from transformers import AutoTokenizer
@@ -82,6 +83,7 @@ def test_the_length_of_a_row(opened):
     assert tokens.length(None, 16, True) == 16
     assert tokens.length(3, 16, False) == 3
     assert tokens.length(40, 16, True) == 40
+    assert tokens.length(np.int64(40), 16, True) == 40
     for asked, pairs, least in (
         (41, False, 3),
         (2, False, 3),

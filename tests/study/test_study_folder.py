@@ -270,7 +270,7 @@ def test_results_that_lack_something(run, change):
     (note,) = found.notes
     (name,) = change
     assert note.startswith(f"results.json: not the results of a run ({name}: ")
-    assert note.endswith("; delete it and run again with --resume")
+    assert note.endswith("with --resume, which trains anew, or take the folder model alone")
     assert found.cell.name == run.name  # by recipe.yaml
 
 

@@ -44,44 +44,46 @@ class Answer:
 
 
 def read_texts(
-    texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int
+    texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int, function: str = "predict"
 ) -> tuple[list[str], list[str] | None]:
-    """Return texts and pairs as lists.
+    """Return texts and pairs as lists; `function` is what errors call the caller.
 
     Raises:
         EngineError: one string, a value without order or of another type, one that is not text, a wrong
             number of pairs, or a batch size that is not allowed.
     """
-    first = _as_list("texts", texts)
-    second = None if pairs is None else _as_list("pairs", pairs)
+    first = _as_list(f"{function}: texts", texts)
+    second = None if pairs is None else _as_list(f"{function}: pairs", pairs)
     if second is not None and len(second) != len(first):
         raise EngineError(
-            f"predict: {len(first)} texts but {len(second)} pairs; give one pair text for each text"
+            f"{function}: {len(first)} texts but {len(second)} pairs; give one pair text for each text"
         )
     rows: Any = batch_size  # of a caller without types
     if isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1:
-        raise EngineError(f"predict: batch_size is {rows!r}, allowed: 1 or more, a whole number")
+        raise EngineError(f"{function}: batch_size is {rows!r}, allowed: 1 or more, a whole number")
     return first, second
 
 
 def _as_list(name: str, values: Iterable[str]) -> list[str]:
     """Return the texts of a list, an array, a column or a generator."""
     if isinstance(values, str):
-        raise EngineError(f"predict: {name} is one string {values[:40]!r}; give a list of them")
+        raise EngineError(f"{name} is one string {values[:40]!r}; give a list of them")
+    if getattr(values, "ndim", 1) > 1:  # a table, whose items are not its rows
+        raise EngineError(f"{name} is a table ({type(values).__name__}); give one column of it, the strings")
     try:
         found = None if isinstance(values, bytes | Set | Mapping) else list(values)
     except TypeError:
         found = None
     if found is None:  # no sequence at all, or one without an order of its own
-        raise EngineError(f"predict: {name} is of the type {type(values).__name__}; give a list of strings")
+        raise EngineError(f"{name} is of the type {type(values).__name__}; give a list of strings")
     for index, value in enumerate(found):
         if not isinstance(value, str):
-            raise EngineError(f"predict: {name}[{index}] is {value!r}, which is not text")
+            raise EngineError(f"{name}[{index}] is {value!r}, which is not text")
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise EngineError(
-                f"predict: {name}[{index}] {value[:40]!r} holds a lone surrogate at {error.start}, which "
+                f"{name}[{index}] {value[:40]!r} holds a lone surrogate at {error.start}, which "
                 "is not text; repair its encoding"
             ) from error
     return found

@@ -68,7 +68,7 @@ class SentencePredictor(Predictor):
         Raises:
             EngineError: as `TextPredictor.predict`, and for a prompt that the model does not have.
         """
-        texts, _ = read_texts(texts, None, batch_size)
+        texts, _ = read_texts(texts, None, batch_size, "encode")
         before = self._prompt(prompt, prompt_name)
         rows = [before + text for text in texts]
         if self._lower is not None:
@@ -97,6 +97,8 @@ class SentencePredictor(Predictor):
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """Return the text that is put in front of each one."""
+        if not isinstance(prompt, str | None):
+            raise EngineError(f"encode: prompt is {prompt!r}, expected a text")
         name = self._default if name is None else name
         if prompt is None:
             if name is not None and name not in self.prompts:

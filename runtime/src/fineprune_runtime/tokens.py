@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
@@ -62,11 +63,16 @@ class Tokens:
         least = self.special(pairs) + 1
         if asked is None:
             asked = max(least, min(usual, self.limit))
-        if isinstance(asked, bool) or not isinstance(asked, int) or not least <= asked <= self.limit:
+        given: Any = asked  # of a caller without types
+        if (
+            isinstance(given, bool)
+            or not isinstance(given, Integral)
+            or not least <= int(given) <= self.limit
+        ):
             raise EngineError(
                 f"max_length is {asked!r}; this model takes {least} to {self.limit} tokens, special ones too"
             )
-        return asked
+        return int(asked)
 
     def encode(
         self,

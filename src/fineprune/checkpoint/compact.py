@@ -159,8 +159,17 @@ def finalized(model: Any, sentences: bool = False) -> Any:
     return finalize(copy.deepcopy(model)) if any(True for _ in masked_modules(model)) else model
 
 
-def check_place(folder: Path) -> None:
-    """Raise where something other than a model would be overwritten; create the parent folder."""
+def check_place(folder: Path, source: Path | None = None) -> None:
+    """Raise where something other than a model would be overwritten; create the parent folder.
+
+    Args:
+        folder: The place to write to.
+        source: The run or model that is read, if what is written cannot stand for it.
+    """
+    if source is not None and folder.resolve() in (source.resolve(), (source / "model").resolve()):
+        raise FinepruneError(
+            f"{folder}: is the model that is read, and would be replaced; name another folder"
+        )
     if not os.path.isdir(folder) and os.path.exists(folder):
         raise FinepruneError(f"{folder}: is a file; name a folder to write to")
     there = list(folder.iterdir()) if os.path.isdir(folder) else []

@@ -23,6 +23,9 @@ def model_place(folder: Path) -> Path:
     Raises:
         FinepruneError: there is no model in it.
     """
+    if not os.path.isdir(folder):
+        reason = "it is a file" if os.path.exists(folder) else "no such folder"
+        raise FinepruneError(f"{folder}: no model in it: {reason}; name a run or a model folder")
     place = folder / "model" if os.path.isdir(folder / "model") else folder
     if not os.path.isfile(place / "config.json"):
         files = read_sentence_files(place)

@@ -23,7 +23,7 @@ from fineprune.pruning.levels import cover
 from fineprune.pruning.masked_weight import MaskedWeight
 from fineprune.pruning.methods.base import Method
 from fineprune.pruning.pruner import Pruner
-from fineprune.pruning.structures import governed, grids_of
+from fineprune.pruning.structures import check_rounding, governed, grids_of
 from fineprune.pruning.target import Target
 from fineprune.pruning.targets import check_module, find_targets, refuse_quantized
 from fineprune.pruning.ties import check_ties
@@ -125,6 +125,7 @@ def _checked(
     own = method.bundle.units
     if own is None:
         levels = grids_of(model, matrices, config)
+        check_rounding(levels[0], config.round_to)
     else:
         levels = [{name: own(name, module.get_parameter("weight")) for name, module in matrices.items()}]
     method.bundle.check({name: matrices[name].get_parameter("weight") for name in levels[-1]})

@@ -89,6 +89,16 @@ def _grids(
     return grids
 
 
+def check_rounding(grids: Mapping[str, Grid], round_to: int) -> None:
+    """Raise `FinepruneError` where a feed-forward has so few neurons that `round_to` leaves out none."""
+    for name, grid in grids.items():
+        if grid.kind == "neuron" and 1 < math.prod(grid.shape) <= round_to:
+            raise FinepruneError(
+                f"round_to={round_to}: {name} reads {math.prod(grid.shape)} neurons, so that all would stay; "
+                "give at most half of that"
+            )
+
+
 def governed(grids: Mapping[str, Grid]) -> list[str]:
     """Return the names of all matrices that a mask zeroes in the end: those of the grids, and followers."""
     names = [*grids, *(lines.matrix for grid in grids.values() for lines in grid.followers)]

@@ -43,6 +43,9 @@ def test_the_gradient_of_a_gate_is_that_of_its_columns():
     products = (reader.weight.grad * reader.weight).sum(0).double()
     expected = torch.zeros(4).double().index_add_(0, unit_of, products.detach())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    torch.nn.init.zeros_(model.classifier.weight)  # so that the loss hears nothing
+    with pytest.raises(FinepruneError, match="the loss of these batches depends on no head or neuron"):
+        gate_gradients(model, [batch], {name: reader}, {name: grid})
     assert not reader._forward_pre_hooks
 
 
@@ -134,7 +137,9 @@ def test_what_is_refused():
     }
     with pytest.raises(FinepruneError, match="method='kwon': shares one density among heads and neurons"):
         calibrate(model, batches(model), 0.1, "kwon", shares)
-    with pytest.raises(FinepruneError, match=r"method='kwon': .*allowed are magnitude, wanda"):
+    with pytest.raises(
+        FinepruneError, match=r"method='kwon': cuts heads .*--units\); .*allowed are magnitude"
+    ):
         calibrate(model, batches(model), 0.5, "kwon")
     headless = tiny_bert("Model", num_attention_heads=4).eval()
     with pytest.raises(FinepruneError, match="gives no loss on these batches, and no logits"):

@@ -46,10 +46,13 @@ def test_a_run_is_cut_by_its_training_data_and_trains_on(dense, tmp_path, capsys
 @pytest.mark.parametrize("units", [False, True])
 def test_the_command_to_train_on_is_that_of_one_density(files, tmp_path, units):
     recipe = files.recipe(pruning={"method": "magnitude", "density": [0.5, 0.25]})
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    words = shlex.split(_train_on(tmp_path, tmp_path / "out", Calibration(units=units), recipe))
+    run, out = tmp_path / "my rün", tmp_path / "it's out"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(recipe.to_yaml())
+    words = shlex.split(_train_on(run, out, Calibration(units=units), recipe))
     loaded = Recipe.load(words[2], words[3 : words.index("--out")])
     assert loaded.earlier_densities == ()
+    assert (loaded.model.name, loaded.distillation.teacher) == (str(out), str(run))
     assert (loaded.pruning is None) is units
 
 
@@ -88,6 +91,8 @@ def test_refused(dense, tmp_path):
         with pytest.raises(FinepruneError, match=message):
             calibrate_folder(dense / "model", tmp_path / "out", settings)
         assert not (tmp_path / "out").exists()
+    with pytest.raises(FinepruneError, match="is the model that is read, and would be replaced"):
+        calibrate_folder(dense, dense / "model", Calibration())
     (dense / "results.json").unlink()
     with pytest.raises(FinepruneError, match="the run is not finished"):
         calibrate_folder(dense, tmp_path / "out", Calibration())

@@ -76,6 +76,10 @@ def test_calibrate_cuts_such_a_run(ran, tmp_path):
     opened = open_trained(tmp_path / "cut", need_tokenizer=True)
     assert summary(opened.model).density == pytest.approx(0.2, abs=0.01)
     assert opened.model.sentence.modes == ("mean",)
+    for method in ("kwon", "k_prune"):
+        settings = Calibration(density=0.5, method=method, samples=16, units=True)
+        with pytest.raises(FinepruneError, match=f"method='{method}': needs logits of classes"):
+            calibrate_folder(ran.run, tmp_path / "no", settings)
 
 
 def test_a_teacher_without_pooling_is_refused(ran, pretrained, tmp_path):

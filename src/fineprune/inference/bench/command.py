@@ -141,7 +141,8 @@ def _print(done: "Bench") -> None:
     console.print(f"{here['processor']}, {here['cores']} cores, {here['threads']} threads; {levels}")
     console.print(versions)
     console.print(
-        f"{done.folder}: density {done.density:.2%}, {done.file_bytes / 1e6:.1f} MB of weights on disk"
+        f"{done.folder}: density {done.density:.2%} of the stored matrices, "
+        f"{done.file_bytes / 1e6:.1f} MB of weights on disk"
     )
     console.print(_times(done))
     if done.loadings:

@@ -80,6 +80,11 @@ def calibrate(
     patterns: Any = {"targets": targets, "exclude": exclude}
     config = PruningConfig(by_size, density, scope="local", structure=structure, **patterns)
     cuts = list(CUTS) if config.structure == "element" else [KWON, K_PRUNE, *UNIT_CUTS]
+    if config.structure == "element" and method in (KWON, K_PRUNE):
+        raise FinepruneError(
+            f"method={method!r}: cuts heads and neurons; give structure={{'attention': 'head', "
+            "'feed_forward': 'neuron'} (--units); for single weights allowed are " + ", ".join(cuts)
+        )
     method = cuts[-1] if method is None else choose(method, cuts, "method")
     whole = method in (KWON, K_PRUNE)
     if whole:  # all layers share one budget, and one may lose all its heads

@@ -44,7 +44,11 @@ def choose_units(
 def gate_gradients(
     model: nn.Module, batches: Iterable[Any], readers: Mapping[str, nn.Module], grids: Mapping[str, Grid]
 ) -> dict[str, Tensor]:
-    """Return the gradient of the loss of each batch by the gate of each unit, (batches, units)."""
+    """Return the gradient of the loss of each batch by the gate of each unit, (batches, units).
+
+    Raises:
+        FinepruneError: All of them are 0.
+    """
     device = next(model.parameters()).device
     gates = {name: torch.ones(grids[name].shape, device=device, requires_grad=True) for name in readers}
     found: dict[str, list[Tensor]] = {name: [] for name in readers}
@@ -64,7 +68,13 @@ def gate_gradients(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.stack(rows).double().cpu() for name, rows in found.items()}
+    gradients = {name: torch.stack(rows).double().cpu() for name, rows in found.items()}
+    if not any(values.any() for values in gradients.values()):
+        raise FinepruneError(
+            "method='kwon': the loss of these batches depends on no head or neuron, so all rank alike; use "
+            "method='sparsegpt'"
+        )
+    return gradients
 
 
 def search(importance: Mapping[str, Tensor], grids: Mapping[str, Grid], density: float) -> dict[str, Tensor]:

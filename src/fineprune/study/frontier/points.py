@@ -90,8 +90,10 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
         FinepruneError: there is no such folder, or no finished run in them.
     """
     chosen: dict[Path, set[str] | None] = {}  # the runs of each folder; None: all of them
+    notes: list[str] = []
     for folder in map(Path, folders):
         runs = read_folder(folder)
+        notes += [f"{run.path}: {run.notes[0]}" for run in runs if run.results is None and run.notes]
         place = Path(os.path.abspath(folder))
         if len(runs) == 1 and runs[0].path == folder:
             names = chosen.setdefault(place.parent, set())
@@ -106,6 +108,7 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     if not by_task:
         raise FinepruneError(
             f"{', '.join(map(str, folders))}: no finished run in it; name the folder of a study, or runs"
+            + "".join(f"; {note}" for note in notes[:1])
         )
     labels = list(map(_label, by_task.values()))
     tasks: list[Task] = []

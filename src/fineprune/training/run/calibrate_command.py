@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -47,4 +48,4 @@ def calibrate(
     print(f"model: {done.folder}")
     if done.train_on is not None:
         print(printable(f"train it on: {done.train_on}"))
-    print(printable(f"pack it: fineprune compact {done.folder} {done.folder}-small"))
+    print(printable(f"pack it: fineprune compact {quote(str(done.folder))} {quote(f'{done.folder}-small')}"))

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from fineprune._files import staged, write_json
@@ -14,7 +15,7 @@ from fineprune._transformers_output import quiet
 from fineprune.checkpoint.compact import check_place
 from fineprune.checkpoint.provenance import Provenance
 from fineprune.errors import FinepruneError
-from fineprune.pruning.calibration.calibrate import calibrate
+from fineprune.pruning.calibration.calibrate import K_PRUNE, KWON, calibrate
 from fineprune.pruning.calibration.calibrated import Calibrated
 from fineprune.pruning.shrink import Shrunk, shrink
 from fineprune.tasks.batches import as_rows, fitting, longest_first, tokenizing
@@ -79,7 +80,7 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
     Raises:
         FinepruneError: There is no model, or there are no texts; or as `calibrate`.
     """
-    check_place(out)
+    check_place(out, folder)
     if settings.samples < 1:
         raise FinepruneError(f"samples={settings.samples}: at least one text is needed; 512 are usual")
     recipe = Recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
@@ -94,6 +95,11 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
         model, tokenizer, place = open_trained(folder, need_tokenizer=True)
         ensure_padding(model, tokenizer)
         structure = _UNITS if settings.units else "element"
+        if hasattr(model, "sentence") and settings.method in (KWON, K_PRUNE):
+            raise FinepruneError(
+                f"method={settings.method!r}: needs logits of classes, and this model gives embeddings; "
+                "use method='sparsegpt'"
+            )
         batches = _batches(model, tokenizer, recipe, settings)
         cut = calibrate(model, batches, settings.density, settings.method, structure)
         shrunk = shrink(model) if settings.units else None
@@ -147,9 +153,10 @@ def _drawn(total: int, count: int) -> list[int]:
 
 
 def _command(folder: Path, out: Path, settings: Calibration, method: str) -> str:
-    texts = "" if settings.texts is None else f" --texts {settings.texts.name}"
+    texts = "" if settings.texts is None else f" --texts {quote(settings.texts.name)}"
+    source, target = quote(folder.resolve().name), quote(out.resolve().name)
     return (
-        f"fineprune calibrate {folder.resolve().name} --out {out.resolve().name} --method {method} "
+        f"fineprune calibrate {source} --out {target} --method {method} "
         f"--density {settings.density:g} --samples {settings.samples}{texts}{' --units' * settings.units}"
     )
 
@@ -158,7 +165,7 @@ def _train_on(folder: Path, out: Path, settings: Calibration, recipe: Recipe) ->
     several = bool(recipe.earlier_densities)
     pruning = "null" if settings.units else "'{method: keep_zeros}'"
     return (
-        f"fineprune run {folder / 'recipe.yaml'} model={out} pruning={pruning} dense=null refine=null "
-        f"{'earlier_densities=null ' * several}"
-        f"'distillation={{teacher: {folder}}}' --out {out}-trained"
+        f"fineprune run {quote(str(folder / 'recipe.yaml'))} {quote(f'model={out}')} pruning={pruning} "
+        f"dense=null refine=null {'earlier_densities=null ' * several}"
+        f"{quote(f'distillation={{teacher: {folder}}}')} --out {quote(f'{out}-trained')}"
     )

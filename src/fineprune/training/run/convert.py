@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from fineprune._files import staged
@@ -90,7 +91,7 @@ def compact_folder(
         threshold: The final threshold of such a checkpoint.
     """
     folder, out, packing = Path(folder), Path(out), packing or Packing()
-    check_place(out)
+    check_place(out, None if packing.is_exact and texts is None else folder)
     with quiet():
         model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         if texts is not None:
@@ -105,8 +106,10 @@ def compact_folder(
             "method": method,
             "threshold": threshold,
         }
-        command = f"fineprune compact {folder.resolve().name} {out.resolve().name}"
-        command += "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+        command = f"fineprune compact {quote(folder.resolve().name)} {quote(out.resolve().name)}"
+        command += "".join(
+            f" --{name} {quote(str(value))}" for name, value in options.items() if value is not None
+        )
         provenance = _provenance(folder, command)
         companions = Companions(tokenizer, Path(place))
         if base is None:
@@ -143,8 +146,9 @@ def dense_folder(
     with quiet():
         model, tokenizer, place = open_model(folder, method=method, threshold=threshold)
         with staged(out) as staging:
+            model = full_size(model)
             density = summary(model).density
-            changed = write_plain(full_size(model), Companions(tokenizer, Path(place)), staging)
+            changed = write_plain(model, Companions(tokenizer, Path(place)), staging)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     return Compact(out, size, size, density, changed)
 

@@ -18,7 +18,7 @@ ENGINE = "engine "
 _LENGTH = 128  # tokens of the text whose operations count, as in `fineprune.costs`
 _NUMBERS = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
 _SECTIONS = ("model", "task", "pruning", "distillation")  # of a recipe; each may be missing
-_REMEDY = "delete it and run again with --resume"
+_REMEDY = "delete it and run again with --resume, which trains anew, or take the folder model alone"
 
 
 class PeerTiming(NamedTuple):
@@ -64,8 +64,8 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         results = read_json(path)
         wrong = _wrong_field(results)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise FinepruneError(f"{path}: cannot be read ({error.strerror or error})") from error
     except EngineError as error:
