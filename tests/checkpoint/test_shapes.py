@@ -148,6 +148,22 @@ def test_zeros_inside_are_packed(tmp_path):
     assert same(loaded, load(tmp_path / "exact"), probe_inputs(model))
 
 
+@pytest.mark.parametrize("values", ["float16", "int8"])
+def test_matrices_without_zeros_are_rounded_too(values, folder, tmp_path):
+    """The layers of a shrunk model are what was pruned; pooler and head stay exact."""
+    model = shrunk()
+    save_compact(model, tmp_path / "small", values=values)
+    stored, exact = (load_file(place / "model.safetensors") for place in (tmp_path / "small", folder))
+    blobs = {name for name, tensor in stored.items() if tensor.dtype == torch.uint8}
+    assert blobs == {name for name in exact if ".layer." in name and exact[name].ndim == 2}
+    largest = max(float(exact[name].abs().max()) for name in blobs)
+    loaded, packed = load(tmp_path / "small"), load(tmp_path / "small", packed=True)
+    assert same(loaded, packed, probe_inputs(model))
+    for name, tensor in loaded.state_dict().items():
+        assert torch.allclose(tensor, exact[name], rtol=0, atol=largest / 254 if name in blobs else 0)
+    assert 0 < difference(outputs(model, probe_inputs(model)), outputs(loaded, probe_inputs(model))) < 0.05
+
+
 def test_a_checkpoint_of_trainer(tmp_path):
     """It is read by load_state_dict, without transformers' loading."""
     model = shrunk()

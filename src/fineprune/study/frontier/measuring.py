@@ -178,8 +178,8 @@ def _session(
             try:
                 with quiet(), heard():
                     prepared[name] = RUNTIMES[name].prepare(subject)
-                    before = known.get(blank.key)
-                    done.append(before or _scored(blank, prepared[name], texts, expected))
+                    scored = known.get(blank.key) or _scored(blank, prepared[name], texts, expected)
+                    done.append(replace(scored, bytes=prepared[name].bytes))
             except Exception as error:  # anything that a runtime raises: they are not under test
                 prepared.pop(name, None)
                 done.append(replace(blank, failed=one_line(error)))
@@ -206,7 +206,7 @@ def _shrunk(run: RunFolder, model: Any) -> bool:
 def _scored(
     blank: Measurement, prepared: Prepared, texts: Texts, expected: dict[str, torch.Tensor]
 ) -> Measurement:
-    """Fill in the score of a runtime's own answers, their error, and the size of the files.
+    """Fill in the score of a runtime's own answers, and their error.
 
     `expected` has torch's answers to the timed texts: those to all would take as long as torch's score.
     """
@@ -220,7 +220,6 @@ def _scored(
         score=texts.score(logits),
         error=error,
         wrong=RUNTIMES[blank.runtime].exact and error > _TOLERANCE,
-        bytes=prepared.bytes,
         scored=texts.scored,
         available=texts.available,
         tokens=statistics.fmean(text["input_ids"].shape[1] for text in texts.timed),
