@@ -6,9 +6,11 @@ import pytest
 from sentence_folders import sentence_folder, texts
 from support import call
 
+from fineprune.pruning.summary import summary
 from fineprune.study.frontier import measuring, runtimes
 from fineprune.study.frontier.measuring import Options, measure
 from fineprune.study.frontier.points import points_of, tasks_in
+from fineprune.tasks.opening import open_trained
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -97,6 +99,10 @@ def test_each_density_of_a_run_and_the_dense_stage_under_refine(tasks, save_body
     refined = {"pruning": PRUNING | {"structure": {"feed_forward": "neuron"}}, "refine": {"steps": 1}}
     run_recipe(Recipe.from_dict(values | refined), tmp_path / "refined", progress=False)
     assert checked(tmp_path / "refined") == {"refined/dense": True, "refined": False}
+    shrunk = open_trained(tmp_path / "refined", need_tokenizer=True).model
+    subject = runtimes.Subject(tmp_path / "refined", shrunk, False, [], 1, tmp_path)
+    assert summary(shrunk).density == 1
+    assert subject.packed("int8") == tmp_path / "compact-int8"  # its matrices are smaller as int8, too
 
 
 def test_a_task_that_cannot_be_measured_stops_no_other(tasks, save_body, tmp_path, capsys, monkeypatch):

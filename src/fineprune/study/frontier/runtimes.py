@@ -12,6 +12,7 @@ from fineprune._extras import absent
 from fineprune.checkpoint.packing import Packing
 from fineprune.inference.bench import peers, resident_memory
 from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
+from fineprune.pruning.origin import origin_of
 from fineprune.pruning.summary import summary
 from fineprune.study.frontier.points import BASE
 from fineprune.training.run.convert import compact_folder
@@ -52,7 +53,8 @@ class Subject:
 
     def packed(self, dtype: str) -> Path:
         """Return the folder that would be served: compact, or the run's if there is nothing to pack."""
-        if self.dense or summary(self.model).density >= DENSE_FROM:
+        whole = origin_of(self.model) is None
+        if self.dense or (whole and summary(self.model).density >= DENSE_FROM):
             return self.run / "model"
         folder = self.scratch / f"compact-{dtype}"
         if not folder.is_dir():
