@@ -157,8 +157,8 @@ def test_damaged_results(content, place, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere", "new"], "nowhere: no model in it: no such folder; name a run or a model folder"),
-        (["texts.txt", "new"], "texts.txt: no model in it: it is a file; name"),
+        (["nowhere", "new"], "nowhere: no model in it; name a run or a model folder, there is no such"),
+        (["texts.txt", "new"], "texts.txt: no model in it; name a run or a model folder, this is a file"),
         (["run", "run/model", "--values", "int8"], "run/model: is the model that is read, and would be rep"),
         (["run", "run/model", "--vocabulary", "texts.txt"], "run/model: is the model that is read"),
         (["unfinished", "new"], "the run is not finished: fineprune run … --resume"),

@@ -150,7 +150,7 @@ def test_zeros_inside_are_packed(tmp_path):
 
 @pytest.mark.parametrize("values", ["float16", "int8"])
 def test_matrices_without_zeros_are_rounded_too(values, folder, tmp_path):
-    """The layers of a shrunk model are what was pruned; pooler and head stay exact."""
+    """Those of the layers; pooler and head stay exact."""
     model = shrunk()
     save_compact(model, tmp_path / "small", values=values)
     stored, exact = (load_file(place / "model.safetensors") for place in (tmp_path / "small", folder))

@@ -208,7 +208,7 @@ def _write(
     if not pruned and origin is None:
         raise FinepruneError(
             f"{type(model).__name__} has nothing to pack: no linear layer has "
-            f"{100 * (1 - SPARSE):.0f} % zeros; prune it first"
+            f"{100 * (1 - SPARSE):.0f} % zeros; prune it first, or give another type of values, such as int8"
         )
     if not pruned and packing.embeddings == "keep" and not shapes.has_own(model):
         _write_as_ordinary(staging / "config.json")

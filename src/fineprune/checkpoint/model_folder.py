@@ -24,8 +24,8 @@ def model_place(folder: Path) -> Path:
         FinepruneError: there is no model in it.
     """
     if not os.path.isdir(folder):
-        reason = "it is a file" if os.path.exists(folder) else "no such folder"
-        raise FinepruneError(f"{folder}: no model in it: {reason}; name a run or a model folder")
+        reason = "this is a file" if os.path.exists(folder) else "there is no such folder"
+        raise FinepruneError(f"{folder}: no model in it; name a run or a model folder, {reason}")
     place = folder / "model" if os.path.isdir(folder / "model") else folder
     if not os.path.isfile(place / "config.json"):
         files = read_sentence_files(place)

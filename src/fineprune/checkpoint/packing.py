@@ -20,8 +20,7 @@ from fineprune._engine_errors import engine_errors
 from fineprune._messages import choose
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
 from fineprune.errors import FinepruneError
-from fineprune.pruning.origin import origin_of
-from fineprune.pruning.targets import find_targets, is_linear
+from fineprune.pruning.targets import find_targets, is_linear, repeated_blocks
 from fineprune_runtime import codec
 from fineprune_runtime import manifest as manifests
 
@@ -39,7 +38,7 @@ class Packing:
     """The types that a model is packed with. Raises `FinepruneError` for an unknown one."""
 
     values: Values = "float32"
-    """Of the sparse matrices' values, and of all in the layers of a shrunk model; "float32" is exact."""
+    """Of matrices with zeros, and, if it is not "float32", which is exact, of all in the repeated layers."""
 
     embeddings: Embeddings = "keep"
     """Of the embedding tables; "keep" leaves them dense."""
@@ -99,14 +98,14 @@ def is_packed(module: nn.Module) -> bool:
 def pack_state(model: nn.Module, packing: Packing) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state dict with blobs for sparse matrices and, as asked, embedding tables.
 
-    In a shrunk model that is rounded, the matrices of its layers are packed without zeros, too. "float32" is
+    Where values are rounded, the matrices of the repeated layers are packed without zeros, too. "float32" is
     exact: a half-precision matrix is then stored in its own type. The second result is the
     manifest's part about them: the names of the pruned matrices, and the numbers of kept and of all weights.
     """
     kinds = _kinds(model)
-    if packing.values != "float32" and origin_of(model) is not None:
+    if packing.values != "float32" and repeated_blocks(model):
         inside = (f"{name}.weight" for name in find_targets(model))
-        kinds |= {key: "shrunk" for key in inside if kinds.get(key) == "linear"}
+        kinds |= {key: "inside" for key in inside if kinds.get(key) == "linear"}
     state = model.state_dict()
     # Tied weights are one tensor under several names: packed once, and as the table if one is a table.
     ordered = sorted(state, key=lambda key: kinds.get(key) != "embedding")
@@ -120,7 +119,7 @@ def pack_state(model: nn.Module, packing: Packing) -> tuple[dict[str, Tensor], d
             continue
         if same not in done:
             done[same] = _packed(key, tensor, kind, packing)
-            if kind == "packed" or (kind in ("linear", "shrunk") and done[same] is not tensor):
+            if kind == "packed" or (kind in ("linear", "inside") and done[same] is not tensor):
                 header = codec.read_header(done[same].numpy())
                 pruned.append(key)
                 kept += header.kept

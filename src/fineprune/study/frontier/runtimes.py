@@ -12,7 +12,6 @@ from fineprune._extras import absent
 from fineprune.checkpoint.packing import Packing
 from fineprune.inference.bench import peers, resident_memory
 from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
-from fineprune.pruning.origin import origin_of
 from fineprune.pruning.summary import summary
 from fineprune.study.frontier.points import BASE
 from fineprune.training.run.convert import compact_folder
@@ -28,7 +27,7 @@ PACKINGS = {
     "bfloat16": Packing("bfloat16", "float16"),
     "int8": Packing("int8", "int8"),
 }
-"""How a pruned model is packed for the engine, by the type it computes in."""
+"""How a model is packed for the engine, by the type it computes in."""
 
 _CALIBRATION = 64  # texts from which nncf learns the ranges of the activations
 
@@ -39,7 +38,7 @@ class Subject:
     Attributes:
         run: The run.
         model: The model in torch, float32, without empty heads and neurons.
-        dense: Whether it was not pruned: it has nothing to pack.
+        dense: Whether it was not pruned: it has no zeros to pack.
         inputs: The texts, one each.
         threads: For all runtimes.
         scratch: A folder for files.
@@ -52,9 +51,8 @@ class Subject:
         self.inputs, self.threads, self.scratch = inputs, threads, scratch
 
     def packed(self, dtype: str) -> Path:
-        """Return the folder that would be served: compact, or the run's if there is nothing to pack."""
-        whole = origin_of(self.model) is None
-        if self.dense or (whole and summary(self.model).density >= DENSE_FROM):
+        """Return the folder that would be served: compact, or the run's where packing would save nothing."""
+        if dtype == "float32" and (self.dense or summary(self.model).density >= DENSE_FROM):
             return self.run / "model"
         folder = self.scratch / f"compact-{dtype}"
         if not folder.is_dir():
