@@ -22,6 +22,7 @@ Heads and neurons at 25 %, movement, where each matrix has a share:
 import argparse
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -161,9 +162,9 @@ def run(law: str, seed: int, runs: Path, data: str) -> dict[str, Any]:
     if (out / "row.json").exists():
         return json.loads((out / "row.json").read_text())
     common = [f"task.data_dir={data}", f"training.seed={seed}", "training.evaluate_every=600", "dense=null"]
-    if not (dense / "results.json").exists():
-        alone = ["pruning=null", "distillation=null", "training.learning_rate=2e-4", "training.warmup=0.1"]
-        run_recipe(Recipe.load("short-sst2", [*common, *alone]), dense, progress=False)
+    alone = ["pruning=null", "distillation=null", "training.learning_rate=2e-4", "training.warmup=0.1"]
+    run_recipe(Recipe.load("short-sst2", [*common, *alone]), dense, resume=True, progress=False)
+    shutil.rmtree(out, ignore_errors=True)  # what a stopped run left: its law cannot go on
     start = [f"model.name={dense}", "model.layers=null", f"distillation.teacher={dense}"]
     settings, make = LAWS[law]
     under_test = make()
@@ -209,16 +210,15 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "sst2"))
     arguments = parser.parse_args()
     results = RESULTS / "density_control.json"
-    rows = json.loads(results.read_text()) if results.exists() else []
     if not arguments.table:
         torch.set_num_threads(1)
-        done = []
+        rows = []
         for seed in range(arguments.seeds):
             for law in LAWS:
-                done.append(run(law, seed, arguments.runs, arguments.data))
-                print(json.dumps(done[-1]), flush=True)
-        rows = done
-        results.write_text(json.dumps(rows, indent=1) + "\n")
+                rows.append(run(law, seed, arguments.runs, arguments.data))
+                print(json.dumps(rows[-1]), flush=True)
+                results.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = json.loads(results.read_text()) if results.exists() else []
     lines = "\n".join(table(rows))
     (RESULTS / "density_control.md").write_text(lines + "\n")
     print(lines)

@@ -28,7 +28,7 @@ Values = Literal["float32", "float16", "bfloat16", "int8"]
 Embeddings = Literal["keep", "float16", "int8", "int4"]
 
 SPARSE = codec.DENSE_FROM
-"""A matrix denser than this is no smaller packed, and no faster in the sparse engine."""
+"""A matrix denser than this is no smaller packed exactly, and no faster in the sparse engine."""
 
 _OWN_TYPE = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 

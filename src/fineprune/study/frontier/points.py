@@ -108,7 +108,7 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     if not by_task:
         raise FinepruneError(
             f"{', '.join(map(str, folders))}: no finished run in it; name the folder of a study, or runs"
-            + "".join(f"; {note}" for note in notes[:1])
+            f"{f'; {notes[0]}' if notes else ''}"
         )
     labels = list(map(_label, by_task.values()))
     tasks: list[Task] = []

@@ -91,7 +91,13 @@ class PrunedWeights(Weights):
                 "the optimizer was built before the model had scores; leave `optimizers` out: the trainer "
                 "makes one, of the class that its arguments name"
             )
+        groups = len(inner.param_groups)
         self._pruner.attach(inner)
+        if scheduler is not None and len(inner.param_groups) != groups:  # one that leaves no trace in it
+            raise FinepruneError(
+                "the learning rate scheduler was made before the scores had a group of their own; leave it "
+                "out: the trainer makes the one that lr_scheduler_type names"
+            )
         self._attached = inner
 
     def before_training(self, steps: int, steps_done: int) -> None:
