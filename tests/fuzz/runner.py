@@ -6,6 +6,7 @@ printed with the case's index: --first i --count 1 repeats it (with the same --s
 """
 
 import argparse
+import ctypes
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -32,6 +33,9 @@ WALL = 120.0
 
 MEGABYTES = 50
 """What libraries may take for themselves; 4 x the size of the honest input come on top."""
+
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Of glibc: gives back what was freed, which a case could else take without a sign of it in the peak."""
 
 
 class Kind(Protocol):
@@ -103,6 +107,8 @@ def _peak(reset: bool = False) -> int:
     """The peak of resident memory in bytes; on Linux since the last reset."""
     try:
         if reset:
+            if TRIM:
+                TRIM(0)
             Path("/proc/self/clear_refs").write_text("5")
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024

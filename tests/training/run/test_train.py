@@ -65,13 +65,12 @@ def test_a_run_leaves_its_folder_and_results(files, tmp_path, method, names):
     packed = results["packed_bytes"]
     assert results["dense_bytes"] == dense
     assert list(packed) == ["float32", "float16", "int8", "int8, embeddings int8"]
-    if method is None:
-        assert {packed[name] for name in ("float32", "float16", "int8")} == {dense}
-        assert packed["int8, embeddings int8"] < dense
-    else:
-        save_compact(model, tmp_path / "small", values="int8")
-        small = load_file(tmp_path / "small" / "model.safetensors")
-        assert packed["int8"] == sum(tensor.nbytes for tensor in small.values())
+    if method is None:  # so small that a pruned model's tables may weigh more than its values
+        assert dense == packed["float32"] > packed["float16"] > packed["int8"]
+    assert packed["int8, embeddings int8"] < dense
+    save_compact(model, tmp_path / "small", values="int8")
+    small = load_file(tmp_path / "small" / "model.safetensors")
+    assert packed["int8"] == sum(tensor.nbytes for tensor in small.values())
 
 
 def test_the_record_is_of_the_model(files, tmp_path):
