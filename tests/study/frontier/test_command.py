@@ -1,13 +1,14 @@
 """`fineprune frontier` on two tiny runs: measured once, then read; and what it refuses."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 from support import call, write_recipe
 
 from fineprune.study.frontier import measuring, runtimes
-from fineprune.study.frontier.measurements import RECORD
+from fineprune.study.frontier.measurements import RECORD, read_measurements
 from fineprune.study.report import make_report
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
@@ -90,6 +91,31 @@ def test_again_times_anew_and_keeps_the_scores(runs, capsys, monkeypatch):
     for old, new in zip(before, after, strict=True):
         assert (new["score"], new["error"], new["bytes"]) == (old["score"], old["error"], old["bytes"])
         assert (new["memory"], old["memory"]) == ((50, 100) if old["failed"] is None else (None, None))
+
+
+def test_a_session_that_is_stopped_while_it_times_keeps_the_scores(runs, tmp_path, capsys, monkeypatch):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    for run in copied.iterdir():
+        (run / RECORD).unlink(missing_ok=True)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now:
+        now.setattr(measuring, "_times", stop)
+        assert call("frontier", copied, *CALL) == 130
+    (left,) = read_measurements(copied / "t-dense-s0")
+    assert (left.runtime, left.failed, left.ratio, left.scored) == ("torch", measuring.UNTIMED, 0, 8)
+    scored, scores = [], measuring._scored
+    monkeypatch.setattr(
+        measuring, "_scored", lambda blank, *rest: scored.append(blank.content) or scores(blank, *rest)
+    )
+    assert call("frontier", copied, *CALL, "--within", 100) == 0
+    done, _ = read_measurements(copied / "t-dense-s0")
+    assert (done.failed, done.score) == (None, left.score)
+    assert done.ratio > 0
+    assert left.content not in scored
+    assert scored != []  # of the other run
 
 
 def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):

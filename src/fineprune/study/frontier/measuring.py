@@ -46,6 +46,9 @@ _REFERENCE = "the reference"
 ZEROS = "its zeros would be multiplied as any number: no faster than dense"
 """Why a runtime is not tried, which is no failure."""
 
+UNTIMED = "its score is kept, its time is not measured yet: the session was stopped"
+"""In the file while the runtimes of a run are scored, which takes minutes for large models."""
+
 
 class Options(NamedTuple):
     """How to measure."""
@@ -90,16 +93,17 @@ def measure(
         if options.wanted is not None:
             names = [name for name in names if options.wanted(run, name)]
         keys = {name: _blank(name, place, contents[run.path]).key for name in names}
-        found[run.path] = [known[key] for key in keys.values() if key in known and not options.again]
-        missed[run.path] = [name for name, key in keys.items() if key not in known or options.again]
+        timed = {key for key, entry in known.items() if entry.failed != UNTIMED and not options.again}
+        found[run.path] = [known[key] for key in keys.values() if key in timed]
+        missed[run.path] = [name for name, key in keys.items() if key not in timed]
     if any(missed.values()):
         with torch_threads(options.threads), _hushed():
-            timed = _reference_run(reference, options)
+            timing = _reference_run(reference, options)
             for run in task.runs:
                 if missed[run.path]:
                     blanks = [_blank(name, place, contents[run.path]) for name in missed[run.path]]
-                    old = [known for known in stored[run.path] if known.failed is None]
-                    new = _session(run, blanks, {entry.key: entry for entry in old}, timed, options, say)
+                    old = [known for known in stored[run.path] if known.failed in (None, UNTIMED)]
+                    new = _session(run, blanks, {entry.key: entry for entry in old}, timing, options, say)
                     _keep(run.path, new, say)
                     found[run.path] += new
     return found
@@ -178,8 +182,11 @@ def _session(
             try:
                 with quiet(), heard():
                     prepared[name] = RUNTIMES[name].prepare(subject)
-                    scored = known.get(blank.key) or _scored(blank, prepared[name], texts, expected)
-                    done.append(replace(scored, bytes=prepared[name].bytes))
+                    scored = known.get(blank.key)
+                    if scored is None:
+                        scored = _scored(blank, prepared[name], texts, expected)
+                        _keep(run.path, [replace(scored, failed=UNTIMED)], say)
+                    done.append(replace(scored, failed=None, bytes=prepared[name].bytes))
             except Exception as error:  # anything that a runtime raises: they are not under test
                 prepared.pop(name, None)
                 done.append(replace(blank, failed=one_line(error)))
