@@ -286,14 +286,14 @@ def test_a_killed_student_goes_on_with_the_answers_that_are_there(taught, tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_recipe(taught, whole, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_finish", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(run_module, "finish", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_recipe(taught, killed, progress=False)
     (file,) = (killed / "teacher_logits").iterdir()
     before = file.stat().st_mtime_ns
     shutil.rmtree(killed / "checkpoints" / "checkpoint-12")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         results = run_recipe(taught, killed, resume=True, progress=False)
     assert results["resumed_from_step"] == 8
     assert file.stat().st_mtime_ns == before

@@ -18,6 +18,7 @@ from fineprune import FinepruneError, PruningConfig, PruningTrainer
 from fineprune.training.host import sealing, stopping
 from fineprune.training.host.preemption import SIGNALS, preemptible
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
+from fineprune.training.run import finishing
 from fineprune.training.run import train as run_module
 from fineprune.training.run.train import run_recipe
 
@@ -126,16 +127,16 @@ def test_a_signal_while_the_program_is_loading(number):
     assert signal.getsignal(number) == before == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("where", ["build_model", "_finish"])
+@pytest.mark.parametrize("where", ["build_model", "finish"])
 def test_before_and_after_the_training_a_signal_ends_the_run_at_once(files, tmp_path, monkeypatch, where):
     monkeypatch.setattr(run_module, where, lambda *arguments: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:
         run_recipe(files.recipe(), tmp_path / "run", progress=False)
     assert stop.value.code == 75
-    assert (tmp_path / "run").exists() == (where == "_finish")
+    assert (tmp_path / "run").exists() == (where == "finish")
     monkeypatch.undo()
     results = run_recipe(files.recipe(), tmp_path / "run", resume=True, progress=False)
-    assert results["resumed_from_step"] == (12 if where == "_finish" else 0)
+    assert results["resumed_from_step"] == (12 if where == "finish" else 0)
 
 
 def test_in_another_thread_a_run_has_no_handlers_and_works(files, tmp_path):
@@ -316,8 +317,8 @@ def test_other_errors_of_a_save_stay_what_they_are(make_trainer, monkeypatch):
 
 def test_a_disk_that_is_full_at_the_very_end(files, tmp_path, full_disk, refused_run, monkeypatch):
     recipe, out = files.recipe(), tmp_path / "run"
-    scores = run_module.scores
-    monkeypatch.setattr(run_module, "scores", lambda *args: (scores(*args), full_disk())[0])
+    scores = finishing.scores
+    monkeypatch.setattr(finishing, "scores", lambda *args: (scores(*args), full_disk())[0])
     refused_run(recipe, out, f"{out}: cannot be written", "checkpoint-12", "make room")
     monkeypatch.undo()
     full_disk(False)
