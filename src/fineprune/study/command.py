@@ -23,9 +23,10 @@ def study(
     source: Annotated[
         Path, typer.Argument(metavar="STUDY", help=f"A YAML file, or a study of the package: {_STUDIES}.")
     ],
-    out: Annotated[Path | None, typer.Option(help="The folder of the runs; runs/NAME OF THE STUDY.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the runs (default: runs/NAME).")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once: 1, or all cores of the cluster with --ray.")
+        int | None,
+        typer.Option(min=1, help="Runs at once (default: 1; with --ray all cores of the cluster)."),
     ] = None,
     ray: Annotated[
         bool, typer.Option("--ray", help="Run on the Ray cluster of RAY_ADDRESS (needs the extra ray).")

@@ -60,7 +60,7 @@ def _measured(rows: "list[DemoRow]") -> "list[Point]":
 
     (task,) = tasks_in([row.folder for row in rows])
     rival = [name for name in _DENSE_INT8 if not missing(name)][:1]  # OpenVINO's takes a minute more
-    dense, pruned = ("torch", *rival), ("engine int8",)
+    dense, pruned = ("torch", *rival), (*rival, "engine int8")
     options = Options(
         rounds=_ROUNDS,
         wanted=lambda run, name: name in (dense if run.cell.method == DENSE else pruned),
@@ -70,22 +70,24 @@ def _measured(rows: "list[DemoRow]") -> "list[Point]":
 
 
 def shown(points: "list[Point]") -> "list[Point]":
-    """Return the points of the table: the dense model in torch and in int8, the pruned one in the engine."""
+    """Return the points of the table: dense in torch, both models in int8, the pruned one in the engine."""
+    only_dense = {"torch": True, "engine int8": False}
     return [
         point
         for name in _SHOWN
-        for point in points
-        if point.runtime == name and point.model.dense == (name != "engine int8")
+        for point in sorted(points, key=lambda point: not point.model.dense)
+        if point.runtime == name and point.model.dense == only_dense.get(name, point.model.dense)
     ]
 
 
 def sentence(pruned: "DemoRow", points: "list[Point]") -> str:
     """Return what the demo showed, in a sentence."""
-    by_runtime = {point.runtime: point for point in shown(points)}
-    small, torch = by_runtime.get("engine int8"), by_runtime["torch"]
+    dense = {point.runtime: point for point in points if point.model.dense}
+    small = next((point for point in points if point.runtime == "engine int8"), None)
     if small is None:
         return "The engine does not run here, so there is no speed to show."
-    rivals = [by_runtime[name] for name in _DENSE_INT8 if name in by_runtime]
+    torch = dense["torch"]
+    rivals = [dense[name] for name in _DENSE_INT8 if name in dense]
     beside = ""
     if rivals:
         best = min(rivals, key=lambda point: point.milliseconds)

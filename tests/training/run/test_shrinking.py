@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from architectures.models import make
-from support import tiny_bert
+from support import call, tiny_bert
 from transformers import AutoModelForSequenceClassification
 
 from fineprune import PruningConfig, shrink
@@ -114,7 +114,7 @@ def test_a_run_in_bfloat16_is_proved_in_float32(files, tmp_path, monkeypatch):
     assert seen == [False]
 
 
-def test_what_inspect_says(tmp_path):
+def test_what_inspect_says(tmp_path, capsys):
     model = tiny_bert(num_attention_heads=4)
     with torch.no_grad():
         for layer, heads in zip(model.bert.encoder.layer, (1, 3), strict=True):
@@ -134,6 +134,9 @@ def test_what_inspect_says(tmp_path):
     assert inspection.density == (2 * 2048 - 4 * 256 - 4 * 32) / 4096
     assert [(layer.heads_left, layer.heads) for layer in found] == [(3, 4), (1, 4)]
     assert [(layer.neurons_left, layer.neurons) for layer in found] == [(31, 32), (29, 32)]
+    assert call("inspect", tmp_path) == 0
+    said = "of the stored weights 100.00% are not zero: smaller matrices are faster in every runtime"
+    assert said in capsys.readouterr().out
 
 
 def test_a_run_with_layers_of_other_widths(files, tmp_path):

@@ -22,7 +22,8 @@ def frontier(
     within: Annotated[
         float | None,
         typer.Option(
-            metavar="POINTS", help="Points of the best dense score that may be lost; 1 without any limit."
+            metavar="POINTS",
+            help="Points of the best dense score that may be lost (1, if no limit is given).",
         ),
     ] = None,
     max_ms: Annotated[

@@ -8,7 +8,9 @@ import typer
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or a folder of runs.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; DIR/report.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page (default: DIR/report.html).")
+    ] = None,
 ) -> None:
     """Write one HTML page about a run or a study, with its figures, from what is in the folder."""
     from fineprune.study.report import make_report
