@@ -168,6 +168,7 @@ def test_lengths(plain, folder, kind):
     for asked, length in ((None, 9), (20, 20)):
         expected = tokens_of(plain, long, length).mean(0).numpy()
         assert np.abs(model.encode([long], max_length=asked)[0] - expected).max() < 1e-5
+    assert load(folder, threads=np.int64(2)).encoder.threads == 2
     with pytest.raises(EngineError, match="max_length is 39; this model takes 3 to 38 tokens"):
         model.encode([long], max_length=39)
 
