@@ -182,7 +182,7 @@ class EmbeddingConfig(Source):
         if self.text == type(self).text and (fit := losses_for(names)):
             columns, loss = fit
             if self.text in columns or self.text not in names:
-                alone = f", task.text='[{self.text}]' from that column" if self.text in columns else ""
+                alone = f" (task.text='[{self.text}]' from that column)" if self.text in columns else ""
                 raise FinepruneError(
                     f"{path}: has the columns {listing(columns)}; task.loss={loss} learns from pairs, and "
                     f"task.text='[{', '.join(columns)}]' from the texts alone{alone}"
