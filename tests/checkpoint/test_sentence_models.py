@@ -117,6 +117,15 @@ def test_a_cross_encoder(library, cross, tmp_path):
     score_alike(library, tmp_path / "small", cross)
 
 
+def test_a_cross_encoder_scores_no_single_texts(saved):
+    model, tokenizer, _ = open_model(saved.cross)
+    message = "predict: the model was trained on pairs of texts; give the second text of each"
+    with pytest.raises(EngineError, match=message):
+        load(saved.cross).predict(QUERIES)
+    with pytest.raises(FinepruneError, match=message):
+        predict(model, tokenizer, QUERIES)
+
+
 def test_a_score_that_is_the_logit(library, bodies, tmp_path):
     cross = library.CrossEncoder(str(bodies / "head"), device="cpu", activation_fn=torch.nn.Identity())
     fineprune.save_compact(cross, tmp_path / "small")

@@ -195,6 +195,13 @@ def test_rules_that_are_refused(rules, message):
         AnswerRules(**rules)
 
 
+def test_rules_are_numbers_of_numpy_too():
+    rules = AnswerRules(stride=np.int64(0), n_best=np.int32(1), threshold=np.float32(0.5))
+    assert (rules.stride, rules.n_best, rules.threshold) == (0, 1, 0.5)
+    with pytest.raises(EngineError, match=r"n_best is .*, expected a whole number"):
+        AnswerRules(n_best=np.float32(1))
+
+
 # -- against the rules, word by word --------------------------------------------------------------
 
 

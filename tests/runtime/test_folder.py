@@ -154,6 +154,13 @@ def test_a_folder_that_is_none(tmp_path):
         Folder(tmp_path / "nowhere")
     with pytest.raises(EngineError, match=r"has no config.json, so it is no model"):
         Folder(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"no model that can run here; name .*model, which is one"):
+        Folder(tmp_path)
+    for path in (None, 3):
+        with pytest.raises(EngineError, match=f"^folder is {path}, expected the path of a model's folder"):
+            Folder(path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match=r"has no model.safetensors; save the model as safetensors"):
         Folder(tmp_path)

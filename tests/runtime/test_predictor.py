@@ -339,7 +339,7 @@ def test_several_labels_for_a_text(tmp_path):
         assert [one.label for one in found] == [label for _, label in expected]
         assert [one.score for one in found] == pytest.approx([share for share, _ in expected], abs=1e-5)
     assert [len(found) for found in predictor.predict(TEXTS, threshold=0)] == [3] * len(TEXTS)
-    assert predictor.predict(["good"], threshold=1) == [[]]
+    assert predictor.predict(["good"], threshold=np.float32(1)) == [[]]
     with pytest.raises(EngineError, match=r"threshold is 2, expected a probability from 0 to 1"):
         predictor.predict(["good"], threshold=2)
 

@@ -6,6 +6,7 @@ import pytest
 from runtime.models import CONTEXTS, KINDS, QUESTIONS, make_tokenizer
 from transformers import AutoTokenizer
 
+from fineprune.errors import FinepruneError
 from fineprune.tasks.questions.context_windows import make_windows
 from fineprune.tasks.questions.squad import Questions
 from fineprune_runtime import EngineError
@@ -50,6 +51,23 @@ def test_a_question_that_was_cut_is_told(opened, caplog):
     with caplog.at_level(logging.WARNING, "fineprune_runtime"):
         read_windows(["good " * 30, "good"], ["bad", "bad"], tokens, 20, None)
     assert "1 questions are longer than 8 tokens and were cut" in caplog.text
+
+
+@pytest.mark.parametrize("length", range(5, 12))
+def test_short_windows_have_an_answer_or_a_message(length, opened):
+    tokens, theirs = opened()
+    longest = max(length - 3 - 1, 0)
+    for stride in (None, *range(longest + 1)):
+        asked = Questions(["0"], ["good " * 9], ["bad film " * 9], [[]])
+        try:
+            found = read_windows(asked.questions, asked.contexts, tokens, length, stride)
+        except EngineError as error:
+            assert "too long for windows of max_length" in str(error)  # noqa: PT017
+            with pytest.raises(FinepruneError, match="or a greater max_length"):
+                make_windows(asked, theirs, length, stride)
+        else:
+            expected = make_windows(asked, theirs, length, stride)
+            assert [row.ids for row in found.encodings] == expected.rows()["input_ids"][:]
 
 
 def test_a_stride_that_is_too_long(opened):

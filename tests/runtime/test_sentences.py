@@ -113,6 +113,25 @@ def test_what_sentence_transformers_answers(plain, folder):
     assert load(again).encode(WORDS).tobytes() == ours.encode(WORDS).tobytes()
 
 
+@pytest.mark.parametrize("size", [None, 5, 20, 100])
+def test_the_first_numbers_of_a_vector(size, folder):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    describe(
+        folder,
+        {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+        normalize=True,
+        sentence_bert_config={"max_seq_length": 20},
+        config_sentence_transformers={"truncate_dim": size},
+    )
+    theirs, ours = sentence_transformers.SentenceTransformer(str(folder), device="cpu"), load(folder)
+    found = ours.encode(WORDS)
+    assert found.shape == (len(WORDS), min(size or 32, 32))
+    assert np.abs(theirs.encode(WORDS) - found).max() < 1e-5
+    assert ours.encode([]).shape == (0, found.shape[1])
+    if size == 5:
+        assert (np.linalg.norm(found, axis=1) < 0.9).all()  # the norm was 1 before the cut
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compact_folder_of_each_architecture(kind, tmp_path):
     cls = getattr(transformers, f"{KINDS[kind][0]}Model")
@@ -149,6 +168,7 @@ def test_lengths(plain, folder, kind):
     for asked, length in ((None, 9), (20, 20)):
         expected = tokens_of(plain, long, length).mean(0).numpy()
         assert np.abs(model.encode([long], max_length=asked)[0] - expected).max() < 1e-5
+    assert load(folder, threads=np.int64(2)).encoder.threads == 2
     with pytest.raises(EngineError, match="max_length is 39; this model takes 3 to 38 tokens"):
         model.encode([long], max_length=39)
 
@@ -156,6 +176,8 @@ def test_lengths(plain, folder, kind):
 def test_a_text_without_any_token():
     pooling = Pooling(("mean", "max"), normalize=True, with_prompt=True)
     assert pooling(np.ones((1, 2, 3), np.float32), np.zeros((1, 2))).tolist() == [[0] * 6]
+    short = pooling._replace(size=4)
+    assert short(np.ones((1, 2, 3), np.float32), np.zeros((1, 2))).tolist() == [[0] * 4]
     assert pooling(np.full((1, 1, 2), 3, np.float32), None)[0].tolist() == [0.5] * 4
 
 
@@ -183,6 +205,9 @@ MEAN = {"pooling_mode_mean_tokens": True}
     ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length is '9'"),
     ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "is 'fill-mask', expected"),
     ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "expected names and texts"),
+    ("config_sentence_transformers.json", {"truncate_dim": 0}, "is 0, expected a whole number, 1 or more"),
+    ("config_sentence_transformers.json", {"truncate_dim": True}, "truncate_dim in .* is True"),
+    ("config_sentence_transformers.json", {"truncate_dim": 8.0}, "is 8.0, expected a whole number"),
     ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "allowed are none: the model has no"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(name, content, message, folder):

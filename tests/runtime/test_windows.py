@@ -13,6 +13,10 @@ from fineprune_runtime.windows import anchors, question_limit, shortened
         (4, 7, 3, (0, 3, 2)),  # 4 - 3 - 1 leaves nothing
         (125, 128, 128, (0, 128, 73)),
         (1, 4, None, (0, 1, 0)),
+        (2, 5, None, (0, 1, 0)),  # a question of 1 would leave the context 1, all of it stride
+        (2, 5, 0, (1, 0, 0)),
+        (3, 6, None, (0, 2, 1)),
+        (3, 6, 1, (1, 1, 1)),
     ],
 )
 def test_the_room_of_a_question(room, max_length, stride, expected):

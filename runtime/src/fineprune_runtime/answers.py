@@ -12,6 +12,7 @@ numpy is imported inside functions because fineprune's command line imports this
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
 from fineprune_runtime.errors import EngineError
@@ -21,7 +22,8 @@ _ROWS = 1024  # windows whose pairs are in memory at the same time
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and int(value) >= least
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class AnswerRules:
             value = getattr(self, name)
             if not _is_whole(value, 1):
                 raise EngineError(f"{name} is {value!r}, expected a whole number, 1 or more")
-        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
-        if not (number and math.isfinite(self.threshold)):
-            raise EngineError(f"threshold is {self.threshold!r}, expected a difference of scores, a number")
+        threshold: Any = self.threshold  # of a caller without types
+        number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+        if not (number and math.isfinite(threshold)):
+            raise EngineError(f"threshold is {threshold!r}, expected a difference of scores, a number")
 
 
 def rules_of(given: Mapping[str, Any]) -> AnswerRules:

@@ -4,6 +4,7 @@ Imported where it is used, because fineprune's command line starts without numpy
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,8 @@ def all_labels(
     logits: Sequence[Floats], names: Sequence[str], threshold: float = THRESHOLD
 ) -> list[list[Prediction]]:
     """Return the labels of each text whose probability by sigmoid is at least `threshold`, the best first."""
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    given: Any = threshold  # of a caller without types
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= threshold <= 1:
         raise EngineError(f"threshold is {threshold!r}, expected a probability from 0 to 1")
     found = []
     for row in logits:

@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Encoder:
             raise EngineError(
                 f"activation {activation!r} cannot be run; allowed are {', '.join(native.ACTIVATIONS)}"
             )
-        _check_threads(threads)
+        threads = _whole_threads(threads)
         if not isinstance(head_dim, int) or not 0 < head_dim <= native.MOST_COLUMNS:
             raise EngineError(f"head_dim is {head_dim!r}; 1 to {native.MOST_COLUMNS} can be run")
         if not 0 <= epsilon < math.inf:
@@ -178,7 +179,7 @@ class SparseLinear:
         self, linear: Linear, *, dtype: str = "float32", threads: int = 1, level: str | None = None
     ) -> None:
         """Pack the layer. Arguments and errors are those of `Encoder`."""
-        _check_threads(threads)
+        threads = _whole_threads(threads)
         self.dtype, self.threads = dtype, threads
         self.level = _level(dtype, level)
         self.shape = linear.weight.shape
@@ -231,9 +232,11 @@ class SparseLinear:
         )
 
 
-def _check_threads(threads: int) -> None:
-    if not isinstance(threads, int) or not 1 <= threads <= native.MOST_THREADS:
+def _whole_threads(threads: Any) -> int:
+    """Return the number of threads, of numpy too, as Python's; raise `EngineError` for another value."""
+    if not isinstance(threads, Integral) or not 1 <= int(threads) <= native.MOST_THREADS:
         raise EngineError(f"threads is {threads!r}; it is a whole number from 1 to {native.MOST_THREADS}")
+    return int(threads)
 
 
 def _level(dtype: str, level: str | None) -> str:

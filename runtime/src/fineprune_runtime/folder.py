@@ -76,6 +76,8 @@ class Folder:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise EngineError(f"folder is {path!r}, expected the path of a model's folder")
         self.path = Path(path)
         if not os.path.isdir(self.path):  # unlike Path.is_dir, False for a name that is too long
             raise EngineError(f"{path}: no such folder; name the folder of a model")
@@ -100,7 +102,9 @@ class Folder:
         if not os.path.lexists(file):
             if not needed:
                 return {}
-            raise EngineError(f"{self.path}: has no {name}, so it is no model that can run here")
+            inner = self.path / "model"  # where a run keeps its model
+            there = f"; name {inner}, which is one" if os.path.isfile(inner / name) else ""
+            raise EngineError(f"{self.path}: has no {name}, so it is no model that can run here{there}")
         with _reading(file):
             content = read_json(file)
         if not isinstance(content, dict):

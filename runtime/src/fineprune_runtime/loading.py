@@ -2,7 +2,9 @@
 
 import logging
 import os
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from fineprune_runtime.architectures import (
     architecture,
@@ -63,10 +65,11 @@ def load(folder: str | Path, dtype: str = "float32", threads: int | None = None)
     """
     if threads is None:
         threads = usable_processors()
-    if isinstance(threads, bool) or not isinstance(threads, int):
+    given: Any = threads  # of a caller without types
+    if isinstance(given, bool) or not isinstance(given, Integral):
         raise EngineError(f"threads is {threads!r}, expected a whole number, 1 or more")
     try:
-        return _read(Folder(folder), dtype, threads)
+        return _read(Folder(folder), dtype, int(threads))
     except MemoryError as error:
         raise EngineError(
             f"{folder}: its weights do not fit into memory; are they what they claim?"
@@ -107,6 +110,8 @@ def _set_cross_encoder(predictor: TextPredictor, folder: Folder) -> None:
             "cross-encoder with sentence-transformers"
         )
     predictor.usual = predictor.max_length
+    if predictor.paired is None:
+        predictor.paired = True
     predictor.sigmoid = predictor.regression and has_sigmoid(folder.config, about)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fineprune_runtime.architectures import whole
+from fineprune_runtime.cross_encoders import ABOUT
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.modules import MODULES, Module, read_modules
@@ -29,13 +30,20 @@ _RUN = (
 
 
 class Pooling(NamedTuple):
-    """The modules after the transformer: pooling, and a norm of 1 if wanted."""
+    """What follows the transformer: pooling, a norm of 1 if wanted, and a cut to the first numbers."""
 
     modes: tuple[str, ...]
     """Of `_POOLED`; the vector has one part for each."""
     normalize: bool
     with_prompt: bool
     """Whether the tokens of a prompt count."""
+    size: int | None = None
+    """How many of a vector's numbers are kept, the first ones; None: all."""
+
+    def width(self, hidden: int) -> int:
+        """Return the numbers of a vector, of a model with `hidden` features."""
+        whole_size = len(self.modes) * hidden
+        return whole_size if self.size is None else min(whole_size, self.size)
 
     @property
     def nbytes(self) -> int:
@@ -43,12 +51,12 @@ class Pooling(NamedTuple):
         return 0
 
     def __call__(self, hidden: Floats, mask: Any) -> Floats:
-        """Return the vectors of texts, (batch, modes x hidden), from the output of the encoder.
+        """Return the vectors of texts, (batch, `width`), from the output of the encoder.
 
         Each text is pooled without padding, so that its vector does not depend on the batch.
         """
         texts = hidden if mask is None else [row[kept != 0] for row, kept in zip(hidden, mask, strict=True)]
-        return np.stack([self._vector(text) for text in texts])
+        return np.stack([self._vector(text)[: self.size] for text in texts])
 
     def _vector(self, tokens: Floats) -> Floats:
         if not len(tokens):
@@ -70,10 +78,10 @@ class Pooling(NamedTuple):
 
 
 def read_pooling(folder: Folder) -> Pooling:
-    """Return the pooling of a model folder by its modules.json and the folders that it names.
+    """Return the pooling of a model folder by its modules.json, the folders that it names, and `ABOUT`.
 
     Raises:
-        EngineError: a file is missing or damaged, or asks for more than pooling and a norm.
+        EngineError: a file is missing or damaged, or asks for more than pooling, a norm and a size.
     """
     file, modules = folder.path / MODULES, read_modules(folder.path)
     names = [module.kind for module in modules]
@@ -93,7 +101,18 @@ def read_pooling(folder: Folder) -> Pooling:
         _modes(folder, modules[1].path, settings),
         len(modules) > 2,
         settings.get("include_prompt") is not False,
+        _size(folder),
     )
+
+
+def _size(folder: Folder) -> int | None:
+    """Return `truncate_dim`: sentence-transformers cuts after the norm, and makes no new one."""
+    size = folder.json(ABOUT, needed=False).get("truncate_dim")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise EngineError(
+            f"{folder.path}: truncate_dim in {ABOUT} is {size!r}, expected a whole number, 1 or more, or null"
+        )
+    return size
 
 
 def _settings(folder: Folder, module: Module, needed: bool) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class SentencePredictor(Predictor):
 
     def _width(self) -> int:
         pooling = self.network.head
-        return self.encoder.hidden * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
+        return pooling.width(self.encoder.hidden) if isinstance(pooling, Pooling) else self.encoder.hidden
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """Return the text that is put in front of each one."""

@@ -12,8 +12,8 @@ _STRIDE = 128
 def question_limit(room: int, max_length: int, stride: int | None) -> tuple[int, int, int]:
     """Return the maximum length of a question, the stride, and the longest possible stride, in tokens.
 
-    A question takes at most half a window. It leaves the context at least 1.5 strides, so that each window
-    advances by at least half a stride.
+    A question takes at most half a window. It leaves the context at least 1.5 strides, and more than one, so
+    that each window advances by at least half a stride, and by a token.
 
     Args:
         room: `max_length` without the special tokens.
@@ -25,7 +25,7 @@ def question_limit(room: int, max_length: int, stride: int | None) -> tuple[int,
         The maximum is 0 if the stride is too long.
     """
     chosen = min(_STRIDE, max_length // 3) if stride is None else stride
-    limit = min(room // 2, room - chosen - chosen // 2)
+    limit = min(room // 2, room - chosen - max(1, chosen // 2))
     least = max(1, room // 8)
     return limit if limit >= least else 0, chosen, max(0, (room - least) * 2 // 3)
 

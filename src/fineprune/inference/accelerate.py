@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
@@ -113,7 +114,8 @@ def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> Non
             else ("the engine's native library is missing, and without it only float32 works")
         )
         raise FinepruneError(f"dtype={dtype!r}: {here}")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+    whole = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if threads is not None and not (whole and threads >= 1):
         raise FinepruneError(
             f"threads={threads!r}: expected a whole number of 1 or more, or None for as many as torch uses; "
             f"{os.cpu_count()} processors are here"

@@ -11,6 +11,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.source import Source
 from fineprune_runtime import results
+from fineprune_runtime.cross_encoders import is_cross_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,11 @@ def read_texts(
 
 def check_pairs(model: "PreTrainedModel", given: bool) -> None:
     """Raise `FinepruneError` for single texts on a model of pairs, and for pairs on one of single texts."""
+    paired = getattr(model.config, results.TEXT_PAIRS, None)
+    if paired is None and is_cross_encoder(vars(model.config), {}):
+        paired = True
     with engine_errors():
-        results.check_pairs(getattr(model.config, results.TEXT_PAIRS, None), given)
+        results.check_pairs(paired, given)
 
 
 def check_finite(logits: "Tensor", sources: Sequence[int], lengths: Sequence[int] | None = None) -> None:

@@ -40,6 +40,13 @@ def test_a_right_text_and_a_wrong_one_are_read_if_they_are_there(write):
         assert not set(data.validation) & {text for row in data.groups.rows for text in row}
 
 
+def test_the_texts_of_pairs_alone_are_named(write):
+    table = write("a.tsv", f"query\ttext\n{PAIRS}")
+    for text, first in ((["text"], "b0"), (["query", "text"], "a0")):
+        with pytest.warns(match="different texts to learn from"):
+            assert EmbeddingConfig(train=table, text=text).load().train.texts[0] == first
+
+
 def test_squads_questions_and_paragraphs_are_pairs(write):
     qas = [{"id": str(at), "question": f"q{at}", "answers": []} for at in range(2)]
     place = write("s.json", json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}))
@@ -54,6 +61,7 @@ def test_squads_questions_and_paragraphs_are_pairs(write):
         ("a.txt", PAIRS, {"loss": "ranking"}, r"has no pairs of texts"),
         ("a.json", "{}", {"loss": "cosent"}, r"has no scores"),
         ("a.tsv", f"{STS}a\tb\t1\n", {}, r"'sentence1', 'sentence2'; task\.loss=cosent"),
+        ("a.tsv", f"query\ttext\n{PAIRS}", {}, r"\.loss=ranking .*\[query, text\]' .*\[text\]' from that"),
         ("a.tsv", "query\tanswer\na\tb\n", {"loss": "ranking"}, "no column 'text'"),
     ],
 )

@@ -51,10 +51,27 @@ def test_pairs_have_scores(write):
 
 def test_a_search_has_a_right_text_for_each_query(write):
     found = read_retrieval(write("s.json", json.dumps(SQUAD)))
-    assert (found.queries, found.right) == (["Is it old?", "Is it big?"], [0, 1])
-    assert read_retrieval(write("r.tsv", "query\ttext\nq\ta\nr\tb\ns\ta\n")).right == [0, 1, 0]
+    assert (found.queries, found.right) == (["Is it old?", "Is it big?"], [[0], [1]])
+    assert read_retrieval(write("r.tsv", "query\ttext\nq\ta\nr\tb\ns\ta\n")).right == [[0], [1], [0]]
+    several = read_retrieval(write("several.tsv", "query\ttext\nq\tb\nr\tb\nq\ta\n q\tb \n"))
+    assert several == (["q", "r"], ["b", "a"], [[0, 1], [0]])
     with pytest.raises(FinepruneError, match="has one text only, so any model finds it"):
         read_retrieval(write("one.tsv", "query\ttext\nq\ta\n"))
+
+
+def test_texts_to_score_on_have_no_white_space_and_blank_rows_are_counted(write):
+    table = write("a.tsv", "sentence1\tsentence2\tscore\n a\tb \t1\n \tc\t3\nd\te\t2\n")
+    with pytest.warns(FinepruneWarning, match=r"a\.tsv: 1 of 3 rows have a blank text and are dropped"):
+        assert read_pairs(table) == (["a", "d"], ["b", "e"], [1.0, 2.0])
+    table = write("r.tsv", "query\ttext\n q\ta \nr\t \n\tb\ns\tc\n")
+    with pytest.warns(FinepruneWarning, match=r"r\.tsv: 2 of 4 rows have a blank text"):
+        assert read_retrieval(table) == (["q", "s"], ["a", "c"], [[0], [1]])
+    blank = write("b.tsv", "sentence1\tsentence2\tscore\n \tb\t1\n")
+    with (
+        pytest.warns(FinepruneWarning, match="1 of 1 rows"),
+        pytest.raises(FinepruneError, match=r"b\.tsv: every row has a blank text"),
+    ):
+        read_pairs(blank)
 
 
 def test_the_last_texts_are_held_out(write):

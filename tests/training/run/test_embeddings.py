@@ -1,6 +1,7 @@
 """A run of the kind embedding: from texts to a folder that sentence-transformers opens."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from sentence_folders import sentence_folder, texts
 from fineprune import summary
 from fineprune.errors import FinepruneError
 from fineprune.tasks.embeddings.encoder import as_sentence_encoder
+from fineprune.tasks.embeddings.prediction import embed
 from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.losses import similarity_distance
 from fineprune.training.run.calibration import Calibration, calibrate_folder
@@ -167,6 +169,22 @@ def test_pooling_is_that_of_sentence_transformers(pretrained, tmp_path, mode, no
         ours = model(**tokenizer(written, padding=True, return_tensors="pt"))["logits"]
     theirs = SentenceTransformer(place, device="cpu").encode(written)
     assert torch.allclose(ours, torch.tensor(theirs), atol=1e-5)
+
+
+def test_a_model_that_cuts_its_vectors_learns_and_answers_the_first_numbers(pretrained, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    place = Path(sentence_folder(pretrained, tmp_path / "model"))
+    (place / "config_sentence_transformers.json").write_text('{"truncate_dim": 3}')
+    model, tokenizer, _ = open_trained(place, need_tokenizer=True)
+    written = ["good film", "a very bad film"]
+    ours = embed(model, tokenizer, written)
+    assert (ours.shape, model.sentence.width(model)) == ((2, 3), 3)
+    theirs = SentenceTransformer(str(place), device="cpu").encode(written)
+    assert torch.allclose(ours, torch.tensor(theirs), atol=1e-5)
+    (place / "config_sentence_transformers.json").write_text('{"truncate_dim": "3"}')
+    with pytest.raises(FinepruneError, match=r"truncate_dim in .* is '3', expected a whole number"):
+        open_trained(place)
 
 
 def test_similarities_are_compared_without_the_diagonal():

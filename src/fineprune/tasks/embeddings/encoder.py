@@ -94,7 +94,9 @@ def pooled(sentence: Sentence, hidden: Tensor, mask: Tensor | None) -> Tensor:
             count = tokens.sum(1).clamp(min=1e-9)
             parts.append((hidden * tokens).sum(1) / (count if mode == "mean" else count.sqrt()))
     vector = torch.cat(parts, dim=-1)
-    return functional.normalize(vector, dim=-1) if sentence.normalize else vector
+    if sentence.normalize:
+        vector = functional.normalize(vector, dim=-1)
+    return vector[..., : sentence.size]  # after the norm, as in sentence-transformers
 
 
 def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from fineprune._messages import choose
 from fineprune._text_files import find_file
 from fineprune._validation import shown
 from fineprune.errors import FinepruneError
-from fineprune.tasks.embeddings.texts import Texts, cleaned, scores_of, text_cells
+from fineprune.tasks.embeddings.texts import Texts, cleaned, differing, numbers_of, text_cells
 from fineprune.tasks.questions.squad import read_file
 from fineprune.tasks.tables import SUFFIXES, hub_name, read_hub, read_table
 
@@ -138,7 +138,7 @@ def _wanted(columns: Sequence[str], scored: bool) -> tuple[str, ...]:
 
 def _of_table(where: str, table: dict[str, list[Any]], columns: Sequence[str], scored: bool) -> Groups:
     texts = [list(text_cells(where, {name: table[name]})) for name in columns]
-    scores = scores_of(where, table[SCORE], "the loss") if scored else None
+    scores = differing(where, numbers_of(where, table[SCORE]), "the loss") if scored else None
     return _cleaned(texts, scores)
 
 

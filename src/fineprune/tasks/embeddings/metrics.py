@@ -25,7 +25,7 @@ def closeness(evaluation: "EvalPrediction") -> dict[str, float]:
 
     `cosine` is the mean cosine of both; `spearman` the rank correlation of the similarities of all pairs of
     texts; `neighbors` the share of each text's ten nearest others by the dense model that are among the ten
-    nearest by this one.
+    nearest by this one; of fewer than 31 texts a third of the others, since ten of few are nearly all.
     """
     from scipy.stats import spearmanr
 
@@ -36,7 +36,7 @@ def closeness(evaluation: "EvalPrediction") -> dict[str, float]:
     ours, dense = unit(evaluation.predictions), unit(evaluation.label_ids)
     similar, wanted = ours @ ours.T, dense @ dense.T
     pairs = np.triu_indices(len(ours), 1)
-    count = min(NEIGHBORS, len(ours) - 1)
+    count = max(1, min(NEIGHBORS, (len(ours) - 1) // 3))
     shared = [
         len(set(own) & set(others)) / count
         for own, others in zip(_nearest(similar, count), _nearest(wanted, count), strict=True)
@@ -74,7 +74,11 @@ def of_pairs(pairs: "Pairs", places: Sequence[int]) -> Score:
 
 
 def of_retrieval(retrieval: "Retrieval", places: Sequence[int]) -> Score:
-    """Return the scoring of a search: where the right text comes for each query.
+    """Return the scoring of a search: where the right texts come for each query.
+
+    With several right texts the recall is the share of them that is found, the reciprocal rank is of the
+    first one found, and the gain is divided by that of the best order, as sentence-transformers'
+    InformationRetrievalEvaluator has it.
 
     Args:
         retrieval: the queries and texts.
@@ -84,19 +88,16 @@ def of_retrieval(retrieval: "Retrieval", places: Sequence[int]) -> Score:
     def score(evaluation: "EvalPrediction") -> dict[str, float]:
         vectors = unit(evaluation.predictions)[list(places)]
         queries, texts = vectors[: len(retrieval.queries)], vectors[len(retrieval.queries) :]
-        ranks = np.concatenate(
-            [
-                # a tie, or nan, counts against the model: one that gives all texts the same vector finds none
-                (~(block @ texts.T < (block * texts[right]).sum(1, keepdims=True) - 1e-6)).sum(1)
-                for block, right in _blocks(queries, np.array(retrieval.right))
-            ]
-        )
+        owners, ranks = _ranks(queries, texts, retrieval.right)
         found = ranks <= _BEST
+        counts = np.bincount(owners)
+        firsts = np.cumsum(counts) - counts
+        ideal = np.cumsum(1 / np.log2(1 + np.arange(1, _BEST + 1)))[np.minimum(counts, _BEST) - 1]
         return {
-            "recall_at_1": float((ranks <= 1).mean()),
-            "recall_at_10": float(found.mean()),
-            "mrr_at_10": float((found / ranks).mean()),
-            "ndcg_at_10": float((found / np.log2(1 + ranks)).mean()),
+            "recall_at_1": float((np.bincount(owners, ranks <= 1) / counts).mean()),
+            "recall_at_10": float((np.bincount(owners, found) / counts).mean()),
+            "mrr_at_10": float((found / ranks)[firsts].mean()),
+            "ndcg_at_10": float((np.bincount(owners, found / np.log2(1 + ranks)) / ideal).mean()),
         }
 
     return score
@@ -117,6 +118,24 @@ def _nearest(similar: Vectors, count: int) -> NDArray[np.intp]:
     return np.argpartition(-others, count - 1, axis=1)[:, :count]
 
 
-def _blocks(queries: Vectors, right: NDArray[np.intp], rows: int = 1024) -> Any:
-    for start in range(0, len(queries), rows):
-        yield queries[start : start + rows], right[start : start + rows]
+def _ranks(
+    queries: Vectors, texts: Vectors, right: Sequence[Sequence[int]], rows: int = 1024
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the query of each right text, and that text's rank, query by query, the first one first."""
+    owners = np.repeat(np.arange(len(right)), [len(places) for places in right])
+    wanted = np.concatenate([np.asarray(places, np.intp) for places in right])
+    before = []
+    for start in range(0, len(owners), rows):
+        owner = owners[start : start + rows]
+        block = queries[owner]
+        own = (block * texts[wanted[start : start + rows]]).sum(1, keepdims=True)
+        # a tie, or nan, counts against the model: one that gives all texts the same vector finds none
+        wrong = ~(block @ texts.T < own - 1e-6)
+        for row, query in enumerate(owner):
+            wrong[row, right[query]] = False
+        before.append(wrong.sum(1))
+    ahead = np.concatenate(before)
+    order = np.lexsort((ahead, owners))
+    firsts = np.flatnonzero(np.diff(owners, prepend=-1))
+    place = np.arange(len(owners)) - firsts[owners]
+    return owners, ahead[order] + place + 1

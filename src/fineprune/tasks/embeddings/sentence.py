@@ -24,6 +24,9 @@ class Sentence:
     """Ways of pooling; the vector has one part for each."""
 
     normalize: bool
+    size: int | None
+    """Numbers that are kept of a vector, the first ones; None: all."""
+
     longest: int | None
     """Tokens of a text; None: as many as the transformer takes."""
 
@@ -32,7 +35,8 @@ class Sentence:
 
     def width(self, model: Any) -> int:
         """Return the features of an embedding."""
-        return len(self.modes) * int(model.config.hidden_size)
+        whole = len(self.modes) * int(model.config.hidden_size)
+        return whole if self.size is None else min(whole, self.size)
 
     def write(self, folder: Path) -> None:
         """Write the files beside a transformer, so that sentence-transformers opens the folder."""
@@ -76,6 +80,7 @@ def read_sentence(place: Path | str) -> Sentence:
     return Sentence(
         pooling.modes,
         pooling.normalize,
+        pooling.size,
         longest if isinstance(longest, int) and longest > 0 else None,
         _files(folder),
     )

@@ -179,12 +179,14 @@ class EmbeddingConfig(Source):
         names = column_names(find_file(path)) if Path(path).suffix.lower() in SUFFIXES else []
         if self.loss is not None:
             return columns_of(self.loss, self._given, names)
-        if self.text == type(self).text and self.text not in names and (fit := losses_for(names)):
+        if self.text == type(self).text and (fit := losses_for(names)):
             columns, loss = fit
-            raise FinepruneError(
-                f"{path}: has the columns {listing(columns)}; task.loss={loss} learns from pairs, and "
-                f"task.text='[{', '.join(columns)}]' from the texts alone"
-            )
+            if self.text in columns or self.text not in names:
+                alone = f" (task.text='[{self.text}]' from that column)" if self.text in columns else ""
+                raise FinepruneError(
+                    f"{path}: has the columns {listing(columns)}; task.loss={loss} learns from pairs, and "
+                    f"task.text='[{', '.join(columns)}]' from the texts alone{alone}"
+                )
         return self.columns
 
     def _texts(self, need_train: bool) -> tuple[Texts | None, list[str]]:

@@ -1,12 +1,13 @@
 """Read texts without labels: a text a line, columns of a table, or the paragraphs and questions of SQuAD."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._text_files import find_file, read_lines
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.questions.squad import read_file
 from fineprune.tasks.tables import SUFFIXES, hub_name, read_hub, read_table
 
@@ -66,23 +67,35 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(path: str) -> Pairs:
-    """Read a table with the columns sentence1, sentence2 and score, as STS-B has them."""
-    table = read_table(path, ("sentence1", "sentence2", "score"))
-    first, second = ([*text_cells(path, {name: table[name]})] for name in ("sentence1", "sentence2"))
-    return Pairs(first, second, scores_of(path, table["score"], "a correlation"))
+    """Read a table with the columns sentence1, sentence2 and score, as STS-B has them.
 
-
-def scores_of(where: str, cells: Sequence[Any], needing: str) -> list[float]:
-    """Return the numbers of a column of scores.
-
-    Args:
-        where: the file, in messages.
-        cells: the column.
-        needing: what needs them, in messages.
-
-    Raises:
-        FinepruneError: a cell is no finite number, or all are equal.
+    White space around texts is dropped, and so are rows with a blank one, with a warning.
     """
+    table = read_table(path, ("sentence1", "sentence2", "score"))
+    columns = [[*text_cells(path, {name: table[name]})] for name in ("sentence1", "sentence2")]
+    first, second, full = _full_rows(path, columns)
+    scores = numbers_of(path, table["score"])
+    return Pairs(first, second, differing(path, [scores[place] for place in full], "a correlation"))
+
+
+def _full_rows(path: str, columns: Sequence[Sequence[str]]) -> tuple[list[str], list[str], list[int]]:
+    """Return two columns without white space around their texts, and the places of the rows without a blank.
+
+    A warning counts the other rows, which are left out.
+    """
+    rows = [(first.strip(), second.strip()) for first, second in zip(*columns, strict=True)]
+    full = [place for place, row in enumerate(rows) if all(row)]
+    if len(full) < len(rows):
+        warnings.warn(
+            f"{path}: {len(rows) - len(full)} of {len(rows)} rows have a blank text and are dropped",
+            FinepruneWarning,
+            stacklevel=4,
+        )
+    return [rows[place][0] for place in full], [rows[place][1] for place in full], full
+
+
+def numbers_of(where: str, cells: Sequence[Any]) -> list[float]:
+    """Return the numbers of a column of scores; raise `FinepruneError` for one that is not finite."""
     scores = []
     for row, cell in enumerate(cells, start=1):
         try:
@@ -91,34 +104,47 @@ def scores_of(where: str, cells: Sequence[Any], needing: str) -> list[float]:
             raise FinepruneError(f"{where}, row {row}: score is {cell!r}, expected a number") from error
         if not math.isfinite(scores[-1]):
             raise FinepruneError(f"{where}, row {row}: score is {cell!r}, expected a finite number")
+    return scores
+
+
+def differing(where: str, scores: list[float], needing: str) -> list[float]:
+    """Return scores; raise `FinepruneError` where none differ, which `needing`, in the message, needs."""
+    if not scores:
+        raise FinepruneError(f"{where}: every row has a blank text; give rows of two texts and a score")
     if len(set(scores)) < 2:
         raise FinepruneError(f"{where}: all scores are {scores[0]:g}; {needing} needs different ones")
     return scores
 
 
 class Retrieval(NamedTuple):
-    """Queries, the texts among which each is searched for, and the index of the right text of each query."""
+    """Different queries, the texts among which each is searched for, and the right texts of each query."""
 
     queries: list[str]
     texts: list[str]
-    right: list[int]
+    right: list[list[int]]
+    """For each query the indices in `texts`, at least one."""
 
 
 def read_retrieval(path: str) -> Retrieval:
     """Read queries and their texts: SQuAD's questions and paragraphs (`.json`), or a table.
 
-    The columns of a table are `query` and `text`; each query is searched for among all different texts.
+    The columns of a table are `query` and `text`; each query is searched for among all different texts. The
+    texts of all rows with a query are right for it. White space and blank texts are as in `read_pairs`.
     """
     if Path(path).suffix.lower() == ".json":
         questions = read_file(find_file(path), unanswerable=True, mismatched="skip")
-        queries, contexts = questions.questions, questions.contexts
+        columns = [questions.questions, questions.contexts]
     else:
         table = read_table(path, ("query", "text"))
-        queries, contexts = ([*text_cells(path, {name: table[name]})] for name in ("query", "text"))
+        columns = [[*text_cells(path, {name: table[name]})] for name in ("query", "text")]
+    queries, contexts, _ = _full_rows(path, columns)
     texts = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
     if len(texts) < 2:
         raise FinepruneError(f"{path}: has one text only, so any model finds it; give a file with more")
-    return Retrieval(list(queries), list(texts), [texts[text] for text in contexts])
+    right: dict[str, dict[int, None]] = {}
+    for query, text in zip(queries, contexts, strict=True):
+        right.setdefault(query, {})[texts[text]] = None
+    return Retrieval(list(right), list(texts), [list(places) for places in right.values()])
 
 
 def text_cells(where: str, table: dict[str, list[Any]]) -> Iterable[str]:
