@@ -200,10 +200,20 @@ def test_nothing_is_sparse(make_dense, tmp_path):
     assert not hasattr(model.config, "quantization_config")
 
 
-def test_no_model(tmp_path, compact):
+def test_no_model(tmp_path, compact, make_dense):
+    import peft
+
     for value in (torch.nn.Linear(2, 2), None):
         with pytest.raises(FinepruneError, match=f"model={type(value).__name__}: a transformers model"):
             save_compact(value, tmp_path / "m")
+    model = make_dense()
+    with pytest.raises(FinepruneError, match=r"compiled._orig_mod, and compile it afterwards"):
+        save_compact(torch.compile(model, backend="eager"), tmp_path / "m")
+    with pytest.raises(FinepruneError, match="no weights in memory"):
+        save_compact(make_dense().to("meta"), tmp_path / "m")
+    model.add_adapter(peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(FinepruneError, match=r"query: carries an adapter; merge \(merge_and_unload\)"):
+        save_compact(model, tmp_path / "m")
     with pytest.raises(FinepruneError, match="load it without packed=True"):
         save_compact(loading.load(compact, packed=True), tmp_path / "m")
 

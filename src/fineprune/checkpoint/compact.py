@@ -26,13 +26,14 @@ from fineprune.checkpoint.transformers_hook import written_by
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
+from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import finalize, masked_modules
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
-from fineprune.pruning.targets import refuse_accelerated
+from fineprune.pruning.targets import refuse_accelerated, refuse_compiled, refuse_meta
 from fineprune.pruning.wrapped import transformer_of
 
 ABOUT = "fineprune.json"
@@ -143,6 +144,7 @@ def finalized(model: Any, sentences: bool = False) -> Any:
     """
     if isinstance(model, Pruner):
         model = model.model
+    refuse_compiled(model)
     if not isinstance(model, PreTrainedModel) and not (sentences and sentence_kind(model)):
         raise FinepruneError(
             f"model={type(model).__name__}: a transformers model or a Pruner is needed"
@@ -152,6 +154,11 @@ def finalized(model: Any, sentences: bool = False) -> Any:
         raise FinepruneError(
             f"model={type(model).__name__}: it is sharded over processes; load the result of "
             "gather_state_dict into a model of one process, and save that"
+        )
+    refuse_meta(model)
+    for name, _ in adapted_layers(model):
+        raise FinepruneError(
+            f"{name}: carries an adapter; merge (merge_and_unload) or remove it before the model is saved"
         )
     refuse_accelerated(model, "save it before accelerate, or load it again without")
     if any(map(is_packed, model.modules())):
