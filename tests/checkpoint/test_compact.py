@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 import transformers
+from architectures.models import make
 from support import tiny_bert
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -16,6 +17,7 @@ from fineprune import (
     FinepruneWarning,
     PruningConfig,
     _files,
+    calibrate,
     finalize,
     prepare,
     save_compact,
@@ -200,20 +202,10 @@ def test_nothing_is_sparse(make_dense, tmp_path):
     assert not hasattr(model.config, "quantization_config")
 
 
-def test_no_model(tmp_path, compact, make_dense):
-    import peft
-
+def test_no_model(tmp_path, compact):
     for value in (torch.nn.Linear(2, 2), None):
         with pytest.raises(FinepruneError, match=f"model={type(value).__name__}: a transformers model"):
             save_compact(value, tmp_path / "m")
-    model = make_dense()
-    with pytest.raises(FinepruneError, match=r"compiled._orig_mod, and compile it afterwards"):
-        save_compact(torch.compile(model, backend="eager"), tmp_path / "m")
-    with pytest.raises(FinepruneError, match="no weights in memory"):
-        save_compact(make_dense().to("meta"), tmp_path / "m")
-    model.add_adapter(peft.LoraConfig(target_modules=["query"]))
-    with pytest.raises(FinepruneError, match=r"query: carries an adapter; merge \(merge_and_unload\)"):
-        save_compact(model, tmp_path / "m")
     with pytest.raises(FinepruneError, match="load it without packed=True"):
         save_compact(loading.load(compact, packed=True), tmp_path / "m")
 
@@ -393,3 +385,11 @@ def test_tied_weights_count_once_and_the_tokenizer_comes_along(make_pruned, tmp_
     assert saved.dense_bytes == 4 * model.num_parameters()
     assert AutoTokenizer.from_pretrained(saved.folder)("a")["input_ids"] == words("a")["input_ids"]
     assert os.path.getsize(saved.folder / "model.safetensors") == saved.bytes
+
+
+def test_frequencies_that_were_cast_with_the_model(tmp_path):
+    """A model makes them in float32 when it is loaded, whatever its type."""
+    model = make("Llama").to(torch.bfloat16)
+    calibrate(model, [probe_inputs(model, 12)], density=0.3, method="magnitude")
+    assert model.model.rotary_emb.inv_freq.dtype == torch.bfloat16
+    assert save_compact(model, tmp_path / "m").difference <= 1e-6

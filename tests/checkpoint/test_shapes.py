@@ -127,6 +127,7 @@ def test_into_a_class_without_the_head(folder):
     inputs = probe_inputs(model)
     assert torch.equal(body(**inputs).last_hidden_state, model.bert(**inputs).last_hidden_state)
     assert body.encoder.layer[1].attention.self.num_attention_heads == 2
+    assert [kept.units for kept in origin_of(body).heads] == [(1, 2, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(("name", "part"), [("BERT", "bert"), ("T5", "encoder"), ("BART", "model.decoder")])

@@ -205,10 +205,14 @@ def _write(
     """Write config, weights and tokenizer; return what fineprune.json says of them."""
     stats = summary(model)
     with _written_as(model, packing, max_shard_size):
-        if isinstance(whole, PreTrainedModel):
-            whole.save_pretrained(staging)
-        else:
-            save_sentence_model(whole, staging)
+        try:
+            if isinstance(whole, PreTrainedModel):
+                whole.save_pretrained(staging)
+            else:
+                save_sentence_model(whole, staging)
+        except RuntimeError:  # transformers', of tensors that are in several places
+            _refuse_shared(model)
+            raise
     files = sorted(staging.glob("*.safetensors"))
     origin = origin_of(model)
     pruned = verify(files)["pruned"]
@@ -242,6 +246,19 @@ def _write(
     if origin is not None:
         about[shapes.KEY] = shapes.to_dict(origin)
     return about
+
+
+def _refuse_shared(model: Any) -> None:
+    """Raise where a module is in two places, which a class that does not say so cannot write or load."""
+    first: dict[int, str] = {}
+    ties = model.all_tied_weights_keys
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(weight), name)
+        if other != name and not {name, other} & {*ties, *ties.values()}:
+            raise FinepruneError(
+                f"{other} and {name} are one tensor, which {type(model).__name__} does not write or load so; "
+                "give each place a copy (copy.deepcopy)"
+            )
 
 
 def _write_as_ordinary(config: Path) -> None:
@@ -327,7 +344,16 @@ def compare_outputs(
             f"{type(model).__name__} answers the inputs to compare outputs on with nan or inf; "
             "nothing was saved"
         )
+    _cast_buffers(model, reloaded)
     return _checked_difference(ours, outputs(reloaded.to(model.device), inputs), exact)
+
+
+def _cast_buffers(model: nn.Module, reloaded: nn.Module) -> None:
+    """Give buffers that no file holds the model's type, such as rotary frequencies, which it makes anew."""
+    stored, ours = reloaded.state_dict(), dict(model.named_buffers())
+    for name, buffer in reloaded.named_buffers():
+        if name not in stored and name in ours and ours[name].dtype != buffer.dtype:
+            buffer.data = buffer.to(ours[name].dtype)
 
 
 def compare_answers(whole: nn.Module, opened: nn.Module, exact: bool) -> float:
