@@ -39,7 +39,7 @@ def test_a_base_that_moved(folder, base, same_weights, tmp_path):
 
 
 def test_a_compact_base(make_pruned, compact, tmp_path):
-    with pytest.raises(FinepruneError, match="it is a compact model: .* FOLDER --format dense, and give"):
+    with pytest.raises(FinepruneError, match=r"it is a compact model: .* FOLDER --format dense, and give"):
         save_delta(make_pruned(), tmp_path / "delta", compact)
 
 
