@@ -79,6 +79,20 @@ def test_a_config_saves_and_loads_it(tmp_path):
     [
         ({"structure": "head"}, "structure='head': is a unit of one part; write {attention: head}"),
         ({"structure": "rows"}, r"structure='rows': did you mean row\? allowed are element, row, column"),
+        ({"structure": "heads"}, r"structure='heads': did you mean head\? allowed are element"),
+        ({"structure": [4, "1"]}, r"structure=\[4, '1'\]: a block has two sizes, whole numbers"),
+        (
+            {"structure": ["head"]},
+            r"structure=\['head'\]: is of one part; write {attention: head}; levels are two",
+        ),
+        (
+            {"structure": ["query_dim", "value_dim"]},
+            r"is of one part; write {attention: \[query_dim, value_dim\]}; levels are two",
+        ),
+        (
+            {"structure": {"attention": "head", "density": 0.5}},
+            "unknown setting 'density': of one level it is",
+        ),
         ({"structure": [4, 1, 1]}, r"structure=\[4, 1, 1\]: a block has two sizes"),
         ({"structure": [4, 0]}, "a block has two sizes"),
         ({"structure": [HEADS, "element"]}, r"structure\[0\]=.*: give the level a density, or each of its"),

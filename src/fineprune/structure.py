@@ -49,8 +49,8 @@ class Level(NamedTuple):
 
     parts: dict[str, Part]
     density: float | None = None
-    """The share that an outer level leaves of its units; None: its parts have their own. The density of the
-    innermost level is that of the whole pruning."""
+    """The share that an outer level leaves of its units. None: its parts have their own, or it is the
+    innermost level, whose density is that of the whole pruning."""
 
 
 def levels_of(structure: Any) -> tuple[Level, ...]:
@@ -62,8 +62,9 @@ def levels_of(structure: Any) -> tuple[Level, ...]:
     if not _is_levels(structure):
         return (Level(_parts(structure)),)
     if len(structure) != 2 or structure[1] != "element":
+        hint = _of_no_level(structure)
         raise FinepruneError(
-            f"structure={shown(structure)}: levels are two, heads and neurons first, then the elements "
+            f"structure={shown(structure)}: {hint}levels are two, heads and neurons first, then the elements "
             'of what stays: [{attention: head, feed_forward: neuron, density: 0.5}, "element"]'
         )
     return _outer(structure[0]), Level(_parts("element"))
@@ -93,6 +94,17 @@ def _is_levels(structure: Any) -> bool:
     )
 
 
+def _of_no_level(structure: Sequence[Any]) -> str:
+    """Return what a list that is no list of levels may have meant, with "; " behind it; or nothing."""
+    if all(isinstance(entry, int) or (isinstance(entry, str) and entry.isdigit()) for entry in structure):
+        return "a block has two sizes, whole numbers, such as [4, 1]; "
+    for name, units in UNITS.items():
+        if all(isinstance(entry, str) and entry in units for entry in structure):
+            unit = structure[0] if len(structure) == 1 else f"[{', '.join(structure)}]"
+            return f"is of one part; write {{{name}: {unit}}}; "
+    return ""
+
+
 def _outer(value: Any) -> Level:
     """Return the outer level of two."""
     if not isinstance(value, Mapping):
@@ -119,6 +131,11 @@ def _outer(value: Any) -> Level:
 def _parts(structure: Any) -> dict[str, Part]:
     if not isinstance(structure, Mapping):
         return {ALL: Part(_unit(structure, ALL, "structure"))}
+    if "density" in structure:
+        raise FinepruneError(
+            "structure: unknown setting 'density': of one level it is the density of the whole pruning "
+            "(PruningConfig.density), or each part has its own, as {attention: {unit: head, density: 0.5}, …}"
+        )
     check_keys(structure, UNITS, "structure")
     if not structure:
         raise FinepruneError("structure={}: name attention, feed_forward or both, or leave structure out")
@@ -133,7 +150,7 @@ def _parts(structure: Any) -> dict[str, Part]:
 def plain(levels: Sequence[Level]) -> Any:
     """Return the structure as values that JSON and YAML can hold; `levels_of` reads them."""
     found = [
-        _plain(level.parts) | {"density": level.density} if level.density else _plain(level.parts)
+        _plain(level.parts) | {"density": level.density} if level.density is not None else _plain(level.parts)
         for level in levels
     ]
     return found[0] if len(found) == 1 else found
@@ -293,7 +310,8 @@ def _unit(value: Any, part: str, where: str) -> Unit | tuple[str, ...]:
             f"{where}={value!r}: is no unit: a norm takes mean and variance over all dimensions, so that one "
             "which is masked still changes the others; prune heads and neurons, or take a narrower model"
         )
-    hint = suggestion(value, allowed) if isinstance(value, str) else ""
+    known = (*allowed, *(TIED if part == ALL else ()))
+    hint = suggestion(value, known) if isinstance(value, str) else ""
     if other := next((name for name, units in UNITS.items() if name != part and value in units), None):
         hint = f"is a unit of {other}; "
     choices = [*allowed, *(() if part != ALL else ("{attention: head, feed_forward: neuron}",))]

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 import transformers
+from architectures.models import make
 from support import tiny_bert
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -16,6 +17,7 @@ from fineprune import (
     FinepruneWarning,
     PruningConfig,
     _files,
+    calibrate,
     finalize,
     prepare,
     save_compact,
@@ -383,3 +385,11 @@ def test_tied_weights_count_once_and_the_tokenizer_comes_along(make_pruned, tmp_
     assert saved.dense_bytes == 4 * model.num_parameters()
     assert AutoTokenizer.from_pretrained(saved.folder)("a")["input_ids"] == words("a")["input_ids"]
     assert os.path.getsize(saved.folder / "model.safetensors") == saved.bytes
+
+
+def test_frequencies_that_were_cast_with_the_model(tmp_path):
+    """A model makes them in float32 when it is loaded, whatever its type."""
+    model = make("Llama").to(torch.bfloat16)
+    calibrate(model, [probe_inputs(model, 12)], density=0.3, method="magnitude")
+    assert model.model.rotary_emb.inv_freq.dtype == torch.bfloat16
+    assert save_compact(model, tmp_path / "m").difference <= 1e-6

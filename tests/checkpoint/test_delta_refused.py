@@ -38,6 +38,11 @@ def test_a_base_that_moved(folder, base, same_weights, tmp_path):
         assert same_weights(model, load(folder, base=place))
 
 
+def test_a_compact_base(make_pruned, compact, tmp_path):
+    with pytest.raises(FinepruneError, match=r"it is a compact model: .* FOLDER --format dense, and give"):
+        save_delta(make_pruned(), tmp_path / "delta", compact)
+
+
 def test_another_base(folder, base, make_dense, tmp_path):
     other = make_dense()
     with torch.no_grad():

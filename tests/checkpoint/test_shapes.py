@@ -127,6 +127,40 @@ def test_into_a_class_without_the_head(folder):
     inputs = probe_inputs(model)
     assert torch.equal(body(**inputs).last_hidden_state, model.bert(**inputs).last_hidden_state)
     assert body.encoder.layer[1].attention.self.num_attention_heads == 2
+    assert [kept.units for kept in origin_of(body).heads] == [(1, 2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(("name", "part"), [("BERT", "bert"), ("T5", "encoder"), ("BART", "model.decoder")])
+def test_a_part_is_saved_alone(name, part, tmp_path, same_weights):
+    """T5's encoder has a configuration of its own, the others share the model's."""
+    encoder = shrunk(name).get_submodule(part)
+    encoder.save_pretrained(tmp_path)
+    loaded = type(encoder).from_pretrained(tmp_path)
+    assert same_weights(encoder, loaded)
+    assert origin_of(loaded) == origin_of(encoder)
+    assert all(kept.name.startswith(kept.stack) for kept in origin_of(encoder).neurons)
+
+
+def test_the_body_alone_is_saved_as_a_compact_model(tmp_path, same_weights):
+    body = shrunk().bert
+    save_compact(body, tmp_path / "body")
+    assert same_weights(body, load(tmp_path / "body"))
+
+
+def test_what_holds_a_model_is_shrunk(tmp_path, same_weights):
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = with_heads("BERT")
+
+        def forward(self, **inputs):
+            return self.inner(**inputs)
+
+    holder = Holder()
+    empty(holder.inner, lambda _layer, kind, n: [0] if kind == "neurons" else [], ("read",))
+    shrink(holder, probe_inputs(holder.inner))
+    holder.inner.save_pretrained(tmp_path)
+    assert same_weights(holder.inner, load(tmp_path))
 
 
 def test_zeros_inside_are_packed(tmp_path):

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForS
 import fineprune
 from fineprune import FinepruneError, PruningConfig, PruningTrainer, save_compact
 from fineprune.checkpoint import packing
+from fineprune.checkpoint.loading import to_dense
 from fineprune.checkpoint.transformers_hook import CompactConfig, staying_packed
 from fineprune.pruning.probe import probe_inputs
 
@@ -175,6 +176,17 @@ def test_a_new_head_where_it_is_asked_for(compact, make_pruned, same_weights):
     loaded = load(compact, num_labels=5, ignore_mismatched_sizes=True)
     assert loaded.classifier.out_features == 5
     assert same_weights(make_pruned().bert, loaded.bert)
+
+
+def test_the_body_alone_is_saved_as_its_config_says(compact, same_weights, tmp_path):
+    model = load(compact)
+    body = model.base_model
+    for place in ("packed", "dense"):
+        body.save_pretrained(tmp_path / place)
+        config = json.loads((tmp_path / place / "config.json").read_text())
+        assert ("quantization_config" in config) == (place == "packed")
+        assert same_weights(body, type(body).from_pretrained(tmp_path / place))
+        to_dense(model)
 
 
 def test_staying_packed_ends_with_its_block(compact):

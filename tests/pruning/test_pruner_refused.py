@@ -47,6 +47,16 @@ def test_what_prepare_refuses_it_leaves_alone():
         prepare(model, "movement", TOTAL)
 
 
+def test_a_compiled_model_and_one_without_weights():
+    model = blocks()
+    with pytest.raises(
+        FinepruneError, match=r"is compiled \(torch.compile\); give .* compiled._orig_mod, and"
+    ):
+        prepare(torch.compile(model, backend="eager"), PruningConfig(), TOTAL)
+    with pytest.raises(FinepruneError, match="no weights in memory"):
+        prepare(model.to("meta"), PruningConfig(), TOTAL)
+
+
 def test_a_pruner_is_no_model_and_ends_with_it():
     pruner = prepare(blocks(), PruningConfig(density=1.0), TOTAL)
     tensors = pruner.tensors()

@@ -54,6 +54,10 @@ def on_no_device():
     return wide_bert().to("meta")
 
 
+def compiled():
+    return torch.compile(wide_bert(), backend="eager")
+
+
 def without_config():
     block = torch.nn.ModuleDict({"fc1": torch.nn.Linear(2, 3), "fc2": torch.nn.Linear(3, 2)})
     model = torch.nn.Module()
@@ -77,6 +81,7 @@ def without_config():
         ),
         (with_nan, "answers the probe with nan or inf: nothing can be proved; give another one"),
         (on_no_device, r"has no weights in memory .*: load it whole"),
+        (compiled, r"the model is compiled \(torch.compile\); give the model itself, compiled._orig_mod"),
         (without_config, "has no config to make inputs from; give some with probe="),
     ],
 )

@@ -112,3 +112,8 @@ def test_names_with_markup_are_text():
 def test_a_model_without_blocks():
     with pytest.raises(FinepruneError, match="no linear layers inside repeated blocks"):
         summary(nn.Linear(2, 2))
+
+
+def test_a_model_without_weights_in_memory():
+    with pytest.raises(FinepruneError, match="no weights in memory"):
+        summary(Blocks().to("meta"))

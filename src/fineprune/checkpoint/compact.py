@@ -26,13 +26,14 @@ from fineprune.checkpoint.transformers_hook import written_by
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning import progress
+from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import finalize, masked_modules
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
-from fineprune.pruning.targets import refuse_accelerated
+from fineprune.pruning.targets import refuse_accelerated, refuse_compiled, refuse_meta
 from fineprune.pruning.wrapped import transformer_of
 
 ABOUT = "fineprune.json"
@@ -143,6 +144,7 @@ def finalized(model: Any, sentences: bool = False) -> Any:
     """
     if isinstance(model, Pruner):
         model = model.model
+    refuse_compiled(model)
     if not isinstance(model, PreTrainedModel) and not (sentences and sentence_kind(model)):
         raise FinepruneError(
             f"model={type(model).__name__}: a transformers model or a Pruner is needed"
@@ -152,6 +154,11 @@ def finalized(model: Any, sentences: bool = False) -> Any:
         raise FinepruneError(
             f"model={type(model).__name__}: it is sharded over processes; load the result of "
             "gather_state_dict into a model of one process, and save that"
+        )
+    refuse_meta(model)
+    for name, _ in adapted_layers(model):
+        raise FinepruneError(
+            f"{name}: carries an adapter; merge (merge_and_unload) or remove it before the model is saved"
         )
     refuse_accelerated(model, "save it before accelerate, or load it again without")
     if any(map(is_packed, model.modules())):
@@ -198,10 +205,14 @@ def _write(
     """Write config, weights and tokenizer; return what fineprune.json says of them."""
     stats = summary(model)
     with _written_as(model, packing, max_shard_size):
-        if isinstance(whole, PreTrainedModel):
-            whole.save_pretrained(staging)
-        else:
-            save_sentence_model(whole, staging)
+        try:
+            if isinstance(whole, PreTrainedModel):
+                whole.save_pretrained(staging)
+            else:
+                save_sentence_model(whole, staging)
+        except RuntimeError:  # transformers', of tensors that are in several places
+            _refuse_shared(model)
+            raise
     files = sorted(staging.glob("*.safetensors"))
     origin = origin_of(model)
     pruned = verify(files)["pruned"]
@@ -235,6 +246,19 @@ def _write(
     if origin is not None:
         about[shapes.KEY] = shapes.to_dict(origin)
     return about
+
+
+def _refuse_shared(model: Any) -> None:
+    """Raise where a module is in two places, which a class that does not say so cannot write or load."""
+    first: dict[int, str] = {}
+    ties = model.all_tied_weights_keys
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(weight), name)
+        if other != name and not {name, other} & {*ties, *ties.values()}:
+            raise FinepruneError(
+                f"{other} and {name} are one tensor, which {type(model).__name__} does not write or load so; "
+                "give each place a copy (copy.deepcopy)"
+            )
 
 
 def _write_as_ordinary(config: Path) -> None:
@@ -320,7 +344,16 @@ def compare_outputs(
             f"{type(model).__name__} answers the inputs to compare outputs on with nan or inf; "
             "nothing was saved"
         )
+    _cast_buffers(model, reloaded)
     return _checked_difference(ours, outputs(reloaded.to(model.device), inputs), exact)
+
+
+def _cast_buffers(model: nn.Module, reloaded: nn.Module) -> None:
+    """Give buffers that no file holds the model's type, such as rotary frequencies, which it makes anew."""
+    stored, ours = reloaded.state_dict(), dict(model.named_buffers())
+    for name, buffer in reloaded.named_buffers():
+        if name not in stored and name in ours and ours[name].dtype != buffer.dtype:
+            buffer.data = buffer.to(ours[name].dtype)
 
 
 def compare_answers(whole: nn.Module, opened: nn.Module, exact: bool) -> float:

@@ -33,6 +33,8 @@ from fineprune.checkpoint.completeness import check_body
 from fineprune.checkpoint.model_files import check_files, check_listed, checksums
 from fineprune.checkpoint.packing import Packing, Values
 from fineprune.checkpoint.provenance import Provenance
+from fineprune.checkpoint.remote_code import config_of
+from fineprune.checkpoint.transformers_hook import METHOD
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.origin import origin_of
@@ -141,6 +143,20 @@ def write_delta(
     return Compact(folder, about["bytes"], dense, about["density"], changed)
 
 
+def _if_compact(base: str | Path) -> str:
+    """Return what to do with a base that is a folder of packed matrices; "" if it is none."""
+    try:
+        settings = config_of(Path(base)).get("quantization_config")
+        if settings["quant_method"] == METHOD:
+            return (
+                f"; it is a compact model: write it by fineprune compact {base} FOLDER --format dense, and "
+                "give that folder"
+            )
+    except Exception:  # whatever it is, the caller has said so
+        pass
+    return ""
+
+
 def _about(
     model: PreTrainedModel, packing: Packing, provenance: Provenance, file_bytes: int
 ) -> dict[str, Any]:
@@ -231,7 +247,7 @@ def _base_model(kind: Any, base: str | Path, config: Any, dtype: torch.dtype) ->
         return _Base(model, set(info["missing_keys"]), info)
     except Exception as error:  # by file, by hub and by version
         raise FinepruneError(
-            f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({one_line(error)})"
+            f"base={str(base)!r}: cannot be loaded as {kind.__name__} ({one_line(error)}){_if_compact(base)}"
         ) from error
     finally:
         transformers.logging.set_verbosity(before)

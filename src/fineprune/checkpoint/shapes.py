@@ -67,7 +67,8 @@ def fit(model: Any, files: Iterable[str | Path]) -> None:
     for entry in halves:
         _check(model, entry, stored, widths.get(entry.half.name, units_of(entry.half)))
     if widths:
-        record(model, _origin(halves, widths, _recorded(manifest)))
+        prefix = f"{model.base_model_prefix}."
+        record(model, _origin(halves, widths, _recorded(manifest), prefix))
 
 
 def full_size(model: Any) -> Any:
@@ -171,13 +172,18 @@ def _text(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "one number"
 
 
-def _origin(halves: list[_Half], widths: Mapping[str, int], recorded: Mapping[str, Any]) -> Origin:
+def _origin(
+    halves: list[_Half], widths: Mapping[str, int], recorded: Mapping[str, Any], prefix: str
+) -> Origin:
+    """Return what remains; `prefix` is in the names of a class with a head, which may have written them."""
     kept: dict[str, list[Kept]] = {"heads": [], "neurons": []}
     for entry in halves:
         block, half = entry
         together = half.sizes.heads // half.sizes.groups if isinstance(half, Attention) else 1
         total, left = units_of(half) * together, widths.get(half.name, units_of(half)) * together
-        units, zeros, of = _numbers(recorded, entry.what, half.name, left) or (tuple(range(left)), (), total)
+        names = (half.name, half.name.removeprefix(prefix), prefix + half.name)
+        found = filter(None, (_numbers(recorded, entry.what, name, left) for name in names))
+        units, zeros, of = next(found, (tuple(range(left)), (), total))
         kept[entry.what].append(Kept(half.name, block.stack, block.layer, units, zeros, of))
     return Origin(tuple(kept["heads"]), tuple(kept["neurons"]), ordinary=False)
 

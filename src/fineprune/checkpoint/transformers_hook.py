@@ -209,6 +209,8 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
                         f"{name}: config.json asks for it, the checkpoint lacks it; they are not of one model"
                     )
         self._unpack.matrices.clear()
+        config = self.quantization_config
+        write_as(model, packing.Packing(config.values, config.embeddings))
         # An ordinary model from here on: to cast, to train, to prune again.
         model.is_quantized = False
         for module in model.modules():
@@ -233,6 +235,12 @@ class CompactQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def is_serializable(self, **_: Any) -> bool:
         return True
+
+    def remove_quantization_config(self, model: Any) -> None:
+        """Let the model, and the parts of it that `write_as` reached, be written as any other."""
+        for part in model.modules():
+            if isinstance(getattr(part, "hf_quantizer", None), CompactQuantizer):
+                super().remove_quantization_config(part)
 
     @property
     def is_trainable(self) -> bool:
@@ -316,8 +324,10 @@ def written_by(model: nn.Module, kinds: packing.Packing) -> CompactQuantizer:
 
 
 def write_as(model: Any, kinds: packing.Packing) -> None:
-    """Let `save_pretrained` of a model write the compact form."""
-    model.hf_quantizer = written_by(model, kinds)
+    """Let `save_pretrained` of a model, and of its parts that share its config, write the compact form."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config is model.config:
+            part.hf_quantizer = written_by(part, kinds)
     model.config.quantization_config = model.hf_quantizer.quantization_config
 
 

@@ -60,10 +60,39 @@ def origin_of(model: nn.Module) -> Origin | None:
 
 
 def record(model: nn.Module, origin: Origin | None) -> None:
-    """Record on a model what it was cut from; None: nothing, it has its original sizes."""
-    setattr(model, _ATTRIBUTE, origin)
-    for listener in _LISTENERS:
-        listener(model)
+    """Record on a model what it was cut from; None: nothing, it has its original sizes.
+
+    Its parts that can be saved alone, such as the encoder, get a record of their own.
+    """
+    for name, part in model.named_modules():
+        found = origin
+        if name:
+            if not hasattr(part, "save_pretrained"):
+                continue
+            found = None if origin is None else _of_part(origin, f"{name}.", part, model)
+            if origin is not None and found is None:
+                continue
+        setattr(part, _ATTRIBUTE, found)
+        for listener in _LISTENERS:
+            listener(part)
+
+
+def _of_part(origin: Origin, prefix: str, part: nn.Module, model: nn.Module) -> Origin | None:
+    """Return the record of a part of a model, by its own names; None if it has no heads or neurons."""
+    heads, neurons = (
+        tuple(
+            kept._replace(name=kept.name.removeprefix(prefix), stack=kept.stack.removeprefix(prefix))
+            for kept in halves
+            if kept.name.startswith(prefix)
+        )
+        for halves in (origin.heads, origin.neurons)
+    )
+    if not heads + neurons:
+        return None
+    if getattr(part, "config", None) is getattr(model, "config", model):
+        return Origin(heads, neurons, origin.ordinary)
+    # A configuration of its own has the original sizes still.
+    return Origin(heads, neurons, all(len(kept.units) == kept.of for kept in heads + neurons))
 
 
 def on_record(listener: Callable[[nn.Module], None]) -> None:

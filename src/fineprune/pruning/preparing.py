@@ -25,7 +25,13 @@ from fineprune.pruning.methods.base import Method
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.structures import check_rounding, governed, grids_of
 from fineprune.pruning.target import Target
-from fineprune.pruning.targets import check_module, find_targets, refuse_quantized
+from fineprune.pruning.targets import (
+    check_module,
+    find_targets,
+    refuse_compiled,
+    refuse_meta,
+    refuse_quantized,
+)
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
 
@@ -50,8 +56,8 @@ def prepare(
 
     Raises:
         FinepruneError: The schedule cannot finish within `total_steps`, a pattern matches nothing, or the
-            model is prepared or quantized already, or a head or neuron of its `structure` is not
-            where its name says.
+            model is prepared, quantized or compiled already or not in memory, or a head or neuron of its
+            `structure` is not where its name says.
     """
     facts = {"total_steps": total_steps}
     if isinstance(config, PruningConfig):
@@ -103,6 +109,7 @@ def _checked(
 ) -> tuple[Method, dict[str, nn.Module], list[dict[str, Grid]]]:
     """Return the method, the modules of the matrices and the grids of each level, after all checks."""
     check_module(model, "prepare")
+    refuse_compiled(model)
     if not isinstance(config, PruningConfig):
         raise FinepruneError(
             f"config={config!r}: give a PruningConfig, such as PruningConfig('soft_movement', density=0.1)"
@@ -110,6 +117,7 @@ def _checked(
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared already: finalize it first, or load it again")
     refuse_quantized(model)
+    refuse_meta(model)
     method: Method = method_class(config.method)(config, total_steps)
     matrices = find_targets(model, config.targets, config.exclude)
     for name, module in matrices.items():  # all checks first: an error leaves the model unchanged

@@ -27,7 +27,14 @@ from fineprune.pruning.origin import Origin, record, remaining
 from fineprune.pruning.probe import in_float32
 from fineprune.pruning.proof import TOLERANCE, Half, Proof
 from fineprune.pruning.resizing import Cut, Resizing, Units, by_matrix
-from fineprune.pruning.targets import check_module, find_targets, refuse_accelerated, refuse_quantized
+from fineprune.pruning.targets import (
+    check_module,
+    find_targets,
+    refuse_accelerated,
+    refuse_compiled,
+    refuse_meta,
+    refuse_quantized,
+)
 from fineprune.pruning.wrapped import transformer_of
 
 
@@ -88,7 +95,8 @@ def shrink(model: nn.Module, probe: Mapping[str, Tensor] | None = None, round_to
     is edited. Parameters are replaced by new ones, so build an optimizer afterwards.
 
     Args:
-        model: the model; of a SentenceTransformer or a CrossEncoder, the transformer in it is shrunk.
+        model: the whole model: what holds it would not be told its sizes, its parts are. Of a
+            SentenceTransformer or a CrossEncoder, the transformer in it is shrunk.
         probe: inputs to compare the answers on; None: two batches made from the configuration.
         round_to: each feed-forward keeps as many empty neurons as make its width a multiple of this.
 
@@ -130,6 +138,7 @@ def shrink(model: nn.Module, probe: Mapping[str, Tensor] | None = None, round_to
 
 def _refuse(model: nn.Module, round_to: int) -> None:
     check_module(model, "shrink")
+    refuse_compiled(model)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise FinepruneError(f"round_to={round_to!r}: give a whole number of neurons, 1 or more")
     refuse_accelerated(model, "shrink it before accelerate, or load it again without")
@@ -142,8 +151,7 @@ def _refuse(model: nn.Module, round_to: int) -> None:
         raise FinepruneError(
             f"{name}: carries an adapter; merge (merge_and_unload) or remove it before shrink"
         )
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise FinepruneError("this model has no weights in memory (meta device, or offloaded): load it whole")
+    refuse_meta(model)
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise FinepruneError(
             "this model is sharded over processes; load the result of gather_state_dict into a model of one "

@@ -10,7 +10,7 @@ from torch import nn
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.finalizing import masked_modules
 from fineprune.pruning.masked_weight import MaskedWeight
-from fineprune.pruning.targets import check_module, find_targets
+from fineprune.pruning.targets import check_module, find_targets, refuse_meta
 
 
 class MatrixSummary(NamedTuple):
@@ -87,6 +87,7 @@ def summary(model: nn.Module) -> Summary:
     layers that `prepare` would prune by default.
     """
     check_module(model, "summary")
+    refuse_meta(model)
     layers = _by_masks(model)
     masks = (module for module in model.modules() if isinstance(module, MaskedWeight))
     scores = sum(parameter.numel() for masked in masks for parameter in masked.parameters())

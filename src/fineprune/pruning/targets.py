@@ -81,6 +81,21 @@ def check_module(model: Any, function: str) -> None:
         raise FinepruneError(f"model={type(model).__name__}: {function} takes a torch.nn.Module{instead}")
 
 
+def refuse_compiled(model: Any) -> None:
+    """Raise `FinepruneError` for what `torch.compile` returned: it is not the module that has the layers."""
+    if "_orig_mod" in getattr(model, "_modules", ()):
+        raise FinepruneError(
+            "the model is compiled (torch.compile); give the model itself, compiled._orig_mod, and compile "
+            "it afterwards"
+        )
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Raise `FinepruneError` if some weights of a model are not in memory."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise FinepruneError("this model has no weights in memory (meta device, or offloaded): load it whole")
+
+
 def refuse_accelerated(model: nn.Module, instead: str) -> None:
     """Raise `FinepruneError` if `accelerate` has handed the weights of the model to an engine."""
     if any(getattr(module, "is_accelerated", False) for module in model.modules()):

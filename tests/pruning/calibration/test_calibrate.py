@@ -241,3 +241,13 @@ def test_more_refused():
     quantized.is_quantized = True
     with pytest.raises(FinepruneError, match="is quantized or packed"):
         calibrate(quantized, [tokens()])
+
+
+def test_one_batch_and_a_compiled_model():
+    model = tiny_bert()
+    (batch,) = texts(model, 1)
+    for given in (batch, batch["input_ids"]):
+        with pytest.raises(FinepruneError, match=r"is one batch; give a list of batches: \[batch\]"):
+            calibrate(model, given)
+    with pytest.raises(FinepruneError, match=r"compiled \(torch.compile\)"):
+        calibrate(torch.compile(model, backend="eager"), [batch])

@@ -69,6 +69,47 @@ def test_the_best_number_of_heads(density, heads, neurons):
         search(importance, grids, 0.01)
 
 
+def test_units_of_one_kind_that_differ_in_cost():
+    """Of 11 multiply-adds half pays for the cheap one alone, whatever the other is worth."""
+    importance = {"a": torch.tensor([9.0]), "b": torch.tensor([1.0])}
+    grids = {
+        "a": Grid("feed_forward", (1,), Lines(1, [0], 1), 10),
+        "b": Grid("feed_forward", (1,), Lines(1, [0], 1), 1),
+    }
+    for density, kept in ((0.5, [False, True]), (0.95, [False, True]), (1.0, [True, True])):
+        alive = search(importance, grids, density)
+        assert [bool(flags) for flags in alive.values()] == kept
+    with pytest.raises(FinepruneError, match="keeps less than one feed_forward"):
+        search(importance, grids, 0.01)
+
+
+def test_answers_of_a_decoder_are_those_of_its_own_tokens():
+    """Two texts of the encoder with padding, of the decoder without."""
+    batch = {"attention_mask": torch.tensor([[1, 0], [1, 1]]), "decoder_input_ids": torch.ones(2, 2)}
+    logits = torch.zeros(2, 2, 5)
+    assert answers(logits, batch, two_stacks=True).shape == (4, 5)
+    assert answers(logits, batch).shape == (3, 5)
+    labeled = {"attention_mask": torch.ones(2, 2), "labels": torch.tensor([[1, -100], [-100, -100]])}
+    assert answers(logits, labeled, two_stacks=True).shape == (1, 5)
+    assert answers(logits, {"attention_mask": batch["attention_mask"]}, two_stacks=True).shape == (3, 5)
+
+
+def test_layers_that_share_a_weight_keep_their_own_biases():
+    """Neurons that are always the same change no answer when they go, in either layer."""
+    model = bert()
+    one, other = (layer for layer in model.bert.encoder.layer)
+    other.intermediate.dense.weight = one.intermediate.dense.weight
+    other.output.dense.weight = one.output.dense.weight
+    for layer in (one, other):
+        torch.nn.init.zeros_(layer.intermediate.dense.weight)
+        torch.nn.init.ones_(layer.intermediate.dense.bias)
+    given = batches(model)
+    before = model(**given[0]).logits
+    done = calibrate(model, given, 0.5, "sparsegpt", {"feed_forward": "neuron"})
+    torch.testing.assert_close(model(**given[0]).logits, before, rtol=1e-3, atol=1e-4)
+    assert len(done.matrices) == 2  # each weight once
+
+
 def test_units_are_swapped_where_gradients_cancel():
     # Without units 1 and 2 the gradients add up to 2; without 2 and 3, to -0.5.
     gradients = torch.tensor([[2.0, 1.0, 1.0, -1.5]]).double()

@@ -72,7 +72,12 @@ def test_counts_are_exact_over_several_blocks_of_columns():
 def test_columns_of_inputs_that_are_always_0_go_first(name):
     cut = CUTS[name](layer(4, 6, dead=(1, 4)), 16)
     assert cut.count_nonzero(0).tolist() == [4, 0, 4, 4, 0, 4]
-    assert int(torch.count_nonzero(CUTS[name](layer(4, 6, dead=(1, 4)), 20))) == 16
+    one = layer(4, 6, dead=(1, 4))
+    cut = CUTS[name](one, 20)
+    assert int(torch.count_nonzero(cut)) == 20
+    unseen = cut[:, [1, 4]]
+    assert torch.equal(unseen, one.weight[:, [1, 4]] * (unseen != 0))  # as they were
+    assert torch.equal(CUTS[name](one, 24)[:, [1, 4]], one.weight[:, [1, 4]])
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5])

@@ -38,6 +38,15 @@ def test_wanda_takes_the_columns_of_largest_norm_as_they_are():
     assert cut.tolist() == [[1, 0], [1, 0]]
 
 
+def test_units_that_were_always_0_go_first_and_stay_as_they_are():
+    one, unit_of = layer(4, 6, dead=(1, 4)), torch.arange(6)
+    assert units.fitted(one, unit_of, 4)[1].tolist() == [True, False, True, True, False, True]
+    cut, alive = units.fitted(one, unit_of, 5)
+    assert torch.equal(cut[:, 1], one.weight[:, 1])
+    assert alive.tolist() == [True, True, True, True, False, True]
+    assert torch.equal(units.refitted(one, unit_of, alive)[:, 1], one.weight[:, 1])
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_is_fitted_is_the_best_for_its_units(size):
     one, unit_of = layer(5, 12, samples=300), torch.arange(12) // size

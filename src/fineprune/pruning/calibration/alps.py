@@ -22,11 +22,11 @@ def cut(layer: Layer, keep: int) -> Tensor:
     scale = hessian.diagonal().sqrt()
     hessian = hessian / scale / scale[:, None]
     goal = layer.weight * layer.alive * scale
-    keep = min(keep, len(goal) * int(layer.alive.sum()))
+    wanted, keep = keep, min(keep, len(goal) * int(layer.alive.sum()))
     starts = (goal * best(goal.abs(), keep), _search(hessian, goal, keep, layer.name))
     fitted = [fit(hessian, goal, start, start != 0) for start in starts]  # on few weights the search may fail
     errors = [float(((entry - goal) @ hessian * (entry - goal)).sum()) for entry in fitted]
-    return fitted[errors.index(min(errors))] / scale
+    return layer.with_unseen(fitted[errors.index(min(errors))] / scale, wanted - keep)
 
 
 def _search(hessian: Tensor, goal: Tensor, keep: int, name: str) -> Tensor:

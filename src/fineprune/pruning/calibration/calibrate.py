@@ -108,12 +108,13 @@ def calibrate(
         groups = _by_weight(readers, passes.order)
         if method == K_PRUNE:
             for name, moments, units_left in k_prune.halves(model, passes.batches, groups, grids, density):
-                work.fit(name, readers[name], moments, units_left)
+                (modules,) = (group for group in groups if name in group)
+                work.fit(modules, moments, units_left)
             groups = []
         for modules in groups:
             moments = Moments(model, modules)
             passes.inputs(list(modules), moments.take)
-            work.cut(*next(iter(modules.items())), moments)
+            work.cut(modules, moments)
     except BaseException:
         work.undo()
         raise
@@ -140,11 +141,13 @@ class _Work:
         rankings_of = rankings(list(grids.values()), levels_of(config.structure)[0], config.density)
         self._densities = {names[index]: share for members, share in rankings_of for index in members}
         self._before: dict[str, Tensor] = {}
+        self._weights: set[int] = set()
         self._errors: dict[str, float] = {}
         self.tokens, self.padded = 0, False
 
-    def cut(self, name: str, module: nn.Module, moments: Moments) -> None:
-        """Cut a matrix, and what follows it, by the inputs that it reads."""
+    def cut(self, modules: Mapping[str, nn.Module], moments: Moments) -> None:
+        """Cut the matrix of some modules, and what follows it, by the inputs that it reads."""
+        name, module = next(iter(modules.items()))
         grid, density = self._grids[name], self._densities[name]
         self.tokens, self.padded = max(self.tokens, moments.tokens), self.padded or moments.padded
         self._keep(name)
@@ -158,14 +161,15 @@ class _Work:
                 matrix = units.refitted(layer, unit_of, alive)
             else:
                 matrix, alive = UNIT_CUTS[self._method](layer, unit_of, keep_count(density, grid.shape[0]))
-            self._cut_units(name, (layer.weight - matrix) @ moments.mean.to(matrix.device), alive)
+            self._cut_units(modules, (layer.weight - matrix) @ moments.mean.to(matrix.device), alive)
         else:
             matrix = CUTS[self._method](layer, keep_count(density, layer.weight.numel()))
         _write(module, matrix, name)
         self._errors[name] = layer.error(matrix)
 
-    def fit(self, name: str, module: nn.Module, moments: Moments, alive: Tensor) -> None:
+    def fit(self, modules: Mapping[str, nn.Module], moments: Moments, alive: Tensor) -> None:
         """Cut a half to some units and fit it to the dense model, by the moments of `k_prune.halves`."""
+        name, module = next(iter(modules.items()))
         self.tokens, self.padded = max(self.tokens, moments.tokens), self.padded or moments.padded
         self._keep(name)
         centered = module._parameters.get("bias") is not None
@@ -176,19 +180,22 @@ class _Work:
         unit_of = expansion.unit_of.to(alive.device)
         matrix = k_prune.fitted(layer.weight, layer.gram, unit_of, alive, name)
         both = torch.cat([layer.weight, -matrix], dim=1)
-        self._cut_units(name, both @ moments.mean.to(both.device), alive)
+        self._cut_units(modules, both @ moments.mean.to(both.device), alive)
         self._errors[name] = k_prune.distance(layer.weight, matrix, layer.gram)
         _write(module, matrix, name)
 
-    def _cut_units(self, name: str, missing: Tensor, alive: Tensor) -> None:
-        """Add to the reader's bias what is missing of its mean output, and zero the followers."""
-        bias = self._model.get_submodule(name)._parameters.get("bias")
-        if bias is not None:
-            self._before[f"{name}.bias"] = bias.detach().clone()
-            bias.add_(missing.to(bias.dtype))
-        for follower in followers_of(self._model, self._grids[name]):
-            self._keep(follower.lines.matrix)
-            follower.zero(~alive)
+    def _cut_units(self, modules: Mapping[str, nn.Module], missing: Tensor, alive: Tensor) -> None:
+        """Add to the readers' biases what is missing of their mean output, and zero the followers."""
+        biases = {id(module._parameters.get("bias")): name for name, module in modules.items()}
+        for name in biases.values():  # several modules may share one
+            bias = modules[name]._parameters.get("bias")
+            if bias is not None:
+                self._before[f"{name}.bias"] = bias.detach().clone()
+                bias.add_(missing.to(bias.dtype))
+        for name in modules:
+            for follower in followers_of(self._model, self._grids[name]):
+                self._keep(follower.lines.matrix)
+                follower.zero(~alive)
 
     def undo(self) -> None:
         """Give all weights their values of before."""
@@ -198,7 +205,7 @@ class _Work:
     def rows(self) -> tuple[CutMatrix, ...]:
         """Return what remains of each matrix."""
         found = []
-        for name in dict.fromkeys(key.rpartition(".")[0] for key in self._before):
+        for name in (key.removesuffix(".weight") for key in self._before if key.endswith(".weight")):
             weight = self._model.get_submodule(name).get_parameter("weight")
             kept = int(torch.count_nonzero(weight))
             found.append(CutMatrix(name, tuple(weight.shape), kept, weight.numel(), self._errors.get(name)))
@@ -206,7 +213,9 @@ class _Work:
 
     def _keep(self, name: str) -> None:
         weight = self._model.get_submodule(name).get_parameter("weight")
-        self._before.setdefault(f"{name}.weight", weight.detach().clone())
+        if id(weight) not in self._weights:  # several layers may share it
+            self._weights.add(id(weight))
+            self._before[f"{name}.weight"] = weight.detach().clone()
 
 
 def _by_weight(matrices: Mapping[str, nn.Module], order: Iterable[str]) -> list[dict[str, nn.Module]]:

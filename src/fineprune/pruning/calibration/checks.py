@@ -12,13 +12,20 @@ from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.pruning.adapters import adapted_layers
 from fineprune.pruning.distributed.ranks import is_sharded
 from fineprune.pruning.finalizing import masked_modules
-from fineprune.pruning.targets import check_module, find_targets, is_pointwise, refuse_quantized
+from fineprune.pruning.targets import (
+    check_module,
+    find_targets,
+    is_pointwise,
+    refuse_compiled,
+    refuse_quantized,
+)
 from fineprune.structure import ALL, REMOVABLE, levels_of, parts_of
 
 
 def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
     """Return the modules that the patterns choose, after all checks that need no batch."""
     check_module(model, "calibrate")
+    refuse_compiled(model)
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared for a training: finalize it first, or load it again")
     refuse_quantized(model)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fineprune.errors import FinepruneError
-from fineprune.pruning.calibration.kwon import answers, class_logits
+from fineprune.pruning.calibration.kwon import answers, class_logits, paid
 from fineprune.pruning.calibration.layer import DAMPING, as_matrix, factor
-from fineprune.pruning.calibration.moments import Moments
+from fineprune.pruning.calibration.moments import Moments, has_two_stacks
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.probe import evaluating, without_autocast
 from fineprune.pruning.units import Grid
@@ -63,12 +63,10 @@ def affordable(scores: Mapping[str, Tensor], grids: Mapping[str, Grid], budget: 
     """
     costs = torch.cat(
         [torch.full(values.shape, grids[name].multiply_adds) for name, values in scores.items()]
-    )
-    order = (torch.cat(list(scores.values())) / costs).argsort(descending=True, stable=True)
+    ).double()
+    order = (torch.cat(list(scores.values())).double() / costs).argsort(descending=True, stable=True)
     alive = torch.zeros(len(costs), dtype=torch.bool)
-    for unit, cost in zip(order.tolist(), costs[order].tolist(), strict=True):
-        if cost <= budget:
-            alive[unit], budget = True, budget - cost
+    alive[order] = paid(costs[order], budget)
     return dict(zip(scores, alive.split([len(values) for values in scores.values()]), strict=True))
 
 
@@ -124,7 +122,7 @@ def _scores(
     squares = {name: torch.zeros(()) for name in first.values()}
     curvature = {name: torch.zeros(grids[name].shape, dtype=torch.float64) for name in first.values()}
     examples, tokens = 0, dict.fromkeys(squares, 0)
-    generator = torch.Generator().manual_seed(0)
+    generator, two_stacks = torch.Generator().manual_seed(0), has_two_stacks(model)
 
     def see(name: str, value: Tensor, batch: Any) -> Tensor:
         rows = moments.rows(name, value.detach(), batch)
@@ -139,10 +137,10 @@ def _scores(
     for batch in batches:
         gates.clear()
         with evaluating(model), without_autocast(model):
-            known = class_logits(_call(dense, batch), batch, "k_prune")
+            known = class_logits(_call(dense, batch), batch, "k_prune", two_stacks)
             with torch.enable_grad(), _Watching(readers, lambda name, value: see(name, value, batch)):  # noqa: B023
-                logits = class_logits(_call(model, batch), batch, "k_prune")
-                loss = _drawn_loss(logits, known, batch, generator)
+                logits = class_logits(_call(model, batch), batch, "k_prune", two_stacks)
+                loss = _drawn_loss(logits, known, batch, generator, two_stacks)
                 given = torch.autograd.grad(loss, [gate for _, gate in gates], allow_unused=True)
         examples += len(known[0])
         found: dict[str, Tensor] = {}
@@ -160,13 +158,15 @@ def _scores(
     return result
 
 
-def _drawn_loss(logits: list[Tensor], dense: list[Tensor], batch: Any, generator: torch.Generator) -> Tensor:
+def _drawn_loss(
+    logits: list[Tensor], dense: list[Tensor], batch: Any, generator: torch.Generator, two_stacks: bool
+) -> Tensor:
     """Return -log p summed over examples, of classes drawn from the dense model's answers."""
     losses = []
     for entry, known in zip(logits, dense, strict=True):
-        likely = (answers(known.detach(), batch) / _TEMPERATURE).softmax(-1).cpu()
+        likely = (answers(known.detach(), batch, two_stacks) / _TEMPERATURE).softmax(-1).cpu()
         drawn = torch.multinomial(likely, 1, generator=generator)[:, 0].to(entry.device)
-        given = answers(entry, batch) / _TEMPERATURE
+        given = answers(entry, batch, two_stacks) / _TEMPERATURE
         losses.append(functional.cross_entropy(given, drawn, reduction="sum"))
     return torch.stack(losses).sum()
 

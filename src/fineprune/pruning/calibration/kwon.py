@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning.calibration.moments import has_two_stacks, real_tokens
 from fineprune.pruning.expansion import Lines
 from fineprune.pruning.probe import evaluating
 from fineprune.pruning.units import Grid
@@ -46,25 +47,35 @@ def gate_gradients(
 ) -> dict[str, Tensor]:
     """Return the gradient of the loss of each batch by the gate of each unit, (batches, units).
 
+    Readers of one weight share their gates, by the name of the first of them.
+
     Raises:
         FinepruneError: All of them are 0.
     """
     device = next(model.parameters()).device
-    gates = {name: torch.ones(grids[name].shape, device=device, requires_grad=True) for name in readers}
-    found: dict[str, list[Tensor]] = {name: [] for name in readers}
+    first: dict[int, str] = {}
+    for name, module in readers.items():
+        first.setdefault(id(module.get_parameter("weight")), name)
+    gates = {
+        name: torch.ones(grids[name].shape, device=device, requires_grad=True) for name in first.values()
+    }
+    found: dict[str, list[Tensor]] = {name: [] for name in gates}
     handles = [
-        module.register_forward_pre_hook(_gated(gates[name], grids[name])) for name, module in readers.items()
+        module.register_forward_pre_hook(
+            _gated(gates[first[id(module.get_parameter("weight"))]], grids[name])
+        )
+        for name, module in readers.items()
     ]
-    generator = torch.Generator().manual_seed(0)
+    generator, two_stacks = torch.Generator().manual_seed(0), has_two_stacks(model)
     try:
         with torch.enable_grad(), evaluating(model):
             for batch in batches:
                 output = model(**batch) if isinstance(batch, Mapping) else model(*batch)
-                loss = _loss(output, batch, generator)
+                loss = _loss(output, batch, generator, two_stacks)
                 given = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
                 for name, values in zip(gates, given, strict=True):
                     units = gates[name] if values is None else values
-                    found[name].append(torch.zeros_like(units) if values is None else values.double().cpu())
+                    found[name].append(torch.zeros_like(units) if values is None else values)
     finally:
         for handle in handles:
             handle.remove()
@@ -80,34 +91,54 @@ def gate_gradients(
 def search(importance: Mapping[str, Tensor], grids: Mapping[str, Grid], density: float) -> dict[str, Tensor]:
     """Return the units of largest importance in all that a share of the multiply-adds pays for.
 
-    For each number of the best heads the best neurons fill the rest of the budget.
+    For each number of the best heads the best neurons fill the rest of the budget. Units of one kind that
+    differ in multiply-adds are ranked by their importance for each.
     """
     kinds: dict[str, list[str]] = {}
-    for name, grid in grids.items():
-        kinds.setdefault(grid.kind, []).append(name)
-    cost = {kind: grids[names[0]].multiply_adds for kind, names in kinds.items()}
-    ranked = {kind: torch.cat([importance[name] for name in names]) for kind, names in kinds.items()}
-    sums = {
-        kind: torch.cat([values.new_zeros(1), values.sort(descending=True).values.cumsum(0)])
-        for kind, values in ranked.items()
-    }
-    first, *rest = sorted(kinds, key=cost.__getitem__, reverse=True)
-    budget = density * sum(cost[kind] * len(values) for kind, values in ranked.items())
-    best: tuple[float, dict[str, int]] = (-1.0, {})
-    for count in range(min(len(ranked[first]), int(budget // cost[first])) + 1):
-        counts = {first: count}
-        for kind in rest:
-            counts[kind] = min(len(ranked[kind]), int((budget - count * cost[first]) // cost[kind]))
-        total = float(sum(sums[kind][number] for kind, number in counts.items()))
-        best = max(best, (total, counts), key=lambda entry: entry[0])
-    if not any(best[1].values()):
-        raise FinepruneError(f"density={density:g}: keeps less than one {min(cost, key=cost.__getitem__)}")
-    alive: dict[str, torch.Tensor] = {}
-    for kind, number in best[1].items():
-        flags = torch.zeros(len(ranked[kind]), dtype=torch.bool)
-        flags[ranked[kind].argsort(descending=True, stable=True)[:number]] = True
+    for name in importance:
+        kinds.setdefault(grids[name].kind, []).append(name)
+    values, costs, order = {}, {}, {}
+    for kind, names in kinds.items():
+        each = torch.cat(
+            [importance[n].double().new_full(importance[n].shape, grids[n].multiply_adds) for n in names]
+        )
+        every = torch.cat([importance[name] for name in names])
+        order[kind] = (every / (each / each.max())).argsort(descending=True, stable=True)
+        values[kind], costs[kind] = every[order[kind]], each[order[kind]]
+    first, *rest = sorted(kinds, key=lambda kind: float(costs[kind].max()), reverse=True)
+    budget = density * sum(float(each.sum()) for each in costs.values())
+    of_first = paid(costs[first], budget).nonzero().squeeze(1)
+    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+    for count in range(len(of_first) + 1):
+        chosen = {first: of_first[:count]}
+        left = budget - float(costs[first][chosen[first]].sum())
+        chosen |= {kind: paid(costs[kind], left).nonzero().squeeze(1) for kind in rest}
+        total = sum(float(values[kind][places].sum()) for kind, places in chosen.items())
+        best = max(best, (total, chosen), key=lambda entry: entry[0])
+    if not any(map(len, best[1].values())):
+        cheapest = min(costs, key=lambda kind: float(costs[kind].min()))
+        raise FinepruneError(f"density={density:g}: keeps less than one {cheapest}")
+    alive: dict[str, Tensor] = {}
+    for kind, places in best[1].items():
+        flags = torch.zeros(len(values[kind]), dtype=torch.bool)
+        flags[order[kind][places]] = True
         sizes = [len(importance[name]) for name in kinds[kind]]
         alive |= dict(zip(kinds[kind], flags.split(sizes), strict=True))
+    return alive
+
+
+def paid(costs: Tensor, budget: float) -> Tensor:
+    """Return which of some units a budget pays for, the first ones first; one that costs too much is skipped.
+
+    Args:
+        costs: (units,), float64: their multiply-adds, the best unit first.
+        budget: Of multiply-adds.
+    """
+    alive = costs.cumsum(0) <= budget
+    budget -= float(costs[alive].sum())
+    while len(more := (~alive & (costs <= budget)).nonzero()):
+        alive[more[0]] = True
+        budget -= float(costs[more[0]])
     return alive
 
 
@@ -148,27 +179,29 @@ def _gated(gate: Tensor, grid: Grid) -> Callable[[nn.Module, tuple[Any, ...]], t
     return hook
 
 
-def _loss(output: Any, batch: Any, generator: torch.Generator) -> Tensor:
+def _loss(output: Any, batch: Any, generator: torch.Generator, two_stacks: bool) -> Tensor:
     """Return the loss that a model gives, or that of labels drawn from its answers."""
     loss = getattr(output, "loss", None)
     if isinstance(loss, Tensor):
         return loss.float()
     losses = []
-    for entry in (answers(entry, batch) for entry in class_logits(output, batch, "kwon")):
+    for logits in class_logits(output, batch, "kwon", two_stacks):
+        entry = answers(logits, batch, two_stacks)
         drawn = torch.multinomial(entry.detach().softmax(-1).cpu(), 1, generator=generator)
         losses.append(functional.cross_entropy(entry, drawn[:, 0].to(entry.device)))
     return torch.stack(losses).sum()
 
 
-def class_logits(output: Any, batch: Any, method: str) -> list[Tensor]:
+def class_logits(output: Any, batch: Any, method: str, two_stacks: bool = False) -> list[Tensor]:
     """Return the logits of classes that a model gives, in float32; the last axis is that of the classes.
 
-    Where the classes are the tokens of a text, no padded one can be drawn.
+    Where the classes are the tokens of a text, no padded one can be drawn. `two_stacks` is said of a model
+    whose answers are its decoder's.
 
     Raises:
         FinepruneError: There are none; the message names the method that needs them.
     """
-    known, mask = [], _tokens(batch)
+    known, mask = [], real_tokens(batch, two_stacks)
     for name in ("logits", "start_logits", "end_logits"):
         entry = getattr(output, name, None)
         if isinstance(entry, Tensor):
@@ -189,16 +222,8 @@ def class_logits(output: Any, batch: Any, method: str) -> list[Tensor]:
     return known
 
 
-def answers(logits: Tensor, batch: Any) -> Tensor:
+def answers(logits: Tensor, batch: Any, two_stacks: bool = False) -> Tensor:
     """Return logits as (answers, classes): one for each example, or for each token that is no padding."""
-    mask = _tokens(batch)
+    mask = real_tokens(batch, two_stacks)
     per_token = mask is not None and logits.ndim == 3 and logits.shape[:2] == mask.shape
     return logits[mask] if per_token else logits.flatten(0, -2)
-
-
-def _tokens(batch: Any) -> Tensor | None:
-    """Return which tokens are no padding, bool (examples, tokens); None where nothing says so."""
-    if not isinstance(batch, Mapping):
-        return None
-    mask = batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
-    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None

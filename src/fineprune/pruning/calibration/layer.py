@@ -43,6 +43,12 @@ class Layer:
         hessian.diagonal()[~self.alive] = 1
         return hessian
 
+    def with_unseen(self, matrix: Tensor, count: int) -> Tensor:
+        """Return a cut matrix with the `count` largest weights of inputs that were always 0, as they were."""
+        if count <= 0:
+            return matrix
+        return matrix + self.weight * best(self.weight.abs().masked_fill(self.alive, -1), count)
+
     def error(self, weight: Tensor) -> float:
         """Return ||(W' - W) X|| / ||W X|| of another weight W'; 0 where nothing comes out of W."""
         squares = [

@@ -23,7 +23,7 @@ class Moments:
 
     def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
-        self._two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        self._two_stacks = has_two_stacks(model)
         self._sum: Tensor | None = None
         self._total: Tensor | None = None
         self.tokens = 0
@@ -83,14 +83,33 @@ def present(name: str, batch: Any, two_stacks: bool) -> Tensor | None:
     """
     if not isinstance(batch, Mapping):
         return None
-    mask = batch.get("attention_mask")
     _, layer, kind = place_of(name)
     stack, _, inside = name.partition(f".{layer}.")
     reads_encoder = kind in ("K", "V") and _OF_ENCODER.search(inside)
-    if two_stacks and "decoder" in stack and not reads_encoder:
+    return real_tokens(batch, two_stacks and "decoder" in stack and not reads_encoder)
+
+
+def has_two_stacks(model: nn.Module) -> bool:
+    """Return whether a model is an encoder with a decoder, each with tokens of its own."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def real_tokens(batch: Any, of_decoder: bool) -> Tensor | None:
+    """Return which tokens of a batch are no padding, bool (texts, tokens); None where nothing says so.
+
+    Args:
+        batch: The batch.
+        of_decoder: Whether the tokens are those of the decoder beside an encoder.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    mask = batch.get("attention_mask")
+    if of_decoder:
         mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
         if mask is None and isinstance(labels, Tensor) and labels.ndim == 2:
             mask = labels != -100
+        elif mask is None and "decoder_input_ids" not in batch:  # the decoder reads the same text
+            mask = batch.get("attention_mask")
     return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 

@@ -52,6 +52,10 @@ class Passes:
         blocks: Sequence[str],
     ) -> None:
         device = next(model.parameters()).device
+        if isinstance(batches, (Mapping, Tensor)):
+            raise FinepruneError(
+                f"batches={type(batches).__name__}: is one batch; give a list of batches: [batch]"
+            )
         if not isinstance(batches, Iterable):
             raise FinepruneError(f"batches={batches!r}: give some inputs of the model, such as a data loader")
         self.batches = [_prepared(model, batch, device) for batch in batches]

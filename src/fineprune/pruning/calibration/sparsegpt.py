@@ -19,7 +19,7 @@ def cut(layer: Layer, keep: int) -> Tensor:
     alive = layer.alive
     weight = layer.weight * alive
     mask = torch.zeros_like(weight, dtype=torch.bool)
-    kept, keep = 0, min(keep, len(weight) * int(alive.sum()))
+    wanted, kept, keep = keep, 0, min(keep, len(weight) * int(alive.sum()))
     for start in range(0, weight.shape[1], _COLUMNS):
         block = slice(start, start + _COLUMNS)
         share = int(alive[: block.stop].sum()) / max(int(alive.sum()), 1)
@@ -28,7 +28,7 @@ def cut(layer: Layer, keep: int) -> Tensor:
         kept = round(share * keep)
         errors = _correct(weight[:, block], mask[:, block], upper[block, block])
         weight[:, block.stop :] -= errors @ upper[block, block.stop :]
-    return weight * mask
+    return layer.with_unseen(weight * mask, wanted - keep)
 
 
 def _correct(weight: Tensor, mask: Tensor, upper: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def fitted(layer: Layer, unit_of: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         weight = goal @ hessian[:, rest] @ inverse
         count = int(alive.sum())
         if count <= keep:
+            weight = weight + layer.weight[:, rest] * ~layer.alive[rest]  # no fit of what was always 0
             return torch.zeros_like(layer.weight).index_copy_(1, rest, weight), alive
         losses = _losses(weight, inverse, unit_of[rest], len(alive)).masked_fill(~alive, -1)
         alive = best(losses, max(keep, count - each)) & alive
@@ -49,6 +50,7 @@ def refitted(layer: Layer, unit_of: Tensor, alive: Tensor) -> Tensor:
         hessian = layer.hessian
         inverse = torch.cholesky_inverse(factor(hessian[rest][:, rest], layer.name))
         matrix[:, rest] = (layer.weight * layer.alive) @ hessian[:, rest] @ inverse
+        matrix += layer.weight * (alive[unit_of] & ~layer.alive)  # no fit of what was always 0
     return matrix
 
 
