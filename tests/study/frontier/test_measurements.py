@@ -28,7 +28,18 @@ def test_a_newer_one_replaces_the_same_and_others_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entry", [{}, 1, {"runtime": "torch"}, {"ratio": "fast"}, {"ratio": 0.0}, {"place": {"machine": "x"}}]
+    "entry",
+    [
+        {},
+        1,
+        {"runtime": "torch"},
+        {"ratio": "fast"},
+        {"ratio": 0.0},
+        {"place": {"machine": "x"}},
+        {"place": {**PLACE._asdict(), "threads": [1]}},
+        {"versions": {"torch": ["2"]}},
+        {"failed": 1},
+    ],
 )
 def test_damage_is_left_out(tmp_path, entry):
     keep(tmp_path, [ONE])

@@ -138,7 +138,10 @@ def _read(entry: Any) -> Measurement | None:
     right = (
         all(map(is_number, numbers))
         and all(isinstance(text, str) for text in texts)
+        and isinstance(found.place.threads, int)
         and isinstance(found.versions, dict)
+        and all(isinstance(version, str) for version in found.versions.values())
+        and isinstance(found.failed, str | None)
         and (found.memory is None or is_number(found.memory))
         and (found.failed is not None or (found.ratio > 0 and found.reference_ms > 0))
     )
