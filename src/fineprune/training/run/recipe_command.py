@@ -9,7 +9,8 @@ import typer
 from fineprune._messages import printable
 
 recipe_app = typer.Typer(
-    help="Check a recipe without running it, or print the schema of recipes.", no_args_is_help=True
+    help="Check a recipe without running it, or print the schema of recipes; `fineprune recipes` lists them.",
+    no_args_is_help=True,
 )
 
 
