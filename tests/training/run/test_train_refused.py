@@ -6,7 +6,7 @@ import pytest
 from transformers import Trainer
 
 from fineprune.pruning.distributed import agreement
-from fineprune.training.run import train
+from fineprune.training.run import finishing
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -57,7 +57,7 @@ def test_another_process_that_ends_in_the_last_evaluation(files, tmp_path, refus
         monkeypatch.setattr(agreement, "several", lambda: True)
         raise RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection reset by peer")
 
-    owner = train if inside == "scores" else Trainer
+    owner = finishing if inside == "scores" else Trainer
     monkeypatch.setattr(owner, inside, lost)
     refused_run(files.recipe(training={"steps": 2}), tmp_path / "run", "another process of this training")
     assert not (tmp_path / "run" / "results.json").exists()

@@ -21,7 +21,7 @@ import torch
 torch.set_num_threads(1)
 from transformers import TrainerCallback
 from fineprune.training.host import sealing
-from fineprune.training.run import run_folder, train
+from fineprune.training.run import finishing, run_folder, train
 from fineprune.training.run.recipe import Recipe
 
 where, recipe, out = sys.argv[1:]
@@ -45,7 +45,8 @@ if kind == "step":
 elif kind == "seal":
     die_in(sealing, "seal", lambda folder, *others: folder.name == name)
 elif kind == "write":
-    die_in(train, "write_text" if name == "recipe.yaml" else "write_json", lambda path, _: path.name == name)
+    place = (train, "write_text") if name == "recipe.yaml" else (finishing, "write_json")
+    die_in(*place, lambda path, _: path.name == name)
 elif kind == "model":
     die_in(run_folder, "replace_folder", lambda new, place: True)
 train.run_recipe(Recipe.load(recipe), out, progress=False)
