@@ -1,6 +1,6 @@
 """The control of lambda and Top_v beside a Lagrangian target and learned shares, which others use.
 
-    python benchmarks/density_control.py            all 24 runs, about 2 hours of one core; resumes
+    python benchmarks/density_control.py            all 21 runs, about 2 hours of one core; resumes
     python benchmarks/density_control.py --table    the table of what is finished
 
 SST-2, three layers of MiniLM, the recipe short-sst2 with three seeds; the dense run of a seed is start and
