@@ -264,7 +264,7 @@ def inspect(
     print(found.flops)
     said = advice(density)
     if found.shrunk:
-        smaller = "smaller matrices are faster in every runtime; `fineprune bench` says by how much"
+        smaller = "smaller matrices are less work in every runtime; `fineprune bench` says by how much"
         said = f"of the stored weights {density:.2%} are not zero: " + (
             said if any(faster(density).values()) else smaller
         )

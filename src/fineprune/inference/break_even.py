@@ -37,9 +37,9 @@ def advice(density: float) -> str:
     yes = [limits[dtype] for dtype, is_faster in answers.items() if is_faster]
     no = [limits[dtype] for dtype, is_faster in answers.items() if not is_faster]
     if not no:
-        return f"the engine is faster than a dense model at this density: {', '.join(yes)} {_RIVAL}"
-    if not yes:
-        return (
-            f"the engine is no faster than a dense model at this density; it is with {', '.join(no)} {_RIVAL}"
-        )
-    return f"the engine is faster than a dense model with {', '.join(yes)}, not with {', '.join(no)} {_RIVAL}"
+        said = f"the engine is faster than a dense model at this density: {', '.join(yes)}"
+    elif not yes:
+        said = f"the engine is no faster than a dense model at this density; it is with {', '.join(no)}"
+    else:
+        said = f"the engine is faster than a dense model with {', '.join(yes)}, not with {', '.join(no)}"
+    return f"{said} {_RIVAL}"

@@ -135,7 +135,7 @@ def test_what_inspect_says(tmp_path, capsys):
     assert [(layer.heads_left, layer.heads) for layer in found] == [(3, 4), (1, 4)]
     assert [(layer.neurons_left, layer.neurons) for layer in found] == [(31, 32), (29, 32)]
     assert call("inspect", tmp_path) == 0
-    said = "of the stored weights 100.00% are not zero: smaller matrices are faster in every runtime"
+    said = "of the stored weights 100.00% are not zero: smaller matrices are less work in every runtime"
     assert said in capsys.readouterr().out
 
 

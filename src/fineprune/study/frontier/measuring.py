@@ -185,7 +185,7 @@ def _session(
                     scored = known.get(blank.key)
                     if scored is None:
                         scored = _scored(blank, prepared[name], texts, expected)
-                        _keep(run.path, [replace(scored, failed=UNTIMED)], say)
+                        _keep(run.path, [replace(scored, failed=UNTIMED)], silent)
                     done.append(replace(scored, failed=None, bytes=prepared[name].bytes))
             except Exception as error:  # anything that a runtime raises: they are not under test
                 prepared.pop(name, None)
