@@ -23,6 +23,7 @@ from fineprune_runtime import Encoder, Layer, Linear, Matrix, Norm
 
 EPSILON = 1e-12
 DEEPSPARSE_OPSET = 14
+REACH = 128
 
 
 class Shape(NamedTuple):
@@ -30,22 +31,44 @@ class Shape(NamedTuple):
     hidden: int
     inner: int
     heads: int
+    rows: int = 1
+    """How many outputs next to each other keep the same inputs: 4 is the structure [4, 1]."""
+    bias: bool = False
+    """Whether attention adds a bias by distance, one table for all layers, as MPNet's."""
 
 
 SHAPES = {
     "base": Shape(12, 768, 3072, 12),  # BERT-base
+    "base-4x1": Shape(12, 768, 3072, 12, rows=4),
+    "mpnet": Shape(12, 768, 3072, 12, bias=True),
     "minilm": Shape(6, 384, 1536, 12),
+    "minilm-4x1": Shape(6, 384, 1536, 12, rows=4),
     "tiny": Shape(2, 32, 64, 2),  # for tests
+    "tiny-4x1": Shape(2, 32, 64, 2, rows=4),
+    "tiny-bias": Shape(2, 32, 64, 2, bias=True),
 }
+
+
+class DistanceBias(nn.Module):
+    """A number for each head and distance, key - query; from REACH on as at REACH."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(heads, 2 * REACH + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1])
+        distances = (places[None, :] - places[:, None]).clamp(-REACH, REACH)
+        return self.table[:, distances + REACH][None]
 
 
 class Block(nn.Module):
     """One post-norm layer, as in BERT, without dropout."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, bias: DistanceBias | None) -> None:
         super().__init__()
         hidden, inner = shape.hidden, shape.inner
-        self.heads = shape.heads
+        self.heads, self.bias = shape.heads, bias
         self.query, self.key, self.value, self.out = (nn.Linear(hidden, hidden) for _ in range(4))
         self.ffn_in, self.ffn_out = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
         self.attention_norm, self.output_norm = (nn.LayerNorm(hidden, EPSILON) for _ in range(2))
@@ -55,33 +78,45 @@ class Block(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         ]
-        mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-        x = self.attention_norm(x + self.out(mixed))
+        x = self.attention_norm(x + self.out(attend(split, self.bias, x)))
         return self.output_norm(x + self.ffn_out(functional.gelu(self.ffn_in(x))))
 
 
+def attend(split: list[Tensor], bias: DistanceBias | None, x: Tensor) -> Tensor:
+    """Attention of query, key and value, each (batch, heads, length, head); the heads side by side again."""
+    added = None if bias is None else bias(x)
+    return functional.scaled_dot_product_attention(*split, attn_mask=added).transpose(1, 2).flatten(2)
+
+
 @torch.no_grad()
-def fill(model: nn.Module, density: float, seed: int = 0) -> None:
+def fill(model: nn.Module, density: float, rows: int = 1, seed: int = 0) -> None:
     """Random weights, of each matrix the same share at random places. The fewer they are the larger: the
     spread of the activations, and with it the range that int8 has to cover, is the same at every density.
+
+    `rows` outputs next to each other keep the same inputs.
     """
     random = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             spread = 0.5 / math.sqrt(module.in_features * density)
             module.weight.normal_(0, spread, generator=random)
-            module.weight *= torch.rand(module.weight.shape, generator=random) < density
+            kept = torch.rand(module.out_features // rows, module.in_features, generator=random) < density
+            module.weight *= kept.repeat_interleave(rows, dim=0)
             module.bias.normal_(0, 0.02, generator=random)
         elif isinstance(module, nn.LayerNorm):
             module.weight.normal_(1, 0.1, generator=random)
             module.bias.normal_(0, 0.05, generator=random)
+        elif isinstance(module, DistanceBias):
+            module.table.normal_(0, 0.5, generator=random)
 
 
 def make(shape: str, density: float) -> nn.Sequential:
     """An encoder in torch."""
     settings = SHAPES[shape]
-    model = nn.Sequential(*(Block(settings) for _ in range(settings.layers))).eval().requires_grad_(False)
-    fill(model, density)
+    bias = DistanceBias(settings.heads) if settings.bias else None
+    model = nn.Sequential(*(Block(settings, bias) for _ in range(settings.layers)))
+    model.eval().requires_grad_(False)
+    fill(model, density, settings.rows)
     return model
 
 
@@ -106,12 +141,19 @@ def engine(model: nn.Sequential, dtype: str, threads: int) -> Encoder:
             linear(block.ffn_in),
             linear(block.ffn_out),
             norm(block.output_norm),
+            bias_rows=None if block.bias is None else np.arange(block.heads),
         )
         for block in model
     ]
-    hidden = model[0].out.in_features
-    head = hidden // model[0].heads
-    return Encoder(layers, head_dim=head, epsilon=EPSILON, dtype=dtype, threads=threads)
+    bias = model[0].bias
+    return Encoder(
+        layers,
+        head_dim=model[0].out.in_features // model[0].heads,
+        epsilon=EPSILON,
+        bias=None if bias is None else bias.table.numpy(),
+        dtype=dtype,
+        threads=threads,
+    )
 
 
 class FeatureMajor:
@@ -143,8 +185,7 @@ class FeatureMajor:
                 run(name, x).unflatten(-1, (block.heads, -1)).transpose(1, 2)
                 for name in ("query", "key", "value")
             ]
-            mixed = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-            x = block.attention_norm(x + run("out", mixed))
+            x = block.attention_norm(x + run("out", attend(split, block.bias, x)))
             x = block.output_norm(x + run("ffn_out", functional.gelu(run("ffn_in", x))))
         return x
 
@@ -200,9 +241,11 @@ class Peers:
     def _graph(self) -> Any:
         import openvino
 
-        return openvino.convert_model(
-            self.model, example_input=torch.zeros(2, 8, self.model[0].out.in_features)
-        )
+        with quiet_exporters(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.trace, which it calls
+            return openvino.convert_model(
+                self.model, example_input=torch.zeros(2, 8, self.model[0].out.in_features)
+            )
 
     def _openvino(self, name: str, array: Any) -> Run:
         import openvino

@@ -101,7 +101,9 @@ def line(about: dict[str, Any], found: dict[str, Any]) -> str:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=tuple(encoders.SHAPES), default=["base", "minilm"])
+    shapes = tuple(encoders.SHAPES)
+    usual_shapes = [shape for shape in shapes if "tiny" not in shape]
+    parser.add_argument("--shape", nargs="+", choices=shapes, default=usual_shapes)
     parser.add_argument("--density", nargs="+", type=float)
     parser.add_argument("--case", nargs="+", default=list(CASES), help="BATCHxLENGTH")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

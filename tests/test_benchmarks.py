@@ -46,6 +46,17 @@ def test_engine(tmp_path, run):
     assert "| tiny | 90% | 1x8 | 1 |" in (tmp_path / "results/engine.md").read_text()
 
 
+@pytest.mark.parametrize("shape", ["tiny-4x1", "tiny-bias"])
+def test_engine_takes_blocks_and_the_bias_by_distance(tmp_path, run, shape):
+    names = ["torch CSR", "engine float32", "onnxruntime", "OpenVINO"]
+    arguments = ["--shape", shape, "--density", 0.3, "--case", "2x150", "--threads", 1, "--rounds", 1]
+    run("engine", "--out", tmp_path, *arguments, "--only", *names)
+    (path,) = tmp_path.glob("case-*.json")
+    found = json.loads(path.read_text())
+    assert not found["missing"]
+    assert all(row["error"] < 1e-5 for row in found["peers"].values())  # 150 tokens: beyond the reach, too
+
+
 def test_break_even_runs(tmp_path, run, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import break_even
