@@ -8,7 +8,7 @@
 #include <numeric>
 #include <tuple>
 
-#include "kernels.hpp"
+#include "forms.hpp"
 #include "matrix.hpp"
 
 namespace fp {
@@ -65,7 +65,6 @@ class Packer {
     // The cheapest forms of a block of four outputs.
     struct Split {
         std::vector<Column> aligned, columns, alone;
-        float cost;
     };
 
     int64_t begin(int64_t block) const { return std::min(m_.columns(), block * width_); }
@@ -83,22 +82,21 @@ class Packer {
         }
         if (count < kFewest) dense_.assign(m_.count(), false);
         const int64_t fours = m_.count() / kQuad;
-        std::vector<float> costs[2] = {std::vector<float>(fours), std::vector<float>(fours)};
+        std::vector<typename Forms<Kernel>::Cost> costs(fours);
         float total[2] = {0, 0};
         total[1] = Kernel::kCosts.group * float(m_.columns()) / Kernel::kGroup;
+        forms_ = Forms<Kernel>(width_);
         for (int64_t four = 0; four < fours; four++) {
             if (is_mixed(four)) continue;
-            for (const bool aligned : {false, true}) {
-                aligned_ = aligned;
-                costs[aligned][four] = cost(four * kQuad);
-                total[aligned] += dense_[four * kQuad] ? std::min(dense, costs[aligned][four]) : costs[aligned][four];
-            }
+            costs[four] = cost(four * kQuad);
+            for (const int aligned : {0, 1})
+                total[aligned] += dense_[four * kQuad] ? std::min(dense, costs[four][aligned]) : costs[four][aligned];
         }
         aligned_ = Kernel::kGroup > 1 && total[1] < total[0];
         joined_.assign((m_.count() + kQuad - 1) / kQuad, false);
         for (int64_t four = 0; four < fours; four++) {
             if (is_mixed(four)) continue;
-            const float best = costs[aligned_][four];
+            const float best = costs[four][aligned_];
             const bool was_dense = dense_[four * kQuad];
             joined_[four] = best < (was_dense ? dense : float(elements(four * kQuad)));
             if (joined_[four]) std::fill_n(dense_.begin() + four * kQuad, kQuad, false);
@@ -117,9 +115,17 @@ class Packer {
         return sum;
     }
 
-    float cost(int64_t row) {
-        float sum = 0;
-        for (int64_t block = 0; block < blocks_; block++) sum += split(row, block).cost;
+    typename Forms<Kernel>::Cost cost(int64_t row) {
+        typename Forms<Kernel>::Cost sum = {0, 0};
+        for (int64_t block = 0; block < blocks_; block++) {
+            for (int r = 0; r < kQuad; r++) {
+                const int64_t to = m_.lower_bound(row + r, begin(block + 1));
+                for (int64_t i = m_.lower_bound(row + r, begin(block)); i < to; i++)
+                    forms_.count(m_.element(row + r, i).column - begin(block));
+            }
+            const auto found = forms_.take();
+            sum[0] += found[0], sum[1] += found[1];
+        }
         return sum;
     }
 
@@ -129,23 +135,22 @@ class Packer {
         Split &s = split_;
         s.aligned.clear(), s.columns.clear(), s.alone.clear();
         merge(row, block);
-        float shared = 0, all = 0;
+        float together = 0, all = 0;
         for (size_t i = 0, end = 0; i < merged_.size(); i = end) {
             const int64_t group = merged_[i].at / Kernel::kGroup;
             float sum = 0;
             for (; end < merged_.size() && merged_[end].at / Kernel::kGroup == group; end++)
-                sum += std::min(float(merged_[end].count), costs.column);
+                sum += Forms<Kernel>::shared(merged_[end].count);
             const bool aligned = aligned_ && costs.aligned < sum;
             for (size_t k = i; k < end; k++) {
                 const Column &column = merged_[k];
-                (aligned ? s.aligned : float(column.count) > costs.column ? s.columns : s.alone).push_back(column);
+                (aligned ? s.aligned : Forms<Kernel>::is_column(column.count) ? s.columns : s.alone).push_back(column);
                 all += float(column.count);
             }
-            shared += aligned ? costs.aligned : sum;
+            together += aligned ? costs.aligned : sum;
         }
-        shared += s.alone.empty() ? costs.four : costs.again;
-        s.cost = std::min(shared, all);
-        if (shared >= all) s.aligned.clear(), s.columns.clear(), s.alone = merged_;
+        together += s.alone.empty() ? costs.four : costs.again;
+        if (together >= all) s.aligned.clear(), s.columns.clear(), s.alone = merged_;
         return s;
     }
 
@@ -341,6 +346,7 @@ class Packer {
     bool aligned_ = false;
     std::vector<bool> dense_, joined_;   // of each output; of each four
     std::vector<int64_t> first_, last_;  // stages of each output
+    Forms<Kernel> forms_;
     std::vector<Column> merged_;
     Split split_;
     std::vector<Unit> units_;
