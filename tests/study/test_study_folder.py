@@ -57,6 +57,13 @@ def test_the_folder_itself_and_from_inside(run, monkeypatch):
     assert found.name == "link"
 
 
+def test_runs_beside_the_recipe_that_they_were_made_from(run):
+    (run.parent / "recipe.yaml").write_text("model: tiny\n")
+    assert [found.name for found in read_folder(run.parent)] == [run.name]
+    stage = run.rename(run.parent / "dense")  # the dense stage of a run that is not finished
+    assert [found.path for found in read_folder(stage.parent)] == [stage.parent]
+
+
 def test_a_study_is_read_by_name(run):
     for name in ("b-dense-s0", "a-dense-s0"):
         shutil.copytree(run, run.parent / name)

@@ -99,7 +99,7 @@ def read_folder(folder: str | Path, stages: bool = False) -> list[RunFolder]:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise FinepruneError(f"{folder}: no such folder; name that of a run, or of a study")
-    if _is_run(folder):
+    if _is_run(folder) and not _is_project(folder):
         return [_read(folder)]
     runs = [_read(path) for path in sorted(folder.iterdir()) if path.is_dir() and _is_run(path)]
     if stages:
@@ -136,6 +136,16 @@ def _settings(run: RunFolder, recipes: dict[str, dict[str, Any]], folder: str) -
 
 def _is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "results.json").is_file()
+
+
+def _is_project(folder: Path) -> bool:
+    """Return whether a folder with a recipe is no run, but has the runs of that recipe in it."""
+    if (folder / "results.json").is_file():
+        return False
+    inside = (path for path in folder.iterdir() if path.is_dir() and _is_run(path))
+    return any(
+        path.name not in (DENSE_STAGE, PRUNED) and not path.name.startswith(DENSITY) for path in inside
+    )
 
 
 def _stages(run: RunFolder) -> Iterator[RunFolder]:

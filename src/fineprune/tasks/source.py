@@ -19,6 +19,7 @@ _Read = TypeVar("_Read")
 
 _LISTS = ("text", "labels", "matryoshka")  # settings that YAML gives as lists
 _OF_HUB = ("subset", "train_split", "validation_split")
+_FILES = ("train", "validation", "more", "sts", "retrieval")
 _PLACES = ("train", "validation", "hub", *_OF_HUB, "more")
 
 
@@ -127,6 +128,17 @@ class Source(ABC):
             setting.name: setting.default for setting in fields(self) if setting.name in _PLACES
         }
         return replace(self, **(defaults | {"validation": path}))
+
+    def under(self, folder: Path) -> Self:
+        """Return the same task with its files under a folder, where they are named relative to it."""
+
+        def placed(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: placed(place) for name, place in value.items()}
+            return value if value is None else str(folder / Path(value).expanduser())
+
+        names = [setting.name for setting in fields(self) if setting.name in _FILES]
+        return replace(self, **{name: placed(getattr(self, name)) for name in names})
 
     def places(self, need_train: bool) -> tuple[str | None, str]:
         """Return the files, or the splits of the hub's data set, of the training and validation data.

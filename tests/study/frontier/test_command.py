@@ -9,6 +9,7 @@ from support import call, write_recipe
 
 from fineprune.study.frontier import measuring, runtimes
 from fineprune.study.frontier.measurements import RECORD, read_measurements
+from fineprune.study.frontier.points import task_of, tasks_in
 from fineprune.study.report import make_report
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
@@ -125,6 +126,33 @@ def test_another_machine_is_another_measurement(runs, capsys, monkeypatch):
     assert told["about"].startswith("Another CPU, 1 thread.")
     machines = {entry["place"]["machine"] for entry in json.loads((runs / "t-dense-s0" / RECORD).read_text())}
     assert "Another CPU" in machines
+
+
+def test_a_link_is_no_second_run_and_what_is_left_out_is_said(runs, tmp_path):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    (copied / "link").symlink_to(copied / "t-dense-s0")
+    shutil.copytree(copied / "t-dense-s0", copied / "twice")
+    (task,) = tasks_in([copied])
+    assert [run.name for run in task.runs] == ["link", "t-movement-0.2-s0"]
+    assert task.notes == ["Left out, as others are of the same setting and seed: twice."]
+    (task,) = tasks_in([copied / "link", copied / "t-dense-s0", copied / "t-movement-0.2-s0"])
+    assert [run.name for run in task.runs] == ["link", "t-movement-0.2-s0"]
+    assert task.notes == []
+
+
+def test_data_of_one_name_in_two_projects_are_two_tasks(save_body, tmp_path, monkeypatch):
+    for project, labels in (("a", "01"), ("b", "10"), ("c", "01")):
+        folder = tmp_path / project
+        folder.mkdir()
+        rows = [f"{('bad', 'good')[i % 2]} film\t{labels[i % 2]}" for i in range(16)]
+        write_recipe(folder, save_body(), rows, 0.2)
+        monkeypatch.chdir(folder)
+        task = ["task.train=train.tsv", "task.validation=train.tsv", "training.steps=2"]
+        run_recipe(Recipe.load(folder / "recipe.yaml", task), folder / "run")
+    monkeypatch.chdir(tmp_path / "a")
+    tasks = tasks_in([tmp_path / project / "run" for project in "abc"])
+    assert [[run.path.parent.name for run in task.runs] for task in tasks] == [["a", "c"], ["b"]]
+    assert [task_of(task.runs[0])["train"] for task in tasks] == ["train.tsv", str(tmp_path / "b/train.tsv")]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def test_content_changes_with_weights_and_length(tmp_path):
     assert content_of(tmp_path, 64) != first
 
 
+def test_content_changes_with_the_config_and_the_tokenizer(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    first = content_of(tmp_path, 64)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    second = content_of(tmp_path, 64)
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert len({first, second, content_of(tmp_path, 64)}) == 3
+
+
 def test_texts_are_those_of_the_file_wherever_it_is(tmp_path):
     for name, text in (("a.tsv", "x"), ("b.tsv", "x"), ("c.tsv", "y")):
         (tmp_path / name).write_text(text)

@@ -24,7 +24,8 @@ def test_models_of_one_name_are_told_apart_by_their_folder():
 
 def key(model="minilm", distillation=None, **task):
     recipe = {"task": task, "model": {"name": model}, "distillation": distillation}
-    return _data(SimpleNamespace(runs=[SimpleNamespace(recipe=recipe)], group=SimpleNamespace(metric="f1")))
+    run = SimpleNamespace(recipe=recipe, path=Path("absent"))
+    return _data(SimpleNamespace(runs=[run], group=SimpleNamespace(metric="f1")))
 
 
 def test_columns_of_tags_are_tasks_of_their_own():

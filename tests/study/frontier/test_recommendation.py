@@ -10,10 +10,10 @@ from fineprune.study.grouping import Group, Row
 from fineprune.study.study_folder import RunFolder
 
 
-def point(name, runtime, score, milliseconds, megabytes, wrong=False):
+def point(name, runtime, score, milliseconds, megabytes, wrong=False, constant=False):
     dense = name == "dense"
     cell = Cell("t", "dense" if dense else "movement", None if dense else 0.1, None, False, 0)
-    results = {"metric": "accuracy", "score": score / 100}
+    results = {"metric": "accuracy", "score": score / 100, "constant": constant}
     run = RunFolder(name, cell, {}, results, (), {}, None)
     model = Model(name, Group(cell, [Row(cell, results)]), [run])
     return Point(model, runtime, score, None, milliseconds, megabytes, 50.0, 1.0, 1, wrong)
@@ -83,3 +83,11 @@ def test_refused(points, limits, said):
 
 def test_without_a_dense_run_other_limits_work():
     assert recommend([SMALL, TINY], Limits(max_mb=4.0)).point == TINY
+
+
+def test_models_that_learned_nothing_are_not_called_wrong():
+    same = point("dense", "torch", 50.0, 10.0, 40.0, constant=True)
+    with pytest.raises(FinepruneError, match="the same answer to every example: they learned nothing; more"):
+        recommend([same, point("small", "engine float32", 50.0, 2.0, 6.0, wrong=True)], Limits())
+    with pytest.raises(FinepruneError, match="no model was measured whose answers are right"):
+        recommend([point("small", "engine float32", 50.0, 2.0, 6.0, wrong=True)], Limits())

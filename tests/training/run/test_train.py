@@ -4,6 +4,7 @@ import json
 import logging
 import random
 import re
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -197,6 +198,46 @@ def test_evaluate_run_on_another_file(files, tmp_path):
     rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
     other.write_text("text,label\n" + "\n".join(rows) + "\n")
     assert evaluate_run(tmp_path / "run", str(other))["accuracy"] == 1.0
+
+
+def relabeled(run, folder, names):
+    """The model of a run with other names of its labels."""
+    shutil.copytree(run / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_evaluate_run_refuses_a_model_with_other_labels(finished, tmp_path):
+    said = "its labels are 'bad', 'good', and those of .* are 'neg', 'pos'; give a model of the same task"
+    with pytest.raises(FinepruneError, match=said):
+        evaluate_run(finished, model_folder=relabeled(finished, tmp_path / "other", ["bad", "good"]))
+
+
+def test_evaluate_run_refuses_a_model_with_fewer_labels(finished, copied):
+    relabeled(finished, copied / "more", ["neg", "pos", "mixed"])
+    shutil.rmtree(copied / "model")
+    (copied / "more").rename(copied / "model")
+    with pytest.raises(FinepruneError, match=r"'neg', 'pos', and those of .* are 'neg', 'pos', 'mixed'"):
+        evaluate_run(copied, model_folder=finished / "model")
+
+
+def test_evaluate_run_reads_labels_by_the_models_order(finished, tmp_path):
+    own = evaluate_run(finished)["accuracy"]
+    swapped = relabeled(finished, tmp_path / "swapped", ["pos", "neg"])
+    assert evaluate_run(finished, model_folder=swapped)["accuracy"] == pytest.approx(1 - own)
+
+
+def test_labels_that_are_numbers_are_taken_in_order(files, tmp_path, caplog):
+    for path in (files.train, files.validation):
+        text = path.read_text().replace('"neg"', '"0"').replace('"pos"', '"1"')
+        path.write_text(text.replace("\tneg", "\t0").replace("\tpos", "\t1"))
+    results = run_recipe(files.recipe(), tmp_path / "run", progress=False)
+    other = relabeled(tmp_path / "run", tmp_path / "other", ["bad", "good"])
+    assert evaluate_run(tmp_path / "run", model_folder=other)["accuracy"] == results["score"]
+    assert any("'bad', 'good', and those of" in text and "in their order" in text for text in caplog.messages)
 
 
 def test_evaluate_run_on_a_file_where_the_run_was_of_the_hub(files, copied):

@@ -154,10 +154,11 @@ def _print(task: "Task", points: "Sequence[Point]", texts: list[str]) -> None:
     fronts = {cost: set(best_of(points, cost)) for cost in COSTS}
     for index, point in enumerate(points):
         marks = {cost: " *" if index in best else "  " for cost, best in fronts.items()}
+        learned = point.model.group.learned
         score = f"{point.score:.1f}" + ("" if point.error is None else f" ± {point.error:.1f}")
         table.add_row(
             point.model.name,
-            point.runtime + (" WRONG" if point.wrong else ""),
+            point.runtime + (" WRONG" if point.wrong else "") + ("" if learned else " (learned nothing)"),
             score,
             f"{point.milliseconds:.2f}{marks['milliseconds']}",
             f"{point.megabytes:.1f}{marks['megabytes']}",

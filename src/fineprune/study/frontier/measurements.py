@@ -92,8 +92,10 @@ def keep(run: Path, new: Iterable[Measurement]) -> None:
 
 
 def content_of(model: Path, max_length: int) -> str:
-    """Return a digest of a model folder's weights, by samples of them, and of the length of its texts."""
+    """Return a digest of a model folder, of samples of its weights, and of the length of its texts."""
     digest = hashlib.sha256(f"{max_length}".encode())
+    for path in sorted(model.rglob("*.json")):
+        digest.update(f"{path.relative_to(model)} ".encode() + path.read_bytes())
     for path in sorted(model.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())

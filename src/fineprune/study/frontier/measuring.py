@@ -29,13 +29,14 @@ from fineprune.study.frontier.measurements import (
     read_measurements,
     texts_of,
 )
-from fineprune.study.frontier.points import BASE, Task
+from fineprune.study.frontier.points import BASE, Task, task_of
 from fineprune.study.frontier.runtimes import RUNTIMES, Answer, Inputs, Prepared, Subject, missing
 from fineprune.study.frontier.texts import TIMED, Texts, answers_of, read_texts
 from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
 from fineprune.tasks.kinds import KINDS
 from fineprune.tasks.opening import open_trained
+from fineprune.training.run.origin import load_recipe
 
 _KINDS = tuple(kind.name for kind in KINDS)
 _TOLERANCE = 1e-3  # of float32 runtimes, as in `fineprune bench`
@@ -77,7 +78,9 @@ def measure(
         FinepruneError: a task that cannot be timed, data or a model that cannot be read.
     """
     _check(task, options)
-    texts = texts_of(task.runs[0].recipe["task"], options.texts, TIMED)
+    texts = texts_of(task_of(task.runs[0]), options.texts, TIMED)
+    for note in dict.fromkeys(filter(None, (load_recipe(run.path)[1] for run in task.runs))):
+        say(note)
     contents = {
         run.path: content_of(run.path / "model", run.recipe["training"].get("max_length") or 0)
         for run in task.runs

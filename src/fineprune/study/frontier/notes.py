@@ -36,6 +36,7 @@ def notes_of(task: Task, found: Mapping[Path, Sequence[Measurement]]) -> list[st
     ]
     if reasons.keys() - {(ZEROS, run.name) for run in task.runs}:
         lines.append("what failed is measured again with another version of its runtime, or with --again")
+    lines += task.notes
     if not any(model.dense for model in task.models):
         lines.append("there is no dense run of this task: no share of its score can be said")
     return lines

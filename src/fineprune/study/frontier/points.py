@@ -16,6 +16,7 @@ from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder, read_folder
 from fineprune.study.task_labels import data_of
+from fineprune.training.run.origin import digest_of, load_recipe
 
 BASE = "torch"
 """The runtime whose float32 answers the others are compared with, and in which the reference is timed."""
@@ -43,6 +44,8 @@ class Task(NamedTuple):
     name: str
     metric: str
     models: list[Model]
+    notes: list[str]
+    """Which runs of the folders are left out, of all tasks."""
 
     @property
     def runs(self) -> list[RunFolder]:
@@ -102,8 +105,12 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
         else:
             chosen[place] = None
     by_task: dict[tuple[str, ...], list[Model]] = {}
+    seen: set[str] = set()
+    left_out: list[str] = []
     for place, names in chosen.items():
-        for model in _models(place, names):
+        found, unused = _models(place, names, seen)
+        left_out += unused
+        for model in found:
             by_task.setdefault(_data(model), []).append(model)
     if not by_task:
         raise FinepruneError(
@@ -114,22 +121,27 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     tasks: list[Task] = []
     for label, models in zip(labels, by_task.values(), strict=True):
         more = f"-{len(tasks) + 1}" if labels.count(label) > 1 else ""
-        tasks.append(Task(label + more, models[0].group.metric or "", _told_apart(models)))
+        tasks.append(Task(label + more, models[0].group.metric or "", _told_apart(models), left_out))
     return tasks
 
 
-def _models(folder: Path, names: set[str] | None) -> list[Model]:
-    """Return the models of a folder of runs."""
+def _models(folder: Path, names: set[str] | None, seen: set[str]) -> tuple[list[Model], list[str]]:
+    """Return the models of a folder of runs, but those `seen` before, and which runs are left out."""
     chosen = read_folder(folder, stages=True)
     if names is not None:
         chosen = [run for run in chosen if (run.stage_of or run.name) in names]
-    usable = [run for run in chosen if run.results is not None and (run.path / "model").is_dir()]
+    usable = []
+    for run in chosen:
+        place = os.path.realpath(run.path)  # a link and what it leads to are one run
+        if run.results is not None and (run.path / "model").is_dir() and place not in seen:
+            usable.append(run)
+            seen.add(place)
     found = measured(usable)
     models = []
     for group in found.groups:
         members = [found.runs[row.cell] for row in group.rows]
         models.append(Model(_SEED.sub("", members[0].name), group, members))
-    return models
+    return models, found.notes
 
 
 def _told_apart(models: list[Model]) -> list[Model]:
@@ -153,10 +165,11 @@ def _label(models: list[Model]) -> str:
 
 def _data(model: Model) -> tuple[str, ...]:
     """Return what makes two models comparable: the validation data and the metric."""
-    section = model.runs[0].recipe.get("task")
-    task = section if isinstance(section, dict) else {}
+    task = task_of(model.runs[0])
     file = task.get("validation") or task.get("train")  # some of which are held out
-    where = os.path.abspath(str(file)) if file and not task.get("hub") else ""
+    where = ""
+    if file and not task.get("hub"):
+        where = digest_of(Path(str(file))) or os.path.abspath(str(file))
     answers = ("label", "labels", "text", "unanswerable", "words", "tags")
     said = [str(task.get(name)) for name in ("kind", "hub", "subset", "validation_split", *answers)]
     if task.get("kind") == "embedding":  # where the teacher's embeddings are what is to be met
@@ -164,6 +177,16 @@ def _data(model: Model) -> tuple[str, ...]:
         taught, own = (section if isinstance(section, dict) else {} for section in sections)
         said.append(str(taught.get("teacher") or own.get("name")))
     return where, *said, model.group.metric or ""
+
+
+def task_of(run: RunFolder) -> dict[str, Any]:
+    """Return the `task` section of a run's recipe, with its files where they are."""
+    try:
+        recipe, _ = load_recipe(run.path)
+    except (OSError, FinepruneError):  # of another version
+        section = run.recipe.get("task")
+        return section if isinstance(section, dict) else {}
+    return recipe.task.to_dict()
 
 
 def reference_ms(entries: Iterable[Measurement]) -> float:

@@ -97,6 +97,11 @@ def recommend(points: Sequence[Point], limits: Limits) -> Choice:
     usable = [point for point in points if point.usable]
     dense = best_dense(points)
     if not usable:
+        if any(not point.wrong for point in points):
+            raise FinepruneError(
+                "each of these models gives the same answer to every example: they learned nothing; more "
+                "training.steps or another training.learning_rate may help"
+            )
         raise FinepruneError("no model was measured whose answers are right; see the reasons above")
     if limits.within is not None and dense is None:
         raise FinepruneError(

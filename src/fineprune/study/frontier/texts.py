@@ -11,7 +11,7 @@ from fineprune.checkpoint.loading import OpenedModel
 from fineprune.study.frontier.runtimes import Answer, Inputs
 from fineprune.tasks.kinds import data_for
 from fineprune.training.run.dense_answers import with_answers
-from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.origin import load_recipe
 
 TIMED = 50
 """Validation examples whose texts are timed."""
@@ -34,7 +34,7 @@ class Texts(NamedTuple):
 
 def read_texts(run: Path, opened: OpenedModel, count: int) -> Texts:
     """Read at most `count` validation examples of a run's recipe, evenly spaced over the data."""
-    recipe = Recipe.load(run / "recipe.yaml")
+    recipe, _ = load_recipe(run)
     every = data_for(opened.model, recipe.task)
     data, timed = few(every, count), few(every, min(TIMED, count))
     tokenizer, length = opened.tokenizer, recipe.training.max_length

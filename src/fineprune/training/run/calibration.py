@@ -1,6 +1,7 @@
 """Cut the model of a run or model folder without labels, and write it as a folder of its own."""
 
 import functools
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,9 +23,11 @@ from fineprune.tasks.batches import as_rows, fitting, longest_first, tokenizing
 from fineprune.tasks.opening import open_trained
 from fineprune.training.run.convert import CALIBRATION, Companions, write_plain
 from fineprune.training.run.evaluate import evaluate_model
+from fineprune.training.run.origin import load_recipe
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.results import read_results
 
+_log = logging.getLogger("fineprune")
 SAMPLES = 512
 _BATCH = 32
 _UNITS = {"attention": "head", "feed_forward": "neuron"}
@@ -83,7 +86,9 @@ def calibrate_folder(folder: Path, out: Path, settings: Calibration) -> Calibrat
     check_place(out, folder)
     if settings.samples < 1:
         raise FinepruneError(f"samples={settings.samples}: at least one text is needed; 512 are usual")
-    recipe = Recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    recipe, note = load_recipe(folder) if (folder / "recipe.yaml").is_file() else (None, None)
+    if note is not None:
+        _log.warning("%s", note)
     if recipe is None and settings.texts is None:
         raise FinepruneError(
             f"{folder}: no run, so without training data; give texts of its task, a text a line"

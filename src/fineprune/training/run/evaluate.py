@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +13,19 @@ from typing import Any
 from transformers import ProgressCallback
 
 from fineprune._extras import require
+from fineprune._messages import listing
 from fineprune._transformers_output import quiet
+from fineprune.errors import FinepruneError
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for
 from fineprune.tasks.opening import open_trained
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.dense_answers import with_answers
+from fineprune.training.run.origin import load_recipe
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
+from fineprune_runtime.errors import EngineError
+from fineprune_runtime.reading import read_json
 
 _log = logging.getLogger("fineprune")
 _TIMING = (
@@ -50,12 +56,18 @@ def evaluate_run(
     """
     require("recipes", "evaluate")
     folder = Path(folder)
-    recipe = Recipe.load(folder / "recipe.yaml")
-    if validation is not None:
+    if validation is None:
+        recipe, note = load_recipe(folder)
+        if note is not None:
+            _log.warning("%s", note)
+    else:
+        recipe = Recipe.load(folder / "recipe.yaml")
         recipe = replace(recipe, task=recipe.task.with_validation(validation))
     model, tokenizer, _ = open_trained(
         folder if model_folder is None else Path(model_folder), need_tokenizer=True
     )
+    if model_folder is not None:
+        _check_labels(model, Path(model_folder), folder)
     return evaluate_model(model, tokenizer, recipe, folder, progress)
 
 
@@ -78,6 +90,30 @@ def evaluate_model(
         if progress and sys.stderr.isatty():
             trainer.add_callback(ProgressCallback)
         return scores(trainer, job.evaluation)
+
+
+def _check_labels(model: Any, place: Path, run: Path) -> None:
+    """Refuse a model with other labels than the run's, or say that they are taken by their order.
+
+    Labels of the data may be the numbers of classes, whatever a model calls these.
+    """
+    try:
+        config = read_json(run / "model" / "config.json")
+        own, names = (
+            list(map(str, labels.values())) for labels in (config["id2label"], model.config.id2label)
+        )
+    except (OSError, EngineError, KeyError, TypeError, AttributeError):
+        return  # the data are read by the model's labels all the same
+    if {name.casefold() for name in own} == {name.casefold() for name in names}:
+        return
+    said = f"{place}: its labels are {listing(names)}, and those of {run} are {listing(own)}"
+    if len(names) != len(own):
+        raise FinepruneError(f"{said}; give a model of the same task")
+    if any(re.fullmatch(r"LABEL_\d+", name) for name in (*own, *names)):
+        return
+    if not all(name.isdigit() for name in own):
+        raise FinepruneError(f"{said}; give a model of the same task")
+    _log.warning("%s: taken in their order", said)
 
 
 @contextlib.contextmanager

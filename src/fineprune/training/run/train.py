@@ -36,6 +36,7 @@ from fineprune.training.run.finishing import Running, finish, warn, width_of
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, in_section, plan_of, untaught
 from fineprune.training.run.mask_snapshot import Recorder
+from fineprune.training.run.origin import ORIGIN, origin_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 from fineprune.training.run.refine import RefineConfig
@@ -165,6 +166,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     whole = run.recipe
     before_last = whole.stage_before
     stage = whole if before_last is None else whole.last_stage(str(run.stages / before_last[0]))
+    origin = origin_of(stage)
     job, trainer = begin(stage, out, run.progress)
     recipe, data = job.recipe, job.data
     with agreement.together("resume"):
@@ -193,6 +195,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
         except Exception as error:  # memory or disk: missing figures are no reason to lose a run
             _log.warning("no weights.npz: %s", one_line(error))
     trained = {
+        ORIGIN: origin,
         "plan": plan._asdict(),
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
