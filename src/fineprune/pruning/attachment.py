@@ -46,8 +46,8 @@ class Attachment:
         if self._optimizer() is not None:  # no variable, which a traceback would keep alive
             raise FinepruneError(
                 f"method={method!r}: this pruner is attached to another optimizer already, and two would "
-                "take each step twice: of several optimizers attach only the one that has the pruned weights; to "
-                "replace it, delete it and its scheduler first"
+                "take each step twice: of several optimizers attach only the one that has the pruned "
+                "weights; to replace it, delete it and its scheduler first"
             )
 
     @torch.no_grad()
