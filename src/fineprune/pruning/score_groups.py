@@ -52,7 +52,7 @@ def take_scores_out(
         FinepruneError: The optimizer has stepped already, or a scheduler knows it without the `group`, or its
             class made its state without the scores.
     """
-    scores = {id(target.masked.scores): target.masked.scores for target in targets}
+    scores = {id(score): score for target in targets if (score := target.masked.scores) is not None}
     if any(_has_stepped(entry) for entry in optimizer.state.values()):
         if _are_apart(optimizer, set(scores), group):
             return
