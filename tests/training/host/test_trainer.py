@@ -221,7 +221,7 @@ def test_bfloat16_autocast_trains_and_resumes(make_trainer, tmp_path, tensors, h
     whole = make_trainer(CONFIGS["movement"], bf16=True)
     whole.train()
     assert {value.dtype for value in tensors(whole).values()} <= {torch.float32, torch.bool, torch.int64}
-    assert history(whole)[-1]["density"] == pytest.approx(0.2, abs=5e-3)
+    assert history(whole)[-1]["eval_density"] == pytest.approx(0.2, abs=5e-3)
     resumed = make_trainer(CONFIGS["movement"], "other", bf16=True)
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-8")
     assert_same(tensors(whole), tensors(resumed))
