@@ -48,6 +48,12 @@ def test_a_training_that_is_cut_short(config, steps, said):
     assert heard(finalize, pruner.model) == []
 
 
+def test_a_density_that_is_missed_by_little_has_the_digits_that_show_it():
+    pruner = prepare(blocks(), PruningConfig(density=0.2), TOTAL)
+    (text,) = heard(pruner._progress.report, 0.20041)
+    assert "the density is 0.2004 instead of 0.2;" in text
+
+
 def test_finalize_reports_it_by_itself():
     pruner = prepare(blocks(), PruningConfig(density=0.25), TOTAL)
     (text,) = heard(finalize, pruner.model)

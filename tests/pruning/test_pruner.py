@@ -47,7 +47,7 @@ def test_without_training_nothing_else_changes():
     prepare(model, PruningConfig(density=1.0), TOTAL)
     finalize(model)
     after = model.state_dict()
-    assert set(after) == set(before)
+    assert list(after) == list(before)  # the state of an optimizer goes by the order
     assert all(torch.equal(after[name], before[name]) for name in before)
     prepare(model, PruningConfig(), TOTAL)  # and it can be prepared again
 

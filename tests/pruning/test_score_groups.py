@@ -97,3 +97,41 @@ def test_a_method_without_scores_leaves_the_groups_as_they_are():
     before = copy.copy(optimizer.param_groups)
     pruner.attach(optimizer)
     assert optimizer.param_groups == before
+
+
+@pytest.mark.parametrize(
+    ("method", "choice"), [("movement", "adam"), ("movement", "adam_bf16"), ("fisher", "adam")]
+)
+def test_adagrad_makes_its_state_before_the_first_step(method, choice):
+    for make in (hosts, lambda pruner, kind: pruner.optimizer(kind, 1e-2)):
+        pruner = prepare(blocks(), PruningConfig(method, density=0.25, score_optimizer=choice), TOTAL)
+        optimizer = make(pruner, torch.optim.Adagrad)
+        pruner.attach(optimizer)
+        scores = [target.scores for target in pruner.targets]
+        assert [score in optimizer.state for score in scores] == [choice == "adam" and method != "fisher"] * 4
+        before = scores[0].tolist()
+        assert train(pruner, TOTAL, optimizer=optimizer)[-1] == 0.25
+        assert scores[0].tolist() != before
+        assert optimizer.state_dict()["state"]
+
+
+def test_adagrad_without_the_scores():
+    pruner = prepared()
+    optimizer = torch.optim.Adagrad([target.weight for target in pruner.targets])
+    with pytest.raises(FinepruneError, match="Adagrad makes its state when it is built, and was"):
+        pruner.attach(optimizer)
+
+
+@pytest.mark.parametrize("choice", ["adam", "sgd"])
+def test_a_copy_of_an_optimizer_that_has_the_scores_apart(choice):
+    pruner = prepared(score_optimizer=choice)
+    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
+    train(pruner, 3, optimizer=optimizer)
+    twin, copied = copy.deepcopy((pruner, optimizer))
+    groups = copy.copy(copied.param_groups)
+    twin.attach(copied)
+    assert copied.param_groups == groups
+    assert train(twin, 5, optimizer=copied) == train(pruner, 5, optimizer=optimizer)
+    copied.param_groups[-1]["lr"] = 1e-3  # not the scores' rate
+    with pytest.raises(FinepruneError, match="the optimizer has stepped already"):
+        copy.deepcopy(twin).attach(copied)

@@ -254,6 +254,19 @@ def test_the_weights_move_as_ever(choice, kind):
 
 
 @pytest.mark.parametrize("choice", OTHERS)
+def test_settings_of_the_optimizer_that_mean_something_else_are_left_alone(choice):
+    """Adafactor's eps is a pair of others than Adam's, and some optimizers have three betas."""
+    pruner, like_adam = prepared(choice), prepared(choice)
+    ours = pruner.optimizer(torch.optim.Adafactor, 1e-2)
+    ours.param_groups[-1]["betas"] = (0.9, 0.9, 0.9)
+    theirs = like_adam.optimizer(torch.optim.AdamW, 1e-2)
+    train(pruner, ours, 1)
+    train(like_adam, theirs, 1)
+    for one, other in zip(scores_of(pruner), scores_of(like_adam), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("choice", OTHERS)
 def test_state_resumes_bit_for_bit_and_stays_small(choice, tmp_path):
     whole = prepared(choice)
     optimizer = whole.optimizer(torch.optim.AdamW, 1e-2)

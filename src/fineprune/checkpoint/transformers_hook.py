@@ -28,6 +28,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from fineprune.checkpoint import packing, shapes
 from fineprune.checkpoint.model_files import check_listed
 from fineprune.checkpoint.packed_embedding import PackedEmbedding
+from fineprune.checkpoint.prepared_models import refuse_saving
 from fineprune.errors import FinepruneError
 from fineprune.pruning.origin import on_record, origin_of
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
@@ -346,3 +347,4 @@ def _attach(model: nn.Module) -> None:
 
 
 on_record(_attach)
+refuse_saving()

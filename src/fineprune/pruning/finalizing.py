@@ -15,6 +15,7 @@ from fineprune.pruning.targets import check_module
 
 DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"  # torch's name for the list of those that DDP skips
 MODULES = "_fineprune_modules"  # the modules that a method trains in addition to the model
+ORDER = "_fineprune_order"  # holds the names of a module's parameters in their order before `prepare`
 FROZEN = "_fineprune_frozen"  # marks a module whose table `prepare` froze and `finalize` thaws
 
 
@@ -77,6 +78,7 @@ def fold(model: nn.Module) -> nn.Module:
         attributes = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(shared.__name__, shared.__bases__, attributes)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        _put_in_order(module)
     if hasattr(model, MODULES):
         delattr(model, MODULES)
     ignored = [name for name in vars(model).pop(DDP_IGNORES, ()) if name not in ours]
@@ -88,6 +90,17 @@ def fold(model: nn.Module) -> nn.Module:
         if hasattr(module, FROZEN):
             delattr(module, FROZEN)
     return model
+
+
+def _put_in_order(module: nn.Module) -> None:
+    """Put the parameters of a module in the order from before `prepare`; torch puts the weight last.
+
+    The state of an optimizer goes by this order.
+    """
+    before, parameters = vars(module).pop(ORDER, ()), module._parameters
+    for name in [*before, *(name for name in parameters if name not in before)]:
+        if name in parameters:
+            parameters[name] = parameters.pop(name)
 
 
 def mask_buffers(model: nn.Module) -> list[str]:

@@ -18,7 +18,7 @@ from fineprune.pruning.selection import NotANumberError
 from fineprune.pruning.target import Target
 
 UPDATES = 20
-"""Optimizer steps before a warning about calls of `Pruner.step`: a loss scaler skips some of the first."""
+"""Steps before a word on calls of `Pruner.step`: a loss scaler skips some of the optimizer's first."""
 
 WITHOUT = 3
 """Optimizer steps in a row whose loss lacked a term, before a warning."""
@@ -140,11 +140,13 @@ class LoopWatch:
             )
 
 
-def refuse_missing(method: str, gradients: bool, steps: bool, losses: bool) -> None:
-    """Raise `FinepruneError` if a method was not shown gradients, steps or losses that it needs."""
+def refuse_missing(method: str, optimizer: bool, gradients: bool, steps: bool, losses: bool) -> None:
+    """Raise `FinepruneError` if a method lacks its optimizer, or gradients, steps or losses that it needs."""
     attach = "call pruner.attach(optimizer) before the first step, or use pruner.optimizer"
     reasons = {
-        f"no gradient was shown to it, since its optimizer was not attached; {attach}": gradients,
+        f"no gradient was shown to it, since its optimizer was not attached; {attach}": optimizer,
+        "no gradient was shown to it so far, since its optimizer has not stepped: call pruner.step() after "
+        "optimizer.step()": gradients,
         f"it changes the steps of the optimizer, which was not attached; {attach}": steps,
         "it measures before each cut, and was not told on what; call pruner.measure_on(lambda: "
         "(model(**batch).loss for batch in batches)) before the first step": losses,

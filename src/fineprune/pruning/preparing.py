@@ -13,6 +13,7 @@ from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import (
     DDP_IGNORES,
     MODULES,
+    ORDER,
     freeze_body,
     freeze_embeddings,
     mask_buffers,
@@ -79,6 +80,8 @@ def prepare(
     for by_name in reversed(masks):  # the inner level first: the outer one masks what it gives
         for name, masked in by_name.items():
             masked.train(matrices[name].training)
+            if not hasattr(matrices[name], ORDER):
+                setattr(matrices[name], ORDER, tuple(matrices[name]._parameters))
             parametrize.register_parametrization(matrices[name], "weight", masked, unsafe=True)
     if config.freeze_embeddings:
         freeze_embeddings(model)

@@ -45,8 +45,8 @@ class Progress:
         never = " (pruner.step() was never called)" if self.steps_done == 0 else ""
         instead = "" if asked is None else f" instead of {asked:g}"
         warn_first(
-            f"pruning is at step {self.steps_done} of {total}{never}: the density is {density:.3g}{instead}; "
-            "train for all steps, or plan as many as the training takes"
+            f"pruning is at step {self.steps_done} of {total}{never}: the density is "
+            f"{_digits(density, asked)}{instead}; train for all steps, or plan as many as the training takes"
         )
 
 
@@ -88,6 +88,12 @@ def warn_first(text: str) -> None:
     """Warn in the first of several processes, which speaks for all."""
     if agreement.is_first():
         warnings.warn(text, FinepruneWarning, stacklevel=3)
+
+
+def _digits(density: float, asked: float | None) -> str:
+    """Return a density with three digits, or as many as tell it from the one that was asked for."""
+    texts = [f"{density:.{digits}g}" for digits in range(3, 8)]
+    return next((text for text in texts if asked is None or text != f"{asked:g}"), texts[-1])
 
 
 def _asked(config: PruningConfig) -> float | None:

@@ -1,7 +1,6 @@
 """What `prepare` returns: `Pruner.step` is called once per optimizer step, then `finalize`."""
 
 import copy
-import weakref
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fineprune.errors import FinepruneError
 from fineprune.pruning import pruning_state
 from fineprune.pruning.adapters import hold_zeros
+from fineprune.pruning.attachment import Attachment, forget, refuse_others
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.pruning.finalizing import MODULES
 from fineprune.pruning.loop_checks import LoopWatch, naming_float16, refuse_layouts, refuse_missing
@@ -19,7 +19,7 @@ from fineprune.pruning.masked_weight import density_of
 from fineprune.pruning.methods.base import Control, Method
 from fineprune.pruning.methods.measured import Losses, Measured
 from fineprune.pruning.progress import PROGRESS, Progress
-from fineprune.pruning.score_groups import rates, refuse_decay, score_group, take_scores_out, weight_groups
+from fineprune.pruning.score_groups import refuse_decay, score_group, take_scores_out, weight_groups
 from fineprune.pruning.score_rules import Observed
 from fineprune.pruning.target import Target, left_of
 
@@ -40,8 +40,7 @@ class Pruner:
         self._method = method
         self._dtypes = [target.weight.dtype for target in self.scored]
         self._agreed = False
-        self._observed = False
-        self._attached: weakref.ref[torch.optim.Optimizer] | None = None
+        self._attachment = Attachment()
         self._changed: Tensor | float = 0.0
         self._control = Control()
         self._refresh()
@@ -51,7 +50,7 @@ class Pruner:
             self._watch.begin(targets)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pruner":
-        """Copy the pruner with its model; the copy counts steps of its own."""
+        """Copy the pruner with its model; the copy counts its own steps, and is attached to no optimizer."""
         copied = Pruner.__new__(Pruner)
         memo[id(self)] = copied
         vars(copied).update(copy.deepcopy(vars(self), memo))
@@ -123,32 +122,33 @@ class Pruner:
         """Make an existing optimizer update the scores as the config says, in place.
 
         The scores move from its groups to a group of their own, at `score_lr` without decay. A method that
-        reads gradients gets them before each step. Attaching an optimizer again changes nothing.
+        reads gradients gets them before each step. Attaching an optimizer again changes nothing. Of several
+        optimizers the one that has the pruned weights is attached, and no other.
 
         Raises:
-            FinepruneError: The optimizer has stepped already or has a scheduler, or the method does not go
-                with its class or its weight decay.
+            FinepruneError: The optimizer has stepped already or has a scheduler, another one is attached, or
+                the method does not go with its class or its weight decay.
         """
-        if self._attached is not None and self._attached() is optimizer:
+        if self._attachment.is_to(optimizer):
             return
         self._hold_zeros()
         bundle = self._method.bundle
+        hooked = self._rule is not None or bundle.attach is not None
+        if hooked or self.config.traits.learns_scores:
+            self._attachment.refuse_another(self.config.method)
+        if hooked:
+            refuse_others(optimizer, self.targets, self.config.method)
         if not bundle.weight_decay:
             refuse_decay(optimizer.param_groups, self.targets, self.config.method)
+        take_scores_out(optimizer, self.scored, score_group(self.scored, self.config, self.score_lr))
         if bundle.attach is not None:
             bundle.attach(optimizer, self.targets)
-        take_scores_out(optimizer, self.scored, score_group(self.scored, self.config, self.score_lr))
-        if self._rule is not None:
-            optimizer.register_step_pre_hook(lambda attached, *_: self._observe(attached))
-        self._attached = weakref.ref(optimizer)
-
-    @torch.no_grad()
-    def _observe(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self._rule is not None
-        self._observed = True
-        self._rule.observe(self.scored, self.steps_done + 1, rates(optimizer))
-        for target in self.scored:
-            target.scores.grad = None  # cleared here, because no optimizer has these scores
+        if (rule := self._rule) is not None:
+            observe = self._attachment.observe
+            optimizer.register_step_pre_hook(
+                lambda stepped, *_: observe(rule, self.scored, self.steps_done + 1, stepped)
+            )
+        self._attachment.begin(optimizer)
 
     def measure_on(self, losses: Losses) -> None:
         """Say on which batches a method measures before each cut; `PruningTrainer` does so by itself.
@@ -227,12 +227,16 @@ class Pruner:
             self._agree()
         self.steps_done += 1
         self._watch.steps += 1
+        attached = self._attachment.made
         refuse_missing(
             self.config.method,
-            gradients=self._rule is not None and not self._observed,
-            steps=self._method.bundle.attach is not None and self._attached is None,
+            optimizer=self._rule is not None and not attached,
+            gradients=self._rule is not None and self._attachment.waited(),
+            steps=self._method.bundle.attach is not None and not attached,
             losses=self._measured is not None and self._measured.losses is None,
         )
+        if self._rule is not None:
+            forget(self.scored)  # of a step that a loss scaler skipped: they may be infinite
         boundaries = (self.schedule.total - self.schedule.cooldown, self.schedule.total)
         due = self.steps_done % self.config.mask_interval == 0 or self.steps_done in boundaries
         at_end = self.config.fix_masks or self.measures  # a measurement costs much, and what is cut stays cut

@@ -45,10 +45,17 @@ def take_scores_out(
 ) -> None:
     """Take the scores out of an optimizer's groups, and add the `group` that is theirs.
 
+    An optimizer that has stepped is left as it is if it has them apart already, as a copy of one that took
+    them.
+
     Raises:
-        FinepruneError: The optimizer has stepped already, or a scheduler knows it without the `group`.
+        FinepruneError: The optimizer has stepped already, or a scheduler knows it without the `group`, or its
+            class made its state without the scores.
     """
-    if optimizer.state:
+    scores = {id(score): score for target in targets if (score := target.masked.scores) is not None}
+    if any(_has_stepped(entry) for entry in optimizer.state.values()):
+        if _are_apart(optimizer, set(scores), group):
+            return
         raise FinepruneError(
             "the optimizer has stepped already, and its state does not know the scores; attach it before its "
             "first step"
@@ -58,7 +65,14 @@ def take_scores_out(
             "a learning rate scheduler was made before the scores had a group of their own in the optimizer; "
             "make it after pruner.attach(optimizer), and for a trainer leave it out"
         )
-    scores = {id(target.masked.scores) for target in targets}
+    by_rule = not group or MARK in group[0]
+    if optimizer.state and not by_rule and any(score not in optimizer.state for score in group[0]["params"]):
+        raise FinepruneError(
+            f"{type(optimizer).__name__} makes its state when it is built, and was built without the scores: "
+            "build it after prepare, by pruner.optimizer(kind, lr)"
+        )
+    for score in scores.values() if by_rule else ():
+        optimizer.state.pop(score, None)  # Adagrad fills it before the first step
     for entry in optimizer.param_groups:
         entry["params"] = [parameter for parameter in entry["params"] if id(parameter) not in scores]
     optimizer.param_groups = [entry for entry in optimizer.param_groups if entry["params"]]
@@ -66,6 +80,22 @@ def take_scores_out(
         optimizer.add_param_group(dict(entry))
         if MARK in entry:
             adopt(optimizer)
+
+
+def _has_stepped(state: Any) -> bool:
+    """Return whether the state of a parameter is of a step; Adagrad's is there before the first."""
+    return not isinstance(state, dict) or bool(state.get("step", 1))
+
+
+def _are_apart(optimizer: torch.optim.Optimizer, scores: set[int], group: Sequence[dict[str, Any]]) -> bool:
+    """Return whether an optimizer has the scores in the `group` that is theirs, and nowhere else."""
+    entries = [(entry, {id(score) for score in entry["params"]}) for entry in optimizer.param_groups]
+    having = [(entry, ids) for entry, ids in entries if ids & scores]
+    if not group or len(having) != 1:
+        return not group and not having
+    (entry, ids), (wanted,) = having[0], group
+    rate = entry.get("initial_lr", entry["lr"])
+    return ids == scores and entry.get(MARK) == wanted.get(MARK) and rate == wanted["lr"]
 
 
 def refuse_decay(groups: Iterable[dict[str, Any]], targets: Sequence[Target], method: str) -> None:

@@ -85,19 +85,19 @@ def _with_scores(kind: Any) -> Any:
 
 def _adam_bf16(group: dict[str, Any], states: Any) -> None:
     """Update scores by Adam (Kingma and Ba 2015) without weight decay."""
-    (fast, slow), step = group.get("betas", _BETAS), group[_STEPS]
+    (fast, slow), step = _betas(group), group[_STEPS]
     for score, gradient, state in _moved(group, states, "average", "spread"):
         average = local(state["average"]).float().lerp_(gradient, 1 - fast)
         spread = local(state["spread"]).float().mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
         _store(state["average"], average, step)
         _store(state["spread"], spread, step)
-        size = spread.sqrt_().div_(math.sqrt(1 - slow**step)).add_(group.get("eps", 1e-8))
+        size = spread.sqrt_().div_(math.sqrt(1 - slow**step)).add_(_eps(group))
         score.addcdiv_(average, size, value=-group["lr"] / (1 - fast**step))
 
 
 def _sgd(group: dict[str, Any], states: Any) -> None:
     """Update scores by SGD with momentum, over the running root mean square of each matrix's gradient."""
-    (fast, slow), step = group.get("betas", _BETAS), group[_STEPS]
+    (fast, slow), step = _betas(group), group[_STEPS]
     entries = _moved(group, states, "average")
     if not entries:
         return
@@ -115,6 +115,18 @@ def _sgd(group: dict[str, Any], states: Any) -> None:
 
 
 RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {"sgd": _sgd, "adam_bf16": _adam_bf16}
+
+
+def _betas(group: dict[str, Any]) -> tuple[float, float]:
+    """Return the decays of the optimizer where it has a pair of them, as Adam; some have three."""
+    betas = group.get("betas")
+    return betas if isinstance(betas, (tuple, list)) and len(betas) == 2 else _BETAS  # type: ignore[return-value]
+
+
+def _eps(group: dict[str, Any]) -> float:
+    """Return the offset of the optimizer where it is a number; Adafactor's is a pair of others."""
+    eps = group.get("eps")
+    return eps if isinstance(eps, (int, float)) else 1e-8
 
 
 def _moved(group: dict[str, Any], states: Any, *names: str) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:

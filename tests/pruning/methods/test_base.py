@@ -1,12 +1,13 @@
-"""The parts that no packaged method has: modules that train beside the model, and extra state."""
+"""Frozen weights, and the parts that no packaged method has: modules beside the model, and extra state."""
 
 import copy
 
+import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
 from torch import nn
 
-from fineprune import PruningConfig
+from fineprune import FinepruneError, PruningConfig, prepare
 from fineprune.pruning.finalizing import fold
 from fineprune.pruning.methods.base import Method, Parts
 from fineprune.pruning.score_rules import WeightSize
@@ -74,3 +75,39 @@ def test_extra_state_is_saved_as_plain_values(prepare_with):
     other = prepared(prepare_with)
     other.load_state_dict(saved)
     assert other.state_dict()["method"] == {"count": 6}
+
+
+def with_a_frozen_layer(method, **options):
+    model = blocks()
+    model.blocks[0][0].weight.requires_grad_(False)
+    config = PruningConfig(method, density=0.25, warmup=5, options=options)
+    return prepare(model, config, TOTAL)
+
+
+@pytest.mark.parametrize("method", ["admm", "flow", "obert"])
+def test_frozen_weights_have_no_gradient_to_rank_by(method):
+    with pytest.raises(FinepruneError, match=r"blocks\.0\.0: is frozen, and it has no gradient to rank by"):
+        with_a_frozen_layer(method)
+    pruner = prepare(blocks(), PruningConfig(method, density=0.25), TOTAL)
+    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
+    pruner.targets[1].weight.requires_grad_(False)
+    with pytest.raises(FinepruneError, match=r"blocks\.0\.2: is frozen, and it has no gradient to rank by"):
+        train(pruner, TOTAL, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("admm", {"objective_aware": False}),
+        ("fisher", {}),
+        ("grain", {}),
+        ("pins", {"window": 5}),
+        ("platon", {"window": 5}),
+    ],
+)
+def test_other_methods_rank_a_frozen_layer_with_the_rest(method, options):
+    pruner = with_a_frozen_layer(method, **options)
+    train(pruner, TOTAL, optimizer=pruner.optimizer(torch.optim.AdamW, 1e-2))
+    kept = [int(target.masked.mask.sum()) for target in pruner.targets]
+    assert kept[0] >= 6
+    assert sum(kept) == 48

@@ -54,6 +54,14 @@ def test_a_batch_size_that_is_looked_for_is_refused(make_trainer):
         make_trainer(PruningConfig("movement", density=0.2), auto_find_batch_size=True)
 
 
+@pytest.mark.parametrize("name", ["bf16_full_eval", "fp16_full_eval"])
+def test_an_evaluation_that_would_cast_the_model_is_refused(make_trainer, name):
+    with pytest.raises(FinepruneError) as error:
+        make_trainer(MOVEMENT, **{name: True})
+    one_line(error, f"{name}=True cannot be combined with pruning", f"use {name[:4]}=True")
+    make_trainer(None, **{name: True})  # a dense run may
+
+
 def test_a_prepared_model_is_refused(make_trainer, make_model):
     model = make_model()
     prepare(model, MOVEMENT, 12)

@@ -50,6 +50,28 @@ def test_the_weight_decay_is_the_hosts_by_name(make_trainer):
     assert len(optimizer.param_groups) == 3
 
 
+def test_lines_of_several_evaluation_sets_have_the_density(make_trainer, rows):
+    sets = {"first": rows.select(range(8)), "second": rows.select(range(8, 16))}
+    trainer = make_trainer(MOVEMENT, given={"eval_dataset": sets})
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" not in line]
+    for name in sets:
+        last = [line for line in lines if f"eval_{name}_loss" in line][-1]
+        assert last[f"eval_{name}_density"] == trainer.pruner.density
+        assert "density" not in last
+    assert not any("density" in key for key in lines[-1])  # of the whole training: train_loss
+
+
+def test_a_notebook_gives_each_value_a_title(make_trainer):
+    """`NotebookProgressCallback` takes what follows the first underscore."""
+    trainer = make_trainer(PruningConfig("soft_movement", density=0.2))
+    trainer.train()
+    names = trainer.evaluate().keys() - {"epoch"}
+    titles = {name.partition("_")[2] for name in names}
+    assert {"density", "threshold", "lambda", "penalty", "mask_changed"} < titles
+    assert len(titles) == len(names)
+
+
 def test_the_file_of_the_pruning_has_scores_masks_and_hidden_weights(make_trainer):
     trainer = make_trainer(MOVEMENT)
     trainer.train()

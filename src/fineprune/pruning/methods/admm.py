@@ -11,7 +11,7 @@ and its ramp is that of Eq. 5. lambda is relative to the gradient of each matrix
 see only the pull.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.methods.base import Method, Parts, gradual
+from fineprune.pruning.methods.base import Method, Parts, gradual, refuse_frozen
 from fineprune.pruning.methods.soft_movement import FLOOR
 from fineprune.pruning.schedule import Schedule
 from fineprune.pruning.score_rules import Observed, Ranked
@@ -67,8 +67,15 @@ class Admm(Method):
         schedule = gradual(self.config, self.total)
         rule = Projection(self.options, schedule, self.config.density)
         return Parts(
-            rule, floor=FLOOR, plan=lambda *_: schedule._replace(warmup=schedule.total - schedule.cooldown)
+            rule,
+            floor=FLOOR,
+            plan=lambda *_: schedule._replace(warmup=schedule.total - schedule.cooldown),
+            check=self._check,
         )
+
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
+        if self.options.objective_aware:
+            refuse_frozen(weights)
 
 
 class Projection(Observed):
@@ -104,6 +111,7 @@ class Projection(Observed):
         """Set z to the projection of W + u, and add W - z to u, which stays 0 the first time."""
         sums = [target.weight.detach().float() + target.masked.statistics["dual"] for target in targets]
         if self._options.objective_aware:
+            refuse_frozen({target.name: target.weight for target in targets})  # since `prepare`
             worth = [target.scores * entry.square() for target, entry in zip(targets, sums, strict=True)]
         else:
             worth = [entry.abs() for entry in sums]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.config import PruningConfig
+from fineprune.errors import FinepruneError
 from fineprune.pruning.density_control import controlled_lambda, path
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.followers import Follower
@@ -94,6 +95,19 @@ def mean_over_units(values: Sequence[Tensor], targets: Sequence[Target]) -> Tens
 def gradual(config: PruningConfig, total: int) -> Schedule:
     """Plan Eq. 5 with the warm-up and cool-down of the config."""
     return Schedule.plan(total, config.warmup, config.cooldown)
+
+
+CHANGES_VALUES = "changes the values of the weights that remain"
+"""Why a method takes no frozen weights, after its name."""
+
+
+def refuse_frozen(weights: Mapping[str, Tensor], reason: str = "it has no gradient to rank by") -> None:
+    """Raise `FinepruneError` for weights, by name, that are not trained."""
+    for name, weight in weights.items():
+        if not weight.requires_grad:
+            raise FinepruneError(
+                f"{name}: is frozen, and {reason}; train it (requires_grad), or leave it out with exclude"
+            )
 
 
 class State(Protocol):

@@ -21,7 +21,7 @@ from torch import Tensor
 from fineprune._messages import choose
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.methods.base import Method, Parts
+from fineprune.pruning.methods.base import Method, Parts, refuse_frozen
 from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, sum_over_processes
 from fineprune.pruning.methods.soft_movement import FLOOR
 from fineprune.pruning.target import Target
@@ -60,10 +60,11 @@ class Flow(Method):
 
     def parts(self) -> Parts:
         floor = FLOOR if self.scope == "global" else 0.0
-        return Parts(FlowMeasure(self.options), floor=floor, check=self._refuse_coarse)
+        return Parts(FlowMeasure(self.options), floor=floor, check=self._check)
 
-    def _refuse_coarse(self, weights: Mapping[str, Tensor]) -> None:
-        """Raise `FinepruneError` where a step of the central difference is lost in the weights' type."""
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse frozen weights, and a type in which a step of the central difference is lost."""
+        refuse_frozen(weights)
         for name, weight in weights.items():
             if self.options.measure in _SECOND_ORDER and weight.dtype.itemsize < 4:
                 raise FinepruneError(

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
+from fineprune.pruning.methods.base import refuse_frozen
 from fineprune.pruning.probe import evaluating
 from fineprune.pruning.score_rules import Ranked, ScoreRule
 from fineprune.pruning.target import Target
@@ -61,11 +62,11 @@ class Measured(ScoreRule):
         """Yield dL/dW of all targets, float32, for each of `most` batches; each process sees its share.
 
         Raises:
-            FinepruneError: A loss is no tensor, or does not depend on the weights.
+            FinepruneError: A loss is no tensor, or does not depend on the weights, or a weight is frozen.
         """
         assert self.losses is not None
+        refuse_frozen({target.name: target.weight for target in targets})  # since `prepare`
         weights = [target.weight for target in targets]
-        trained = [weight for weight in weights if weight.requires_grad]
         processes = distributed.get_world_size() if agreement.several() else 1
         with evaluating(self._model), torch.enable_grad():
             for loss in itertools.islice(self.losses(), -(-most // processes)):
@@ -74,11 +75,10 @@ class Measured(ScoreRule):
                         f"measure_on: a loss is a {type(loss).__name__}, expected a tensor with its graph; "
                         "leave out .item()"
                     )
-                if not trained or not loss.requires_grad:
+                if not loss.requires_grad:
                     raise FinepruneError("measure_on: a loss has no gradient to the pruned weights")
-                given = torch.autograd.grad(loss, trained, allow_unused=True)
-                of = dict(zip(map(id, trained), given, strict=True))
-                yield [_float(of.get(id(weight)), weight) for weight in weights]
+                given = torch.autograd.grad(loss, weights, allow_unused=True)
+                yield [_float(gradient, weight) for gradient, weight in zip(given, weights, strict=True)]
 
 
 def _float(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.masked_weight import density_of
-from fineprune.pruning.methods.base import Method, Parts
+from fineprune.pruning.methods.base import Method, Parts, refuse_frozen
 from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, sum_over_processes
 from fineprune.pruning.methods.soft_movement import FLOOR
 from fineprune.pruning.target import Target
@@ -79,7 +79,8 @@ class Obert(Method):
         return Parts(rule, floor=floor, check=self._check, after_cut=rule.compensate)
 
     def _check(self, weights: Mapping[str, Tensor]) -> None:
-        """Refuse matrices whose blocks do not fit the memory."""
+        """Refuse frozen weights, and matrices whose blocks do not fit the memory."""
+        refuse_frozen(weights)
         unique = {id(weight): weight for weight in weights.values()}.values()
         needed = 4 * self.options.block * sum(weight.numel() for weight in unique)
         free = _free_bytes(next(iter(unique)).device)

@@ -10,6 +10,7 @@ stays. W itself gets all of dL/dW', and keeps its value under the threshold. At 
 into W, and masked training goes on; `fix_masks` fixes the masks, as RPP does for fine-tuning.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from fineprune._validation import is_number
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
-from fineprune.pruning.methods.base import Method, Parts
-from fineprune.pruning.methods.st3 import SoftThreshold, refuse_frozen
+from fineprune.pruning.methods.base import CHANGES_VALUES, Method, Parts, refuse_frozen
+from fineprune.pruning.methods.st3 import SoftThreshold
 from fineprune.pruning.methods.threshold_forms import (
     Cut,
     Shrunk,
@@ -64,7 +65,7 @@ class Proximal(Method):
             WeightSize(),  # |w|·(|w| + epsilon) has the same order
             form=Reweighted if reweight else SoftThreshold,
             set_forms=set_thresholds(self, self._place if reweight else place_in_the_middle),
-            check=refuse_frozen(self.config.method),
+            check=functools.partial(refuse_frozen, reason=f"proximal {CHANGES_VALUES}"),
             weight_decay=False,
         )
 

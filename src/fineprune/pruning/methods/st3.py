@@ -8,7 +8,7 @@ for each row i, where the scale c_i makes up for what the row loses. All weights
 through 0 without a jump, and comes back as easily. At the final density W' is folded into W.
 """
 
-from collections.abc import Callable, Mapping
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.methods.base import Method, Parts
+from fineprune.pruning.methods.base import CHANGES_VALUES, Method, Parts, refuse_frozen
 from fineprune.pruning.methods.threshold_forms import (
     Shrunk,
     place_in_the_middle,
@@ -52,7 +52,7 @@ class St3(Method):
             WeightSize(),
             form=RowScaled if self.options.rescale else SoftThreshold,
             set_forms=set_thresholds(self, place_in_the_middle),
-            check=refuse_frozen(self.config.method),
+            check=functools.partial(refuse_frozen, reason=f"st3 {CHANGES_VALUES}"),
         )
 
 
@@ -72,17 +72,3 @@ class RowScaled(Shrunk):
         scale = (1 + _OFFSET) / ((kept + _TINY) / (whole + _TINY) + _OFFSET)
         scale = torch.where(self.threshold > 0, scale, 1).view(-1, *[1] * (weight.ndim - 1))
         return toward_zero(weight, self.threshold, mask).mul_(scale)
-
-
-def refuse_frozen(method: str) -> Callable[[Mapping[str, Tensor]], None]:
-    """Return a check that refuses weights which are not trained."""
-
-    def check(weights: Mapping[str, Tensor]) -> None:
-        for name, weight in weights.items():
-            if not weight.requires_grad:
-                raise FinepruneError(
-                    f"{name}: is frozen, and {method} changes the values of the weights that remain; train "
-                    "it (requires_grad), or leave it out with exclude"
-                )
-
-    return check

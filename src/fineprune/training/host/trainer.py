@@ -38,10 +38,11 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     `pruning`: a `PruningConfig`, or None to train densely; without it, a warning says so. The model is
     prepared in place at once, so that a setting which cannot work fails before anything is spent;
     `trainer.pruner` is its `Pruner`. Scores get their own parameter group, the penalty joins the training
-    loss (not the evaluation loss), masks follow every optimizer step; density, threshold and lambda appear
-    in the logs. With a penalty or a teacher the log also has `task_loss`, the host's loss without them. With
-    `load_best_model_at_end`, or `save_strategy="best"`, only states at the final density compete. Checkpoints
-    are written whole or not at all, open as ordinary models, and resume bit for bit.
+    loss (not the evaluation loss), masks follow every optimizer step; density, threshold and lambda appear in
+    the logs, on lines of evaluation as `eval_density` and so on. With a penalty or a teacher the log also has
+    `task_loss`, the host's loss without them. With `load_best_model_at_end`, or `save_strategy="best"`, only
+    states at the final density compete. Checkpoints are written whole or not at all, open as ordinary models,
+    and resume bit for bit.
 
     `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
     becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
@@ -120,6 +121,12 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
                 "auto_find_batch_size cannot be combined with pruning, whose schedule would begin again in "
                 "the middle; leave it out and choose per_device_train_batch_size"
             )
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self.args, name) and self.train_dataset is not None:
+                raise FinepruneError(
+                    f"{name}=True cannot be combined with pruning: evaluate() would cast the model in "
+                    f"training, and its scores with it; leave it out, and use {name[:4]}=True for autocast"
+                )
         if self.model_init is not None:
             raise FinepruneError("model_init cannot be combined with pruning; pass the model itself")
 

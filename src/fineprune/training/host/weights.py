@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fineprune.checkpoint.prepared_models import engine_checkpoint
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed.gathering import gather_state_dict
 from fineprune.pruning.pruner import Pruner
@@ -120,7 +121,8 @@ class PrunedWeights(Weights):
         return loss + penalty / batch.parts
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
-        if not {"loss", "eval_loss"} & line.keys() or not is_prepared(self._host.model):
+        prefix = _prefix(line)
+        if prefix is None or not is_prepared(self._host.model):
             return {}
         pruner = self._pruner
         left = pruner.left
@@ -134,7 +136,7 @@ class PrunedWeights(Weights):
             mean = self._penalty.take() if "loss" in line else None
             now = mean if mean is not None else float(pruner.penalty().detach())
             values |= {"lambda": pruner.lambda_, "penalty": now}
-        return values
+        return {f"{prefix}{name}": value for name, value in values.items()}
 
     def sums(self) -> dict[str, Any]:
         return {"penalty": self._penalty.sums()}
@@ -166,10 +168,7 @@ class PrunedWeights(Weights):
             host_save()
 
     def save_checkpoint(self, host_save: Callable[[], None]) -> None:
-        if self._sharded:
-            host_save()
-            return
-        with self._ordinary():
+        with engine_checkpoint() if self._sharded else self._ordinary():
             host_save()
 
     def save_rest(self, folder: Path) -> None:
@@ -212,3 +211,14 @@ class PrunedWeights(Weights):
     def _sharded(self) -> bool:
         """Whether an engine spreads the parameters over processes and saves them in its own format."""
         return bool(self._host.is_fsdp_enabled or self._host.is_deepspeed_enabled)
+
+
+def _prefix(line: Mapping[str, float]) -> str | None:
+    """Return what the names of an evaluation's line begin with; "" for one of training, None for another.
+
+    It is "eval_", or "eval_NAME_" of one of several data sets. Notebooks take it off for the titles.
+    """
+    if "loss" in line:
+        return ""
+    ends = [name.removesuffix("loss") for name in line if name.endswith("_loss") and name != "train_loss"]
+    return min(ends, key=len, default=None)  # a metric may be called a loss, too

@@ -1,0 +1,82 @@
+"""The optimizer that a pruner is attached to: there is one, and its steps show the method gradients."""
+
+import gc
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from fineprune.errors import FinepruneError
+from fineprune.pruning.loop_checks import UPDATES
+from fineprune.pruning.score_groups import rates
+from fineprune.pruning.score_rules import Observed
+from fineprune.pruning.target import Target
+
+
+class Attachment:
+    """Whether, and to which optimizer, a pruner is attached."""
+
+    def __init__(self) -> None:
+        self._optimizer: weakref.ref[torch.optim.Optimizer] | None = None
+        self._shown = False
+        self._waited = 0
+
+    def __deepcopy__(self, memo: Any) -> "Attachment":
+        return Attachment()  # a copy of an optimizer has no hooks: torch leaves them out
+
+    @property
+    def made(self) -> bool:
+        """Whether there was an optimizer, even if it is gone."""
+        return self._optimizer is not None
+
+    def is_to(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether it is this optimizer."""
+        return self._optimizer is not None and self._optimizer() is optimizer
+
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the optimizer."""
+        self._optimizer = weakref.ref(optimizer)
+
+    def refuse_another(self, method: str) -> None:
+        """Raise `FinepruneError` if there is an optimizer already, which would step the scores, too."""
+        if self._optimizer is None or self._optimizer() is None:
+            return
+        gc.collect()  # a scheduler and its optimizer hold each other
+        if self._optimizer() is not None:  # no variable, which a traceback would keep alive
+            raise FinepruneError(
+                f"method={method!r}: this pruner is attached to another optimizer already, and two would "
+                "take each step twice: of several optimizers attach only the one that has the pruned "
+                "weights; to replace it, delete it and its scheduler first"
+            )
+
+    @torch.no_grad()
+    def observe(
+        self, rule: Observed, targets: Sequence[Target], step: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Show a rule the gradients before an optimizer step."""
+        self._shown = self._shown or any(target.scores.grad is not None for target in targets)
+        rule.observe(targets, step, rates(optimizer))
+        forget(targets)
+
+    def waited(self) -> bool:
+        """Note a call of `Pruner.step`; return whether gradients are overdue."""
+        self._waited += not self._shown
+        return self._waited > UPDATES
+
+
+def forget(targets: Iterable[Target]) -> None:
+    """Clear the gradients of scores that no optimizer has."""
+    for target in targets:
+        target.scores.grad = None
+
+
+def refuse_others(optimizer: torch.optim.Optimizer, targets: Sequence[Target], method: str) -> None:
+    """Raise `FinepruneError` for an optimizer that has none of the pruned weights that are trained."""
+    has = {id(entry) for group in optimizer.param_groups for entry in group["params"]}
+    trained = [target for target in targets if target.weight.requires_grad]
+    if trained and not any(id(target.weight) in has for target in trained):
+        raise FinepruneError(
+            f"method={method!r}: the optimizer has none of the pruned weights, such as {trained[0].name}; "
+            "attach the one that has them"
+        )
