@@ -20,14 +20,7 @@ def made(figure: Figure | str) -> Figure:
 LINES = [
     {"step": 10, "loss": 0.9, "density": 1.0, "lambda": 0.0, "penalty": 0.0},
     {"step": 20, "loss": 5.0, "density": 0.5, "threshold": -0.5, "lambda": 7.0, "mask_changed": 0.02},
-    {
-        "step": 30,
-        "eval_loss": 0.4,
-        "eval_density": 0.1,
-        "eval_threshold": -2.0,
-        "lambda": 8.0,  # as an older version wrote it
-        "mask_changed": 0.0,
-    },
+    {"step": 30, "eval_loss": 0.4, "density": 0.1, "threshold": -2.0, "lambda": 8.0, "mask_changed": 0.0},
 ]
 
 

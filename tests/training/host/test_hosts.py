@@ -63,7 +63,7 @@ def test_training_prunes_logs_evaluates_and_saves_an_ordinary_model(kit, tmp_pat
     assert len(training) == STEPS
     assert len(evaluation) == 2
     assert training[0]["density"] == 1.0
-    assert training[-1]["density"] == evaluation[-1]["eval_density"] == trainer.pruner.density
+    assert training[-1]["density"] == evaluation[-1]["density"] == trainer.pruner.density
     changed = {
         name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])
     }

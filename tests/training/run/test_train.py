@@ -102,7 +102,7 @@ def test_metrics_are_a_line_for_each_log(files, tmp_path, logs):
     evaluations = [line for line in lines if "eval_loss" in line]
     assert [line["step"] for line in evaluations] == [4, 8, 12]  # the last: the finalized model
     assert all("eval_accuracy" in line for line in evaluations)
-    assert [line.get("eval_density") is None for line in evaluations] == [False, False, True]
+    assert [line.get("density") is None for line in evaluations] == [False, False, True]
 
 
 def test_runs_are_a_function_of_the_seed(files, tmp_path, assert_same_run, logs):

@@ -113,14 +113,13 @@ def mask_changes(runs: Sequence[RunFolder]) -> Figure | str:
 def _series(run: RunFolder, key: str) -> _Series:
     """Return step and value of the lines with both, by step; in a continued run the later line counts.
 
-    Losses are those of training: an evaluation's line has the penalty after the step. Other values of such a
-    line have the prefix "eval_", which older versions left out.
+    Losses are those of training: an evaluation's line has the penalty after the step.
     """
     found: dict[int, float] = {}
     for line in run.lines:
         if key in _LOSSES and _WHOLE not in line:
             continue
-        step, value = line.get("step"), line.get(key, line.get(f"eval_{key}"))
+        step, value = line.get("step"), line.get(key)
         if isinstance(step, int) and isinstance(value, (int, float)) and math.isfinite(value):
             found[step] = float(value)
     return sorted(found.items())

@@ -18,6 +18,17 @@ class MicroBatch(NamedTuple):
     """The number by which a term of the loss is divided, so that it counts once in an optimizer step."""
 
 
+def prefix_of(line: Mapping[str, float]) -> str | None:
+    """Return what the metrics of a line begin with: "" in training, None if they are of neither.
+
+    Those of an evaluation begin with "eval_", or with "eval_NAME_" of one of several data sets.
+    """
+    if "loss" in line:
+        return ""
+    ends = [name.removesuffix("loss") for name in line if name.endswith("_loss") and name != "train_loss"]
+    return min(ends, key=len, default=None)  # a metric may be called a loss, too
+
+
 class Part:
     """Something that joins a training. Every hook does nothing unless a part says otherwise."""
 

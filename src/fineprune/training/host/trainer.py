@@ -21,7 +21,7 @@ from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher_logits import LOGITS
 from fineprune.training.host import accumulation, last_batch, processes, sealing
 from fineprune.training.host.checkpoints import Checkpoints
-from fineprune.training.host.part import MicroBatch, Part
+from fineprune.training.host.part import MicroBatch, Part, prefix_of
 from fineprune.training.host.sampler import GroupedByLength
 from fineprune.training.host.steps import Steps
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
@@ -39,10 +39,10 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
     prepared in place at once, so that a setting which cannot work fails before anything is spent;
     `trainer.pruner` is its `Pruner`. Scores get their own parameter group, the penalty joins the training
     loss (not the evaluation loss), masks follow every optimizer step; density, threshold and lambda appear in
-    the logs, on lines of evaluation as `eval_density` and so on. With a penalty or a teacher the log also has
-    `task_loss`, the host's loss without them. With `load_best_model_at_end`, or `save_strategy="best"`, only
-    states at the final density compete. Checkpoints are written whole or not at all, open as ordinary models,
-    and resume bit for bit.
+    the logs, and as `eval_density` and so on in what `evaluate` returns. With a penalty or a teacher the log
+    also has `task_loss`, the host's loss without them. With `load_best_model_at_end`, or
+    `save_strategy="best"`, only states at the final density compete. Checkpoints are written whole or not at
+    all, open as ordinary models, and resume bit for bit.
 
     `teacher`: a model fine-tuned on the task, a run or model folder, or a name on the hub. The training loss
     becomes alpha · KD + (1 − alpha) · loss, as `distillation` says (a `Distillation`), and the log has the
@@ -223,10 +223,16 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         return loss, *(last_batch.filled(answer, own, rows) for answer in answers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts' values, in place, and log."""
+        """Log a line with the parts' values, and add these to the metrics, in place.
+
+        Names of metrics have a prefix, which a notebook takes off for its titles.
+        """
+        prefix, line = prefix_of(logs) or "", dict(logs)
         for part in self._parts:
-            logs.update(part.logged(logs))
-        super().log(logs, start_time)
+            line |= part.logged(line)
+        added = line.keys() - logs.keys()
+        super().log(line, start_time)
+        logs.update({f"{prefix}{name}" if name in added else name: value for name, value in line.items()})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Let only states at the final density compete: an early one is better, and not pruned."""

@@ -16,7 +16,7 @@ from fineprune.pruning.pruner import Pruner
 from fineprune.training.distillation.running_mean import RunningMean
 from fineprune.training.host.folding import is_prepared, ordinary_copy, take_weights
 from fineprune.training.host.measuring import check_rows, task_losses
-from fineprune.training.host.part import MicroBatch, Part
+from fineprune.training.host.part import MicroBatch, Part, prefix_of
 
 PRUNING = "pruning.safetensors"
 """The file of a checkpoint with what folded weights do not show."""
@@ -121,8 +121,7 @@ class PrunedWeights(Weights):
         return loss + penalty / batch.parts
 
     def logged(self, line: Mapping[str, float]) -> dict[str, float]:
-        prefix = _prefix(line)
-        if prefix is None or not is_prepared(self._host.model):
+        if prefix_of(line) is None or not is_prepared(self._host.model):
             return {}
         pruner = self._pruner
         left = pruner.left
@@ -136,7 +135,7 @@ class PrunedWeights(Weights):
             mean = self._penalty.take() if "loss" in line else None
             now = mean if mean is not None else float(pruner.penalty().detach())
             values |= {"lambda": pruner.lambda_, "penalty": now}
-        return {f"{prefix}{name}": value for name, value in values.items()}
+        return values
 
     def sums(self) -> dict[str, Any]:
         return {"penalty": self._penalty.sums()}
@@ -211,14 +210,3 @@ class PrunedWeights(Weights):
     def _sharded(self) -> bool:
         """Whether an engine spreads the parameters over processes and saves them in its own format."""
         return bool(self._host.is_fsdp_enabled or self._host.is_deepspeed_enabled)
-
-
-def _prefix(line: Mapping[str, float]) -> str | None:
-    """Return what the names of an evaluation's line begin with; "" for one of training, None for another.
-
-    It is "eval_", or "eval_NAME_" of one of several data sets. Notebooks take it off for the titles.
-    """
-    if "loss" in line:
-        return ""
-    ends = [name.removesuffix("loss") for name in line if name.endswith("_loss") and name != "train_loss"]
-    return min(ends, key=len, default=None)  # a metric may be called a loss, too
