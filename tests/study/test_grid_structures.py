@@ -34,6 +34,9 @@ def test_structures_are_an_axis():
 def test_an_axis_of_elements_alone_overrides_the_structure_of_the_recipe(tmp_path):
     values = yaml.safe_load((FOLDER.parents[1] / "recipes" / "small-sst2.yaml").read_text())
     values["pruning"]["structure"] = HEADS
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t0\n")
+    values["task"]["data_dir"] = str(tmp_path)
     recipe = tmp_path / "heads.yaml"
     recipe.write_text(yaml.safe_dump(values))
     for axis, expected in (({"structure": {"element": "element"}}, "element"), ({}, HEADS)):
