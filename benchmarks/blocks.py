@@ -1,6 +1,6 @@
 """The engine's kernel on matrices pruned in blocks, beside single weights and beside other libraries.
 
-    python benchmarks/blocks.py                     GFLOP/s of blocks at several densities
+    python benchmarks/blocks.py                     GFLOP/s of blocks at several densities, ms to pack them
     python benchmarks/blocks.py --before FOLDER     and of the libraries in FOLDER, in turns
     python benchmarks/blocks.py --costs             the numbers of Costs in runtime/native/kernels.hpp
 
@@ -10,6 +10,7 @@ machine only takes away. Useful operations are two for each weight that is left 
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ BLOCKS = ((1, 1), (4, 1), (4, 2), (4, 4))
 DENSITIES = (0.5, 0.1, 0.05, 0.03)
 SHAPES = ((768, 768), (3072, 768), (768, 3072))
 SECONDS = 0.001  # of a round
+PACKED = 5  # times; the least time counts
 
 
 def matrix(rows: int, columns: int, density: float, block: tuple[int, int]) -> Matrix:
@@ -30,16 +32,22 @@ def matrix(rows: int, columns: int, density: float, block: tuple[int, int]) -> M
     return Matrix.from_dense(weights)
 
 
-def layers(given: Matrix, dtype: str, folders: list[str | None]) -> list[SparseLinear]:
-    """One for each folder of libraries; None is the installed one."""
-    made = []
+def layers(given: Matrix, dtype: str, folders: list[str | None]) -> tuple[list[SparseLinear], list[float]]:
+    """One for each folder of libraries (None: the installed one), and the seconds that packing it took."""
+    made, packed = [], []
     for folder in folders:
         native.library.cache_clear()
         os.environ.pop("FINEPRUNE_RUNTIME_LIBRARIES", None)
         if folder:
             os.environ["FINEPRUNE_RUNTIME_LIBRARIES"] = folder
-        made.append(SparseLinear(Linear(given, None), dtype=dtype))
-    return made
+        taken = []
+        for _ in range(PACKED):
+            begin = time.perf_counter()
+            layer = SparseLinear(Linear(given, None), dtype=dtype)
+            taken.append(time.perf_counter() - begin)
+        made.append(layer)
+        packed.append(min(taken))
+    return made, packed
 
 
 def seconds(made: list[SparseLinear], rounds: int) -> list[float]:
@@ -55,18 +63,20 @@ def seconds(made: list[SparseLinear], rounds: int) -> list[float]:
 
 def table(arguments: argparse.Namespace, folders: list[str | None]) -> None:
     """A line for each shape, block, density and type."""
-    names = " | ".join(f"{name}, GFLOP/s" for name in ("before", "now")[-len(folders) :])
-    print(
-        f"| rows x columns | block | zeros | dtype | {names} |" + (" now / before |" if folders[1:] else "")
-    )
+    names = ("before", "now")[-len(folders) :]
+    titles = [f"{name}, GFLOP/s" for name in names] + ["now / before"] * len(folders[1:])
+    titles += [f"packed {name}, ms" for name in names]
+    print(f"| rows x columns | block | zeros | dtype | {' | '.join(titles)} |")
     for rows, columns in SHAPES:
         for block in BLOCKS:
             for density in arguments.density:
                 given = matrix(rows, columns, density, block)
                 for dtype in dtypes():
-                    best = seconds(layers(given, dtype, folders), arguments.rounds)
+                    made, packed = layers(given, dtype, folders)
+                    best = seconds(made, arguments.rounds)
                     cells = [f"{2 * len(given.values) / each / 1e9:.0f}" for each in best]
                     cells += [f"{best[0] / each:.2f}" for each in best[1:]]
+                    cells += [f"{1000 * each:.2f}" for each in packed]
                     what = f"{rows} x {columns} | {block[0]} x {block[1]} | {1 - density:.0%} | {dtype}"
                     print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
@@ -77,7 +87,7 @@ def line(dtype: str, block: tuple[int, int], rounds: int, folder: str | None) ->
     Through the times at two numbers of inputs: 768 x 384 has one block of inputs in each type.
     """
     low, high = (
-        (len(given.values) / 768, seconds(layers(given, dtype, [folder]), rounds)[0] / (768 / 4))
+        (len(given.values) / 768, seconds(layers(given, dtype, [folder])[0], rounds)[0] / (768 / 4))
         for given in (matrix(768, 384, density, block) for density in (0.1, 0.4))
     )
     slope = (high[1] - low[1]) / (high[0] - low[0])
