@@ -27,9 +27,11 @@ class Forms {
         FP_CHECK(at >= 0 && size_t(at) < keep_.size() && keep_[at] < kQuad);
         const int kept = keep_[at]++;
         more_[kept]++;
-        float &group = group_[at / Kernel::kGroup];
-        group += shared(kept + 1) - shared(kept);
-        any_aligned_ = any_aligned_ || group > Kernel::kCosts.aligned;
+        if constexpr (Kernel::kGroup > 1) {  // there are no aligned groups of one
+            float &group = group_[at / Kernel::kGroup];
+            group += shared(kept + 1) - shared(kept);
+            any_aligned_ = any_aligned_ || group > Kernel::kCosts.aligned;
+        }
     }
 
     // The cost of what was counted, which is forgotten.

@@ -1,5 +1,6 @@
 """Read and write the settings in a model's config that tasks need."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 def labels_of(model: Any) -> tuple[str, ...]:
     """Return the names of a trained model's classes by id."""
     return tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+
+
+def is_unnamed(label: str) -> bool:
+    """Return whether a label is the one that transformers gives a class without a name."""
+    return re.fullmatch(r"LABEL_\d+", label) is not None
 
 
 def is_regression(model: Any) -> bool:

@@ -36,7 +36,7 @@ from fineprune.study.grid import DENSE
 from fineprune.study.study_folder import RunFolder
 from fineprune.tasks.kinds import KINDS
 from fineprune.tasks.opening import open_trained
-from fineprune.training.run.origin import load_recipe
+from fineprune.training.run.data_files import load_recipe
 
 _KINDS = tuple(kind.name for kind in KINDS)
 _TOLERANCE = 1e-3  # of float32 runtimes, as in `fineprune bench`

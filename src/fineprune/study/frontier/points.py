@@ -16,7 +16,7 @@ from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
 from fineprune.study.study_folder import RunFolder, read_folder
 from fineprune.study.task_labels import data_of
-from fineprune.training.run.origin import digest_of, load_recipe
+from fineprune.training.run.data_files import digest_of, load_recipe
 
 BASE = "torch"
 """The runtime whose float32 answers the others are compared with, and in which the reference is timed."""

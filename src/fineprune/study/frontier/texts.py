@@ -10,8 +10,8 @@ import numpy as np
 from fineprune.checkpoint.loading import OpenedModel
 from fineprune.study.frontier.runtimes import Answer, Inputs
 from fineprune.tasks.kinds import data_for
+from fineprune.training.run.data_files import load_recipe
 from fineprune.training.run.dense_answers import with_answers
-from fineprune.training.run.origin import load_recipe
 
 TIMED = 50
 """Validation examples whose texts are timed."""

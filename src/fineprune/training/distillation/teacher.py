@@ -1,7 +1,6 @@
 """The teacher of a distillation: loading it, checking that it fits, and asking it."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers.utils.generic import find_labels
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import Head
-from fineprune.tasks.model_config import longest_input
+from fineprune.tasks.model_config import is_unnamed, longest_input
 from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.heads import answers, head_of, hidden_states
 from fineprune.training.distillation.layer_pairs import check_pairs
@@ -206,7 +205,7 @@ def _check_labels(ours: Any, theirs: Any, name: str) -> None:
         )
     for number in range(ours.num_labels):
         own, other = (str(config.id2label.get(number, number)) for config in (ours, theirs))
-        if own != other and not any(re.fullmatch(r"LABEL_\d+", label) for label in (own, other)):
+        if own != other and not any(map(is_unnamed, (own, other))):
             raise FinepruneError(
                 f"{name}: label {number} is {other!r} for it and {own!r} for the model; {_RETRAIN}, "
                 "or give both the same task.labels"

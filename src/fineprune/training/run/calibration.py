@@ -22,8 +22,8 @@ from fineprune.pruning.shrink import Shrunk, shrink
 from fineprune.tasks.batches import as_rows, fitting, longest_first, tokenizing
 from fineprune.tasks.opening import open_trained
 from fineprune.training.run.convert import CALIBRATION, Companions, write_plain
+from fineprune.training.run.data_files import load_recipe
 from fineprune.training.run.evaluate import evaluate_model
-from fineprune.training.run.origin import load_recipe
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.results import read_results
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +17,11 @@ from fineprune._transformers_output import quiet
 from fineprune.errors import FinepruneError
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for
+from fineprune.tasks.model_config import is_unnamed, labels_of
 from fineprune.tasks.opening import open_trained
 from fineprune.training.host.trainer import PruningTrainer
+from fineprune.training.run.data_files import load_recipe
 from fineprune.training.run.dense_answers import with_answers
-from fineprune.training.run.origin import load_recipe
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 from fineprune_runtime.errors import EngineError
@@ -99,21 +99,17 @@ def _check_labels(model: Any, place: Path, run: Path) -> None:
     """
     try:
         config = read_json(run / "model" / "config.json")
-        own, names = (
-            list(map(str, labels.values())) for labels in (config["id2label"], model.config.id2label)
-        )
+        own, names = tuple(map(str, config["id2label"].values())), labels_of(model)
     except (OSError, EngineError, KeyError, TypeError, AttributeError):
         return  # the data are read by the model's labels all the same
     if {name.casefold() for name in own} == {name.casefold() for name in names}:
         return
     said = f"{place}: its labels are {listing(names)}, and those of {run} are {listing(own)}"
-    if len(names) != len(own):
+    unnamed = any(map(is_unnamed, (*own, *names)))
+    if len(names) != len(own) or not (unnamed or all(name.isdigit() for name in own)):
         raise FinepruneError(f"{said}; give a model of the same task")
-    if any(re.fullmatch(r"LABEL_\d+", name) for name in (*own, *names)):
-        return
-    if not all(name.isdigit() for name in own):
-        raise FinepruneError(f"{said}; give a model of the same task")
-    _log.warning("%s: taken in their order", said)
+    if not unnamed:
+        _log.warning("%s: taken in their order", said)
 
 
 @contextlib.contextmanager

@@ -30,13 +30,13 @@ from fineprune.training.host.processes import share_of, this_process
 from fineprune.training.host.stopping import StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
+from fineprune.training.run.data_files import ORIGIN, place_of
 from fineprune.training.run.evaluate import evaluation_of
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.finishing import Running, finish, warn, width_of
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, in_section, plan_of, untaught
 from fineprune.training.run.mask_snapshot import Recorder
-from fineprune.training.run.origin import ORIGIN, origin_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 from fineprune.training.run.refine import RefineConfig
@@ -166,7 +166,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     whole = run.recipe
     before_last = whole.stage_before
     stage = whole if before_last is None else whole.last_stage(str(run.stages / before_last[0]))
-    origin = origin_of(stage)
+    origin = place_of(stage)
     job, trainer = begin(stage, out, run.progress)
     recipe, data = job.recipe, job.data
     with agreement.together("resume"):

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from fineprune.errors import FinepruneError
+from fineprune.training.run.data_files import load_recipe, located, place_of
 from fineprune.training.run.evaluate import evaluate_run
-from fineprune.training.run.origin import load_recipe, located, origin_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -86,4 +86,4 @@ def test_runs_without_a_record_are_read_as_they_are(ran, tmp_path, monkeypatch):
 def test_data_of_the_hub_have_no_digest(pretrained):
     task = {"kind": "classification", "hub": "org/data"}
     recipe = Recipe.from_dict({"model": pretrained, "task": task, "training": {"steps": 2}})
-    assert origin_of(recipe)["validation"] is None
+    assert place_of(recipe)["validation"] is None

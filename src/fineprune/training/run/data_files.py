@@ -15,7 +15,7 @@ ORIGIN = "origin"
 """The field of results.json."""
 
 
-def origin_of(recipe: Recipe) -> dict[str, Any]:
+def place_of(recipe: Recipe) -> dict[str, Any]:
     """Return what finds the data again: the current folder, and a digest of the file that is scored on.
 
     The digest is None for data of the hub.
