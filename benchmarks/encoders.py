@@ -131,8 +131,8 @@ def linear(module: nn.Linear) -> Linear:
     return Linear(Matrix.from_dense(module.weight.numpy()), module.bias.numpy())
 
 
-def engine(model: nn.Sequential, dtype: str, threads: int) -> Encoder:
-    """The engine's encoder of the same weights."""
+def engine(model: nn.Sequential, dtype: str, threads: int, level: str | None = None) -> Encoder:
+    """The engine's encoder of the same weights, at the best level that offers the dtype or at a given one."""
     norm = lambda module: Norm(module.weight.numpy(), module.bias.numpy())  # noqa: E731
     layers = [
         Layer(
@@ -153,6 +153,7 @@ def engine(model: nn.Sequential, dtype: str, threads: int) -> Encoder:
         bias=None if bias is None else bias.table.numpy(),
         dtype=dtype,
         threads=threads,
+        level=level,
     )
 
 

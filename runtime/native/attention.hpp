@@ -7,6 +7,7 @@
 #include "disentangled.hpp"
 #include "distances.hpp"
 #include "elementwise.hpp"
+#include "shorts.hpp"
 
 namespace fp {
 
@@ -27,11 +28,17 @@ struct Sequence {
 };
 
 // Query, key and value are bfloat16 rows in packed order, or floats. They are multiplied as bfloat16 where the
-// processor does.
+// processor does; if not, by int8 encoders on x86 as 16-bit integers, which take half the time of floats.
 template <class Kernel>
 class Attention {
     static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
     static constexpr int kQueries = kMostVectors * kLanes;  // at once
+    static constexpr bool kShorts = Kernel::kDtype == FP_INT8 && kAddsShorts && !kHasBf16;
+    // Levels of weights and values: the products of so many keys are added in 32 bits.
+    static constexpr int64_t kMostKeys = 256;
+    static constexpr int kWeightLevels = 32767, kValueLevels = 255;
+    static constexpr int64_t kFewestKeys = 24;  // for fewer, levels take longer to make than they save
+    static_assert(kMostKeys * kWeightLevels * kValueLevels <= std::numeric_limits<int32_t>::max());
 
   public:
     static constexpr bool kPairs = !kFloats && kHasBf16;
@@ -44,7 +51,8 @@ class Attention {
         key_.grow(head_dim * line);
         value_.grow(head_dim * line);
         scores_.grow(longest * kQueries * 4);
-        result_.grow(head_dim * kQueries);
+        result_.grow((kShorts ? 2 : 1) * head_dim * kQueries);
+        value_scale_.grow(kShorts ? head_dim : 0);
         if (span) between_.grow(span, head_dim);
     }
 
@@ -64,26 +72,65 @@ class Attention {
         if (kPairs && (s.keys % 2 || bias.window >= 0))
             for (int64_t d = 0; d < h.head_dim; d++)
                 std::memset(value_.span().at(d * line + (at + s.keys) * 2, 2), 0, 2);
-        // A query that is no key is a hidden first token, whose window is not that of the queries before it.
-        queries(h, head, s, bias, {0, s.keys}, at, line);
-        queries(h, head, s, bias, {s.keys, s.count}, at, line);
+        // A query that is no key is a hidden first token: its window is not that of the queries before it, and it has no
+        // part in their scale.
+        const Part own{0, s.keys}, hidden{s.keys, s.count};
+        queries<Dot>(h, head, s, bias, hidden, at, line);
+        if constexpr (kShorts)
+            if (s.keys >= kFewestKeys && !between_.given() && to_shorts(h.head_dim, s, at, line))
+                return queries<ShortDot>(h, head, s, bias, own, at, line);
+        queries<Dot>(h, head, s, bias, own, at, line);
     }
 
   private:
     typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
+    template <class D>
+    static constexpr bool kTwo = !std::is_same_v<D, FloatDot>;  // whether a word has two numbers
 
     // Queries of a sequence, from number `begin` to `end`.
     struct Part {
         int64_t begin, end;
     };
 
+    template <class D>
     void queries(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, Part part, int64_t at, int64_t line) {
         while (part.begin < part.end) {
             const int64_t remaining = part.end - part.begin;
-            if (remaining > 2 * kLanes) part.begin += block<4>(h, head, s, bias, part, at, line);
-            else if (remaining > kLanes) part.begin += block<2>(h, head, s, bias, part, at, line);
-            else part.begin += block<1>(h, head, s, bias, part, at, line);
+            // With 16 registers, two vectors and six rows have more sums in flight than four and two.
+            if (kBytes == 64 && remaining > 2 * kLanes) part.begin += block<D, 4>(h, head, s, bias, part, at, line);
+            else if (remaining > kLanes) part.begin += block<D, 2>(h, head, s, bias, part, at, line);
+            else part.begin += block<D, 1>(h, head, s, bias, part, at, line);
         }
+    }
+
+    // Turns the floats that `copy` wrote into levels of integers: words of two features of query and key, values in
+    // natural order. Returns false, and leaves them, if one that counts is not finite.
+    bool to_shorts(int64_t head_dim, Sequence s, int64_t at, int64_t line) {
+        Magnitude query, key;
+        bool finite = true;
+        for (int64_t d = 0; d < head_dim; d++) {
+            Magnitude value;
+            query.take(query_.span().at(d * line + at * 4, s.keys * 4), s.keys);
+            key.take(key_.span().at(d * line + at * 4, s.keys * 4), s.keys);
+            value.take(value_.span().at(d * line + at * 4, s.keys * 4), s.keys);
+            value_scale_[d] = value.value();
+            finite = finite && std::isfinite(value_scale_[d]);
+        }
+        if (!finite || !std::isfinite(query.value()) || !std::isfinite(key.value())) return false;
+        const int most = levels_of_products(head_dim);
+        const Levels of_query(query.value(), most), of_key(key.value(), most);
+        score_scale_ = of_query.scale * of_key.scale;
+        for (auto [rows, levels] : {std::pair(query_.span(), of_query), std::pair(key_.span(), of_key)})
+            for (int64_t d = 0; d < head_dim; d += 2)
+                pairs_of(rows.at(d * line, line), d + 1 < head_dim ? rows.at((d + 1) * line, line) : nullptr, levels,
+                         line, rows.at(d / 2 * line, line));
+        for (int64_t d = 0; d < head_dim; d++) {
+            const Levels of_value(value_scale_[d], kValueLevels);
+            char *row = value_.span().at(d * line, line);
+            shorts_of(row, of_value, line, row);
+            value_scale_[d] = of_value.scale / kWeightLevels;
+        }
+        return true;
     }
 
     // Gathers the head's rows from the tiles: query and key as words (a float, or a pair of features),
@@ -142,42 +189,61 @@ class Attention {
             }
     }
 
-    // The first N vectors of a part's queries; returns how many queries those are.
-    template <int N>
+    // The first N vectors of the queries of a part; returns how many queries those are.
+    template <class D, int N>
     int64_t block(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, Part part, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
+        constexpr bool kLevels = kShorts && kTwo<D>;
         const int64_t q = part.begin, finished = std::min<int64_t>(N * kLanes, part.end - q);
         const Keys seen = bias.seen(q, q + finished, s.keys);
         const int64_t first = at + seen.first;
         const Span<char> score_rows = scores_.span().part(0, seen.count * kRowBytes);
         char *scores = score_rows.data();
-        const int64_t groups = kPairs ? (h.head_dim + 1) / 2 : h.head_dim;
+        const int64_t groups = kTwo<D> ? (h.head_dim + 1) / 2 : h.head_dim;
         // The last vector of queries may begin with the sequence's last one: this reads past the end of the last line.
         static_assert(N * kBytes <= kOverread);
         const Left keys{key_.span().from(first * 4), 4, size_t(line)};
         const Right queries{query_.overread_from((at + q) * 4), size_t(line)};
-        product<Dot, N>(keys, seen.count, queries, groups, [&](int64_t m, const auto *sums) {
-            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, sums[n]);
+        product<D, N>(keys, seen.count, queries, groups, [&](int64_t m, const auto *sums) {
+            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, floats(sums[n]));
         });
         if (between_.given())
             between_.template add<N>(scores, seen, q, query_.overread_from((at + q) * 4).data(),
                                      key_.span().from(first * 4).data(), line);
         float scale = 1.0f / std::sqrt(float(h.head_dim * between_.products()));
+        if constexpr (kLevels) scale *= score_scale_;
         if (bias.given()) add_bias<N>(scores, seen, q, bias, std::exchange(scale, 1.0f));
         Floats<> total[N];
-        softmax<N>(scores, seen.count, scale, bias.window >= 0, total);
+        softmax<D, N>(scores, seen.count, scale, bias.window >= 0, total);
         // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
         for (int n = 0; n < N; n++) total[n] = seen.count ? 1.0f / total[n] : Floats<>{};
-        float *result = result_.span().at(0, h.head_dim * N * kLanes);
-        const Left value{value_.span().from(first * (kPairs ? 2 : 4)), size_t(line), 4};
-        product<Dot, N>(value, h.head_dim, Right{score_rows, kRowBytes}, kPairs ? (seen.count + 1) / 2 : seen.count,
-                        [&](int64_t d, const auto *sums) {
-                            for (int n = 0; n < N; n++)
-                                store<kBytes>(result + d * N * kLanes + n * kLanes, sums[n] * total[n]);
-                        });
-        write(h, head, s.first + q, finished, N * kLanes);
+        // Sums of levels are added as floats after some keys, from one half of the results to the other: a product may
+        // hand on a row twice.
+        const int64_t half = h.head_dim * N * kLanes, most = kLevels ? kMostKeys : std::max<int64_t>(seen.count, 1);
+        float *result = result_.span().at(0, half), *before = result;
+        for (int64_t key = 0; key == 0 || key < seen.count; key += most) {
+            const int64_t count = std::min(most, seen.count - key);
+            const bool last = key + count == seen.count;
+            if (key)
+                before = std::exchange(result, result_.span().at(result == result_.span().data() ? half : 0, half));
+            const Left value{value_.span().from((first + key) * (kTwo<D> ? 2 : 4)), size_t(line), 4};
+            const Right weights{score_rows.from(key / (kTwo<D> ? 2 : 1) * kRowBytes), kRowBytes};
+            product<D, N>(value, h.head_dim, weights, kTwo<D> ? (count + 1) / 2 : count,
+                          [&](int64_t d, const auto *sums) {
+                              for (int n = 0; n < N; n++) {
+                                  const int64_t to = (d * N + n) * kLanes;
+                                  Floats<> sum = floats(sums[n]);
+                                  if (key) sum += load<Floats<>>(before + to);
+                                  if constexpr (kLevels) sum *= last ? value_scale_[d] : 1.0f;
+                                  store<kBytes>(result + to, last ? sum * total[n] : sum);
+                              }
+                          });
+        }
+        write(h, head, result, s.first + q, finished, N * kLanes);
         return finished;
     }
+    static Floats<> floats(Floats<> x) { return x; }
+    static Floats<> floats(Ints<> x) { return __builtin_convertvector(x, Floats<>); }
 
     // scale score + bias in place.
     template <int N>
@@ -190,7 +256,7 @@ class Attention {
     }
 
     // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.
-    template <int N>
+    template <class D, int N>
     static void softmax(char *scores, int64_t keys, float scale, bool has_window, Floats<> *total) {
         Floats<> most[N];
         for (int n = 0; n < N; n++) most[n] = load<Floats<>>(scores + n * kBytes), total[n] = Floats<>{};
@@ -200,26 +266,34 @@ class Attention {
         const float factor = scale * 1.44269504f;  // weights are powers of two
         auto weight = [&](int64_t m, int n) {
             const Floats<> below = load<Floats<>>(scores + (m * N + n) * kBytes) - most[n];
-            Floats<> e = power_of_two<kBytes, kPairs>(below * factor);
+            Floats<> e = power_of_two<kBytes, kTwo<D>>(below * factor);
             // Else the smallest weight, whose products are denormal: sums of these are several times slower.
             if (has_window) e = below > splat<kBytes>(0.5f * kUnseen) ? e : Floats<>{};
             total[n] += e;
             return e;
         };
-        if constexpr (!kPairs) {
+        if constexpr (!kTwo<D>) {
             for (int64_t m = 0; m < keys; m++)
                 for (int n = 0; n < N; n++) store<kBytes>(scores + (m * N + n) * kBytes, weight(m, n));
         } else {  // pair m / 2 overwrites row m / 2, which has been read
             for (int64_t m = 0; m < keys; m += 2)
                 for (int n = 0; n < N; n++) {
                     const Floats<> even = weight(m, n), odd = m + 1 < keys ? weight(m + 1, n) : Floats<>{};
-                    put(scores + (m / 2 * N + n) * kBytes, pair<kBytes>(even, odd));
+                    put(scores + (m / 2 * N + n) * kBytes, kPairs ? pair<kBytes>(even, odd) : levels(even, odd));
                 }
         }
     }
 
+    // Levels of two weights in a word.
+    static Words<> levels(Floats<> even, Floats<> odd) {
+        const auto level = [](Floats<> x) {  // nearest: conversion cuts off, and weights are not negative
+            return (Words<>)__builtin_convertvector(x * float(kWeightLevels) + 0.5f, Ints<>);
+        };
+        return level(even) | level(odd) << 16;
+    }
+
     // The result's queries to their places in the tiles of the context.
-    void write(const Heads &h, int64_t head, int64_t token, int64_t queries, int64_t line) {
+    void write(const Heads &h, int64_t head, const float *result, int64_t token, int64_t queries, int64_t line) {
         const int64_t inner = h.heads * h.head_dim;
         for (int64_t done = 0; done < queries;) {
             const int64_t t = (token + done) / h.width, at = (token + done) % h.width;
@@ -227,13 +301,14 @@ class Attention {
             const size_t used = (h.head_dim - 1) * Kernel::kTile + count;
             float *to = h.context.at((t * inner + head * h.head_dim) * Kernel::kTile + at, used);
             for (int64_t d = 0; d < h.head_dim; d++)
-                std::memcpy(to + d * Kernel::kTile, result_.span().at(d * line + done, count), count * 4);
+                std::memcpy(to + d * Kernel::kTile, result + d * line + done, count * 4);
             done += count;
         }
     }
 
     Buffer<char> query_, key_, value_, scores_;
-    Buffer<float> result_;
+    Buffer<float> result_, value_scale_;
+    float score_scale_ = 0;  // of levels of query and key
     Between<Dot> between_;
 };
 

@@ -1,6 +1,6 @@
 // A small dense product, C = A B, for attention and for matrices too dense to be run sparse.
 //
-// Groups of the inner dimension are one 32-bit word: a float, two bfloat16, or four int8. A word of A is
+// Groups of the inner dimension are one 32-bit word: a float, two bfloat16 or int16, or four int8. A word of A is
 // broadcast; B is [groups][columns]. A block of C's rows stays in registers over all groups.
 #pragma once
 #include <cstdint>
@@ -22,6 +22,14 @@ struct Bf16Dot {
     typedef Floats<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot2<kBytes>(sum, b, splat_word<kBytes>(a)); }
 };
+#if defined(__x86_64__)
+struct ShortDot {
+    typedef Ints<> Sum;
+    static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot_pairs<kBytes>(sum, b, splat_word<kBytes>(a)); }
+};
+#else
+typedef FloatDot ShortDot;  // nobody takes it
+#endif
 struct Int8Dot {
     typedef Ints<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot4<kBytes>(sum, b, splat_word<kBytes>(a)); }
@@ -63,9 +71,13 @@ inline void product_block(const Left &a, const Right &b, int64_t groups, int64_t
     for (int m = 0; m < M; m++) out(first + m, sum[m]);
 }
 
-// Rows that fill registers: with 32 of them 12 x 2 or 6 x 4 sums, with 16 of them half of that.
+// Rows that fill registers: with 32 of them 12 x 2 or 6 x 4 sums, with 16 of them 12 x 1, 6 x 2 or 2 x 4.
 template <int N>
-constexpr int kRowsOf = (kBytes == 64 ? 24 : 8) / N > 12 ? 12 : (kBytes == 64 ? 24 : 8) / N;
+constexpr int kSums = kBytes == 64 ? 24
+                      : N <= 2     ? 12
+                                   : 8;
+template <int N>
+constexpr int kRowsOf = kSums<N> / N > 12 ? 12 : kSums<N> / N;
 
 // `out(row, sums)` takes each row of the product, N vectors, in any order and perhaps twice.
 template <class Dot, int N, class Out>

@@ -35,6 +35,13 @@ constexpr bool kHasDot4 = true;
 constexpr bool kHasDot4 = false;
 #endif
 
+// Whether x86 adds two products of 16-bit integers in one instruction. Every level of it does.
+#if defined(__x86_64__)
+constexpr bool kAddsShorts = true;
+#else
+constexpr bool kAddsShorts = false;
+#endif
+
 // Without VNNI, x86 multiplies bytes and adds two of the products in 16 bits.
 #if defined(__x86_64__) && !defined(__AVX512VNNI__)
 constexpr bool kAddsPairs = true;
@@ -340,6 +347,17 @@ inline Floats<B> dot2(Floats<B> sum, Words<B> x, Words<B> w) {
     sum += (Floats<B>)(x << 16) * (Floats<B>)(w << 16);
     return sum + (Floats<B>)(x & 0xffff0000u) * (Floats<B>)(w & 0xffff0000u);
 }
+
+#if defined(__x86_64__)
+// sum + x.lower * w.lower + x.upper * w.upper, of signed 16-bit integers.
+template <int B>
+inline Ints<B> dot_pairs(Ints<B> sum, Words<B> x, Words<B> w) {
+#if defined(__AVX512VNNI__)
+    if constexpr (B == 64) return (Ints<B>)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+#endif
+    return sum + (Ints<B>)dot_shorts<B>(x, w);
+}
+#endif
 
 // sum + the four products of bytes of x, signed ones if kLeastByte is, with signed bytes of w, none of which is beyond
 // kMostLevel.
