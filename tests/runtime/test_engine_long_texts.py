@@ -1,4 +1,4 @@
-"""Attention over texts of more than 23 tokens, which int8 multiplies as 16-bit integers where there is no bfloat16."""
+"""Attention over long texts: from 24 tokens on, int8 takes 16-bit integers where there is no bfloat16."""
 
 import math
 
@@ -54,8 +54,8 @@ def test_one_key_that_is_larger_takes_all(level, dtype, length, place):
 
 @everywhere
 def test_sums_of_the_largest_numbers(level, dtype):
-    # All levels of query and key are the largest ones, and only the last key is of the other sign. Then all weights and
-    # values but the last are the largest.
+    # All levels of query and key are the largest ones, and only the last key is of the other sign. Then all
+    # weights and values but the last are the largest.
     x = np.tile(floats([1, 1, 2, -2]), (300, 1))
     x[-1, :2] = -1, -1
     y = attended(level, dtype, x, [0, 0, 50, 0], [100, 0, 0, 0])
