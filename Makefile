@@ -102,7 +102,7 @@ study: $(STAMP)  ## the paper's Tables 2 and 3, its curves and a longer run, in 
 	for name in small longer; do mkdir -p benchmarks/results/$$name \
 		&& cp runs/$$name/rows.json runs/$$name/tables.md runs/$$name/tables.csv benchmarks/results/$$name/ || exit 1; done
 
-pictures: $(STAMP)  ## the study behind README's two pictures, 25 runs of one to two minutes of a core; resumes
+pictures: $(STAMP)  ## the study behind the two pictures of docs/concepts.md, 25 runs of one to two minutes of a core; resumes
 	$(BIN)/fineprune study small-curves --out runs/curves --jobs 2 $(ARGS)
 	cp runs/curves/figures/score-by-density.png runs/curves/figures/remaining-weights.png docs/pictures/
 

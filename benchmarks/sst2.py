@@ -1,6 +1,6 @@
 """Dense, magnitude, movement, soft movement and L0 on SST-2, at 10 % and 3 %, over seeds.
 
-    python benchmarks/sst2.py            all 27 runs, about 1.5 hours on 2 cores; resumes
+    python benchmarks/sst2.py            all 27 runs, about two hours on 2 cores; resumes
     python benchmarks/sst2.py --table    the table of what is finished
 
 Run it from the repository: the recipe's data are in ../shared/data. The first three layers of

@@ -182,7 +182,7 @@ def compact(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     values: Annotated[
         Literal["float32", "float16", "bfloat16", "int8"],
-        typer.Option(help="Type of the sparse values; float32 is exact."),
+        typer.Option(help="Type of the layers' matrices, sparse or not; float32 is exact."),
     ] = "float32",
     embeddings: Annotated[
         Literal["keep", "float16", "int8", "int4"], typer.Option(help="Type of the embedding tables.")

@@ -70,3 +70,12 @@ def test_the_dense_run_is_of_the_same_model(tmp_path):
     assert "dense, seed 0: 90.0 %" in said(Page(write_report(run)), "lost")
     tuned = make_run(tmp_path / "tuned", model=str(tmp_path / "other" / "model"))
     assert "dense: 95.0 %" in said(Page(write_report(tuned)), "lost")
+
+
+def test_the_command_of_the_dense_run_leaves_no_section_that_needs_pruning(tmp_path):
+    make_run(tmp_path / "a-l0-0.1-s0", "l0")
+    page = Page(write_report(tmp_path))
+    assert (
+        "/RUN/recipe.yaml pruning=null refine=null earlier_densities=null distillation=null --out"
+        in page.text
+    )

@@ -310,3 +310,10 @@ def test_predict_on_the_command_line(recipe, tmp_path, monkeypatch, capsys):
     code, printed = command(monkeypatch, capsys, "predict", tmp_path / "run", "good")
     assert code == 2
     assert "give the context of each as --pair" in printed.err
+
+
+def test_a_file_of_another_form_is_found_before_it_is_read(tmp_path):
+    place = tmp_path / "dev.csv"
+    place.write_text("question,context\nwho,me\n")
+    with pytest.raises(FinepruneError, match=r"cannot read questions from a file named \*\.csv; known are"):
+        QuestionAnsweringConfig(validation=str(place)).check_files()

@@ -36,6 +36,20 @@ def jsonl(*rows: tuple[list, list], tags: str = "ner_tags") -> str:
 # -- reading ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_file_of_another_form_is_found_before_it_is_read(write, suffix):
+    place = write(f"dev.{suffix}", "text,label\ngood film,B-PER\n")
+    with pytest.raises(FinepruneError, match=rf"a file named \*\.{suffix} is neither CoNLL nor a table"):
+        config(validation=place).check_files()
+
+
+def test_columns_that_a_form_cannot_have_are_found_before_it_is_read(write):
+    place = write("dev.txt", DEV)
+    config(validation=place, tags=2).check_files()
+    with pytest.raises(FinepruneError, match="tags is 'ner', but for .* it must be the number of a column"):
+        config(validation=place, tags="ner").check_files()
+
+
 def test_conll_last_column_and_documents(load):
     data = load(CONLL)
     assert data.labels == ("B-LOC", "B-PER", "I-PER", "O")

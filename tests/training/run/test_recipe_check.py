@@ -143,3 +143,11 @@ def test_files_without_columns_are_left_to_their_readers(files, tmp_path, kind, 
     place.write_text(content)
     checked = check_recipe(files.recipe(task={"kind": kind, "train": str(place), "validation": str(place)}))
     assert checked["data"] == [str(place)] * 2
+
+
+def test_an_embedding_model_misses_no_head(files, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a good film\na bad film\n")
+    recipe = files.recipe(task={"kind": "embedding", "train": str(texts)}, distillation={})
+    # A model of sentences has no head, whatever the classes that its config.json names.
+    assert not any("head is new" in line for line in check_recipe(recipe)["warnings"])

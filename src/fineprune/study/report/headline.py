@@ -93,7 +93,8 @@ def unmeasured(folder: Path, left_out: Sequence[str], timed: bool) -> list[tuple
     """
     run = f"{shlex.quote(str(folder).rstrip('/'))}/RUN"
     commands = {
-        "lost to dense": f"fineprune run {run}/recipe.yaml pruning=null distillation=null --out {run}-dense",
+        "lost to dense": f"fineprune run {run}/recipe.yaml pruning=null refine=null earlier_densities=null "
+        f"distillation=null --out {run}-dense",
         "file size": f"fineprune compact {run} {run}/compact",
         "speed": f"fineprune bench {run}",
     }

@@ -56,16 +56,18 @@ def read_file(path: str | Path, unanswerable: bool = False, mismatched: str = "s
             questions.
     """
     path = Path(path).expanduser()
-    if path.suffix.lower() == ".json":
-        rows = _nested(path)
-    elif path.suffix.lower() in (".jsonl", ".parquet"):
-        rows = _flat(str(path), read_table(path, COLUMNS))
-    else:
+    check_suffix(path)
+    rows = _nested(path) if path.suffix.lower() == ".json" else _flat(str(path), read_table(path, COLUMNS))
+    return _checked(str(path), rows, unanswerable, mismatched)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `FinepruneError` for a file that cannot have questions, by its name."""
+    if path.suffix.lower() not in (".json", ".jsonl", ".parquet"):
         raise FinepruneError(
             f"{path}: cannot read questions from a file named *{path.suffix}; "
             "known are .json (SQuAD's own nesting), .jsonl and .parquet (a row a question)"
         )
-    return _checked(str(path), rows, unanswerable, mismatched)
 
 
 def read_split(

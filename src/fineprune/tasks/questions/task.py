@@ -14,7 +14,7 @@ from fineprune.errors import FinepruneError
 from fineprune.tasks.data import warn_of_leak
 from fineprune.tasks.questions.data import QuestionAnsweringData
 from fineprune.tasks.questions.spans import AnswerRules
-from fineprune.tasks.questions.squad import COLUMNS, Questions, read_file, read_split
+from fineprune.tasks.questions.squad import COLUMNS, Questions, check_suffix, read_file, read_split
 from fineprune.tasks.source import Source
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ class QuestionAnsweringConfig(Source):
             rows = (zip(read.questions, read.contexts, strict=True) for read in (train, validation))
             warn_of_leak(validation_place, next(rows), list(next(rows)))
         return QuestionAnsweringData(train, validation, self.rules(), self.metric)
+
+    def check_files(self) -> None:
+        """Raise `FinepruneError` for files that are not there, of another form, or lack columns."""
+        for place in self.files():
+            check_suffix(Path(place))
+        super().check_files()
 
     def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of a table of questions; none of SQuAD's own files."""

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fineprune._messages import listing
@@ -54,6 +55,21 @@ class Sentence:
         return self.place if self.lines is None else f"{self.place}, line {self.lines[index]}"
 
 
+def check_form(path: str, words: str | int | None, tags: str | int | None) -> None:
+    """Raise `FinepruneError` for columns that a file of this name cannot have, or a name of another form."""
+    suffix = Path(path).suffix.lower()
+    table = suffix in TABLES
+    for name, column in (("words", words), ("tags", tags)):
+        if column is not None and isinstance(column, str) != table:
+            wanted = "the name of a column" if table else "the number of a column, from 0"
+            raise FinepruneError(f"task: {name} is {column!r}, but for {path} it must be {wanted}")
+    if suffix in (".json", ".csv"):
+        raise FinepruneError(
+            f"{path}: a file named *{suffix} is neither CoNLL nor a table; "
+            f"tables with lists are {' and '.join(TABLES)}"
+        )
+
+
 def read_sentences(path: str, words: str | int | None, tags: str | int | None) -> list[Sentence]:
     """Read a local file: `.jsonl` and `.parquet` are tables of lists, all else is CoNLL.
 
@@ -67,17 +83,9 @@ def read_sentences(path: str, words: str | int | None, tags: str | int | None) -
         FinepruneError: a file of another form, or a wrong column.
     """
     place = find_file(path)
+    check_form(path, words, tags)
     suffix = place.suffix.lower()
     table = suffix in TABLES
-    for name, column in (("words", words), ("tags", tags)):
-        if column is not None and isinstance(column, str) != table:
-            wanted = "the name of a column" if table else "the number of a column, from 0"
-            raise FinepruneError(f"task: {name} is {column!r}, but for {path} it must be {wanted}")
-    if suffix in (".json", ".csv"):
-        raise FinepruneError(
-            f"{path}: a file named *{suffix} is neither CoNLL nor a table; "
-            f"tables with lists are {' and '.join(TABLES)}"
-        )
     if not table:
         form, tag = (1, 3) if suffix == ".conllu" else (0, -1)
         at = form if words is None else int(words), tag if tags is None else int(tags)

@@ -11,7 +11,14 @@ from fineprune.tasks.data import warn_of_leak, warn_of_near_labels
 from fineprune.tasks.model_config import labels_of
 from fineprune.tasks.source import Source, check_labels, check_text
 from fineprune.tasks.tokens.data import Tagged, TokenClassificationData
-from fineprune.tasks.tokens.files import TABLES, Sentence, columns_in, read_hub_sentences, read_sentences
+from fineprune.tasks.tokens.files import (
+    TABLES,
+    Sentence,
+    check_form,
+    columns_in,
+    read_hub_sentences,
+    read_sentences,
+)
 from fineprune.tasks.tokens.metrics import METRICS
 from fineprune.tasks.tokens.tags import infer_tags, tag_ids
 from fineprune_runtime.entities import are_entities
@@ -85,6 +92,12 @@ class TokenClassificationConfig(Source):
             warn_of_near_labels(str(train_place), labels)
             warn_of_leak(validation_place, map(tuple, tagged.words), list(map(tuple, scored.words)))
         return TokenClassificationData(tagged, scored, labels, self._main_metric(labels))
+
+    def check_files(self) -> None:
+        """Raise `FinepruneError` for files that are not there, of another form, or lack columns."""
+        for place in self.files():
+            check_form(place, self.words, self.tags)
+        super().check_files()
 
     def wanted_columns(self, place: str) -> tuple[str, ...]:
         """Return the columns of words and tags of a table; none of a CoNLL file."""

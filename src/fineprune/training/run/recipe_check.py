@@ -202,6 +202,8 @@ def _plan(recipe: Recipe, stage: Stage, config: dict[str, Any], first: bool) -> 
 
 def _lacks_head(recipe: Recipe, config: dict[str, Any]) -> bool:
     """Return whether a model's config.json names classes, and none of them has the head of the task."""
+    if recipe.task.own_teacher:  # an embedding has no head
+        return False
     names = config.get("architectures") or []
     suffix = kind_named(recipe.task.kind).suffix
     return bool(names) and not any(str(name).endswith(suffix) for name in names)
