@@ -46,7 +46,7 @@ def test_a_file_of_another_form_is_found_before_it_is_read(write, suffix):
 def test_columns_that_a_form_cannot_have_are_found_before_it_is_read(write):
     place = write("dev.txt", DEV)
     config(validation=place, tags=2).check_files()
-    with pytest.raises(FinepruneError, match="tags is 'ner', but for .* it must be the number of a column"):
+    with pytest.raises(FinepruneError, match=r"tags is 'ner', but for .* it must be the number of a column"):
         config(validation=place, tags="ner").check_files()
 
 
