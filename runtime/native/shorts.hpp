@@ -65,9 +65,9 @@ inline void pairs_of(const char *first, const char *second, Levels levels, int64
 
 // Levels of a row one after another, which may overwrite it.
 inline void shorts_of(const char *row, Levels levels, int64_t bytes, char *to) {
-    typedef typename VecOf<int16_t, kBytes / 2>::type Shorts;
+    typedef typename VecOf<int16_t, kBytes / 2>::type Half;
     for (int64_t i = 0; i < bytes; i += kBytes)
-        store_as<int16_t, kBytes / 2>(to + i / 2, __builtin_convertvector(levels.of(row + i), Shorts));
+        store_as<int16_t, kBytes / 2>(to + i / 2, __builtin_convertvector(levels.of(row + i), Half));
 }
 
 }  // namespace fp
