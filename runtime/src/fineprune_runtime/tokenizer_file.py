@@ -95,6 +95,17 @@ def read_tokenizer(folder: Folder, settings: Mapping[str, Any]) -> Tokenizer:
     return backend
 
 
+def lowercase(backend: Tokenizer) -> None:
+    """Let a tokenizer lowercase texts once it has found special tokens, as sentence-transformers does.
+
+    A tokenizer that has a step for this stays as it is.
+    """
+    old = backend.normalizer
+    steps = list(old) if isinstance(old, normalizers.Sequence) else [] if old is None else [old]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
 def shallow_copy(backend: Tokenizer, added: Sequence[AddedToken] | None = None) -> Tokenizer:
     """Return a tokenizer that shares the vocabulary of `backend`, and has its own truncation and padding.
 
