@@ -196,6 +196,15 @@ def test_a_packed_layer_answers_as_the_dense_one(bias):
     assert torch.equal(moved.float()(x), linear(x)) or bias  # the bias was rounded on the way
 
 
+def test_a_packed_layer_whose_file_was_overwritten():
+    layer = PackedLinear(nn.Linear(8, 4), blob(sparse()).view(torch.int8))
+    layer.weight.data[-1] += 1
+    with pytest.raises(
+        FinepruneError, match=r"weight of shape \(4, 8\): .*overwritten since it was loaded\?"
+    ):
+        layer(torch.ones(1, 8))
+
+
 # ---- the manifest ---------------------------------------------------------------------------------------
 
 

@@ -194,6 +194,19 @@ def test_a_file_that_was_cut_off(dense):
         Folder(dense)
 
 
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"version": 2}, "format version 2 with shapes None; this fineprune reads version 1: upgrade it"),
+    ({"version": 1, "shapes": "file"}, "format version 1 with shapes 'file'; this fineprune reads version 2"),
+    ({"version": 3, "shapes": "other"}, "format version 3 with shapes 'other'"),
+])  # fmt: skip
+def test_another_version_of_the_format(packed, settings, said):
+    folder = packed().path
+    asked = json.loads((folder / "config.json").read_text())["quantization_config"]
+    rewrite(folder, {"quantization_config": asked | settings})
+    with pytest.raises(EngineError, match=said):
+        Folder(folder)
+
+
 def test_weights_that_another_program_quantized(dense):
     rewrite(dense, {"quantization_config": {"quant_method": "bitsandbytes"}})
     with pytest.raises(EngineError, match=r"quantized by another program than fineprune: .*bitsandbytes"):

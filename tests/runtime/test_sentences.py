@@ -111,6 +111,10 @@ def test_what_sentence_transformers_answers(plain, folder):
     again = folder.with_name("again")  # as their present version writes it
     theirs.save(str(again))
     assert load(again).encode(WORDS).tobytes() == ours.encode(WORDS).tobytes()
+    nothing = {"prompts": {"query": None}, "default_prompt_name": "query"}
+    write(again, "config_sentence_transformers.json", nothing)
+    theirs = sentence_transformers.SentenceTransformer(str(again), device="cpu")
+    assert np.abs(theirs.encode(WORDS) - load(again).encode(WORDS)).max() < 1e-5
 
 
 @pytest.mark.parametrize("size", [None, 5, 20, 100])
@@ -209,6 +213,7 @@ MEAN = {"pooling_mode_mean_tokens": True}
     ("config_sentence_transformers.json", {"truncate_dim": True}, "truncate_dim in .* is True"),
     ("config_sentence_transformers.json", {"truncate_dim": 8.0}, "is 8.0, expected a whole number"),
     ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "allowed are none: the model has no"),
+    ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, r"is \['a'\], allowed are none"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(name, content, message, folder):
     describe(folder, MEAN, normalize=True)
@@ -237,8 +242,9 @@ def test_other_modules(place, change, message, folder):
 
 def test_prompts_that_cannot_be(folder):
     write(folder, "config_sentence_transformers.json", {"prompts": {"query": "very "}})
-    with pytest.raises(EngineError, match="prompt_name is 'other', allowed are 'query'"):
-        load(folder).encode(["a"], prompt_name="other")
+    for name in ("other", ["query"]):
+        with pytest.raises(EngineError, match=r"prompt_name is .*, allowed are 'query'"):
+            load(folder).encode(["a"], prompt_name=name)
     describe(folder, {**MEAN, "include_prompt": False})
     with pytest.raises(EngineError, match="include_prompt is false"):
         load(folder).encode(["a"], prompt_name="query")

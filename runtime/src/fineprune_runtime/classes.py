@@ -26,10 +26,13 @@ def problem(problem_type: Any, classes: int) -> Problem:
     return "value" if problem_type == "regression" or classes == 1 else "class"
 
 
-def best_class(logits: Sequence[Floats], names: Sequence[str]) -> list[Prediction]:
-    """Return the most probable class of each text by softmax. A row of `logits` is (classes,)."""
-    shares = [softmax(row) for row in logits]
-    best = [int(row.argmax()) for row in shares]
+def best_class(logits: Sequence[Floats], names: Sequence[str], sigmoid: bool = False) -> list[Prediction]:
+    """Return the most probable class of each text, by softmax or each class by itself, by the sigmoid.
+
+    A row of `logits` is (classes,).
+    """
+    shares = [_sigmoid(row) if sigmoid else softmax(row) for row in logits]
+    best = [int(row.argmax()) for row in logits]  # two sigmoids may both be 1
     return [Prediction(names[at], float(row[at])) for at, row in zip(best, shares, strict=True)]
 
 

@@ -18,12 +18,13 @@ def is_cross_encoder(config: Mapping[str, Any], about: Mapping[str, Any]) -> boo
     return about.get("model_type") == "CrossEncoder" or KEY in config or _OLDEST in config
 
 
-def has_sigmoid(config: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
-    """Return whether the score of a model with one output is the sigmoid of its logit.
+def has_sigmoid(config: Mapping[str, Any], about: Mapping[str, Any], labels: int) -> bool:
+    """Return whether a score is the sigmoid of its logit.
 
     Args:
         config: the content of config.json.
         about: that of config_sentence_transformers.json; {} without one.
+        labels: the number of the model's outputs. Without a setting, a single one goes through the sigmoid.
 
     Raises:
         EngineError: the score is another function of the logit.
@@ -32,7 +33,9 @@ def has_sigmoid(config: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
         return False
     older = config.get(KEY)
     given = [source.get("activation_fn") for source in (about, older) if isinstance(source, Mapping)]
-    name = next((entry for entry in [*given, config.get(_OLDEST)] if entry is not None), "torch.nn.Sigmoid")
+    name = next((entry for entry in [*given, config.get(_OLDEST)] if entry is not None), None)
+    if name is None:
+        return labels == 1
     short = name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.") else name
     if short not in _ALLOWED:
         raise EngineError(

@@ -21,6 +21,9 @@ from fineprune_runtime.reading import check_regular, read_json
 
 Vector = NDArray[np.float32]
 
+SHAPED_VERSION = 2
+"""The version of `quantization_config` where layers have the shapes of the file; else it is the codec's."""
+
 _METHOD = "fineprune"
 _FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -90,7 +93,7 @@ class Folder:
         self.packed = isinstance(asked, Mapping) and asked.get("quant_method") == _METHOD
         if asked is not None and not self.packed:
             raise EngineError(f"{path}: its weights are quantized by another program than {_METHOD}: {asked}")
-        self.shrunk = isinstance(asked, Mapping) and asked.get("shapes") == "file"
+        self.shrunk = isinstance(asked, Mapping) and _has_own_shapes(self.path / "config.json", asked)
         if self.packed:
             manifest.verify_files(self.path, manifest.verify(files))
         self._read: set[str] = set()
@@ -199,6 +202,18 @@ class Folder:
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise EngineError(f"{self.path / _INDEX}: weight_map does not name files of the folder")
         return [self.path / name for name in sorted(set(names))]
+
+
+def _has_own_shapes(file: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether layers have the shapes of the file, by `quantization_config`, of a version read here."""
+    shapes, version = settings.get("shapes"), settings.get("version")
+    expected = codec.VERSION if shapes is None else SHAPED_VERSION
+    if version not in (None, expected) or shapes not in (None, "file"):
+        raise EngineError(
+            f"{file}: format version {version!r} with shapes {shapes!r}; this fineprune reads version "
+            f"{expected}: upgrade it"
+        )
+    return shapes is not None
 
 
 @contextmanager

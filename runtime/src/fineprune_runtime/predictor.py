@@ -178,7 +178,7 @@ class TextPredictor(Predictor):
     """A predictor of a class or, in a regression, a number, for texts or pairs of texts."""
 
     sigmoid = False
-    """Whether the number is the sigmoid of the logit, as in most cross-encoders."""
+    """Whether a score is the sigmoid of its logit, as in most cross-encoders."""
 
     def predict(
         self,
@@ -201,7 +201,9 @@ class TextPredictor(Predictor):
                 invalid `max_length` or `batch_size`.
         """
         logits = self.logits(texts, pairs, batch_size=batch_size, max_length=max_length)
-        return one_value(logits, self.sigmoid) if self.regression else best_class(logits, self.labels)
+        if self.regression:
+            return one_value(logits, self.sigmoid)
+        return best_class(logits, self.labels, self.sigmoid)
 
 
 class MultiLabelPredictor(Predictor):

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from tokenizers.normalizers import Lowercase
 
 from fineprune_runtime.cross_encoders import ABOUT
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.modules import settings_name
 from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.predictor import Floats, Network, Predictor
 from fineprune_runtime.results import read_texts
@@ -20,31 +18,19 @@ class SentencePredictor(Predictor):
     """A model that turns a text into a vector."""
 
     def __init__(self, network: Network, tokens: Tokens, folder: Folder) -> None:
-        """Read the settings of sentence-transformers beside the model.
+        """Read the prompts of sentence-transformers beside the model.
 
         Raises:
-            EngineError: one of them is not allowed.
+            EngineError: they are not texts, or the default one is not among them.
         """
         super().__init__(network, tokens, (), regression=False)
-        name = settings_name(folder.path)
-        settings = folder.json(name, needed=False)
         about = folder.json(ABOUT, needed=False)
-        kind = settings.get("transformer_task", "feature-extraction")
-        if kind != "feature-extraction":
-            raise EngineError(
-                f"{folder.path}: transformer_task in {name} is {kind!r}, expected "
-                "'feature-extraction': run this model with sentence-transformers"
-            )
-        most = settings.get("max_seq_length")
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise EngineError(
-                f"{folder.path}: max_seq_length is {most!r}, expected a whole number, 1 or more"
-            )
-        self.usual = tokens.limit if most is None else most
-        self._lower = Lowercase() if settings.get("do_lower_case") is True else None
+        self.usual = tokens.usual
         self.prompts = _prompts(folder, about)
         self._default = about.get("default_prompt_name")
-        if self._default is not None and self._default not in self.prompts:
+        if self._default is not None and (
+            not isinstance(self._default, str) or self._default not in self.prompts
+        ):
             raise EngineError(f"{folder.path}: default_prompt_name is {self._default!r}, {self._known()}")
 
     def encode(
@@ -71,8 +57,6 @@ class SentencePredictor(Predictor):
         texts, _ = read_texts(texts, None, batch_size, "encode")
         before = self._prompt(prompt, prompt_name)
         rows = [before + text for text in texts]
-        if self._lower is not None:
-            rows = [self._lower.normalize_str(row) for row in rows]
         if not rows:
             return np.zeros((0, self._width()), np.float32)
         length = self._tokens.length(max_length, self.usual, pairs=False)
@@ -101,7 +85,7 @@ class SentencePredictor(Predictor):
             raise EngineError(f"encode: prompt is {prompt!r}, expected a text")
         name = self._default if name is None else name
         if prompt is None:
-            if name is not None and name not in self.prompts:
+            if name is not None and (not isinstance(name, str) or name not in self.prompts):
                 raise EngineError(f"encode: prompt_name is {name!r}, {self._known()}")
             prompt = "" if name is None else self.prompts[name]
         pooling = self.network.head
@@ -118,9 +102,9 @@ class SentencePredictor(Predictor):
 
 def _prompts(folder: Folder, about: Mapping[str, Any]) -> dict[str, str]:
     prompts = about.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise EngineError(
             f"{folder.path}: prompts in config_sentence_transformers.json is {repr(prompts)[:80]}, expected "
             "names and texts"
         )
-    return prompts
+    return {name: text or "" for name, text in prompts.items()}  # null is no prompt to sentence-transformers

@@ -8,7 +8,7 @@ so a file that disagrees with the settings loses. Other classes take tokenizer.j
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
@@ -93,6 +93,18 @@ def read_tokenizer(folder: Folder, settings: Mapping[str, Any]) -> Tokenizer:
             family.apply(backend, settings, special)
     backend.encode_special_tokens = settings.get("split_special_tokens") is True
     return backend
+
+
+def lowercase(backend: Tokenizer) -> None:
+    """Let a tokenizer lowercase texts once it has found special tokens, as sentence-transformers does.
+
+    A tokenizer that has a step for this stays as it is.
+    """
+    old = backend.normalizer
+    # cast: the stubs do not say that a Sequence can be read
+    steps = list(cast(Any, old)) if isinstance(old, normalizers.Sequence) else [] if old is None else [old]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
 def shallow_copy(backend: Tokenizer, added: Sequence[AddedToken] | None = None) -> Tokenizer:

@@ -9,8 +9,10 @@ from tokenizers import Encoding, Tokenizer
 
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
+from fineprune_runtime.sentence_settings import UNSET, SentenceSettings
 from fineprune_runtime.tokenizer_file import (
     class_name,
+    lowercase,
     read_settings,
     read_tokenizer,
     shallow_copy,
@@ -27,18 +29,26 @@ class Tokens:
     Args:
         folder: the folder, which must hold a tokenizer.json.
         positions: the largest number of tokens that the model has positions for.
+        sentences: what sentence-transformers sets beside tokenizer_config.json; its length takes the place of
+            `model_max_length` there.
 
     Raises:
         EngineError: tokenizer.json is missing or damaged.
     """
 
-    def __init__(self, folder: Folder, positions: int) -> None:
+    def __init__(self, folder: Folder, positions: int, sentences: SentenceSettings = UNSET) -> None:
         config = read_settings(folder)
         self._file = folder.path / "tokenizer.json"
         self._backend = read_tokenizer(folder, config)
+        if sentences.lower:
+            lowercase(self._backend)
         self._side = "left" if config.get("truncation_side") == "left" else "right"
         most = config.get("model_max_length")  # a float without limit: 1e30
-        self.limit = int(min(positions, most)) if isinstance(most, int | float) and most >= 1 else positions
+        self.limit = positions
+        if sentences.length is None and isinstance(most, int | float) and most >= 1:
+            self.limit = int(min(positions, most))
+        self.usual: int = min(self.limit, sentences.length or positions)
+        """The number of tokens to which sentence-transformers cuts a row, or a pair."""
         self.context_first: bool = config.get("padding_side") == "left"
         """Whether the context precedes the question, as for models that are padded on the left."""
         names = config.get("model_input_names")

@@ -358,13 +358,19 @@ def _cast_buffers(model: nn.Module, reloaded: nn.Module) -> None:
 
 def compare_answers(whole: nn.Module, opened: nn.Module, exact: bool) -> float:
     """Return the relative difference of two sentence models' answers; raise where it is too large."""
-    return _checked_difference(answers(whole), answers(opened), exact)
+    # The transformers were compared before, on the same tokens.
+    hint = (
+        "; a likely cause is the tokenizer, if it was changed in memory in a way that its files do not keep, "
+        "such as another normalizer: save it alone, open it again, and compare the tokens"
+    )
+    return _checked_difference(answers(whole), answers(opened), exact, hint)
 
 
-def _checked_difference(ours: list[Tensor], theirs: list[Tensor], exact: bool) -> float:
+def _checked_difference(ours: list[Tensor], theirs: list[Tensor], exact: bool, hint: str = "") -> float:
     changed = difference(ours, theirs)
     if not changed <= (1e-6 if exact else float("inf")):  # a NaN is a mismatch too
         raise FinepruneError(
             f"the written model answers differently, by {changed:g} of the largest output; nothing was saved"
+            + hint
         )
     return changed

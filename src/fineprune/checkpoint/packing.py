@@ -76,7 +76,13 @@ class PackedLinear(nn.Module):
         self.bias = getattr(linear, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = unpack(self.weight, self.shape).to(x.device, self.dtype)
+        try:
+            weight = unpack(self.weight, self.shape).to(x.device, self.dtype)
+        except codec.CodecError as error:  # the blob is a map of the file, which was whole when it was opened
+            raise FinepruneError(
+                f"a packed weight of shape {self.shape}: {error}; was its file overwritten since it was "
+                "loaded? Replace files by rename, and load the model again"
+            ) from error
         x = x.to(self.dtype)  # T5 casts to its weight's type by itself, but not to int8
         return nn.functional.linear(x, weight.T if self.transposed else weight, self.bias)
 

@@ -34,9 +34,9 @@ from fineprune.pruning.origin import on_record, origin_of
 from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
 from fineprune_runtime import codec
 from fineprune_runtime.architectures import ARCHITECTURES
+from fineprune_runtime.folder import SHAPED_VERSION
 
 METHOD = "fineprune"
-SHAPED_VERSION = 2
 
 _staying_packed = contextvars.ContextVar("staying_packed", default=False)
 

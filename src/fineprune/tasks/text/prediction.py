@@ -110,7 +110,8 @@ def _predictions(model: Any, logits: list[Any]) -> list[Prediction] | list[list[
 
     solves = problem_of(model)
     with engine_errors():
+        sigmoid = has_sigmoid(vars(model.config), {}, model.config.num_labels)
         if solves == "value":
-            return one_value(logits, has_sigmoid(vars(model.config), {}))
+            return one_value(logits, sigmoid)
         names = labels_of(model)
-        return all_labels(logits, names) if solves == "labels" else best_class(logits, names)
+        return all_labels(logits, names) if solves == "labels" else best_class(logits, names, sigmoid)
