@@ -153,17 +153,14 @@ def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_pa
 
 def saving_stub(run, out, place, threads):
     """In the place of `work`: a run that takes a minute, and a while to save when it is told to end."""
-    import signal
     import time
 
     (out / f"{run.name}.begun").touch()
     try:
         time.sleep(60)
     except (KeyboardInterrupt, SystemExit):
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         time.sleep(0.5 + 0.5 * run.cell.seed)
         (out / f"{run.name}.saved").touch()
-        signal.signal(signal.SIGINT, before)
         raise
     return run.name, "done"
 
@@ -179,7 +176,7 @@ def test_a_signal_lets_all_runs_save_and_begins_none(recipe_file, tmp_path, monk
     monkeypatch.setattr(runner, "work", saving_stub)
 
     def tell():
-        end = time.monotonic() + 60
+        end = time.monotonic() + 200
         while len(list(out.glob("*.begun"))) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         if time.monotonic() < end:
