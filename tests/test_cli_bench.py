@@ -96,6 +96,22 @@ def test_json(folder, capsys):
 
 
 @pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EIO])
+def test_what_cannot_be_kept_is_printed(folder, capsys, monkeypatch, code):
+    (folder / "results.json").write_text("{}")
+
+    def refuse(*_, **__):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # of the temporary file beside bench.json
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert call("bench", folder, "--length", 8, "--rounds", 2, "--threads", 1) == 0
+    told = capsys.readouterr()
+    assert "medians of 2 interleaved rounds" in told.out
+    assert "it is not kept" in told.err
+
+
+@pytest.mark.usefixtures("_few")
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_run_keeps_it(folder, capsys, tmp_path, quiet):
     run = tmp_path / "run"

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from safetensors import SafetensorError
@@ -353,6 +355,14 @@ def test_other_errors_stay_what_they_are(error, tmp_path):
     with pytest.raises(type(error)), staged_file(tmp_path / "file"):
         raise error
     assert names(tmp_path) == []
+
+
+def test_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
+    refuse = Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
+    for name in ("touch", "unlink", "mkdir"):  # unlink: of the temporary file, which was never made
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(WriteError, match=r"a: cannot be written .Read-only file system.; make room"):
+        write_text(tmp_path / "a", "text")
 
 
 def test_temporary_files_of_dead_writers_go_after_an_hour(tmp_path):

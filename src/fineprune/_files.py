@@ -121,7 +121,20 @@ def staged_file(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses it: that write has its own error
+            beside.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        WriteError: the place cannot be written, or holds a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(folder, error.strerror or str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:

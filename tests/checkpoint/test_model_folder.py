@@ -32,6 +32,16 @@ def test_a_folder_without_a_model(tmp_path):
             find(tmp_path)
 
 
+def test_a_finished_run_whose_model_is_gone(tmp_path):
+    for name in ("recipe.yaml", "results.json"):
+        (tmp_path / name).write_text("")
+    for find in (model_place, find_model):
+        with pytest.raises(
+            FinepruneError, match=r"no model in it; the run is finished, but .*; delete its res"
+        ):
+            find(tmp_path)
+
+
 def test_a_name_on_the_hub_is_no_place_for_a_folder():
     assert find_model("bert-base-uncased") == "bert-base-uncased"
     assert find_model("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"

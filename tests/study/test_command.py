@@ -82,6 +82,46 @@ def test_a_study_from_plan_to_table(here, capsys, monkeypatch):
     assert "tables: runs/mine/tables.md" in told.out
 
 
+def test_a_folder_that_cannot_be_written_costs_no_table(here, capsys):
+    out = here / "runs" / "mine"
+    (out / "rows.json").mkdir(parents=True)  # as good as a read-only folder, which root may write
+    assert call("study", "mine.yaml", "--table") == 0
+    told = capsys.readouterr()
+    assert "a, without a teacher" in told.out
+    assert "rows.json: cannot be written (Is a directory" in told.err
+    assert "the tables are not kept" in told.err
+
+
+def test_a_page_that_is_missing_is_made_and_what_is_gone_or_damaged_is_said(here, capsys):
+    values = yaml.safe_load((here / "mine.yaml").read_text())
+    del values["recipes"]["b"]
+    (here / "mine.yaml").write_text(yaml.safe_dump(values))
+    assert call("study", "mine.yaml") == 0
+    run = here / "runs" / "mine" / "a-movement-0.25-s0"
+    (run / "report.html").unlink()  # as after a kill between the results and the page
+    assert call("study", "mine.yaml") == 0
+    assert (run / "report.html").is_file()
+
+    (run / "model").rename(run / "moved")
+    capsys.readouterr()
+    assert call("study", "mine.yaml", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("a-movement-0.25-s0  no model   12 steps\n1 runs, 1 no model;")
+    assert call("study", "mine.yaml") == 0
+    told = capsys.readouterr().out
+    assert "1 of 1 runs are finished\na-movement-0.25-s0: the run is finished, but its model is gone" in told
+
+    (run / "results.json").write_text("{")
+    assert call("study", "mine.yaml", "--dry-run") == 0
+    assert "1 runs, 1 damaged;" in capsys.readouterr().out
+    assert call("study", "mine.yaml") == 2
+    told = capsys.readouterr()
+    assert "results.json: cannot be read, it is damaged" in told.err
+    assert "a study needs no --resume: delete it and start the study again" in told.err
+    assert told.out == ""
+    assert call("study", "mine.yaml", "--table") == 0
+    assert "a, without a teacher" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

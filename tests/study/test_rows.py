@@ -1,6 +1,7 @@
 """Rows are read from run folders, and are not mixed where they are of different recipes."""
 
 import json
+import re
 
 import pytest
 
@@ -58,12 +59,24 @@ def test_a_folder_with_another_name_is_left_out(tmp_path, write_results, caplog)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": {"pruning": null}}'])
-def test_what_cannot_be_read_is_one_line(tmp_path, text):
+def test_what_cannot_be_read_is_left_out_and_costs_no_other_run(tmp_path, write_results, caplog, text):
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.75})
     folder = tmp_path / "out" / "a-dense-s0"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(text)
-    with pytest.raises(FinepruneError, match=r"results.json: (cannot be read|not the results of a run)"):
-        collect(tmp_path / "out")
+    (row,) = collect(tmp_path / "out")
+    assert row.cell.name == "a-movement-0.1-s0"
+    (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert re.search(r"s0: left out, .*results.json: (cannot be read|not the results of a run)", said)
+
+
+def test_a_recipe_that_is_of_no_run_is_left_out(tmp_path, write_results, caplog):
+    path = write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.75}) / "results.json"
+    results = json.loads(path.read_text())
+    del results["recipe"]["pruning"]["method"]
+    path.write_text(json.dumps(results))
+    assert collect(tmp_path / "out") == []
+    assert "its recipe is of no run ('method'); delete it" in caplog.text
 
 
 def test_seeds_of_different_recipes_are_not_averaged(tmp_path, write_results):

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,50 @@ def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_pa
     assert str(os.getpid()) not in {words[0] for words in given}
 
 
+def saving_stub(run, out, place, threads):
+    """In the place of `work`: a run that takes a minute, and a while to save when it is told to end."""
+    import time
+
+    (out / f"{run.name}.begun").touch()
+    try:
+        time.sleep(60)
+    except (KeyboardInterrupt, SystemExit):
+        time.sleep(0.5 + 0.5 * run.cell.seed)
+        (out / f"{run.name}.saved").touch()
+        raise
+    return run.name, "done"
+
+
+saving_stub.__module__ = "__main__"
+
+
+@pytest.mark.parametrize(
+    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_lets_all_runs_save_and_begins_none(recipe_file, tmp_path, monkeypatch, number, ending):
+    out = tmp_path / "out"
+    monkeypatch.setattr(runner, "work", saving_stub)
+
+    def tell():
+        end = time.monotonic() + 200
+        while len(list(out.glob("*.begun"))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        if time.monotonic() < end:
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    with pytest.raises(ending) as stop:
+        run_study(make_runs(recipe_file, out, seed=[0, 1, 2]), out, jobs=2)
+    thread.join()
+    assert getattr(stop.value, "code", 75) == 75
+    assert {path.name for path in out.glob("*.saved")} == {
+        "a-movement-0.25-s0.saved",
+        "a-movement-0.25-s1.saved",
+    }
+    assert not (out / "failures.jsonl").exists()
+
+
 def test_a_pool_that_does_not_work_is_one_line(recipe_file, tmp_path, monkeypatch):
     def parallel(*arguments):
         raise ValueError("no\ncluster")
@@ -206,6 +252,7 @@ def test_work_waits_for_another_process_at_the_same_run(recipe_file, tmp_path, m
             other.acquire()
         except TimeoutError:
             held.append(True)
+        assert settings["again"] == "the same command"
         raise ValueError("a\nb")
 
     monkeypatch.setattr(run_module, "run_recipe", run_recipe)

@@ -33,7 +33,7 @@ from fineprune.pruning.origin import origin_of
 from fineprune.pruning.probe import checked_outputs, difference, outputs, probe_inputs
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
-from fineprune.pruning.targets import refuse_accelerated, refuse_compiled, refuse_meta
+from fineprune.pruning.targets import refuse_accelerated, refuse_compiled, refuse_meta, refuse_not_finite
 from fineprune.pruning.wrapped import transformer_of
 
 ABOUT = "fineprune.json"
@@ -118,6 +118,7 @@ def write_compact(
     check_place(folder)
     provenance = provenance.completed_by(model)
     whole = finalized(model, sentences=True)
+    refuse_not_finite(whole)
     model = cast(PreTrainedModel, transformer_of(whole))
     with staged(folder) as staging:
         about = _write(whole, model, staging, packing, tokenizer, max_shard_size)

@@ -40,6 +40,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
+from fineprune.pruning.targets import refuse_not_finite
 from fineprune_runtime import codec
 
 # Not model.safetensors: `from_pretrained` alone then finds no weights and stops.
@@ -110,6 +111,7 @@ def write_delta(
         raise FinepruneError(f"{folder}: is the base, which the delta needs; name another folder")
     provenance = provenance.completed_by(model)
     model = finalized(model)
+    refuse_not_finite(model)
     if origin_of(model) is not None:
         raise FinepruneError(
             f"{type(model).__name__} was shrunk, so its matrices are not those of {base}; save it whole, "

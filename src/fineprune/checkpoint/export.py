@@ -24,7 +24,7 @@ from fineprune._messages import choose, one_line
 from fineprune._padding import ensure_padding
 from fineprune.errors import FinepruneError
 from fineprune.pruning.finalizing import masked_modules
-from fineprune.pruning.targets import refuse_accelerated
+from fineprune.pruning.targets import refuse_accelerated, refuse_not_finite
 from fineprune.pruning.wrapped import transformer_of
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def _check_model(model: "PreTrainedModel") -> None:
                 f"{name} is {parameter.dtype} on {parameter.device}, allowed: torch.float32 on cpu; "
                 "model.float().cpu() before the export"
             )
+    refuse_not_finite(model)
 
 
 def _inputs(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> list[dict[str, Any]]:

@@ -14,6 +14,12 @@ MINILM = "minilm"
 MPNET = "mpnet"
 """The name of the model in the packages of `fineprune[mpnet]`."""
 
+MODEL_GONE = (
+    "the run is finished, but its model is gone; delete its results.json, and fineprune run … --resume, or "
+    "the study that it is of, trains it anew"
+)
+"""What to do about a run with results and without the folder `model`."""
+
 
 def model_place(folder: Path) -> Path:
     """Return the model folder of a run folder (its `model/`), or the model folder itself.
@@ -31,12 +37,10 @@ def model_place(folder: Path) -> Path:
         files = read_sentence_files(place)
         if files is not None and os.path.isfile(files.transformer / "config.json"):
             return files.transformer
-        unfinished = os.path.isfile(folder / "recipe.yaml")
-        hint = (
-            "the run is not finished: fineprune run … --resume"
-            if unfinished
-            else "name a run or a model folder"
-        )
+        hint = "name a run or a model folder"
+        if os.path.isfile(folder / "recipe.yaml"):
+            finished = os.path.isfile(folder / "results.json")
+            hint = MODEL_GONE if finished else "the run is not finished: fineprune run … --resume"
         raise FinepruneError(f"{folder}: no model in it; {hint}")
     return place
 

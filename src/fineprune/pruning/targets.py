@@ -96,6 +96,17 @@ def refuse_meta(model: nn.Module) -> None:
         raise FinepruneError("this model has no weights in memory (meta device, or offloaded): load it whole")
 
 
+def refuse_not_finite(model: nn.Module) -> None:
+    """Raise `FinepruneError` if a weight of a model is nan or infinite, as after a training that diverged."""
+    for name, parameter in model.named_parameters():
+        wrong = int((~parameter.detach().isfinite()).sum())
+        if wrong:
+            raise FinepruneError(
+                f"{name}: {wrong:,} of its {parameter.numel():,} values are nan or infinite: the training "
+                "diverged; train again with a lower learning rate; nothing was saved"
+            )
+
+
 def refuse_accelerated(model: nn.Module, instead: str) -> None:
     """Raise `FinepruneError` if `accelerate` has handed the weights of the model to an engine."""
     if any(getattr(module, "is_accelerated", False) for module in model.modules()):

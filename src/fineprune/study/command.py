@@ -65,7 +65,7 @@ def study(
     _check_study(loaded, place)
     failures = run_study(runs, place, jobs, ray, lambda line: print(line, flush=True), text)
     _tabulate(loaded, place)
-    for name in _older_than_dense(runs, place):
+    for name in _without_newest_page(runs, place):
         leave_page(place / name)
     leave_page(place, print)
     for failure in failures:
@@ -76,8 +76,11 @@ def study(
         raise typer.Exit(1)
 
 
-def _older_than_dense(runs: "list[Run]", place: Path) -> list[str]:
-    """Return the runs whose pages were made before a dense run that they are compared with had ended."""
+def _without_newest_page(runs: "list[Run]", place: Path) -> list[str]:
+    """Return the finished runs without a page, as after a kill before it was written, or with an older one.
+
+    Older pages were made before a dense run that they are compared with had ended.
+    """
     from fineprune.study.grid import DENSE
     from fineprune.study.study_folder import PAGE
 
@@ -86,13 +89,17 @@ def _older_than_dense(runs: "list[Run]", place: Path) -> list[str]:
         path = place / run.name / "results.json"
         if run.cell.method == DENSE and not run.cell.distillation and path.is_file():
             ended[run.cell.task] = max(path.stat().st_mtime, ended.get(run.cell.task, 0.0))
-    pages = {run.name: place / run.name / PAGE for run in runs if run.cell.method != DENSE}
-    tasks = {run.name: run.cell.task for run in runs}
-    return [
-        name
-        for name, page in pages.items()
-        if page.is_file() and page.stat().st_mtime < ended.get(tasks[name], 0.0)
-    ]
+    names = []
+    for run in runs:
+        page = place / run.name / PAGE
+        compared = ended.get(run.cell.task, 0.0) if run.cell.method != DENSE else 0.0
+        if page.is_file():
+            due = page.stat().st_mtime < compared
+        else:
+            due = (place / run.name / "results.json").is_file()
+        if due:
+            names.append(run.name)
+    return names
 
 
 def _check_study(loaded: "Study", place: Path) -> None:
@@ -120,8 +127,6 @@ def _tabulate(loaded: "Study", place: Path) -> None:
 
     rows = collect(place, loaded.cells())
     study_tables = tables.tables(rows)
-    write_json(place / "rows.json", as_dicts(rows))
-    write_text(place / "tables.csv", tables.as_csv(rows))
     text = tables.as_markdown(study_tables)
     terminal = sys.stdout.isatty()
     print(tables.as_text(study_tables, width=None if terminal else 160, color=terminal))
@@ -133,7 +138,13 @@ def _tabulate(loaded: "Study", place: Path) -> None:
         claim_lines = as_lines(claims(rows))
         text += f"\n### What the paper claims\n\n{claim_lines}"
         print(f"what the paper claims:\n{claim_lines}")
-    write_text(place / "tables.md", text)
+    try:
+        write_json(place / "rows.json", as_dicts(rows))
+        write_text(place / "tables.csv", tables.as_csv(rows))
+        write_text(place / "tables.md", text)
+    except FinepruneError as error:  # the tables are printed, and nothing that follows is lost
+        print(f"fineprune: {error}; the tables are not kept", file=sys.stderr)
+        return
     print(f"tables: {place / 'tables.md'}, tables.csv, rows.json")
 
 
@@ -142,8 +153,7 @@ def _print_plan(planned: "list[Planned]", place: Path) -> None:
     for entry in planned:
         state = "another recipe is in its folder" if entry.state == "differs" else entry.state
         print(f"{entry.run.name:{width}}  {state:9}  {entry.length}")
-    counts = {
-        state: sum(entry.state == state for entry in planned) for state in ("finished", "cut", "differs")
-    }
+    told = ("finished", "no model", "cut", "damaged", "differs")
+    counts = {state: sum(entry.state == state for entry in planned) for state in told}
     said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     print(f"{len(planned)} runs{f', {said}' if said else ''}; folder: {place}")

@@ -40,22 +40,28 @@ class Rows(list[Row]):
 def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
     """Return the runs in a folder, and the `planned` ones that it does not have.
 
-    Of a run of several densities each density is a row. Folders whose name does not agree with their recipe
-    are omitted, with a warning.
+    Of a run of several densities each density is a row. Folders whose results are damaged, or whose name does
+    not agree with their recipe, are omitted, with a warning.
 
     Raises:
-        FinepruneError: results cannot be read, or seeds of one cell differ by more than the seed.
+        FinepruneError: seeds of one cell differ by more than the seed.
     """
     out, by_cell = Path(out), {cell: Row(cell, None) for cell in planned}
     for path in sorted(out.glob("*/results.json")):
         try:
             results = read_results(path)
+            cell = cell_of(path.parent.name, results["recipe"])
         except FileNotFoundError:  # a study that is under way has just replaced it
             continue
-        try:
-            cell = cell_of(path.parent.name, results["recipe"])
+        except FinepruneError as error:
+            _log.warning("%s: left out, %s", path.parent, error)
+            continue
         except (ValueError, KeyError, TypeError) as error:
-            raise FinepruneError(f"{path}: its recipe is of no run ({one_line(error)}); delete it") from error
+            reason = one_line(error)
+            _log.warning(
+                "%s: left out, %s: its recipe is of no run (%s); delete it", path.parent, path, reason
+            )
+            continue
         if cell is None:
             _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
             continue
@@ -72,7 +78,11 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
 def _earlier_densities(run: Path, cell: Cell) -> Iterator[Row]:
     """Yield the finished models of a run at densities before its last, with that density in its cell."""
     for path in sorted(run.glob(f"{DENSITY}*/results.json")):
-        results = read_results(path)
+        try:
+            results = read_results(path)
+        except FinepruneError as error:
+            _log.warning("%s: left out, %s", path.parent, error)
+            continue
         density = cell_of_recipe(results["recipe"]).density
         yield Row(replace(cell, density=density), results, by_layer(_record(path.parent)))
 

@@ -18,12 +18,14 @@ from filelock import FileLock
 from fineprune._extras import EXTRAS, require
 from fineprune._files import exclusive, write_text
 from fineprune._messages import one_line
+from fineprune.checkpoint.model_folder import MODEL_GONE
 from fineprune.errors import FinepruneError
 from fineprune.study import local_pool, paper, ray_pool
 from fineprune.study.grid import Run
 from fineprune.study.report import leave_page
 from fineprune.study.study_folder import FAILURES, SOURCE
 from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.results import read_results
 
 _LOCKS = ".study"
 """The folder beside the runs for their locks and marks."""
@@ -50,7 +52,9 @@ class Planned(NamedTuple):
     run: Run
     length: str
     state: str
-    """"finished", "to do", "cut" (to be continued), or "differs": the folder is of another recipe."""
+    """"finished", "no model" (finished, but its folder model is gone), "to do", "cut" (to be continued),
+    "damaged" (its results.json cannot be read), or "differs": the folder is of another recipe.
+    """
 
 
 def plan(runs: Iterable[Run], out: Path) -> list[Planned]:
@@ -69,7 +73,13 @@ def state(run: Run, out: Path) -> str:
         return "differs"
     if not same:
         return "differs"
-    return "finished" if (folder / "results.json").is_file() else "cut"
+    try:
+        read_results(folder / "results.json")
+    except FileNotFoundError:
+        return "cut"
+    except FinepruneError:
+        return "damaged"
+    return "finished" if (folder / "model").is_dir() else "no model"
 
 
 def length(run: Run) -> str:
@@ -109,7 +119,7 @@ def run_study(
 
     Raises:
         FinepruneError: where another process runs a study in the folder (one that was killed does not hold
-            it), an extra is missing, or the cluster cannot be reached.
+            it), the results of a run are damaged, an extra is missing, or the cluster cannot be reached.
     """
     require("study", "a study", EXTRAS["recipes"] + EXTRAS["study"])
     from fineprune.training.host.stopping import StopsAtSignals  # imports transformers, which plans need not
@@ -124,14 +134,19 @@ def run_study(
     refusal = f"{out}: a study is running there; wait for it, or name another folder with --out"
     connection = nullcontext() if cluster is None else ray_pool.connected(cluster, say)
     with exclusive(out / _LOCKS / "lock", refusal), StopsAtSignals(), connection:
+        states = {run.name: state(run, out) for run in runs}
+        for name in (name for name, there in states.items() if there == "damaged"):
+            read_results(out / name / "results.json")  # raises, before anything is trained
         if source is not None:
             write_text(out / SOURCE, source)
         for name in (FAILURES, *(_begun(run.name) for run in runs)):
             (out / name).unlink(missing_ok=True)
-        unfinished = [run for run in runs if state(run, out) != "finished"]
+        unfinished = [run for run in runs if states[run.name] not in ("finished", "no model")]
         count, failures = len(runs) - len(unfinished), list[Failure]()
         if count:
             say(f"{count} of {len(runs)} runs are finished")
+        for name in (name for name, there in states.items() if there == "no model"):
+            say(f"{name}: {MODEL_GONE}")
         for taught in (False, True):
             failed = {failure.run for failure in failures}
             wave = [run for run in unfinished if (run.teacher is not None) == taught]
@@ -174,7 +189,9 @@ def work(run: Run, out: Path, directory: str, threads: int | None) -> Ended:
             torch.set_num_threads(threads)
         # A worker of a study that was killed may still be busy with this run: wait for it.
         with FileLock(out / _LOCKS / f"{run.name}.lock"):
-            results = run_recipe(run.recipe, out / run.name, resume=True, progress=False)
+            results = run_recipe(
+                run.recipe, out / run.name, resume=True, progress=False, again="the same command"
+            )
             leave_page(out / run.name)
         score = f"{results['metric']} {results['score']:.2%}"
         outcome = f"{score} with {results['density']:.2%} of the weights, {results['seconds']:.0f} s"

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from support import call, write_recipe
 
+from fineprune import FinepruneError
+from fineprune.checkpoint.model_folder import MODEL_GONE
 from fineprune.study.frontier import measuring, runtimes
 from fineprune.study.frontier.measurements import RECORD, read_measurements
 from fineprune.study.frontier.points import task_of, tasks_in
@@ -138,6 +140,44 @@ def test_a_link_is_no_second_run_and_what_is_left_out_is_said(runs, tmp_path):
     (task,) = tasks_in([copied / "link", copied / "t-dense-s0", copied / "t-movement-0.2-s0"])
     assert [run.name for run in task.runs] == ["link", "t-movement-0.2-s0"]
     assert task.notes == []
+
+
+def test_runs_without_a_model_or_with_damaged_results_are_named(runs, tmp_path, capsys):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    for name in ("gone", "damaged", "cut"):
+        shutil.copytree(copied / "t-dense-s0", copied / name)
+    shutil.rmtree(copied / "gone" / "model")
+    (copied / "damaged" / "results.json").write_text("{")
+    (copied / "cut" / "results.json").unlink()
+    (task,) = tasks_in([copied])
+    assert [run.name for run in task.runs] == ["t-dense-s0", "t-movement-0.2-s0"]
+    cut, damaged, gone = task.notes
+    assert cut == "cut: left out, not finished: there is no results.json"
+    assert damaged.startswith("damaged: left out, results.json: cannot be read, it is damaged")
+    assert gone == f"gone: left out, {MODEL_GONE}"
+    shutil.rmtree(copied / "t-dense-s0")
+    assert call("frontier", copied) == 2
+    told = capsys.readouterr().err
+    assert "the one setting of its task; a frontier compares" in told
+    assert gone in told
+    with pytest.raises(
+        FinepruneError, match=r"gone: no finished run in it; .*/gone: the run is finished, but"
+    ):
+        tasks_in([copied / "gone"])
+
+
+def test_a_folder_that_cannot_be_written_costs_the_picture_alone(runs, tmp_path, capsys):
+    copied = shutil.copytree(runs, tmp_path / "runs")
+    shutil.rmtree(copied / "figures", ignore_errors=True)
+    (copied / "figures").touch()  # as good as a read-only folder, which root may write
+    assert call("frontier", copied, *CALL, "--within", 100, "--json") == 0
+    told = capsys.readouterr()
+    (result,) = json.loads(told.out)
+    assert (len(result["points"]), result["picture"]) == (2, None)
+    assert result["recommendation"] is not None
+    assert "figures: cannot be written (File exists)" in told.err
+    assert call("frontier", copied, *CALL, "--within", 100) == 0
+    assert "within 100 points of the best dense score: take t-" in capsys.readouterr().out
 
 
 def test_data_of_one_name_in_two_projects_are_two_tasks(save_body, tmp_path, monkeypatch):

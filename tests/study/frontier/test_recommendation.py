@@ -1,5 +1,7 @@
 """The model to take: under each limit, against the dense ones, and when nothing fits."""
 
+import math
+
 import pytest
 
 from fineprune import FinepruneError
@@ -67,6 +69,9 @@ def test_wrong_answers_are_never_taken_or_on_the_front():
     [
         (POINTS, Limits(within=-1.0), "within is -1, expected 0 or more"),
         (POINTS, Limits(max_ms=0.0), "max-ms is 0, expected more than 0"),
+        (POINTS, Limits(within=math.inf), "within is inf, expected 0 or more .* and a finite number"),
+        (POINTS, Limits(max_ms=math.inf), "max-ms is inf, expected more than 0, and a finite number"),
+        (POINTS, Limits(max_mb=math.nan), "max-mb is nan, expected more than 0, and a finite number"),
         (
             POINTS,
             Limits(within=1.0, max_ms=1.95),

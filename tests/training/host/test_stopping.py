@@ -93,6 +93,15 @@ def test_sigterm_comes_twice_where_a_launcher_passes_it_on(files, tmp_path, at_s
     assert names(tmp_path / "run" / "checkpoints") == {"checkpoint-4", "checkpoint-7"}
 
 
+def test_a_study_has_no_resume(tmp_path, caplog):
+    with StopsAtSignals("the same command") as stops:
+        stops.on_train_begin(None, None, None)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit, match="75"):
+            stops.leave(tmp_path, 3, True)
+    assert f"after step 3, saved in {tmp_path}/checkpoint-3; the same command goes on" in caplog.text
+
+
 def test_standard_error_may_be_gone(files, tmp_path, at_step, names, monkeypatch):
     """As under `2>&1 | tee`, which the same Ctrl-C ends."""
 

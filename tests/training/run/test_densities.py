@@ -124,6 +124,16 @@ def test_heads_and_neurons_are_counted_as_those_of_the_first_model(family, tmp_p
     assert not list(out.rglob("whole"))  # of the first density, with which the second began
     assert evaluate_run(out)["accuracy"] == results["score"]
 
+    weights = out / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    (out / "results.json").unlink()
+    with pytest.raises(FinepruneError, match=r"density-0.75: its model before .* its results.json, too"):
+        run_recipe(recipe, out, resume=True, progress=False)
+    (out / "density-0.75" / "results.json").unlink()
+    run_recipe(recipe, out, resume=True, progress=False)
+    assert weights.read_bytes() == before
+
 
 def test_the_check_shows_each_density(family):
     lines = list(summary_lines(check_recipe(family())))

@@ -1,10 +1,13 @@
 """A run that cannot be says so in one line, and leaves what it finds as it was."""
 
+import re
 import shutil
 
 import pytest
 from transformers import Trainer
 
+from fineprune import FinepruneError
+from fineprune.checkpoint.model_folder import MODEL_GONE
 from fineprune.pruning.distributed import agreement
 from fineprune.training.run import finishing
 from fineprune.training.run.recipe import Recipe
@@ -31,6 +34,17 @@ def test_a_folder_with_something_else_in_it_is_refused(files, tmp_path, refused_
 def test_a_file_is_refused(files, tmp_path, refused_run):
     (tmp_path / "run").write_text("")
     refused_run(files.recipe(), tmp_path / "run", "is a file")
+
+
+def test_a_finished_run_whose_model_is_gone_says_so_and_is_trained_anew(copied):
+    recipe, weights = Recipe.load(copied / "recipe.yaml"), copied / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(copied / "model")
+    with pytest.raises(FinepruneError, match=re.escape(f"no model in it; {MODEL_GONE}")):
+        run_recipe(recipe, copied, resume=True, progress=False)
+    (copied / "results.json").unlink()
+    run_recipe(recipe, copied, resume=True, progress=False)
+    assert weights.read_bytes() == before
 
 
 def test_resume_of_another_recipe_is_refused(copied, refused_run):

@@ -69,20 +69,21 @@ def bench(
 def _tables(
     folder: Path, sizes: tuple[int, int, int | None, int], runtimes: list[str], round_to: int, as_json: bool
 ) -> None:
-    """Measure tables of times, write them to the folder, and print them."""
+    """Measure tables of times, print them, and write them to the folder."""
     from rich.console import Console
 
     from fineprune.inference.bench.latency import measure_tables
 
     done = measure_tables(folder, runtimes, *sizes, round_to, _say)
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    if not as_json:  # first: a folder that cannot be written costs none of them
+        for found in done.tables:
+            console.print(_times_by_units(found))
     written = []
     for found in done.tables:
         path = folder / f"latency-{found.runtime.lower().replace(' ', '-')}.json"
         found.save(path)
         written.append(path)
-        if not as_json:
-            console.print(_times_by_units(found))
     if as_json:
         skipped = [entry._asdict() for entry in done.skipped]
         print(json.dumps({"tables": list(map(str, written)), "skipped": skipped}))
@@ -125,7 +126,7 @@ def _keep(done: "Bench") -> Path | None:
     path = done.folder / BENCH
     try:
         write_json(path, done.to_dict())
-    except FinepruneError as error:
+    except (FinepruneError, OSError) as error:  # whatever it is, the table is printed
         print(f"fineprune: {error}; it is not kept", file=sys.stderr)
         return None
     return path

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fineprune._extras import require
-from fineprune._files import staged_file, write_text
+from fineprune._files import make_folder, staged_file, write_text
 from fineprune.config import METHODS
 
 if TYPE_CHECKING:
@@ -113,8 +113,12 @@ class Figure:
         return file.getvalue()
 
     def save(self, folder: Path) -> None:
-        """Write NAME.svg, NAME.png and NAME.csv, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write NAME.svg, NAME.png and NAME.csv, each whole or not at all.
+
+        Raises:
+            WriteError: the folder cannot be made or written.
+        """
+        make_folder(folder)
         write_text(folder / f"{self.name}.svg", _recolored(self._svg, _LIGHT) + "\n")
         write_text(folder / f"{self.name}.csv", self.csv())
         with staged_file(folder / f"{self.name}.png") as beside:

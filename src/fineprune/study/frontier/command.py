@@ -79,7 +79,7 @@ def _check_number(task: "Task") -> None:
         raise FinepruneError(
             f"{task.runs[0].path}: the one setting of its task; a frontier compares a dense run "
             "with pruned ones: name the folder of the study, or more folders; "
-            "fineprune bench times one model"
+            f"fineprune bench times one model{''.join(f'; {note}' for note in task.notes)}"
         )
 
 
@@ -111,10 +111,13 @@ def _show(
         about = caption(points, entries)
         figure = draw(task, points, entries)
         place = folder / "figures"
-        figure.save(place)
-        picture = place / f"{figure.name}.png"
-        if (shapes := draw_shapes(task, points)) is not None:
-            shapes.save(place)
+        try:
+            figure.save(place)
+            picture = place / f"{figure.name}.png"
+            if (shapes := draw_shapes(task, points)) is not None:
+                shapes.save(place)
+        except FinepruneError as error:  # what was measured in minutes is shown without a picture, too
+            _say(f"{error}; the picture is not kept")
     try:
         choice = recommend(points, limits)
     except FinepruneError as error:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fineprune.checkpoint.model_folder import MODEL_GONE
 from fineprune.errors import FinepruneError
 from fineprune.study.figures.chosen_runs import measured
 from fineprune.study.figures.pareto import front
+from fineprune.study.figures.style import listed
 from fineprune.study.frontier.measurements import Measurement, Place
 from fineprune.study.grid import DENSE
 from fineprune.study.grouping import Group
@@ -93,10 +95,8 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
         FinepruneError: there is no such folder, or no finished run in them.
     """
     chosen: dict[Path, set[str] | None] = {}  # the runs of each folder; None: all of them
-    notes: list[str] = []
     for folder in map(Path, folders):
         runs = read_folder(folder)
-        notes += [f"{run.path}: {run.notes[0]}" for run in runs if run.results is None and run.notes]
         place = Path(os.path.abspath(folder))
         if len(runs) == 1 and runs[0].path == folder:
             names = chosen.setdefault(place.parent, set())
@@ -107,16 +107,27 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     by_task: dict[tuple[str, ...], list[Model]] = {}
     seen: set[str] = set()
     left_out: list[str] = []
+    unusable: dict[str, list[RunFolder]] = {}  # by the reason
     for place, names in chosen.items():
-        found, unused = _models(place, names, seen)
-        left_out += unused
+        usable = []
+        for run in _chosen(place, names):
+            if (reason := _unusable(run)) is None:
+                usable.append(run)
+            else:
+                unusable.setdefault(reason, []).append(run)
+        found, twice = _models(usable, seen)
+        left_out += twice
         for model in found:
             by_task.setdefault(_data(model), []).append(model)
     if not by_task:
+        reasons = [f"{runs[0].path}: {reason}" for reason, runs in unusable.items()]
         raise FinepruneError(
             f"{', '.join(map(str, folders))}: no finished run in it; name the folder of a study, or runs"
-            f"{f'; {notes[0]}' if notes else ''}"
+            f"{f'; {reasons[0]}' if reasons else ''}"
         )
+    left_out += [
+        f"{listed(run.name for run in runs)}: left out, {reason}" for reason, runs in unusable.items()
+    ]
     labels = list(map(_label, by_task.values()))
     tasks: list[Task] = []
     for label, models in zip(labels, by_task.values(), strict=True):
@@ -125,18 +136,28 @@ def tasks_in(folders: Sequence[str | Path]) -> list[Task]:
     return tasks
 
 
-def _models(folder: Path, names: set[str] | None, seen: set[str]) -> tuple[list[Model], list[str]]:
-    """Return the models of a folder of runs, but those `seen` before, and which runs are left out."""
-    chosen = read_folder(folder, stages=True)
-    if names is not None:
-        chosen = [run for run in chosen if (run.stage_of or run.name) in names]
-    usable = []
-    for run in chosen:
+def _chosen(folder: Path, names: set[str] | None) -> list[RunFolder]:
+    """Return the runs of a folder that have one of the names, None: all, with their stages."""
+    runs = read_folder(folder, stages=True)
+    return [run for run in runs if names is None or (run.stage_of or run.name) in names]
+
+
+def _unusable(run: RunFolder) -> str | None:
+    """Return why a run cannot be measured; None if it can."""
+    if run.results is None:
+        return next(note for note in run.notes if "results.json" in note)
+    return None if (run.path / "model").is_dir() else MODEL_GONE
+
+
+def _models(usable: Iterable[RunFolder], seen: set[str]) -> tuple[list[Model], list[str]]:
+    """Return the models of runs, but those `seen` before, and which runs are left out as others are alike."""
+    new = []
+    for run in usable:
         place = os.path.realpath(run.path)  # a link and what it leads to are one run
-        if run.results is not None and (run.path / "model").is_dir() and place not in seen:
-            usable.append(run)
+        if place not in seen:
+            new.append(run)
             seen.add(place)
-    found = measured(usable)
+    found = measured(new)
     models = []
     for group in found.groups:
         members = [found.runs[row.cell] for row in group.rows]

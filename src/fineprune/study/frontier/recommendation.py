@@ -1,5 +1,6 @@
 """Choose the model to take under limits, and compare it with the dense ones."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,13 +22,14 @@ class Limits(NamedTuple):
 
     def check(self) -> None:
         """Raise `FinepruneError` for limits that nothing can keep."""
-        if self.within is not None and not self.within >= 0:
+        if self.within is not None and not 0 <= self.within < math.inf:
             raise FinepruneError(
-                f"within is {self.within:g}, expected 0 or more points of the best dense score"
+                f"within is {self.within:g}, expected 0 or more points of the best dense score, and a finite "
+                "number"
             )
         for name, value in (("max-ms", self.max_ms), ("max-mb", self.max_mb)):
-            if value is not None and not value > 0:
-                raise FinepruneError(f"{name} is {value:g}, expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise FinepruneError(f"{name} is {value:g}, expected more than 0, and a finite number")
 
     def completed(self) -> "Limits":
         """Return the limits, with the usual one if there is none."""

@@ -22,6 +22,9 @@ _EVERY = 10  # steps between the processes' asking each other
 _NEVER = torch.iinfo(torch.int64).max
 _log = logging.getLogger("fineprune")
 
+AGAIN = "the same command with --resume"
+"""What goes on with a run that a signal stopped; a study has no --resume."""
+
 
 class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
     """Saves a checkpoint before Ctrl-C, SIGTERM or SIGHUP ends a training; use it as a context.
@@ -32,7 +35,9 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
     ignores stay ignored, and outside the main thread Python allows no handlers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, again: str = AGAIN) -> None:
+        """`again` is what goes on with a training that was stopped, for the message."""
+        self._again = again
         self._training = False
         self._signal: int | None = None  # the one that came
         self._stop = False  # agreed on by all processes
@@ -87,10 +92,11 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
         number = self._signal or signal.SIGTERM  # another process got it
         if first:
             _log.warning(
-                "stopped by %s after step %d, saved in %s; the same command with --resume goes on",
+                "stopped by %s after step %d, saved in %s; %s goes on",
                 signal.Signals(number).name,
                 step,
                 folder / f"checkpoint-{step}",
+                self._again,
             )
         raise _ending(number)
 

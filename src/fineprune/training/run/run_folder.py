@@ -10,6 +10,7 @@ from typing import Any
 
 from fineprune._files import exclusive, replace_folder
 from fineprune._messages import differences
+from fineprune.checkpoint.model_folder import MODEL_GONE
 from fineprune.errors import FinepruneError
 from fineprune.training.host import sealing
 from fineprune.training.run.recipe import Recipe
@@ -52,9 +53,12 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
         differing = "; ".join(differences(existing.to_dict(), recipe.to_dict()))
         raise FinepruneError(f"{out}: holds a run of another recipe ({differing}); name another --out")
     try:
-        return read_results(out / "results.json")
+        results = read_results(out / "results.json")
     except FileNotFoundError:
         return None
+    if not os.path.isdir(out / "model"):
+        raise FinepruneError(f"{out}: no model in it; {MODEL_GONE}")
+    return results
 
 
 @contextlib.contextmanager

@@ -23,14 +23,16 @@ from fineprune._transformers_output import quiet
 from fineprune._warnings import collected
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
+from fineprune.structure import shrinks
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.modeling import build_model, head_is_new
 from fineprune.training.host import sealing
 from fineprune.training.host.processes import share_of, this_process
-from fineprune.training.host.stopping import StopsAtSignals
+from fineprune.training.host.stopping import AGAIN, StopsAtSignals
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.callbacks import Clock, MetricsFile
 from fineprune.training.run.data_files import ORIGIN, place_of
+from fineprune.training.run.densities import WHOLE
 from fineprune.training.run.evaluate import evaluation_of
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.finishing import Running, finish, warn, width_of
@@ -59,6 +61,7 @@ def run_recipe(
     progress: bool = True,
     home: Path | None = None,
     section: str = "training",
+    again: str = AGAIN,
 ) -> dict[str, Any]:
     """Train a recipe into the folder `out`, and return the content of `results.json`.
 
@@ -70,7 +73,8 @@ def run_recipe(
 
     `home` is the folder of the run of several densities of which this one is an earlier density: its stages
     are in that folder, and it leaves its model for the next density. `section` is where the settings of this
-    training stand in the recipe that it is a stage of.
+    training stand in the recipe that it is a stage of; `again` is what goes on with it after a signal, for
+    the message.
 
     Under torchrun or `accelerate launch` all processes call it, with a folder that all of them see. The
     recipe's batch is split over them; the first process writes.
@@ -94,15 +98,15 @@ def run_recipe(
             if first:
                 tidy_later(out)
             return finished
-        earlier = _run_before(recipe, out, progress, home or out)
+        earlier = _run_before(recipe, out, progress, home or out, again)
         named = section if recipe.refine is None else "refine"
         held.enter_context(quiet())
         run = Running(recipe, out, resume, progress, held.enter_context(collected()), earlier, home, named)
         held.enter_context(agreement.connected())  # the last evaluation and the files need the others, too
-        return _run(run, held.enter_context(StopsAtSignals()))
+        return _run(run, held.enter_context(StopsAtSignals(again)))
 
 
-def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path) -> dict[str, Any] | None:
+def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: str) -> dict[str, Any] | None:
     """Run the stage before the last into its folder in `home`, or go on with it; return its results.
 
     None for a run of one stage. The run of the last stage is made before, from the model that the first
@@ -128,13 +132,27 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path) -> dict[s
     try:
         inside = home if recipe.earlier_densities else None
         section = name if name == "dense" else "training"
-        results = run_recipe(stage, folder, resume=True, progress=progress, home=inside, section=section)
+        results = run_recipe(stage, folder, True, progress, inside, section, again)
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
+    _check_start(recipe, folder)
     if first and progress:
         score = f"{results['metric']} {results['score']:.2%}"
         print(f"the {name} model has {score}; the next stage goes on from it", file=sys.stderr, flush=True)
     return results
+
+
+def _check_start(recipe: Recipe, folder: Path) -> None:
+    """Raise `FinepruneError` where the model that the last density begins with is gone from an earlier one's
+    folder, as after a run that was finished once.
+    """
+    if recipe.refine is not None or not recipe.earlier_densities or recipe.pruning is None:
+        return
+    if shrinks(recipe.pruning.structure) and not (folder / WHOLE).is_dir():
+        raise FinepruneError(
+            f"{folder}: its model before heads and neurons were removed is gone, and the next density "
+            f"begins with it; delete its results.json, too, and --resume trains it anew"
+        )
 
 
 def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrainer]:
