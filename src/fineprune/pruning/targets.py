@@ -102,8 +102,9 @@ def refuse_not_finite(model: nn.Module) -> None:
         wrong = int((~parameter.detach().isfinite()).sum())
         if wrong:
             raise FinepruneError(
-                f"{name}: {wrong:,} of its {parameter.numel():,} values are nan or infinite: the training "
-                "diverged; train again with a lower learning rate; nothing was saved"
+                f"{name}: {wrong:,} of its {parameter.numel():,} values are nan or infinite, and a file of "
+                "it differs from the model by nan: the training diverged; train again with a lower learning "
+                "rate; nothing was saved"
             )
 
 
