@@ -95,7 +95,7 @@ class PruningConfig:
 
     score_init: ScoreInit | None = None
     """"zero": the paper's start, for runs of many thousand steps. "magnitude": scores start at
-    |W| / mean|W|, which a short run needs. None: "magnitude"."""
+    |W| / mean|W| (zeros are not in the mean), which a short run needs. None: "magnitude"."""
 
     penalty: float | None = None
     """soft_movement and l0: None controls lambda such that `density` is reached; a number is the

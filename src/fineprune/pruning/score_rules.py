@@ -65,7 +65,8 @@ class Learned(ScoreRule):
 
     Args:
         config: Says how scores start (`score_init`).
-        zero: S of a start from zero. A start from magnitude adds |W| / mean|W| to it.
+        zero: S of a start from zero. A start from magnitude adds |W| / mean|W| to it, the mean being that of
+            the weights that are not 0: those of a pruned model begin as those of a dense one do.
         centered: Take off the mean of what is added, which is 1.
     """
 
@@ -76,7 +77,8 @@ class Learned(ScoreRule):
     def start(self, size: Tensor) -> Tensor:
         scores = torch.full_like(size, self._zero)
         if self._by_size:
-            scores += size / size.mean().clamp_min(torch.finfo(torch.float32).tiny)
+            share = size.numel() / torch.count_nonzero(size).clamp_min(1)
+            scores += size / (size.mean() * share).clamp_min(torch.finfo(torch.float32).tiny)
             if self._centered:
                 scores -= 1
         return scores
