@@ -48,7 +48,8 @@ def outcomes(
     call = partial(_in_worker, work, locks, out, os.getcwd(), threads)
     with _PassedOn(locks / _STOPPED) as stop:
         try:
-            for outcome in _in_processes(call, stop.until(batch), min(jobs, len(batch))):
+            # Of one run too: with fewer jobs joblib would do it here, where its end would be the study's.
+            for outcome in _in_processes(call, stop.until(batch), jobs):
                 if outcome != _STOPPED:
                     yield outcome
         except Exception:
