@@ -8,7 +8,7 @@ import pytest
 import yaml
 from study.reports import Page, make_run, said
 
-from fineprune.study.command import _older_than_dense
+from fineprune.study.command import _without_newest_page
 from fineprune.study.figures.curves import score_by_density
 from fineprune.study.grid import Cell, Run
 from fineprune.study.grouping import Row, groups, share
@@ -239,11 +239,11 @@ def test_pages_that_are_older_than_their_dense_run_are_made_again(tmp_path):
     for cell in cells:
         folder = make_run(tmp_path / cell.name, cell.method)
         (folder / "report.html").touch()
-    assert _older_than_dense(runs, tmp_path) == []
+    assert _without_newest_page(runs, tmp_path) == []
     dense = tmp_path / "a-dense-s0" / "results.json"
     later = (tmp_path / "a-l0-0.1-s0" / "report.html").stat().st_mtime + 5
     os.utime(dense, (later, later))
-    assert _older_than_dense(runs, tmp_path) == ["a-l0-0.1-s0"]
+    assert _without_newest_page(runs, tmp_path) == ["a-l0-0.1-s0"]
 
 
 def test_the_length_of_several_densities_is_that_of_the_last():

@@ -135,8 +135,12 @@ def run_study(
     connection = nullcontext() if cluster is None else ray_pool.connected(cluster, say)
     with exclusive(out / _LOCKS / "lock", refusal), StopsAtSignals(), connection:
         states = {run.name: state(run, out) for run in runs}
-        for name in (name for name, there in states.items() if there == "damaged"):
-            read_results(out / name / "results.json")  # raises, before anything is trained
+        for name in (name for name, there in states.items() if there == "damaged"):  # before any training
+            try:
+                read_results(out / name / "results.json")
+            except FinepruneError as error:
+                hint = "a study needs no --resume: delete it and start the study again"
+                raise FinepruneError(f"{error} ({hint})") from error
         if source is not None:
             write_text(out / SOURCE, source)
         for name in (FAILURES, *(_begun(run.name) for run in runs)):

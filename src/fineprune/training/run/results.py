@@ -18,10 +18,7 @@ ENGINE = "engine "
 _LENGTH = 128  # tokens of the text whose operations count, as in `fineprune.costs`
 _NUMBERS = ("score", "density", "kept", "total", "parameters", "steps", "seconds")
 _SECTIONS = ("model", "task", "pruning", "distillation")  # of a recipe; each may be missing
-_REMEDY = (
-    "delete it and run again with --resume, which trains anew, or take the folder model alone (a study needs "
-    "no --resume: delete it and start the study again)"
-)
+_REMEDY = "delete it and run again with --resume, which trains anew, or take the folder model alone"
 
 
 class PeerTiming(NamedTuple):
