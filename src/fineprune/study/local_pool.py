@@ -4,19 +4,18 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from fineprune.training.host.preemption import PREEMPTED, SIGNALS
+from fineprune.training.host.preemption import SIGNALS, AnswersSignals, ending
 from fineprune_runtime.processors import usable_processors
 
 Outcome = TypeVar("Outcome")
@@ -56,7 +55,7 @@ def outcomes(
             if stop.number is None:
                 raise
     if stop.number is not None:
-        raise _ending(stop.number)
+        raise ending(stop.number)
 
 
 def _in_processes(call: Callable[[Any], Any], batch: Iterable[Any], jobs: int) -> Iterator[Any]:
@@ -102,17 +101,13 @@ def _in_worker(
 def _end_run(number: int, frame: FrameType | None) -> None:
     """End the run of a worker process; one without a run stays, since loky would end the others with it."""
     if _at_work:
-        raise _ending(number)
+        raise ending(number)
 
 
-def _ending(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(PREEMPTED)
-
-
-class _PassedOn:
+class _PassedOn(AnswersSignals):
     """Passes the first signal on to the worker processes, which save and end; use it as a context.
 
-    A second Ctrl-C ends them at once. Outside the main thread Python allows no handlers.
+    A second Ctrl-C ends them at once.
     """
 
     def __init__(self, mark: Path) -> None:
@@ -120,21 +115,7 @@ class _PassedOn:
         """The signal that came."""
 
         self._mark = mark
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_PassedOn":
-        self._mark.unlink(missing_ok=True)
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, *SIGNALS):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        mark.unlink(missing_ok=True)
 
     def until(self, batch: Iterable[Any]) -> Iterator[Any]:
         """Yield the runs that begin: none after a signal."""
@@ -146,7 +127,7 @@ class _PassedOn:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             if number == signal.SIGINT:
-                raise _ending(number)
+                raise ending(number)
             return
         self.number = number
         self._mark.touch()

@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 
 from fineprune import FinepruneError, PruningConfig, PruningTrainer
-from fineprune.training.host import sealing, stopping
-from fineprune.training.host.preemption import SIGNALS, preemptible
+from fineprune.training.host import sealing
+from fineprune.training.host.preemption import PREEMPTED, SIGNALS, preemptible
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
 from fineprune.training.run import finishing
 from fineprune.training.run import train as run_module
@@ -67,7 +67,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(
     with caplog.at_level("WARNING", "fineprune"), pytest.raises(ending) as stop:
         run_recipe(recipe, out, progress=False)
     monkeypatch.undo()
-    assert getattr(stop.value, "code", 75) == stopping.PREEMPTED == 75
+    assert getattr(stop.value, "code", 75) == PREEMPTED == 75
     assert f"stopped by {number.name} after step 7, saved in {out}" in caplog.text
     assert "stopping after this step" in capfd.readouterr().err
     assert [signal.getsignal(known) for known in HANDLED] == handlers

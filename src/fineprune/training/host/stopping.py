@@ -4,9 +4,8 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement, ranks
 from fineprune.training.host import sealing
-from fineprune.training.host.preemption import PREEMPTED, SIGNALS
+from fineprune.training.host.preemption import AnswersSignals, ending
 
 _EVERY = 10  # steps between the processes' asking each other
 _NEVER = torch.iinfo(torch.int64).max
@@ -26,13 +25,12 @@ AGAIN = "the same command with --resume"
 """What goes on with a run that a signal stopped; a study has no --resume."""
 
 
-class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
+class StopsAtSignals(AnswersSignals, TrainerCallback):  # type: ignore[misc]
     """Saves a checkpoint before Ctrl-C, SIGTERM or SIGHUP ends a training; use it as a context.
 
     Outside the training they end the program at once. During it, they let the step end and save first, and
     only a second Ctrl-C does not wait: SIGTERM comes twice where a launcher passes on what its whole job
-    gets. Several processes stop at the same step, even if one alone got the signal. Signals that the parent
-    ignores stay ignored, and outside the main thread Python allows no handlers.
+    gets. Several processes stop at the same step, even if one alone got the signal.
     """
 
     def __init__(self, again: str = AGAIN) -> None:
@@ -41,20 +39,6 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
         self._training = False
         self._signal: int | None = None  # the one that came
         self._stop = False  # agreed on by all processes
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopsAtSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, *SIGNALS):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -98,7 +82,7 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
                 folder / f"checkpoint-{step}",
                 self._again,
             )
-        raise _ending(number)
+        raise ending(number)
 
     def _agreed(self) -> bool:
         came = self._signal is not None
@@ -109,17 +93,13 @@ class StopsAtSignals(TrainerCallback):  # type: ignore[misc]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self._training or (self._signal is not None and number == signal.SIGINT):
-            raise _ending(number)
+            raise ending(number)
         if self._signal is not None:
             return
         self._signal = number
         with contextlib.suppress(OSError):  # of a pipe whose reader the same Ctrl-C has ended
             # Not print, nor logging: the signal may have come in the middle of theirs.
             os.write(2, b"\nfineprune: stopping after this step, with a checkpoint; Ctrl-C to stop at once\n")
-
-
-def _ending(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(PREEMPTED)
 
 
 class FiniteLoss:

@@ -132,17 +132,19 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: st
     try:
         inside = home if recipe.earlier_densities else None
         section = name if name == "dense" else "training"
-        results = run_recipe(stage, folder, True, progress, inside, section, again)
+        results = run_recipe(
+            stage, folder, resume=True, progress=progress, home=inside, section=section, again=again
+        )
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
-    _check_start(recipe, folder)
+    _check_whole(recipe, folder)
     if first and progress:
         score = f"{results['metric']} {results['score']:.2%}"
         print(f"the {name} model has {score}; the next stage goes on from it", file=sys.stderr, flush=True)
     return results
 
 
-def _check_start(recipe: Recipe, folder: Path) -> None:
+def _check_whole(recipe: Recipe, folder: Path) -> None:
     """Raise `FinepruneError` where the model that the last density begins with is gone from an earlier one's
     folder, as after a run that was finished once.
     """
@@ -151,7 +153,7 @@ def _check_start(recipe: Recipe, folder: Path) -> None:
     if shrinks(recipe.pruning.structure) and not (folder / WHOLE).is_dir():
         raise FinepruneError(
             f"{folder}: its model before heads and neurons were removed is gone, and the next density "
-            f"begins with it; delete its results.json, too, and --resume trains it anew"
+            "begins with it; delete its results.json, too, and --resume trains it anew"
         )
 
 
