@@ -5,7 +5,8 @@
 
 Weights and masks are random, as in benchmarks/engine.py, on one thread and --layers of the layers. A time is
 the median of the rounds, and a ratio the median of the ratios within each round: above 1 the installed one is
-faster. A library of an older state is what `pip install ./runtime` leaves in fineprune_runtime/_native.
+faster. An error is the root mean square of the difference from torch's answer in float32, over that of the
+answer. A library of an older state is what `pip install ./runtime` leaves in fineprune_runtime/_native.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 
 import encoders
 import numpy as np
+import torch
 
 from fineprune_runtime import Encoder, dtypes, levels, native
 
@@ -33,8 +35,6 @@ def made(model: encoders.nn.Sequential, dtype: str, level: str, folder: str | No
 def seconds(runs: list[Encoder], x: np.ndarray, rounds: int) -> list[list[float]]:
     """Of each encoder, the seconds of each round; the order turns around from round to round."""
     taken: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        run(x)
     for number in range(rounds):
         order = range(len(runs))
         for i in order if number % 2 else reversed(order):
@@ -42,6 +42,13 @@ def seconds(runs: list[Encoder], x: np.ndarray, rounds: int) -> list[list[float]
             runs[i](x)
             taken[i].append(time.perf_counter() - begin)
     return taken
+
+
+def error(run: Encoder, model: encoders.nn.Sequential, x: torch.Tensor) -> float:
+    """How far an encoder's answer is from torch's; the call warms it up, too."""
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    return float(np.sqrt(((run(x.numpy()) - expected) ** 2).mean() / (expected**2).mean()))
 
 
 def main() -> None:
@@ -57,6 +64,7 @@ def main() -> None:
     given = parser.parse_args()
     folders = [given.before, None] if given.before else [None]
     titles = ["before, ms", "now, ms", "before / now"] if given.before else ["ms"]
+    titles += ["error before", "error now"] if given.before else ["error"]
     print(f"| shape | zeros | batch x length | level | dtype | {' | '.join(titles)} |")
     print("|---|---|---|---|---|" + "---|" * len(titles))
     for shape in given.shape:
@@ -67,14 +75,16 @@ def main() -> None:
                     runs = [made(model, dtype, level, folder) for folder in folders]
                     for case in given.case:
                         batch, length = map(int, case.split("x"))
-                        taken = seconds(runs, encoders.tokens(shape, batch, length).numpy(), given.rounds)
+                        x = encoders.tokens(shape, batch, length)
+                        errors = [f"{error(run, model, x):.1e}" for run in runs]
+                        taken = seconds(runs, x.numpy(), given.rounds)
                         cells = [f"{1000 * statistics.median(each):.2f}" for each in taken]
                         if len(taken) == 2:
                             cells.append(
                                 f"{statistics.median(a / b for a, b in zip(*taken, strict=True)):.2f}"
                             )
                         what = f"{shape} | {1 - density:.0%} | {case} | {level} | {dtype}"
-                        print(f"| {what} | {' | '.join(cells)} |", flush=True)
+                        print(f"| {what} | {' | '.join(cells + errors)} |", flush=True)
 
 
 if __name__ == "__main__":
