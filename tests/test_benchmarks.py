@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fineprune_runtime import levels
+from fineprune_runtime import dtypes, levels
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -131,6 +131,23 @@ def test_sst2(tmp_path, make_run, run):
     assert model["peers"]["engine float32"]["differs"] == 0
     assert model["peers"]["runtime float32"]["differs"] == 0
     assert "% | engine float32 |" in (tmp_path / "engine_sst2.md").read_text()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "deberta-v2"])
+def test_architectures(run, monkeypatch, architecture):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import architectures
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
+    monkeypatch.setitem(architectures.SETTINGS, architecture, architectures.SETTINGS[architecture] | sizes)
+    printed = run(
+        "architectures", "--architecture", architecture, "--density", 0.3, "--case", "2x9", "--rounds", 1
+    )
+    (row,) = [
+        line.split(" | ") for line in printed.splitlines() if line.startswith(f"| {architecture} | 70% |")
+    ]
+    assert len(row) == 4 + 2 * len(dtypes())
+    assert float(row[4 + len(dtypes())]) < 1e-5  # of float32
 
 
 def test_real_masks(tmp_path, make_run, run):

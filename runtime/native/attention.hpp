@@ -4,10 +4,10 @@
 // the sequence, or of a head with a window those near the queries. Queries are vector lanes; the softmax then runs down
 // the rows, and the result is feature-major again.
 #pragma once
+#include "bytes.hpp"
 #include "disentangled.hpp"
 #include "distances.hpp"
 #include "elementwise.hpp"
-#include "shorts.hpp"
 
 namespace fp {
 
@@ -28,17 +28,15 @@ struct Sequence {
 };
 
 // Query, key and value are bfloat16 rows in packed order, or floats. They are multiplied as bfloat16 where the
-// processor does; if not, by int8 encoders on x86 as 16-bit integers, which take half the time of floats.
+// processor does, else as floats; those of int8 encoders as integers, where x86 or dot4 takes less time for these.
 template <class Kernel>
 class Attention {
     static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
     static constexpr int kQueries = kMostVectors * kLanes;  // at once
-    static constexpr bool kShorts = Kernel::kDtype == FP_INT8 && kAddsShorts && !kHasBf16;
-    // Levels of weights and values: the products of so many keys are added in 32 bits.
-    static constexpr int64_t kMostKeys = 256;
-    static constexpr int kWeightLevels = 32767, kValueLevels = 255;
-    static constexpr int64_t kFewestKeys = 24;  // for fewer, levels take longer to make than they save
-    static_assert(kMostKeys * kWeightLevels * kValueLevels <= std::numeric_limits<int32_t>::max());
+    static constexpr bool kIntegers = Kernel::kDtype == FP_INT8 && (kHasDot4 || kAddsShorts);
+    typedef std::conditional_t<kHasDot4, HeadBytes<kHasBf16>, HeadShorts> Integers;
+    // For fewer, integers take longer to make than they save.
+    static constexpr int64_t kFewestKeys = kHasBf16 ? 112 : 24;
 
   public:
     static constexpr bool kPairs = !kFloats && kHasBf16;
@@ -51,8 +49,8 @@ class Attention {
         key_.grow(head_dim * line);
         value_.grow(head_dim * line);
         scores_.grow(longest * kQueries * 4);
-        result_.grow((kShorts ? 2 : 1) * head_dim * kQueries);
-        value_scale_.grow(kShorts ? head_dim : 0);
+        result_.grow((kIntegers ? 2 : 1) * head_dim * kQueries);
+        if (kIntegers) integers_.grow(longest + 2 * Kernel::kTile, head_dim);
         if (span) between_.grow(span, head_dim);
     }
 
@@ -76,16 +74,16 @@ class Attention {
         // part in their scale.
         const Part own{0, s.keys}, hidden{s.keys, s.count};
         queries<Dot>(h, head, s, bias, hidden, at, line);
-        if constexpr (kShorts)
-            if (s.keys >= kFewestKeys && !between_.given() && to_shorts(h.head_dim, s, at, line))
-                return queries<ShortDot>(h, head, s, bias, own, at, line);
+        if constexpr (kIntegers)
+            if (s.keys >= kFewestKeys && !between_.given() &&
+                integers_.convert({query_.span(), key_.span(), value_.span(), h.head_dim, line, at, s.keys}))
+                return queries<IntegerDot>(h, head, s, bias, own, at, line);
         queries<Dot>(h, head, s, bias, own, at, line);
     }
 
   private:
     typedef std::conditional_t<kPairs, Bf16Dot, FloatDot> Dot;
-    template <class D>
-    static constexpr bool kTwo = !std::is_same_v<D, FloatDot>;  // whether a word has two numbers
+    typedef typename Integers::Dot IntegerDot;
 
     // Queries of a sequence, from number `begin` to `end`.
     struct Part {
@@ -101,36 +99,6 @@ class Attention {
             else if (remaining > kLanes) part.begin += block<D, 2>(h, head, s, bias, part, at, line);
             else part.begin += block<D, 1>(h, head, s, bias, part, at, line);
         }
-    }
-
-    // Turns the floats that `copy` wrote into levels of integers: words of two features of query and key, values in
-    // natural order. Returns false, and leaves them, if one that counts is not finite.
-    bool to_shorts(int64_t head_dim, Sequence s, int64_t at, int64_t line) {
-        Magnitude query, key;
-        bool finite = true;
-        for (int64_t d = 0; d < head_dim; d++) {
-            Magnitude value;
-            query.take(query_.span().at(d * line + at * 4, s.keys * 4), s.keys);
-            key.take(key_.span().at(d * line + at * 4, s.keys * 4), s.keys);
-            value.take(value_.span().at(d * line + at * 4, s.keys * 4), s.keys);
-            value_scale_[d] = value.value();
-            finite = finite && std::isfinite(value_scale_[d]);
-        }
-        if (!finite || !std::isfinite(query.value()) || !std::isfinite(key.value())) return false;
-        const int most = levels_of_products(head_dim);
-        const Levels of_query(query.value(), most), of_key(key.value(), most);
-        score_scale_ = of_query.scale * of_key.scale;
-        for (auto [rows, levels] : {std::pair(query_.span(), of_query), std::pair(key_.span(), of_key)})
-            for (int64_t d = 0; d < head_dim; d += 2)
-                pairs_of(rows.at(d * line, line), d + 1 < head_dim ? rows.at((d + 1) * line, line) : nullptr, levels,
-                         line, rows.at(d / 2 * line, line));
-        for (int64_t d = 0; d < head_dim; d++) {
-            const Levels of_value(value_scale_[d], kValueLevels);
-            char *row = value_.span().at(d * line, line);
-            shorts_of(row, of_value, line, row);
-            value_scale_[d] = of_value.scale / kWeightLevels;
-        }
-        return true;
     }
 
     // Gathers the head's rows from the tiles: query and key as words (a float, or a pair of features),
@@ -193,103 +161,106 @@ class Attention {
     template <class D, int N>
     int64_t block(const Heads &h, int64_t head, Sequence s, const HeadBias &bias, Part part, int64_t at, int64_t line) {
         constexpr int64_t kRowBytes = N * kBytes;
-        constexpr bool kLevels = kShorts && kTwo<D>;
+        constexpr bool kLevels = kIntegers && std::is_same_v<D, IntegerDot>;
+        constexpr int kNumbers = D::kNumbers;
         const int64_t q = part.begin, finished = std::min<int64_t>(N * kLanes, part.end - q);
         const Keys seen = bias.seen(q, q + finished, s.keys);
         const int64_t first = at + seen.first;
         const Span<char> score_rows = scores_.span().part(0, seen.count * kRowBytes);
         char *scores = score_rows.data();
-        const int64_t groups = kTwo<D> ? (h.head_dim + 1) / 2 : h.head_dim;
         // The last vector of queries may begin with the sequence's last one: this reads past the end of the last line.
         static_assert(N * kBytes <= kOverread);
         const Left keys{key_.span().from(first * 4), 4, size_t(line)};
         const Right queries{query_.overread_from((at + q) * 4), size_t(line)};
-        product<D, N>(keys, seen.count, queries, groups, [&](int64_t m, const auto *sums) {
-            for (int n = 0; n < N; n++) store<kBytes>(scores + m * kRowBytes + n * kBytes, floats(sums[n]));
+        product<D, N>(keys, seen.count, queries, words(h.head_dim, kNumbers), [&](int64_t m, const auto *sums) {
+            for (int n = 0; n < N; n++) {
+                char *to = scores + m * kRowBytes + n * kBytes;
+                if constexpr (kLevels) store<kBytes>(to, integers_.score(sums[n], first + m));
+                else store<kBytes>(to, sums[n]);
+            }
         });
         if (between_.given())
             between_.template add<N>(scores, seen, q, query_.overread_from((at + q) * 4).data(),
                                      key_.span().from(first * 4).data(), line);
-        float scale = 1.0f / std::sqrt(float(h.head_dim * between_.products()));
-        if constexpr (kLevels) scale *= score_scale_;
-        if (bias.given()) add_bias<N>(scores, seen, q, bias, std::exchange(scale, 1.0f));
-        Floats<> total[N];
+        Floats<> scale[N], total[N];
+        for (int n = 0; n < N; n++) {
+            scale[n] = splat<kBytes>(1.0f / std::sqrt(float(h.head_dim * between_.products())));
+            if constexpr (kLevels) scale[n] *= integers_.query_scale(at + q + n * kLanes);
+        }
+        if (bias.given()) add_bias<N>(scores, seen, q, bias, scale);
         softmax<D, N>(scores, seen.count, scale, bias.window >= 0, total);
         // Who sees nothing gets zeros, as from torch's scaled_dot_product_attention.
         for (int n = 0; n < N; n++) total[n] = seen.count ? 1.0f / total[n] : Floats<>{};
         // Sums of levels are added as floats after some keys, from one half of the results to the other: a product may
         // hand on a row twice.
-        const int64_t half = h.head_dim * N * kLanes, most = kLevels ? kMostKeys : std::max<int64_t>(seen.count, 1);
+        const int64_t half = h.head_dim * N * kLanes;
+        const int64_t most = kLevels ? Integers::kMostKeys : std::max<int64_t>(seen.count, 1);
         float *result = result_.span().at(0, half), *before = result;
         for (int64_t key = 0; key == 0 || key < seen.count; key += most) {
             const int64_t count = std::min(most, seen.count - key);
             const bool last = key + count == seen.count;
             if (key)
                 before = std::exchange(result, result_.span().at(result == result_.span().data() ? half : 0, half));
-            const Left value{value_.span().from((first + key) * (kTwo<D> ? 2 : 4)), size_t(line), 4};
-            const Right weights{score_rows.from(key / (kTwo<D> ? 2 : 1) * kRowBytes), kRowBytes};
-            product<D, N>(value, h.head_dim, weights, kTwo<D> ? (count + 1) / 2 : count,
-                          [&](int64_t d, const auto *sums) {
-                              for (int n = 0; n < N; n++) {
-                                  const int64_t to = (d * N + n) * kLanes;
-                                  Floats<> sum = floats(sums[n]);
-                                  if (key) sum += load<Floats<>>(before + to);
-                                  if constexpr (kLevels) sum *= last ? value_scale_[d] : 1.0f;
-                                  store<kBytes>(result + to, last ? sum * total[n] : sum);
-                              }
-                          });
+            const Left value{value_.span().from((first + key) * (4 / kNumbers)), size_t(line), 4};
+            const Right weights{score_rows.from(key / kNumbers * kRowBytes), kRowBytes};
+            product<D, N>(value, h.head_dim, weights, words(count, kNumbers), [&](int64_t d, const auto *sums) {
+                for (int n = 0; n < N; n++) {
+                    const int64_t to = (d * N + n) * kLanes;
+                    Floats<> sum;
+                    if constexpr (kLevels) sum = __builtin_convertvector(sums[n], Floats<>);
+                    else sum = sums[n];
+                    if (key) sum += load<Floats<>>(before + to);
+                    if constexpr (kLevels) sum *= last ? integers_.value_scale(d) : 1.0f;
+                    store<kBytes>(result + to, last ? sum * total[n] : sum);
+                }
+            });
         }
         write(h, head, result, s.first + q, finished, N * kLanes);
         return finished;
     }
-    static Floats<> floats(Floats<> x) { return x; }
-    static Floats<> floats(Ints<> x) { return __builtin_convertvector(x, Floats<>); }
+    static int64_t words(int64_t numbers, int64_t of) { return (numbers + of - 1) / of; }
 
-    // scale score + bias in place.
+    // scale score + bias in place; the scale is then 1.
     template <int N>
-    static void add_bias(char *scores, Keys keys, int64_t q, const HeadBias &bias, float scale) {
+    static void add_bias(char *scores, Keys keys, int64_t q, const HeadBias &bias, Floats<> *scale) {
         for (int64_t m = 0; m < keys.count; m++)
             for (int n = 0; n < N; n++) {
                 char *at = scores + (m * N + n) * kBytes;
-                store<kBytes>(at, load<Floats<>>(at) * scale + bias.of(q + n * kLanes, keys.first + m));
+                store<kBytes>(at, load<Floats<>>(at) * scale[n] + bias.of(q + n * kLanes, keys.first + m));
             }
+        for (int n = 0; n < N; n++) scale[n] = splat<kBytes>(1);
     }
 
-    // exp(scale (score - largest)) in place, as floats or as pairs of keys; and its sum.
+    // exp(scale (score - largest)) in place, as floats or as words of some keys; and its sum.
     template <class D, int N>
-    static void softmax(char *scores, int64_t keys, float scale, bool has_window, Floats<> *total) {
-        Floats<> most[N];
-        for (int n = 0; n < N; n++) most[n] = load<Floats<>>(scores + n * kBytes), total[n] = Floats<>{};
+    static void softmax(char *scores, int64_t keys, const Floats<> *scale, bool has_window, Floats<> *total) {
+        constexpr int kNumbers = D::kNumbers;
+        Floats<> most[N], factor[N], error[N];
+        for (int n = 0; n < N; n++) {
+            most[n] = load<Floats<>>(scores + n * kBytes);
+            factor[n] = scale[n] * 1.44269504f;  // weights are powers of two
+            total[n] = error[n] = Floats<>{};
+        }
         for (int64_t m = 1; m < keys; m++)
             for (int n = 0; n < N; n++)
                 most[n] = larger<kBytes>(most[n], load<Floats<>>(scores + (m * N + n) * kBytes));
-        const float factor = scale * 1.44269504f;  // weights are powers of two
-        auto weight = [&](int64_t m, int n) {
-            const Floats<> below = load<Floats<>>(scores + (m * N + n) * kBytes) - most[n];
-            Floats<> e = power_of_two<kBytes, kTwo<D>>(below * factor);
-            // Else the smallest weight, whose products are denormal: sums of these are several times slower.
-            if (has_window) e = below > splat<kBytes>(0.5f * kUnseen) ? e : Floats<>{};
-            total[n] += e;
-            return e;
-        };
-        if constexpr (!kTwo<D>) {
-            for (int64_t m = 0; m < keys; m++)
-                for (int n = 0; n < N; n++) store<kBytes>(scores + (m * N + n) * kBytes, weight(m, n));
-        } else {  // pair m / 2 overwrites row m / 2, which has been read
-            for (int64_t m = 0; m < keys; m += 2)
-                for (int n = 0; n < N; n++) {
-                    const Floats<> even = weight(m, n), odd = m + 1 < keys ? weight(m + 1, n) : Floats<>{};
-                    put(scores + (m / 2 * N + n) * kBytes, kPairs ? pair<kBytes>(even, odd) : levels(even, odd));
+        for (int64_t m = 0; m < keys; m += kNumbers)  // row m / kNumbers has been read when it is overwritten
+            for (int n = 0; n < N; n++) {
+                Floats<> weight[kNumbers];
+                for (int i = 0; i < kNumbers; i++) {
+                    weight[i] = Floats<>{};
+                    if (m + i >= keys) continue;
+                    const Floats<> below = load<Floats<>>(scores + ((m + i) * N + n) * kBytes) - most[n];
+                    weight[i] = power_of_two<kBytes, (kNumbers > 1)>(below * factor[n]);
+                    // Else the smallest weight, whose products are denormal: sums of these are several times slower.
+                    if (has_window) weight[i] = below > splat<kBytes>(0.5f * kUnseen) ? weight[i] : Floats<>{};
+                    total[n] += weight[i];
                 }
-        }
-    }
-
-    // Levels of two weights in a word.
-    static Words<> levels(Floats<> even, Floats<> odd) {
-        const auto level = [](Floats<> x) {  // nearest: conversion cuts off, and weights are not negative
-            return (Words<>)__builtin_convertvector(x * float(kWeightLevels) + 0.5f, Ints<>);
-        };
-        return level(even) | level(odd) << 16;
+                char *to = scores + (m / kNumbers * N + n) * kBytes;
+                if constexpr (kNumbers == 1) store<kBytes>(to, weight[0]);
+                else if constexpr (std::is_same_v<D, Bf16Dot>) put(to, pair<kBytes>(weight[0], weight[1]));
+                else put(to, Integers::weights(weight, error[n]));
+            }
     }
 
     // The result's queries to their places in the tiles of the context.
@@ -307,8 +278,8 @@ class Attention {
     }
 
     Buffer<char> query_, key_, value_, scores_;
-    Buffer<float> result_, value_scale_;
-    float score_scale_ = 0;  // of levels of query and key
+    Buffer<float> result_;
+    Integers integers_;
     Between<Dot> between_;
 };
 

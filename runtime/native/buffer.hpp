@@ -1,7 +1,6 @@
 // Memory with its size: buffers that own it, aligned for vectors, and spans that refer to a part of one.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -63,19 +62,17 @@ class Buffer {
     }
     Buffer(const Buffer &) = delete;
     Buffer &operator=(const Buffer &) = delete;
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { release(); }
 
     // At least `count` elements; growing loses the contents. New memory is zero, the overread part included: vectors
     // read lanes of tokens that do not exist, and zeros keep those from being slow denormals or NaN.
     void grow(size_t count) {
         if (count <= count_) return;
         if (count > (SIZE_MAX / 2) / sizeof(E)) throw std::bad_alloc();
-        std::free(data_);
-        count_ = 0;
-        const size_t bytes = (count * sizeof(E) + kOverread + kAlign - 1) / kAlign * kAlign;
-        data_ = static_cast<E *>(std::aligned_alloc(kAlign, bytes));
-        if (!data_) throw std::bad_alloc();
-        FP_CHECK(reinterpret_cast<uintptr_t>(data_) % kAlign == 0);
+        release();
+        data_ = nullptr, count_ = 0;
+        const size_t bytes = count * sizeof(E) + kOverread;
+        data_ = static_cast<E *>(::operator new(bytes, std::align_val_t(kAlign)));
         std::memset(static_cast<void *>(data_), 0, bytes);
         count_ = count;
     }
@@ -86,9 +83,12 @@ class Buffer {
         return Span<const E>(data_, count_ + kOverread / sizeof(E)).from(first);
     }
     E &operator[](size_t i) { return *span().at(i, 1); }
+    const E &operator[](size_t i) const { return *span().at(i, 1); }
     size_t bytes() const { return count_ * sizeof(E); }
 
   private:
+    void release() { ::operator delete(data_, std::align_val_t(kAlign)); }
+
     E *data_ = nullptr;
     size_t count_ = 0;
 };

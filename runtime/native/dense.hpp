@@ -11,6 +11,7 @@ namespace fp {
 
 // How the words of a group are multiplied, and what the sums are.
 struct FloatDot {
+    static constexpr int kNumbers = 1;  // in a word
     typedef Floats<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) {
         float x;
@@ -19,11 +20,13 @@ struct FloatDot {
     }
 };
 struct Bf16Dot {
+    static constexpr int kNumbers = 2;
     typedef Floats<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot2<kBytes>(sum, b, splat_word<kBytes>(a)); }
 };
 #if defined(__x86_64__)
 struct ShortDot {
+    static constexpr int kNumbers = 2;
     typedef Ints<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot_pairs<kBytes>(sum, b, splat_word<kBytes>(a)); }
 };
@@ -31,6 +34,7 @@ struct ShortDot {
 typedef FloatDot ShortDot;  // nobody takes it
 #endif
 struct Int8Dot {
+    static constexpr int kNumbers = 4;
     typedef Ints<> Sum;
     static Sum dot(Sum sum, Words<> b, uint32_t a) { return dot4<kBytes>(sum, b, splat_word<kBytes>(a)); }
 };

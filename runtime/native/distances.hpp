@@ -37,7 +37,7 @@ struct HeadBias {
             for (int i = 0; i < kLanes; i++) result[i] = *row.at(middle + distance[i], 1);
         if (window < 0) return result;
         const Ints<> reach = int32_t(window) - Ints<>{};
-        return (distance <= reach) & (distance >= -reach) ? result : splat<kBytes>(kUnseen);
+        return ((distance <= reach) & (distance >= -reach)) ? result : splat<kBytes>(kUnseen);
     }
 
     // Those of a sequence's first `keys` tokens that one of the queries from `begin` to `end` sees. The queries rise.

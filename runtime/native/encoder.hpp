@@ -337,7 +337,7 @@ class Encoder : public EncoderBase {
         l.in.template run<W>(x, kFloats ? inner.rows : w.partial.span(), w.grouped.span(),
                              [&](uint32_t n, const auto *y) {
                                  Floats<B> a[kVectors];
-                                 for (int j = 0; j < kVectors; j++) a[j] = activate<B>(s_.activation, y[j]);
+                                 for (int j = 0; j < kVectors; j++) a[j] = activate<B, !kFloats>(s_.activation, y[j]);
                                  if (gated) {
                                      const float *gate = gates.at(size_t(n) * T, T);
                                      for (int j = 0; j < kVectors; j++) a[j] *= load<Floats<B>>(gate + j * (B / 4));

@@ -9,6 +9,8 @@
 #include <string_view>
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include "encoder.hpp"
@@ -278,6 +280,15 @@ int32_t fp_runs(const char *level) {
     const bool dot = getauxval(AT_HWCAP) & kDot;
     if (name == "neon_dot") return dot;
     if (name == "neon_i8mm") return dot && (second & kI8mm) && (second & kBf16);
+#elif defined(__aarch64__) && defined(__APPLE__)
+    const auto has = [](const char *feature) {
+        int32_t value = 0;
+        size_t size = sizeof(value);
+        return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value;
+    };
+    const bool dot = has("hw.optional.arm.FEAT_DotProd");
+    if (name == "neon_dot") return dot;
+    if (name == "neon_i8mm") return dot && has("hw.optional.arm.FEAT_I8MM") && has("hw.optional.arm.FEAT_BF16");
 #endif
     return 0;
 }

@@ -193,32 +193,6 @@ inline Floats<B> power_of_two(Floats<B> x) {
     return p * (Floats<B>)((Words<B>)whole << 23);
 }
 
-// x Phi(x), with the error function as a quotient of polynomials, good to 1e-7 (coefficients of Eigen's erf).
-template <int B>
-inline Floats<B> gelu(Floats<B> x) {
-    const Floats<B> z = larger<B>(smaller<B>(x * 0.70710678118f, splat<B>(3.925f)), splat<B>(-3.925f));
-    const Floats<B> u = z * z;
-    Floats<B> p = u * -2.72614225801306e-10f + 2.77068142495902e-08f;
-    p = p * u + -2.10102402082508e-06f;
-    p = p * u + -5.69250639462346e-05f;
-    p = p * u + -7.34990630326855e-04f;
-    p = p * u + -2.95459980854025e-03f;
-    p = p * u + -1.60960333262415e-02f;
-    Floats<B> q = u * -1.45660718464996e-05f + -2.13374055278905e-04f;
-    q = q * u + -1.68282697438203e-03f;
-    q = q * u + -7.37332916720468e-03f;
-    q = q * u + -1.42647390514189e-02f;
-    const Floats<B> half = x * 0.5f;
-    return half + half * (z * p / q);
-}
-
-// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and 0.5 (1 + tanh(t)) = 1 / (1 + e^-2t).
-template <int B>
-inline Floats<B> gelu_tanh(Floats<B> x) {
-    const Floats<B> t = (x * x * x * 0.044715f + x) * 1.5957691216f;
-    return x / (exponential<B>(-t) + 1.0f);
-}
-
 // -- 16- and 8-bit rows --------------------------------------------------------------------------
 //
 // A row of a bfloat16 or int8 tile is stored in "packed order": the order in which narrowing packs whole

@@ -111,7 +111,7 @@ def encoder_case(pick: Pick) -> EncoderCase:
         bias=bool(pick(0, 1)),
         activation=ACTIVATIONS[pick(0, 2)],
         batch=pick(0, 4),
-        length=(0, 1, pick(1, 20), pick(1, 45), pick(46, 90))[pick(0, 4)],
+        length=(0, 1, pick(1, 20), pick(1, 45), pick(46, 90), pick(108, 130))[pick(0, 5)],
         mask=pick(0, 3),
         threads=pick(1, 3),
         seed=pick(0, 2**32 - 1),

@@ -1,4 +1,4 @@
-"""Attention over long texts: from 24 tokens on, int8 takes 16-bit integers where there is no bfloat16."""
+"""Attention over long texts, where int8 takes integers: bytes from 112 or 24 tokens, or 16 bits from 24."""
 
 import math
 
@@ -9,7 +9,8 @@ from runtime.engines import PAIRS, EncoderCase, check_encoder, floats, layer, li
 from fineprune_runtime import Encoder
 
 everywhere = pytest.mark.parametrize(("level", "dtype"), PAIRS)
-LENGTHS = (23, 24, 25, 255, 256, 257, 300, 513)  # integers begin at 24, sums of them end after 256 keys
+# Integers begin at 24 or 112; sums of 16 bits end after 256 keys; four bytes are multiplied together.
+LENGTHS = (23, 24, 25, 111, 112, 113, 255, 256, 257, 300, 513)
 WIDE = 64
 
 
@@ -63,10 +64,25 @@ def test_sums_of_the_largest_numbers(level, dtype):
 
 
 @everywhere
+@pytest.mark.parametrize("length", [60, 300, 511])
+def test_many_small_weights_count_together(level, dtype, length):
+    # The first score is 6.5 above the others, each of which has a weight of 0.0015: less than half a level
+    # of 255. All together they take a part that grows with the text.
+    x = np.tile(floats([0, 1, 2, -2]), (length, 1))
+    x[0, :2] = 1, -1
+    y = attended(level, dtype, x, [0, 0, 6.5 / 16, 0], [1, 0, 0, 0])
+    rest = (length - 1) * math.exp(-6.5)
+    assert (
+        np.abs(y - (rest - 1) / (rest + 1)).max() <= {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}[dtype]
+    )
+
+
+@everywhere
 @pytest.mark.parametrize("size", [1e-34, 1e-20, 1e20])
-def test_values_of_any_size(level, dtype, size):
-    x = np.tile(floats([0, 1, 2, -2]), (30, 1))
-    x[10:, 1] = 0.5
+@pytest.mark.parametrize("length", [30, 120])
+def test_values_of_any_size(level, dtype, size, length):
+    x = np.tile(floats([0, 1, 2, -2]), (length, 1))
+    x[length // 3 :, 1] = 0.5
     y = attended(level, dtype, x, [0, 0, size, 0], [0, 0, 1 / size, 0], size)
     # Beyond 1e-30 levels have no scale, and values count as 0.
     expected = [2 / 3, 0] if size < 1e-30 and dtype == "int8" else [2 / 3]
@@ -75,14 +91,42 @@ def test_values_of_any_size(level, dtype, size):
 
 @everywhere
 @pytest.mark.parametrize("length", [255, 300, 520])
-def test_a_long_text_is_as_in_float64(level, dtype, length):
-    check_encoder(EncoderCase(2, 40, 2, 13, 50, 0.4, 0, 0, True, "gelu", 2, length, 2, 2, 5), level, dtype)
+@pytest.mark.parametrize("head_dim", [13, 16])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"reach": 9}, {"modern": 7, "window": 70}, {"positions": 3}],
+    ids=["plain", "bias", "modern", "positions"],
+)
+def test_a_long_text_is_as_in_float64(level, dtype, length, head_dim, more):
+    case = EncoderCase(2, 40, 2, head_dim, 50, 0.4, 0, 0, True, "gelu", 2, length, 2, 2, 5, **more)
+    check_encoder(case, level, dtype)
 
 
 @everywhere
-def test_a_neighbor_in_the_batch_changes_nothing(level, dtype):
+@pytest.mark.parametrize("place", [0, 60, 119])
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_what_is_not_finite_in_a_long_text_stays_so(level, dtype, place, part):
+    # The token's own feature overflows in one of the three; attention must not take it for a level.
+    x = np.tile(floats([0, 1, 2, -2]), (120, 1))
+    x[place] = 8, 1, 2, -2
+    weight = np.zeros((64, 4))
+    weight[7] = [3e38, 0, 0, 0]
+    plain = linear(np.ones((64, 4)))
+    own = layer(
+        inner=64,
+        **{"query": plain, "key": plain, "value": plain} | {part: linear(weight)},
+        attention_output=linear(np.full((4, 64), 0.1)),
+    )
+    y = Encoder([own], head_dim=64, dtype=dtype, level=level)(floats([x]))[0]
+    assert np.isnan(y[place]).all()
+    assert np.isnan(y).all() == (part != "query")
+
+
+@everywhere
+@pytest.mark.parametrize("length", [40, 120])
+def test_a_neighbor_in_the_batch_changes_nothing(level, dtype, length):
     random = np.random.default_rng(4)
-    x = random.standard_normal((2, 40, 4)).astype(np.float32)
+    x = random.standard_normal((2, length, 4)).astype(np.float32)
     own = layer(
         inner=3,
         **{name: linear(random.standard_normal((3, 4))) for name in ("query", "key", "value")},

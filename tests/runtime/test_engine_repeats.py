@@ -40,7 +40,7 @@ def test_any_number_of_threads_and_run_after_run(level, dtype):
 @everywhere
 @settings(max_examples=10, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 45), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(0, 45) | st.integers(108, 130), min_size=1, max_size=6),
     padding=st.integers(0, 30),
     seed=st.integers(0, 2**32 - 1),
 )

@@ -120,7 +120,7 @@ def encoder(chance: random.Random, level: str, dtype: str) -> str:
     if chance.random() < 0.5:
         given["bias"] = None
     engine = Encoder(layers, dtype=dtype, level=level, **given)
-    shape = chance.choice((0, 1, 3, 5)), chance.choice((0, 1, 2, 31, 70))
+    shape = chance.choice((0, 1, 3, 5)), chance.choice((0, 1, 2, 31, 70, 130))
     mask = chance.choice((None, seeded(chance).integers(0, 2, shape), np.zeros(shape)))
     assert engine(odd_input(chance, *shape, engine.hidden), mask).shape == (*shape, engine.hidden)
     return "ran"
@@ -265,7 +265,10 @@ def raw_encoder(chance: random.Random, level: str, dtype: str) -> str:
                 native.call(library, "fp_encoder_add", handle, ctypes.byref(layer))
             except EngineError:  # and then it runs without that layer
                 outcome = "refused"
-        batch, length = chance.choice((-(2**62), -1, 0, 1, 3)), chance.choice((-(2**62), -1, 0, 1, 5, 40))
+        batch, length = (
+            chance.choice((-(2**62), -1, 0, 1, 3)),
+            chance.choice((-(2**62), -1, 0, 1, 5, 40, 113)),
+        )
         if settings.hidden > 1000:
             batch, length = min(batch, 1), min(length, 5)
         shape = max(0, batch), max(0, length), settings.hidden
