@@ -22,7 +22,7 @@ OLDEST_TESTS := tests/checkpoint tests/training tests/tasks/test_modeling.py -k 
 # Under -j the goals still run one after another: tests and benchmarks would take each other's cores, and time.
 .NOTPARALLEL:
 
-.PHONY: help setup demo test oldest realdata stress docs lint bench bench-engine study pictures runtime-alone wheels sanitize clean
+.PHONY: help setup demo test oldest realdata stress docs lint bench bench-engine study pictures runtime-alone wheels arm sanitize clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -122,6 +122,9 @@ runtime-alone: $(STAMP)  ## the wheel of runtime/ in an environment of its own: 
 
 wheels: $(STAMP)  ## wheels and sdists of both packages in dist/, installed without a compiler and tried
 	.ci/wheels
+
+arm: $(STAMP)  ## the engine's tests on AArch64, emulated; as root, it installs the emulator; ARGS="tests/runtime -k neon" for others
+	.ci/arm $(ARGS)
 
 # gcc's sanitizers have to be in the process before Python starts, and so has libstdc++, whose exceptions they watch.
 # Python itself leaks by design.

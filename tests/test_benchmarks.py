@@ -122,15 +122,19 @@ def test_overhead_of_two_processes(run):
     assert [row.split(" | ")[0] for row in rows] == ["| dense", "| movement, local", "| soft_movement"]
 
 
-def test_sst2(tmp_path, make_run, run):
-    rows = "\n".join(f"{'very ' * (at % 3)}good film\t{at % 2}" for at in range(5))
-    (tmp_path / "dev.tsv").write_text(f"sentence\tlabel\n{rows}\n")
-    options = ["--data", tmp_path / "dev.tsv", "--sentences", 6, "--rounds", 1, "--results", tmp_path]
-    run("engine_sst2", make_run, *options)
-    (model,) = json.loads((tmp_path / "engine_sst2.json").read_text())
+def test_engine_answers(tmp_path, make_run, run):
+    rows = "".join(f"{'very ' * (at % 3)}good film\t{at % 2}\n" for at in range(5))
+    (tmp_path / "dev.tsv").write_text(f"sentence\tlabel\n{rows}")
+    data = f"train: {tmp_path}/dev.tsv, validation: {tmp_path}/dev.tsv, text: sentence, label: label"
+    (tmp_path / "run/recipe.yaml").write_text(
+        f"model: {{name: {make_run}}}\ntask: {{{data}}}\ntraining: {{steps: 1}}\n"
+    )
+    run("engine_answers", tmp_path / "run", "--texts", 6, "--rounds", 1, "--results", tmp_path)
+    (model,) = json.loads((tmp_path / "engine_answers.json").read_text())
     assert model["peers"]["engine float32"]["differs"] == 0
     assert model["peers"]["runtime float32"]["differs"] == 0
-    assert "% | engine float32 |" in (tmp_path / "engine_sst2.md").read_text()
+    assert model["peers"]["torch"]["score"] == model["peers"]["engine float32"]["score"]
+    assert "% | engine float32 |" in (tmp_path / "engine_answers.md").read_text()
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "deberta-v2"])

@@ -40,12 +40,12 @@ class HeadBytes {
             store<kBytes>(key_offset_.span().at(t, kLanes),
                           __builtin_convertvector(sum * -kOffset, Floats<>) * load<Floats<>>(&key_scale_[t]));
         }
-        typedef typename VecOf<uint8_t, kLanes>::type Octets;
+        typedef typename VecOf<uint8_t, kLanes>::type LaneBytes;
         for (int64_t d = 0; d < h.head_dim; d++) {
             const Levels levels(value_scale_[d], kMost);
             for (int64_t t = begin; t < end; t += kLanes)
                 store_as<uint8_t, kLanes>(h.value.at(d * h.line + t, kLanes),
-                                          __builtin_convertvector(whole(value(h, d, t) * levels.inverse), Octets));
+                                          __builtin_convertvector(whole(value(h, d, t) * levels.inverse), LaneBytes));
             value_scale_[d] = levels.scale / kWeightLevels;
         }
         return true;
@@ -92,7 +92,7 @@ class HeadBytes {
     static void four(const HeadRows &h, Span<const char> rows, int64_t d, int64_t token, Floats<> *to) {
         for (int i = 0; i < 4; i += Pairs ? 2 : 1) {
             if (d + i >= h.head_dim) {
-                to[i] = to[i + Pairs] = Floats<>{};
+                to[i] = Floats<>{}, to[i + Pairs] = Floats<>{};
                 continue;
             }
             const Words<> word = load<Words<>>(rows.at((Pairs ? (d + i) / 2 : d + i) * h.line + token * 4, kBytes));
