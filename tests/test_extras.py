@@ -69,8 +69,8 @@ def test_every_import_is_of_a_declared_package():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
-    # tokenizers comes with fineprune-runtime; the last two are peers of bench that no extra installs.
-    elsewhere = {"fineprune", "tokenizers", "deepsparse", "ctranslate2"}
+    # tokenizers comes with fineprune-runtime; the others are for peers of bench that no extra installs.
+    elsewhere = {"fineprune", "tokenizers", "deepsparse", "ctranslate2", "llama_cpp", "gguf"}
     third_party = imported - set(sys.stdlib_module_names) - elsewhere
     assert {distribution(module) for module in third_party} <= declared
 

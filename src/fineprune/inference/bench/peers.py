@@ -22,6 +22,7 @@ from fineprune.inference import fallback
 from fineprune.inference.accelerate import Dtype, accelerate
 from fineprune.inference.bench.ctranslate2_peer import encoder_in_ctranslate2
 from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
+from fineprune.inference.bench.llama_cpp_peer import encoder_in_llama_cpp
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import is_replaceable, linear_of, places
 from fineprune.pruning.targets import is_linear
@@ -168,6 +169,18 @@ def run_ctranslate2(compute_type: str) -> Callable[[Job], Run]:
     return build
 
 
+def run_llama_cpp(weights: Literal["F32", "Q8_0"]) -> Callable[[Job], Run]:
+    """Run the encoder in llama.cpp, and the head in torch."""
+
+    def build(job: Job) -> Run:
+        texts, tokens = job.inputs["input_ids"].shape
+        folder = job.scratch / "llama.cpp"
+        changed = encoder_in_llama_cpp(job.model, weights, (texts, tokens), job.threads, folder)
+        return _model_run(changed, job.inputs)
+
+    return build
+
+
 PEERS: dict[str, Peer] = {
     "torch": Peer(run_torch, 1e-3),
     "engine float32": Peer(run_engine("float32"), 1e-3),
@@ -183,6 +196,9 @@ PEERS: dict[str, Peer] = {
     "OpenVINO int8 weights": Peer(run_openvino("f32", int8="weights"), 0.3, ("openvino", "nncf")),
     "CTranslate2": Peer(run_ctranslate2("float32"), 1e-3, ("ctranslate2",)),
     "CTranslate2 int8": Peer(run_ctranslate2("int8"), 0.3, ("ctranslate2",)),
+    # Its "float32" has the tanh form of gelu, from a table in float16, and keys and values in float16.
+    "llama.cpp": Peer(run_llama_cpp("F32"), 0.02, ("llama_cpp", "gguf")),
+    "llama.cpp Q8_0": Peer(run_llama_cpp("Q8_0"), 0.3, ("llama_cpp", "gguf")),
     "DeepSparse": Peer(run_deepsparse, 1e-3, ("deepsparse",)),
 }
 """In the order of the table. The first one is what the others are compared with, in time and in answers."""

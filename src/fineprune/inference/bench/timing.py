@@ -24,6 +24,7 @@ _PACKAGES = (
     "openvino",
     "nncf",
     "ctranslate2",
+    "llama-cpp-python",
     "deepsparse",
 )
 
