@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     peaks, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         program = build(folder)
-        for name in arguments.shape:
-            hidden, inner = encoders.SHAPES[name].hidden, encoders.SHAPES[name].inner
+        sizes = [(encoders.SHAPES[name].hidden, encoders.SHAPES[name].inner) for name in arguments.shape]
+        for hidden, inner in dict.fromkeys(sizes):
             for outputs, inputs in ((hidden, hidden), (inner, hidden), (hidden, inner)):
                 # Before each matrix: the core is another one when its neighbors are busy.
                 peaks.append(core(program))
