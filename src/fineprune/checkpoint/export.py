@@ -195,7 +195,12 @@ def _write(model: "PreTrainedModel", inputs: dict[str, Any], folder: Path, to: s
             quantizer = exporters.NNCFOpenVINOQuantizer(exporters.NNCFWeightCompressionConfig())
         exporter = exporters.OpenVINOExporter()
         config = exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer)
-    exporter.export(model, dict(inputs), config).save_pretrained(folder)
+    own = [module for module in model.modules() if "forward" not in vars(module)]
+    try:
+        exporter.export(model, dict(inputs), config).save_pretrained(folder)
+    finally:
+        for module in own:  # transformers leaves one on the model, bound to it: a copy would run the original
+            vars(module).pop("forward", None)
 
 
 @torch.no_grad()

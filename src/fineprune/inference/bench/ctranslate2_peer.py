@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fineprune.errors import FinepruneError
+from fineprune.inference.bench.other_encoders import with_encoder
 from fineprune.pruning.layout import layout_of
 
 LOADERS = {
@@ -48,12 +49,7 @@ def encoder_in_ctranslate2(model: Any, compute_type: str, threads: int, folder: 
         folder.mkdir(parents=True, exist_ok=True)
         specification.save(str(folder))
     encoder = ctranslate2.Encoder(str(folder), device="cpu", intra_threads=threads, compute_type=compute_type)
-    encoded = _Encoded(encoder, ctranslate2.StorageView.from_array)
-    if base is model:
-        return encoded
-    changed: nn.Module = copy.copy(model)
-    changed._modules = dict(model._modules) | {model.base_model_prefix: encoded}
-    return changed
+    return with_encoder(model, _Encoded(encoder, ctranslate2.StorageView.from_array))
 
 
 def check(model: Any) -> None:

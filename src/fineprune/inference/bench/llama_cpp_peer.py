@@ -4,7 +4,6 @@ The weights go into a GGUF file as llama.cpp's own converter puts them there. Th
 package, and opens a folder with a tokenizer, which the measurement does not have.
 """
 
-import copy
 import logging
 import weakref
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from fineprune._files import make_folder, staged_file
 from fineprune.errors import FinepruneError
+from fineprune.inference.bench.other_encoders import with_encoder
 from fineprune.pruning.layout import layout_of
 
 KINDS = ("bert", "camembert", "roberta", "xlm-roberta")
@@ -68,12 +68,7 @@ def encoder_in_llama_cpp(
     make_folder(folder)
     with staged_file(file) as beside:
         _write(base, weights, beside)
-    encoded = _Encoded(file, shape, threads, getattr(base, "pooler", None))
-    if base is model:
-        return encoded
-    changed: nn.Module = copy.copy(model)
-    changed._modules = dict(model._modules) | {model.base_model_prefix: encoded}
-    return changed
+    return with_encoder(model, _Encoded(file, shape, threads, getattr(base, "pooler", None)))
 
 
 def check(model: Any) -> None:
