@@ -140,12 +140,22 @@ def test_engine_answers(tmp_path, make_run, run):
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "deberta-v2"])
 def test_architectures(run, monkeypatch, architecture):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import architectures
+    import engine_architectures
 
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
-    monkeypatch.setitem(architectures.SETTINGS, architecture, architectures.SETTINGS[architecture] | sizes)
+    monkeypatch.setitem(
+        engine_architectures.SETTINGS, architecture, engine_architectures.SETTINGS[architecture] | sizes
+    )
     printed = run(
-        "architectures", "--architecture", architecture, "--density", 0.3, "--case", "2x9", "--rounds", 1
+        "engine_architectures",
+        "--architecture",
+        architecture,
+        "--density",
+        0.3,
+        "--case",
+        "2x9",
+        "--rounds",
+        1,
     )
     (row,) = [
         line.split(" | ") for line in printed.splitlines() if line.startswith(f"| {architecture} | 70% |")

@@ -1,6 +1,6 @@
 """The engine against torch, for each architecture that it runs whole.
 
-    python benchmarks/architectures.py [--density 0.1 0.03] [--case 1x128] [--architecture bert ...]
+    python benchmarks/engine_architectures.py [--density 0.1 0.03] [--case 1x128] [--architecture bert ...]
 
 Models have the sizes of their usual base version, random weights, and masks with the same density in every
 matrix; embeddings are included. A ratio is the median over interleaved rounds of torch's time / the engine's.
