@@ -33,7 +33,7 @@ template <class Kernel>
 class Attention {
     static constexpr bool kFloats = Kernel::kDtype == FP_FLOAT32;
     static constexpr int kQueries = kMostVectors * kLanes;  // at once
-    static constexpr bool kIntegers = Kernel::kDtype == FP_INT8 && (kHasDot4 || kAddsShorts);
+    static constexpr bool kIntegers = Kernel::kDtype == FP_INT8 && (kHasDot4 || (kAddsShorts && !kHasBf16));
     typedef std::conditional_t<kHasDot4, HeadBytes<kHasBf16>, HeadShorts> Integers;
     // For fewer, integers take longer to make than they save.
     static constexpr int64_t kFewestKeys = kHasBf16 ? 112 : 24;
