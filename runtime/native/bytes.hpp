@@ -35,8 +35,8 @@ class HeadBytes {
         }
         if (!finite) return false;
         for (int64_t t = begin; t < end; t += kLanes) {
-            words_of(h, h.query, t, kOffset, query_scale_);
-            const Ints<> sum = words_of(h, h.key, t, 0, key_scale_);
+            words_of(h, h.query, t, kOffset == 0, query_scale_);
+            const Ints<> sum = words_of(h, h.key, t, true, key_scale_);
             store<kBytes>(key_offset_.span().at(t, kLanes),
                           __builtin_convertvector(sum * -kOffset, Floats<>) * load<Floats<>>(&key_scale_[t]));
         }
@@ -123,9 +123,9 @@ class HeadBytes {
         }
         return std::isfinite(all.value());
     }
-    // Levels of kLanes tokens plus `offset` as words of four features, in place of the rows, and scales in place of
-    // magnitudes; returns each token's sum of levels.
-    static Ints<> words_of(const HeadRows &h, Span<char> rows, int64_t token, int offset, Buffer<float> &scales) {
+    // Levels of kLanes tokens, `as_signed` or plus 128, as words of four features, in place of the rows, and scales in
+    // place of magnitudes; returns each token's sum of levels.
+    static Ints<> words_of(const HeadRows &h, Span<char> rows, int64_t token, bool as_signed, Buffer<float> &scales) {
         float *scale = scales.span().at(token, kLanes);
         const Floats<> most = load<Floats<>>(scale), least = splat<kBytes>(1e-30f);  // as in Levels
         const Floats<> inverse = most > least ? float(kMost) / most : Floats<>{};
@@ -138,7 +138,7 @@ class HeadBytes {
             for (int i = 0; i < 4; i++) level[i] = whole(x[i] * inverse) + 128u;
             const Words<> unsigned_ones = bytes(level), signed_ones = unsigned_ones ^ (128u * kOnes);
             sum = dot4<kBytes>(sum, splat_word<kBytes>(kOnes), signed_ones);
-            put(rows.at(d / 4 * h.line + token * 4, kBytes), offset ? unsigned_ones : signed_ones);
+            put(rows.at(d / 4 * h.line + token * 4, kBytes), as_signed ? signed_ones : unsigned_ones);
         }
         return sum;
     }

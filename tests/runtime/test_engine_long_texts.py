@@ -12,6 +12,7 @@ everywhere = pytest.mark.parametrize(("level", "dtype"), PAIRS)
 # Integers begin at 24 or 112; sums of 16 bits end after 256 keys; four bytes are multiplied together.
 LENGTHS = (23, 24, 25, 111, 112, 113, 255, 256, 257, 300, 513)
 WIDE = 64
+CLOSE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}
 
 
 def attended(level, dtype, x, query, key, size=1.0):
@@ -39,7 +40,7 @@ def test_equal_keys_give_the_mean(level, dtype, length):
     x[length // 3 :, 1] = -1
     expected = 1 - 2 * (length - length // 3) / length
     y = attended(level, dtype, x, [0, 0, 1, 0], [0, 0, 1, 0])
-    assert np.abs(y - expected).max() <= {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}[dtype]
+    assert np.abs(y - expected).max() <= CLOSE[dtype]
 
 
 @everywhere
@@ -50,7 +51,7 @@ def test_one_key_that_is_larger_takes_all(level, dtype, length, place):
     x = np.tile(floats([-1, 0, 2, -2]), (length, 1))
     x[place, :2] = 1, 1
     y = attended(level, dtype, x, [0, 0, 1, 0], [2, 0, 0, 0])
-    assert np.abs(y - 1).max() <= {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}[dtype]
+    assert np.abs(y - 1).max() <= CLOSE[dtype]
 
 
 @everywhere
@@ -60,7 +61,7 @@ def test_sums_of_the_largest_numbers(level, dtype):
     x = np.tile(floats([1, 1, 2, -2]), (300, 1))
     x[-1, :2] = -1, -1
     y = attended(level, dtype, x, [0, 0, 50, 0], [100, 0, 0, 0])
-    assert np.abs(y - 1).max() <= {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}[dtype]
+    assert np.abs(y - 1).max() <= CLOSE[dtype]
 
 
 @everywhere
@@ -72,9 +73,7 @@ def test_many_small_weights_count_together(level, dtype, length):
     x[0, :2] = 1, -1
     y = attended(level, dtype, x, [0, 0, 6.5 / 16, 0], [1, 0, 0, 0])
     rest = (length - 1) * math.exp(-6.5)
-    assert (
-        np.abs(y - (rest - 1) / (rest + 1)).max() <= {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}[dtype]
-    )
+    assert np.abs(y - (rest - 1) / (rest + 1)).max() <= CLOSE[dtype]
 
 
 @everywhere
