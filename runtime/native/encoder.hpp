@@ -21,11 +21,13 @@ struct EncoderBase {
     virtual size_t bytes() const = 0;
 };
 
-// How many tokens go into a tile: as many as it can hold, or fewer if some threads would then have none.
+// How many tokens go into a tile: as many as it can hold, or fewer if some threads would then have none. A quarter of a
+// tile of bytes takes nearly as long as half of it.
 template <class Kernel>
 int64_t tile_width(int64_t tokens, int threads) {
+    const int64_t least = std::max(16, Kernel::kDtype == FP_INT8 ? Kernel::kTile / 2 : Kernel::kNarrowest);
     int64_t width = Kernel::kTile;
-    while (width / 2 >= Kernel::kNarrowest && width / 2 >= 16 && (tokens + width - 1) / width < threads &&
+    while (width / 2 >= least && (tokens + width - 1) / width < threads &&
            (tokens + width / 2 - 1) / (width / 2) > (tokens + width - 1) / width)
         width /= 2;
     return width;
@@ -123,11 +125,8 @@ class Encoder : public EncoderBase {
         for (Rotary &r : rotaries_) r.cover(length, tiles_, T);
         // A counter for each phase: whoever is free takes the next tile, or the next head.
         phases_ = std::vector<std::atomic<int64_t>>(2 * layers_.size() + 1);
-        int64_t heads = 0;
-        for (const Layer &l : layers_) heads = std::max(heads, l.inner() / s_.head_dim);
-        const int64_t parts = std::max(tiles_, heads * int64_t(tokens_.sequences().size()));
-        const int workers = int(std::min<int64_t>(threads, parts));
-        pool_.run(workers, [&](int worker) { work(workers_[worker]); });
+        // Most of the work is in tiles: more threads could share in the attention alone, which is short where tiles are few.
+        pool_.run(int(std::min<int64_t>(threads, tiles_)), [&](int worker) { work(workers_[worker]); });
     }
 
   private:

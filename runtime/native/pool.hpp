@@ -3,6 +3,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -36,11 +37,12 @@ class Pool {
         workers_ = workers;
         arrived_ = 0;
         if (workers == 1) return work(0);
+        begun_ = Clock::now();
         if (crew_ && crew_->process != getpid()) crew_.release();
         if (!crew_) crew_ = std::make_unique<Crew>(threads_ - 1);
         crew_->start(workers - 1, work);
         work(0);
-        crew_->finish();
+        crew_->finish(patience());
     }
 
     // Within run(): waits until all workers are here.
@@ -48,11 +50,14 @@ class Pool {
         if (workers_ == 1) return;
         const uint32_t round = round_.load();
         if (arrived_.fetch_add(1) + 1 == uint32_t(workers_)) {
+            const auto now = Clock::now();
+            lasted_ = now - begun_;
+            begun_ = now;
             arrived_ = 0;
             round_.fetch_add(1);
             return at_barrier_.wake();
         }
-        at_barrier_.wait([&] { return round_.load() != round; });
+        at_barrier_.wait([&] { return round_.load() != round; }, patience());
     }
 
   private:
@@ -75,8 +80,8 @@ class Pool {
             }
             wake.notify_all();
         }
-        void finish() {
-            finished.wait([&] { return busy.load() == 0; });
+        void finish(Clock::duration patience) {
+            finished.wait([&] { return busy.load() == 0; }, patience);
         }
         void serve(int index) {
             uint64_t seen = 0;
@@ -116,8 +121,14 @@ class Pool {
         Meeting finished;
     };
 
+    // How long to stay awake at a barrier: as long as one phase without help. A worker that falls asleep comes late to the
+    // next phase, finds its tile taken by the others, and would fall asleep at every barrier from then on.
+    Clock::duration patience() const { return std::clamp<Clock::duration>(2 * lasted_.load(), kNap, 10 * kNap); }
+
     const int threads_;
     int workers_ = 1;
+    Clock::time_point begun_;                // of a phase; only who arrives last reads and writes it
+    std::atomic<Clock::duration> lasted_{};  // the last phase
     std::unique_ptr<Crew> crew_;
     Meeting at_barrier_;
     std::atomic<uint32_t> arrived_{0}, round_{0};

@@ -27,10 +27,15 @@ inline int usable_threads(int threads) {
     return threads;
 }
 
-// Asks in a loop, for as long as falling asleep and waking up would take, whether something is true.
+typedef std::chrono::steady_clock Clock;
+
+// About as long as falling asleep and waking up takes.
+constexpr Clock::duration kNap = std::chrono::microseconds(50);
+
+// Asks in a loop, for so long, whether something is true.
 template <class Ready>
-bool soon(Ready &&ready) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+bool soon(Ready &&ready, Clock::duration patience = kNap) {
+    const auto end = Clock::now() + patience;
     do {
         for (int i = 0; i < 16; i++) {
             if (ready()) return true;
@@ -38,7 +43,7 @@ bool soon(Ready &&ready) {
             __builtin_ia32_pause();
 #endif
         }
-    } while (std::chrono::steady_clock::now() < end);
+    } while (Clock::now() < end);
     return false;
 }
 
@@ -47,8 +52,8 @@ bool soon(Ready &&ready) {
 class Meeting {
   public:
     template <class Ready>
-    void wait(Ready &&ready) {
-        if (soon(ready)) return;
+    void wait(Ready &&ready, Clock::duration patience) {
+        if (soon(ready, patience)) return;
         std::unique_lock<std::mutex> hold(lock_);
         asleep_.fetch_add(1);
         changed_.wait(hold, ready);

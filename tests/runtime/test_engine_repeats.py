@@ -224,6 +224,16 @@ def test_an_encoder_that_is_freed_ends_its_threads():
 
 
 @everywhere
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /proc")
+def test_a_text_of_one_tile_needs_no_other_threads(level, dtype):
+    """They would only wait: in each layer one thread has the tile."""
+    before = len(os.listdir("/proc/self/task"))
+    encoder, (hidden, _) = make_encoder(level, dtype, threads=3), make_hidden(CASE)
+    encoder(hidden[:1, :8])
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+@everywhere
 def test_timing_the_kernel_says_how_many_tokens_it_ran(level, dtype):
     linear = Linear(Matrix.from_dense(np.eye(16, dtype=np.float32)), None)
     layer = SparseLinear(linear, dtype=dtype, level=level)
