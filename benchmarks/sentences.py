@@ -1,26 +1,37 @@
-"""Time `encode` of all-MiniLM-L6-v2 in torch against the engine, at one density, on one thread.
+"""Time `encode` of a dense sentence model in several runtimes, and of its pruned copy in the engine.
 
-    python benchmarks/sentences.py [--density 0.1] [--texts 256] [--rounds 7]
+    python benchmarks/sentences.py [--pruned FOLDER] [--dense FOLDER] [--texts FILE] [--batch 1] [--rounds 7]
 
-The model is cut by magnitude, for its speed alone: its vectors are of no use. Both sides take turns in each
-round, and the ratio is the median over rounds. Needs the extra `demo` and sentence-transformers.
+All sides run on one thread, tokenize, pool and normalize, and take turns in each round; a ratio is the median
+over rounds. Without --pruned it is the dense model cut by magnitude to --density, for its speed alone: its
+vectors are of no use. Needs the extras `demo`, `sentences` and `export`; fastembed where it is installed.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 import fineprune
 import fineprune_runtime
+from fineprune._messages import one_line
 from fineprune.checkpoint.model_folder import minilm_folder
+from fineprune.inference.bench import peers
+from fineprune.inference.bench.graphs import onnx_call, openvino_call, openvino_core
 from fineprune.pruning.targets import find_targets
 from fineprune.tasks.docstring_pairs import __doc__ as prose
 
 WORDS = " ".join(str(prose).split()).split()
+CALIBRATION = 64  # texts from which nncf learns the ranges of the activations
+
+Encode = Callable[[list[str]], Any]
 
 
 def cut(model: torch.nn.Module, density: float) -> None:
@@ -31,35 +42,124 @@ def cut(model: torch.nn.Module, density: float) -> None:
         weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0
 
 
+def texts_of(file: Path | None, count: int) -> list[str]:
+    """Evenly spaced lines of a file, or texts of 8 to 31 words."""
+    if file is None:
+        return [
+            " ".join(WORDS[(7 * row + n) % len(WORDS)] for n in range(8 + row % 24)) for row in range(count)
+        ]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [lines[row * len(lines) // count] for row in range(min(count, len(lines)))]
+
+
+def by_graph(dense: SentenceTransformer, call: Any) -> Encode:
+    """Encode by a graph of the transformer alone: the mean over tokens, normalized."""
+
+    def encode(texts: list[str]) -> Any:
+        given = dict(
+            dense.tokenizer(
+                texts, padding=True, truncation=True, max_length=dense.max_seq_length, return_tensors="np"
+            )
+        )
+        hidden, mask = call(given)["last_hidden_state"], given["attention_mask"][..., None]
+        vectors = (hidden * mask).sum(1) / mask.sum(1)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return encode
+
+
+def openvino(dense: SentenceTransformer, job: peers.Job, texts: list[str]) -> Encode:
+    """Encode by OpenVINO with 8-bit weights and activations."""
+    core = openvino_core()
+    graph = core.read_model(peers.exported(job, "openvino", False) / "openvino_model.xml")
+    samples = [
+        dict(dense.tokenizer(text, truncation=True, max_length=dense.max_seq_length, return_tensors="np"))
+        for text in texts
+    ]
+    return by_graph(dense, openvino_call(core, peers.quantized(graph, samples), "f32", 1))
+
+
+def fastembed(dense: SentenceTransformer, job: peers.Job) -> Encode:
+    """Encode by fastembed, in ONNX Runtime's float32."""
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    folder = peers.exported(job, "onnx", False)
+    dense.tokenizer.save_pretrained(folder)
+    job.model.config.save_pretrained(folder)
+    TextEmbedding.add_custom_model(
+        "local",
+        PoolingType.MEAN,
+        True,
+        ModelSource(hf="local"),
+        dim=dense.get_embedding_dimension(),
+        model_file="model.onnx",
+    )
+    model = TextEmbedding("local", specific_model_path=str(folder), threads=1)
+    return lambda texts: np.stack(list(model.embed(texts)))
+
+
+def sides_of(asked: argparse.Namespace, texts: list[str], scratch: Path) -> dict[str, Encode]:
+    """All that runs here, by name, torch first; says what does not."""
+    dense = SentenceTransformer(str(asked.dense or minilm_folder()), device="cpu").eval()
+    transformer = dense.transformers_model
+    inputs = dict(dense.tokenizer(texts[:2], padding=True, return_tensors="pt"))
+    job = peers.Job(transformer, inputs, 1, scratch)
+    dense_sides: dict[str, Callable[[], Encode]] = {
+        "onnxruntime int8": lambda: by_graph(
+            dense, onnx_call(peers.exported(job, "onnx", True) / "model.onnx", 1)
+        ),
+        "OpenVINO int8": lambda: openvino(dense, job, texts[:CALIBRATION]),
+        "fastembed": lambda: fastembed(dense, job),
+    }
+    sides: dict[str, Encode] = {"torch": lambda rows: dense.encode(rows, show_progress_bar=False)}
+    expected = sides["torch"](texts[:4])
+    for name, make in dense_sides.items():
+        try:
+            encode = make()
+            far = float(np.abs(encode(texts[:4]) - expected).max())
+        except Exception as error:  # by side: it is said, and the others go on
+            print(f"{name}: not run ({one_line(error)})")
+            continue
+        print(f"{name}: vectors differ from torch's by up to {far:.3f}")
+        sides[name] = encode
+    small = asked.pruned
+    if small is None:
+        pruned = SentenceTransformer(str(asked.dense or minilm_folder()), device="cpu")
+        cut(pruned, asked.density)
+        small = fineprune.save_compact(pruned, scratch / "small").folder
+    for dtype in fineprune_runtime.dtypes():
+        sides[f"pruned, engine {dtype}"] = fineprune_runtime.load(small, dtype=dtype, threads=1).encode
+    inside = SentenceTransformer(str(small), device="cpu")
+    fast = fineprune.accelerate(inside, threads=1)
+    sides["pruned, accelerate float32"] = lambda rows: fast.encode(rows, show_progress_bar=False)
+    return sides
+
+
 def main() -> None:
-    """Print the median texts a second of each side, and the median ratio."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--density", type=float, default=0.1)
-    parser.add_argument("--texts", type=int, default=256)
+    """Print the median texts a second of each side, and the median ratio to torch's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dense", type=Path, help="a folder of sentence-transformers; all-MiniLM-L6-v2")
+    parser.add_argument("--pruned", type=Path, help="the compact folder of its pruned copy")
+    parser.add_argument("--density", type=float, default=0.1, help="without --pruned")
+    parser.add_argument("--texts", type=Path, help="a text a line; texts of 8 to 31 words")
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=32, help="texts in a call")
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    texts = [
-        " ".join(WORDS[(7 * row + step) % len(WORDS)] for step in range(8 + row % 24))
-        for row in range(asked.texts)
-    ]
-    dense = SentenceTransformer(minilm_folder(), device="cpu")
-    cut(dense, asked.density)
-    sides = {"torch": dense.encode}
-    with tempfile.TemporaryDirectory() as folder:
-        fineprune.save_compact(dense, f"{folder}/small")
-        for dtype in fineprune_runtime.dtypes():
-            model = fineprune_runtime.load(f"{folder}/small", dtype=dtype, threads=1)
-            sides[f"fineprune_runtime {dtype}"] = model.encode
-        inside = SentenceTransformer(f"{folder}/small", device="cpu")
-        sides["accelerate float32"] = fineprune.accelerate(inside, threads=1).encode
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(asked.rounds + 1):  # the first warms up
-        for name, encode in sides.items():
-            before = time.perf_counter()
-            encode(texts)
-            if number:
-                seconds[name].append(time.perf_counter() - before)
+    texts = texts_of(asked.texts, asked.count)
+    calls = [texts[first : first + asked.batch] for first in range(0, len(texts), asked.batch)]
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        sides = sides_of(asked, texts, Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(asked.rounds + 1):  # the first warms up
+            for name, encode in sides.items():
+                before = time.perf_counter()
+                for rows in calls:
+                    encode(rows)
+                if number:
+                    seconds[name].append(time.perf_counter() - before)
     for name, times in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(seconds["torch"], times, strict=True))
         print(f"{name:28} {len(texts) / statistics.median(times):8.0f} texts/s  {ratio:5.2f} x torch")

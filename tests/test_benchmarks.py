@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sentence_folders import sentence_folder, texts
 
 from fineprune_runtime import dtypes, levels
 
@@ -257,3 +259,15 @@ def test_density_control(monkeypatch):
     rows = [{"law": "movement, learned", "seed": s, "score": 0.8 + s / 50, "dense": 0.8} for s in (0, 1)]
     shown = [*density_control.table([row | {"density": 0.25, "off": None} for row in rows])]
     assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
+
+
+def test_sentences(tmp_path, run, save_body):
+    """The pruned copy beside the dense model in each runtime: one line each."""
+    pytest.importorskip("sentence_transformers")
+    folder = sentence_folder(save_body(), tmp_path / "dense")
+    (tmp_path / "texts.txt").write_text("\n".join(texts(8)))
+    asked = ["--dense", folder, "--density", 0.3, "--texts", tmp_path / "texts.txt", "--count", 4]
+    said = run("sentences", *asked, "--batch", 2, "--rounds", 1)
+    assert "onnxruntime int8: vectors differ from torch's by up to 0." in said
+    for side in ("torch", "pruned, engine float32", "pruned, accelerate float32"):
+        assert re.search(rf"^{side} +\d+ texts/s +\d+\.\d\d x torch$", said, re.MULTILINE)

@@ -12,6 +12,7 @@ from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
 from fineprune import accelerate, save_compact, shrink
+from fineprune.pruning.low_rank import factorize
 from fineprune_runtime import EngineError, load
 from fineprune_runtime.architectures import ARCHITECTURES
 from fineprune_runtime.encoder_layers import shrunk_shapes
@@ -131,3 +132,26 @@ def test_fewer_heads_where_a_bias_of_positions_is_for_all():
     names = {"attention.attn.o.weight": (16, 8), "output.dense.weight": (16, 20)}
     with pytest.raises(EngineError, match="16 outputs and 4 to 16 inputs"):
         shrunk_shapes(config, "", names.__getitem__)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
+def test_thin_layers_are_multiplied_out(kind, tmp_path):
+    """The layers of a low-rank model are two matrices in the files, and one in the engine."""
+    model, tokenizer = make_model(kind, "text", pruned=False), make_tokenizer(kind)
+    factorize(model, 1.2)
+    save_compact(model, tmp_path, tokenizer)
+    small = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = small(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(-1)
+    for found, row in zip(load(tmp_path).predict(TEXTS), expected, strict=True):
+        assert found.score == pytest.approx(float(row.max()), abs=1e-5)
+
+
+def test_thin_matrices_without_a_product(tokenizer, tmp_path):
+    model = tiny_bert(vocab_size=len(tokenizer))
+    factorize(model, 1.2)
+    model.bert.encoder.layer[1].output.dense[1].weight = torch.nn.Parameter(torch.ones(16, 3))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=r"layer.1.output.dense.0.weight \(8, 32\) and .* have no product"):
+        load(tmp_path)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +119,16 @@ class Folder:
         return name in self._tensors
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """Return a weight of `shape` (outputs, inputs) by its non-zero elements."""
+        """Return a weight of `shape` (outputs, inputs) by its non-zero elements.
+
+        Of a low-rank layer, whose two thin matrices are in the files, it is their product.
+        """
+        if (pair := self._pair(name)) is not None:
+            second, first = (self.dense(each, cast(tuple[int, int], self.shape(each))) for each in pair)
+            product = Matrix.from_dense(second @ first)
+            if product.shape != shape:
+                raise misfit(name, product.shape, shape)
+            return product
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return Matrix.from_dense(self._floats(file, tensor, shape))
@@ -127,7 +136,14 @@ class Folder:
             return Matrix.from_blob(tensor.data, shape)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a weight, also of a packed one."""
+        """Return the shape of a weight, also of a packed one, or of the product of a low-rank layer's two."""
+        if (pair := self._pair(name)) is not None:
+            second, first = map(self.shape, pair)
+            if len(second) != 2 or len(first) != 2 or second[1] != first[0]:
+                raise EngineError(
+                    f"{self.path}: {pair[1]} {first} and {pair[0]} {second} have no product; {_AGAIN}"
+                )
+            return second[0], first[1]
         file, tensor = self._tensor(name)
         if not tensor.is_blob:
             return tensor.shape
@@ -169,7 +185,16 @@ class Folder:
         """Return the weights whose names begin with `prefix` and that nobody has asked for, sorted."""
         return sorted(name for name in self._tensors if name.startswith(prefix) and name not in self._read)
 
+    def _pair(self, name: str) -> tuple[str, str] | None:
+        """Return the names of the second and first thin matrix of a low-rank layer; None: it is none."""
+        start = name.removesuffix("weight")
+        pair = f"{start}1.weight", f"{start}0.weight"
+        return None if name in self._tensors or not set(pair) <= set(self._tensors) else pair
+
     def _tensor(self, name: str) -> tuple[Path, manifest.Stored]:
+        of_pair = f"{name.removesuffix('bias')}1.bias"  # the bias of a low-rank layer is the second one's
+        if name.endswith(".bias") and name not in self._tensors and of_pair in self._tensors:
+            name = of_pair
         if name not in self._tensors:
             raise EngineError(
                 f"{self.path}: its weights lack {name}; they are not of the model in config.json"

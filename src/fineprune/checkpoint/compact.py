@@ -217,7 +217,7 @@ def _write(
     files = sorted(staging.glob("*.safetensors"))
     origin = origin_of(model)
     pruned = verify(files)["pruned"]
-    if not pruned and origin is None:
+    if not pruned and origin is None and not shapes.has_own(model):
         raise FinepruneError(
             f"{type(model).__name__} has nothing to pack: no linear layer has "
             f"{100 * (1 - SPARSE):.0f} % zeros; prune it first, or give another type of values, such as int8"

@@ -37,6 +37,7 @@ from fineprune.checkpoint.remote_code import config_of
 from fineprune.checkpoint.transformers_hook import METHOD
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
+from fineprune.pruning.low_rank import is_low_rank
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.summary import summary
@@ -112,9 +113,10 @@ def write_delta(
     provenance = provenance.completed_by(model)
     model = finalized(model)
     refuse_not_finite(model)
-    if origin_of(model) is not None:
+    if origin_of(model) is not None or is_low_rank(model):
+        what = "was shrunk" if origin_of(model) is not None else "has low-rank layers"
         raise FinepruneError(
-            f"{type(model).__name__} was shrunk, so its matrices are not those of {base}; save it whole, "
+            f"{type(model).__name__} {what}, so its matrices are not those of {base}; save it whole, "
             "with save_compact"
         )
     config = copy.deepcopy(model.config)

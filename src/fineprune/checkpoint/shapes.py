@@ -1,7 +1,7 @@
-"""The shapes of a shrunk model on disk: checked before anything is allocated, then given to the model.
+"""The shapes of a shrunk or low-rank model on disk: checked before anything is allocated, then given to it.
 
 config.json keeps the original sizes, and each tensor of the files has its own shape, that of fewer heads or
-neurons.
+neurons; of a low-rank layer there are two matrices, `0` and `1`, in the place of one.
 """
 
 import copy
@@ -18,8 +18,10 @@ from fineprune._engine_errors import engine_errors
 from fineprune.errors import FinepruneError
 from fineprune.pruning.anatomy import Attention, Block, FeedForward
 from fineprune.pruning.layout import layout_of
+from fineprune.pruning.low_rank import is_low_rank, multiply_out, sides, thin
 from fineprune.pruning.origin import Kept, Origin, origin_of, record
 from fineprune.pruning.resizing import READERS, Resizing, by_matrix, resize, units_of
+from fineprune.pruning.targets import is_linear, is_pointwise
 from fineprune_runtime import codec
 from fineprune_runtime import manifest as manifests
 
@@ -41,7 +43,7 @@ class _Half(NamedTuple):
 def has_own(model: nn.Module) -> bool:
     """Return whether a model has other shapes than its class gives it under its configuration."""
     origin = origin_of(model)
-    return origin is not None and not origin.ordinary
+    return is_low_rank(model) or (origin is not None and not origin.ordinary)
 
 
 def fit(model: Any, files: Iterable[str | Path]) -> None:
@@ -56,6 +58,9 @@ def fit(model: Any, files: Iterable[str | Path]) -> None:
             fit the other matrices of its layer.
     """
     shapes, manifest = _read(files)
+    if _make_thin(model, shapes):
+        record(model, None)
+        return
     stored = _by_name(model, shapes)
     halves = _halves(model)
     widths = {}
@@ -72,7 +77,12 @@ def fit(model: Any, files: Iterable[str | Path]) -> None:
 
 
 def full_size(model: Any) -> Any:
-    """Pad a shrunk model with heads and neurons of zeros up to its configuration, in place, and return it."""
+    """Give a model the sizes of its configuration, in place, and return it.
+
+    A shrunk one gets heads and neurons of zeros, a low-rank one the products of its thin matrices.
+    """
+    if is_low_rank(model):
+        multiply_out(model)
     if not has_own(model):
         return model
     with torch.device("meta"):
@@ -123,19 +133,53 @@ def _read(files: Iterable[str | Path]) -> tuple[dict[str, Shape], str | None]:
     return shapes, text
 
 
+def _make_thin(model: Any, stored: Mapping[str, Shape]) -> bool:
+    """Put two thin layers where the files have two matrices for one; return whether there are such.
+
+    Raises:
+        FinepruneError: the matrices do not fit each other, or the layer that config.json asks for.
+    """
+    ranks = {}
+    for name, names in _names_in_files(model).items():
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if not name.endswith(".weight") or not is_linear(layer) or is_pointwise(layer):
+            continue
+        for known in (each.removesuffix(".weight") for each in names):
+            first, second = (stored.get(f"{known}.{part}.weight") for part in "01")
+            if first is None or second is None:
+                continue
+            inputs, outputs = sides(layer)
+            rank = first[0] if first else 0
+            if (first, second) != ((rank, inputs), (outputs, rank)) or rank < 1:
+                raise FinepruneError(
+                    f"{known}: the files hold thin matrices of {_text(first)} and {_text(second)}, and their "
+                    f"product is not {outputs} x {inputs}, as config.json asks; fetch the model again"
+                )
+            ranks[name.removesuffix(".weight")] = rank
+            break
+    for name, rank in ranks.items():
+        model.set_submodule(name, thin(model.get_submodule(name), rank))
+    return bool(ranks)
+
+
 def _by_name(model: Any, stored: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Return the stored shapes by the names that the model has; transformers may use others in the files."""
-    state: dict[str, Any] = dict(model.state_dict(keep_vars=True))
-    in_files = {id(tensor): name for name, tensor in revert_weight_conversion(model, dict(state)).items()}
-    prefix = f"{model.base_model_prefix}."
+    """Return the stored shapes by the names that the model has."""
     found = {}
-    for name, tensor in state.items():
-        in_file = str(in_files.get(id(tensor), name))
-        for known in (in_file, in_file.removeprefix(prefix), prefix + in_file):
+    for name, names in _names_in_files(model).items():
+        for known in names:
             if known in stored:
                 found[name] = stored[known]
                 break
     return found
+
+
+def _names_in_files(model: Any) -> dict[str, tuple[str, ...]]:
+    """Return the names that files may have for each tensor, by its name; transformers may rename them."""
+    state: dict[str, Any] = dict(model.state_dict(keep_vars=True))
+    in_files = {id(tensor): name for name, tensor in revert_weight_conversion(model, dict(state)).items()}
+    prefix = f"{model.base_model_prefix}."
+    names = {name: str(in_files.get(id(tensor), name)) for name, tensor in state.items()}
+    return {name: (known, known.removeprefix(prefix), prefix + known) for name, known in names.items()}
 
 
 def _units_in(entry: _Half, stored: Mapping[str, Shape]) -> int | None:

@@ -21,6 +21,7 @@ from fineprune.inference.layers_module import LayersModule
 from fineprune.inference.linear_module import SparseLinear
 from fineprune.inference.weights import dense_of, header_of, is_replaceable, linear_of, places
 from fineprune.pruning.finalizing import masked_modules
+from fineprune.pruning.low_rank import LowRankLinear, is_low_rank, multiply_out
 from fineprune.pruning.origin import origin_of
 from fineprune.pruning.pruner import Pruner
 from fineprune.pruning.targets import check_module, is_linear, refuse_accelerated
@@ -124,6 +125,9 @@ def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> Non
 
 def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
     """Replace the encoders that the engine runs as a whole, then single layers of the rest."""
+    low_rank = is_low_rank(model)
+    if low_rank and not _has_pruned_pairs(model):
+        multiply_out(model)  # one dense product in a whole encoder is faster than two thin ones outside of it
     whole = _whole_encoders(model, dtype, threads)
     # Every pruned layer: the engine chooses a sparse or a dense product, and its dense one is not slower.
     count = _each_layer(model, lambda each: engine.SparseLinear(each, dtype=dtype, threads=threads), SPARSE)
@@ -134,8 +138,15 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
         reasons = [f"the engine does not run {named} whole, only {', '.join(architectures.ARCHITECTURES)}"]
     if reasons:
         _say(f"{type(model).__name__}: {reasons[0]}; {_describe(count)}")
-    elif not whole.pruned and not count.replaced and origin_of(transformer_of(model)) is None:
+    elif (
+        not low_rank and not whole.pruned and not count.replaced and origin_of(transformer_of(model)) is None
+    ):
         _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
+
+
+def _has_pruned_pairs(model: nn.Module) -> bool:
+    pairs = (pair for pair in model.modules() if isinstance(pair, LowRankLinear))
+    return any(density <= SPARSE for pair in pairs for density in map(_density, pair) if density is not None)
 
 
 def _by_torch(model: nn.Module) -> None:

@@ -7,7 +7,8 @@ from architectures.models import make
 from support import tiny_bert
 from transformers import AutoModelForSequenceClassification
 
-from fineprune import FinepruneError
+from fineprune import FinepruneError, load
+from fineprune.pruning.low_rank import is_low_rank
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.recipe import ModelConfig, Recipe
 from fineprune.training.run.train import run_recipe
@@ -43,6 +44,19 @@ def test_a_run_in_two_stages(files, tmp_path):
         assert model.config.intermediate_size == 8  # of 16, once
 
 
+def test_a_run_of_thin_layers_with_a_whole_teacher(files, tmp_path):
+    run_recipe(files.recipe(pruning=None), tmp_path / "dense", progress=False)
+    values = files.recipe(pruning=None).to_dict()
+    values["model"] = {"name": str(tmp_path / "dense"), "low_rank": 1.5}
+    values |= {"distillation": {"teacher": str(tmp_path / "dense"), "alpha": 0.5, "hidden": 1}}
+    run_recipe(Recipe.from_dict(values), tmp_path / "thin", progress=False)
+    again = {**values, "model": {"name": str(tmp_path / "thin")}}
+    run_recipe(Recipe.from_dict(again), tmp_path / "again", progress=False)
+    for folder in ("thin", "again"):
+        model = load(tmp_path / folder / "model")
+        assert is_low_rank(model)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -56,6 +70,8 @@ def test_a_run_in_two_stages(files, tmp_path):
             {"structure": {"attention": "value_dim"}, "density": 0.5},
             "model.structure={'attention': 'value_dim'}: leaves zeros in the model, or its size",
         ),
+        ({"low_rank": 0.9}, "model.low_rank=0.9: expected a number of at least 1; 3 leaves a third"),
+        ({"low_rank": "3"}, "model.low_rank='3': expected a number of at least 1"),
         ({"structure": NEURONS, "density": 2}, "model.density=2: the share of weights"),
         ({"structure": {"ffn": "neuron"}, "density": 0.5}, "model.structure: unknown setting 'ffn'"),
     ],

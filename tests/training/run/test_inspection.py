@@ -59,7 +59,7 @@ def test_operations_that_are_left():
     zeros = Flops(128, 400_000_000, 400_000_000, 50_000_000)
     assert str(zeros) == f"{dense}, 0.05 without those by zeros"
     shrunk = Flops(128, 1_600_000_000, 400_000_000, 400_000_000)
-    assert str(shrunk) == f"{dense}, 25.0% of the 1.6 before heads and neurons were removed"
+    assert str(shrunk) == f"{dense}, 25.0% of the 1.6 before its matrices were made smaller"
 
 
 # -- folders ----------------------------------------------------------------------------------

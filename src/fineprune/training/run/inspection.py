@@ -33,7 +33,7 @@ class LayerDensity:
 
     kept: int
     total: int
-    """All weights, of a shrunk model those before heads and neurons were removed."""
+    """All weights, of a shrunk or low-rank model those of the original."""
 
     heads: int | None
     """None where they cannot be determined."""
@@ -76,7 +76,7 @@ class Flops(NamedTuple):
     """Tokens of the text."""
 
     original: int
-    """Of the model before heads and neurons were removed."""
+    """Of the model before its matrices were made smaller."""
 
     stored: int
     """Of the model as it is stored, in a runtime that multiplies by zeros too."""
@@ -88,7 +88,7 @@ class Flops(NamedTuple):
         shares = [f"{self.stored / 1e9:.3g} GFLOPs for a text of {self.length} tokens"]
         if self.stored < self.original:
             share = f"{self.stored / self.original:.1%} of the {self.original / 1e9:.3g}"
-            shares.append(f"{share} before heads and neurons were removed")
+            shares.append(f"{share} before its matrices were made smaller")
         if self.nonzero < self.stored:
             shares.append(f"{self.nonzero / 1e9:.3g} without those by zeros")
         return ", ".join(shares)
@@ -116,12 +116,12 @@ class Inspection:
 
     @property
     def shrunk(self) -> bool:
-        """Whether heads or neurons of the original were removed."""
+        """Whether the original had more weights: heads or neurons were removed, or its matrices made thin."""
         return self.total > self.stats.total
 
     @property
     def total(self) -> int:
-        """All weights of the pruned matrices, of a shrunk model those of the original."""
+        """All weights of the pruned matrices, of a shrunk or low-rank model those of the original."""
         return sum(layer.total for layer in self.layers)
 
     @property
@@ -181,6 +181,7 @@ def inspect_folder(folder: Path) -> Inspection:
     from fineprune.checkpoint.loading import open_model
     from fineprune.pruning.dead_units import remaining_heads, remaining_units
     from fineprune.pruning.layout import settings_of
+    from fineprune.pruning.low_rank import whole_sizes
     from fineprune.pruning.origin import origin_of
     from fineprune.pruning.summary import summary
     from fineprune.training.run.mask_snapshot import matrices_of
@@ -197,7 +198,7 @@ def inspect_folder(folder: Path) -> Inspection:
     return Inspection(
         name=folder.resolve().name,
         stats=summary(model),
-        layers=_layers(matrices, units, living, origin),
+        layers=_layers(matrices, units, living, origin, whole_sizes(model)),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
         results=results,
@@ -241,9 +242,11 @@ def _sizes(origin: "Origin | None") -> dict[tuple[str, int | None, str], tuple[i
 def _flops(model: "nn.Module", origin: "Origin | None") -> Flops:
     """Return the cost of a model; what a layer of the original cost follows from its heads and neurons."""
     from fineprune.pruning.costs import costs
+    from fineprune.pruning.low_rank import whole_sizes
 
-    found, sizes = costs(model), _sizes(origin)
-    original = 0
+    found, sizes, whole = costs(model), _sizes(origin), whole_sizes(model)
+    thin = sum(model.get_submodule(name).get_parameter("weight").numel() for name in whole)
+    original = found.length * (sum(whole.values()) - thin)
     for cost in found.halves:
         had, has = sizes.get((cost.stack, cost.layer, cost.half), (1, 1))
         original += cost.multiply_adds * had // has
@@ -255,8 +258,12 @@ def _layers(
     structure: "list[LayerUnits]",
     living: "Mapping[_Place, tuple[int, ...]]",
     origin: "Origin | None",
+    whole: "Mapping[str, int]",
 ) -> tuple[LayerDensity, ...]:
-    """Return the matrices by layer, in the model's order; those without a number last."""
+    """Return the matrices by layer, in the model's order; those without a number last.
+
+    `whole` has the weights that thin matrices stand for, by name.
+    """
     from fineprune.pruning.anatomy import place_of
     from fineprune.pruning.costs import half_of
 
@@ -267,7 +274,8 @@ def _layers(
         place = ("", None) if layer is None else (stack, layer)
         had, has = sizes.get((stack, layer, half_of(kind)), (1, 1))
         kept, total = counts.get(place, (0, 0))
-        counts[place] = kept + matrix.kept, total + matrix.shape[0] * matrix.shape[1] * had // has
+        size = whole.get(matrix.name, matrix.shape[0] * matrix.shape[1])
+        counts[place] = kept + matrix.kept, total + size * had // has
     units = {(entry.stack, entry.layer): entry for entry in structure}
     layers = []
     for (stack, layer), (kept, total) in counts.items():

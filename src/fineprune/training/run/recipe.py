@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from fineprune._messages import choose
 from fineprune._validation import check_keys
 from fineprune.config import METHODS, Distillation, PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.structure import REMOVABLE, shrinks, units_of
+from fineprune.structure import shrinks
 from fineprune.tasks.kinds import task_config
 from fineprune.tasks.source import Source
 from fineprune.training.run.builtin_recipes import locate
@@ -21,73 +20,19 @@ from fineprune.training.run.densities import (
     own_length,
     split,
 )
-from fineprune.training.run.first_cut import cut_config
 from fineprune.training.run.labeled import check_labeled
+from fineprune.training.run.model_section import ModelConfig as ModelConfig
 from fineprune.training.run.recipe_file import dump_yaml, override, read_yaml
 from fineprune.training.run.refine import RefineConfig, check_refine
-from fineprune.training.run.training_config import TrainingConfig, whole
+from fineprune.training.run.training_config import TrainingConfig
 
 _SHARED = ("batch_size", "accumulation", "max_length", "group_by_length", "precision", "seed", "report_to")
 """Settings of `training` that `dense` and `refine` have too unless they give their own."""
 
-_WHOLE: dict[str, Any] = {"layers": None, "structure": None, "density": None}
+_WHOLE: dict[str, Any] = {"layers": None, "structure": None, "density": None, "low_rank": None}
 """Settings of a model that a stage before has cut already."""
 
 _Stage = TypeVar("_Stage", bound=TrainingConfig)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The `model` section: a pre-trained model, or its first layers."""
-
-    name: str
-    """A local folder, a name on the hub, "minilm" (all-MiniLM-L6-v2 from the extra `demo`), or "mpnet"
-    (all-mpnet-base-v2, of BERT-base's size, from the extra `mpnet`)."""
-
-    layers: int | tuple[int, ...] | None = None
-    """Keep only the first N transformer layers, or those of a list, from 0 on: [0, 2, 4]. None: all."""
-
-    structure: Any = None
-    """Cut the model before it is trained: the heads or neurons of least size go, as
-    {attention: head, feed_forward: neuron}; needs `density`. None: it is trained whole."""
-
-    density: float | None = None
-    """Share of each layer's heads or neurons that `structure` leaves."""
-
-    attention: str | None = None
-    """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
-    speed. None: eager for a run without dropout in bfloat16 on a CPU, where torch's fused backward is slow;
-    else what transformers chooses."""
-
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model; read it first."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise FinepruneError(f"model.name={self.name!r}: must be a folder, a hub name, minilm or mpnet")
-        if isinstance(self.layers, (list, tuple)):
-            for layer in self.layers:
-                whole("model.layers", layer, 0)
-            object.__setattr__(self, "layers", tuple(self.layers))
-        else:
-            whole("model.layers", self.layers, 1, optional=True)
-        if (self.structure is None) != (self.density is None):
-            raise FinepruneError("model: structure and density go together; give both, or neither")
-        if self.density is not None:
-            try:
-                config = cut_config(self.structure, self.density)
-            except FinepruneError as error:
-                raise FinepruneError(f"model.{error}") from error
-            if any(unit not in REMOVABLE for unit in units_of(config.structure)):
-                raise FinepruneError(
-                    f"model.structure={self.structure!r}: leaves zeros in the model, or its size; give heads "
-                    "and neurons alone, {attention: head, feed_forward: neuron}"
-                )
-            object.__setattr__(self, "structure", config.structure)
-        if self.attention is not None:
-            choose(self.attention, ("eager", "sdpa"), "model.attention")
-        if not isinstance(self.trust_remote_code, bool):
-            raise FinepruneError(f"model.trust_remote_code={self.trust_remote_code!r}: must be true or false")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Build the trainer of a recipe: its arguments, its teacher, its reports."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from fineprune.training.run.run_folder import TEACHER_LOGITS
 
 _LINES = 50  # of metrics.jsonl at least, for curves
 _TENSORBOARD = "tensorboard"
+_EVALUATIONS = 0.6  # of the examples that are trained on, at most: a fifth of the passes forward
 
 
 class Job(NamedTuple):
@@ -92,6 +94,10 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         per_step = training.batch_size * training.accumulation
         steps = max(1, round((training.epochs or 0) * (rows or 0) / per_step))
     every = training.evaluate_every or max(1, steps // 10)
+    evaluate = every
+    if training.evaluate_every is None and not training.keep_best:
+        seen = steps * training.batch_size * training.accumulation
+        evaluate *= tenths_between(seen, len(job.evaluation.rows))
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -108,7 +114,7 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         seed=training.seed,
         train_sampling_strategy="group_by_length" if training.group_by_length else "random",
         eval_strategy="steps",
-        eval_steps=every,
+        eval_steps=evaluate,
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
@@ -121,6 +127,18 @@ def _arguments(job: Job, rows: int | None, folder: Path, progress: bool) -> Trai
         disable_tqdm=not (progress and sys.stderr.isatty()),
         dataloader_pin_memory=False,
     )
+
+
+def tenths_between(trained: int, evaluated: int) -> int:
+    """Return how many tenths of a run go by between evaluations: these take about a fifth of it at most.
+
+    Five tenths are the most: a run of few steps on large validation data is evaluated once on its way.
+
+    Args:
+        trained: the examples of all steps; each takes three passes forward, a teacher's one more.
+        evaluated: the examples of the validation data; each takes one, perhaps in a coarser type.
+    """
+    return min(5, max(1, math.ceil(10 * evaluated / (_EVALUATIONS * max(1, trained)))))
 
 
 def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fineprune._transformers_output import quiet
 from fineprune._warnings import collected
 from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import agreement
+from fineprune.pruning.low_rank import factorize
 from fineprune.structure import shrinks
 from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.modeling import build_model, head_is_new
@@ -171,6 +172,10 @@ def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTraine
     )
     if recipe.model.density is not None:
         cut(model, recipe.model.structure, recipe.model.density)
+    if recipe.model.low_rank is not None:
+        made = factorize(model, recipe.model.low_rank)
+        if progress and this_process().is_main_process:
+            print(made, file=sys.stderr, flush=True)
     if isinstance(recipe.training, RefineConfig) and recipe.training.fill is not None:
         fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)

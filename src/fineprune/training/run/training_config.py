@@ -85,7 +85,8 @@ class TrainingConfig:
     """Seed of the new head, the order of the data and the dropout."""
 
     evaluate_every: int | None = None
-    """Evaluate and save a checkpoint every N steps. None: ten times in a run."""
+    """Evaluate and save a checkpoint every N steps. None: save ten times in a run, and evaluate as often, or
+    less often where that would take more than a fifth of the time."""
 
     keep_best: bool = False
     """Keep the best evaluated state at the final density instead of the last state."""

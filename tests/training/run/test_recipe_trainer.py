@@ -1,0 +1,43 @@
+"""How often a run is evaluated, and saved."""
+
+from dataclasses import replace
+
+import pytest
+
+from fineprune.training.run.recipe_trainer import tenths_between
+from fineprune.training.run.train import begin
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "tenths"),
+    [
+        (600 * 32, 872, 1),  # SST-2: 7,848 of 57,600 passes forward
+        (400 * 32, 3119, 5),  # MNLI: with one on the way and one at the end
+        (1500 * 32, 3119, 2),
+        (10, 1, 2),  # 10 of 30 passes would be a third; 5 are a sixth
+        (10, 1000, 5),
+        (0, 5, 5),
+        (9, 0, 1),
+    ],
+)
+def test_evaluations_take_a_fifth_of_the_passes(trained, evaluated, tenths):
+    assert tenths_between(trained, evaluated) == tenths
+
+
+@pytest.mark.parametrize(
+    ("settings", "every", "saved"),
+    [
+        ({}, 10, 2),
+        ({"keep_best": True}, 2, 2),
+        ({"evaluate_every": 3}, 3, 3),
+        ({"evaluate_every": 20}, 20, 20),
+    ],
+)
+def test_what_is_asked_for_is_done(files, tmp_path, settings, every, saved):
+    """20 steps of 4 examples, and as many validation texts as `files` has."""
+    recipe = files.recipe(pruning=None)
+    asked = {"steps": 20, "batch_size": 4, "evaluate_every": None} | settings
+    recipe = replace(recipe, training=replace(recipe.training, **asked))
+    job, trainer = begin(recipe, tmp_path, progress=False)
+    assert trainer.args.eval_steps == (every or 2 * tenths_between(80, len(job.evaluation.rows)))
+    assert trainer.args.save_steps == saved
