@@ -127,7 +127,8 @@ def whole_sizes(model: nn.Module) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, pair in model.named_modules():
         if isinstance(pair, LowRankLinear):
-            sizes |= {f"{name}.0": pair[0].in_features * pair[1].out_features, f"{name}.1": 0}
+            first, second = (part.get_parameter("weight") for part in pair)
+            sizes |= {f"{name}.0": first.shape[1] * second.shape[0], f"{name}.1": 0}
     return sizes
 
 
