@@ -57,7 +57,8 @@ pruning: {{method: movement, density: {density}}}
 def without_progress(err: str) -> str:
     """What a command said on stderr, less the lines of a run's progress."""
     lines = err.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(("training: ", "step ")))
+    progress = ("training: ", "step ", "this processor multiplies bfloat16: ")
+    return "".join(line for line in lines if not line.startswith(progress))
 
 
 def call(*arguments) -> int:

@@ -12,7 +12,16 @@ from fineprune.pruning.preparing import prepare
 from fineprune.tasks.text.task import ClassificationConfig
 from fineprune.training.run.builtin_recipes import FOLDER, packaged
 from fineprune.training.run.demo import STEPS, _recipe
-from fineprune.training.run.guidance import RunPlan, after, before, in_section, plan_of, untaught, usual_rates
+from fineprune.training.run.guidance import (
+    RunPlan,
+    after,
+    before,
+    in_section,
+    plan_of,
+    quicker,
+    untaught,
+    usual_rates,
+)
 from fineprune.training.run.recipe import DistillationConfig, ModelConfig, Recipe, TrainingConfig
 from fineprune.training.run.recipe_file import override, read_yaml
 
@@ -334,3 +343,19 @@ def test_what_may_help_next():
     assert after(parts)[1] == f"what may help next: {steps}"
     assert len(after(results_of(taught, dense={"score": 0.8}, steps=20, pruned={"steps": 2000}))) == 1
     assert after(later)[1] == f"what may help next: {steps}"  # a plan of another version
+
+
+@pytest.mark.parametrize(
+    ("precision", "levels", "told"),
+    [
+        ("float32", ("avx512_bf16", "avx512", "portable"), True),
+        ("float32", ("neon_i8mm", "neon_dot"), True),
+        ("float32", ("avx512", "avx2"), False),
+        ("float32", (), False),
+        ("bfloat16", ("avx512_bf16",), False),
+    ],
+)
+def test_a_processor_that_multiplies_bfloat16(precision, levels, told):
+    said = quicker(precision, levels)
+    assert (said is not None) == told
+    assert not told or "training.precision=bfloat16" in said
