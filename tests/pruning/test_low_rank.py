@@ -8,7 +8,7 @@ from architectures.models import make
 from support import tiny_bert
 from torch import nn
 
-from fineprune import FinepruneError, PruningConfig, accelerate, finalize, prepare
+from fineprune import FinepruneError, PruningConfig, accelerate, finalize, load, prepare, save_compact
 from fineprune.pruning.low_rank import LowRankLinear, factorize, is_low_rank, multiply_out
 from fineprune.pruning.probe import difference, outputs, probe_inputs
 
@@ -102,6 +102,24 @@ def test_the_engine_multiplies_out_what_is_dense():
     accelerate(model)  # without a warning
     assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-5)
     assert not is_low_rank(model)
+
+
+def test_the_engine_unpacks_pairs_that_are_packed(tmp_path):
+    model = tiny_bert().eval()
+    factorize(model, 1.2)
+    save_compact(model, tmp_path, values="int8")
+    ids = torch.arange(1, 9)[None]
+    expected = load(tmp_path)(input_ids=ids).logits
+    packed = accelerate(load(tmp_path, packed=True))
+    assert torch.allclose(packed(input_ids=ids).logits, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not run model_type 'gpt2' whole.*")
+def test_thin_layers_stay_where_the_engine_runs_no_whole_model():
+    model = make("GPT-2")
+    factorize(model, 1.5)
+    accelerate(model)
+    assert is_low_rank(model)
 
 
 @pytest.mark.filterwarnings("ignore:.*LowRankLinear, which the engine does not know.*")

@@ -126,8 +126,8 @@ def _check_settings(dtype: Any, threads: Any, available: tuple[str, ...]) -> Non
 def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
     """Replace the encoders that the engine runs as a whole, then single layers of the rest."""
     low_rank = is_low_rank(model)
-    if low_rank and not _has_pruned_pairs(model):
-        multiply_out(model)  # one dense product in a whole encoder is faster than two thin ones outside of it
+    if low_rank:
+        _multiply_out(model)
     whole = _whole_encoders(model, dtype, threads)
     # Every pruned layer: the engine chooses a sparse or a dense product, and its dense one is not slower.
     count = _each_layer(model, lambda each: engine.SparseLinear(each, dtype=dtype, threads=threads), SPARSE)
@@ -144,9 +144,21 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
         _say(f"{type(model).__name__} is not pruned: the engine runs it dense, which gains little")
 
 
-def _has_pruned_pairs(model: nn.Module) -> bool:
-    pairs = (pair for pair in model.modules() if isinstance(pair, LowRankLinear))
-    return any(density <= SPARSE for pair in pairs for density in map(_density, pair) if density is not None)
+def _multiply_out(model: nn.Module) -> None:
+    """Make one matrix of two thin ones: in an encoder that runs whole it is faster than these outside of one.
+
+    Pairs of sparse matrices stay, and those of models that do not run whole.
+    """
+    pairs = [pair for pair in model.modules() if isinstance(pair, LowRankLinear)]
+    kinds = {getattr(getattr(part, "config", None), "model_type", None) for part in model.modules()}
+    densities = [density for pair in pairs for density in map(_density, pair) if density is not None]
+    if min(densities) <= SPARSE or not kinds & set(architectures.ARCHITECTURES):
+        return
+    for pair in pairs:
+        for place, part in enumerate(pair):
+            if isinstance(part, PackedLinear):
+                pair[place] = dense_of(part)
+    multiply_out(model)
 
 
 def _by_torch(model: nn.Module) -> None:

@@ -111,8 +111,8 @@ def factorize(
     model = transformer_of(model)
     ranks = {name: _rank(name, *sides(layer), compression) for name, layer in layers.items()}
     made = {name: _split(layer, ranks[name]) for name, layer in layers.items()}
-    for name, (thin, _) in made.items():
-        model.set_submodule(name, thin)
+    for name, (pair, _) in made.items():
+        model.set_submodule(name, pair)
     record(model, origin_of(model))  # it is saved with its own shapes from here on
     return LowRank({name: factors for name, (_, factors) in made.items()})
 
