@@ -80,11 +80,13 @@ def run(
         if not this_process().is_main_process:  # the first process speaks for all
             return
     from fineprune.training.run.densities import family_lines
-    from fineprune.training.run.guidance import after
+    from fineprune.training.run.guidance import after, quicker
     from fineprune.training.run.inspection import headline_of, planned_time
+    from fineprune_runtime import levels
 
     print(headline_of(results))
-    for line in (*planned_time(results), *family_lines(results, place), *after(results)):
+    hints = quicker(loaded.training.precision, levels(), results["seconds"])
+    for line in (*planned_time(results), *family_lines(results, place), *after(results), *hints):
         print(printable(line))
     print(f"model: {place / 'model'}   results: {place / 'results.json'}")
     leave_page(place, print)

@@ -346,16 +346,19 @@ def test_what_may_help_next():
 
 
 @pytest.mark.parametrize(
-    ("precision", "levels", "told"),
+    ("precision", "levels", "seconds", "told"),
     [
-        ("float32", ("avx512_bf16", "avx512", "portable"), True),
-        ("float32", ("neon_i8mm", "neon_dot"), True),
-        ("float32", ("avx512", "avx2"), False),
-        ("float32", (), False),
-        ("bfloat16", ("avx512_bf16",), False),
+        ("float32", ("avx512_bf16", "avx512", "portable"), 90, True),
+        ("float32", ("neon_i8mm", "neon_dot"), 90, True),
+        ("float32", ("avx512_bf16",), 9, False),
+        ("float32", ("avx512", "avx2"), 90, False),
+        ("float32", (), 90, False),
+        ("bfloat16", ("avx512_bf16",), 90, False),
     ],
 )
-def test_a_processor_that_multiplies_bfloat16(precision, levels, told):
-    said = quicker(precision, levels)
-    assert (said is not None) == told
-    assert not told or "training.precision=bfloat16" in said
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_processor_that_multiplies_bfloat16(precision, levels, seconds, told, gpu, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: gpu)
+    said = quicker(precision, levels, seconds)
+    assert len(said) == (told and not gpu)
+    assert all("training.precision=bfloat16" in line for line in said)

@@ -38,7 +38,7 @@ from fineprune.training.run.evaluate import evaluation_of
 from fineprune.training.run.filling import fill_zeros
 from fineprune.training.run.finishing import Running, finish, warn, width_of
 from fineprune.training.run.first_cut import cut
-from fineprune.training.run.guidance import before, in_section, plan_of, quicker, untaught
+from fineprune.training.run.guidance import before, in_section, plan_of, untaught
 from fineprune.training.run.mask_snapshot import Recorder
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import Job, make_trainer
@@ -51,7 +51,6 @@ from fineprune.training.run.run_folder import (
     tidy_later,
 )
 from fineprune.training.run.teacher_score import check_start
-from fineprune_runtime import levels
 
 _log = logging.getLogger("fineprune")
 
@@ -212,9 +211,6 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     for warning in (*own, check_start(recipe, data.metric), untaught(run.earlier)):
         if warning:
             warn(warning)
-    hint = None if torch.accelerator.is_available() else quicker(recipe.training.precision, levels())
-    if hint is not None and run.progress and first and run.earlier is None:
-        print(hint, file=sys.stderr, flush=True)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     stops.leave(out / CHECKPOINTS, trainer.state.global_step, first)
     seconds = clock.seconds
