@@ -121,8 +121,8 @@ class Pool {
         Meeting finished;
     };
 
-    // How long to stay awake at a barrier: as long as one phase without help. A worker that falls asleep comes late to the
-    // next phase, finds its tile taken by the others, and would fall asleep at every barrier from then on.
+    // How long to stay awake at a barrier: twice as long as the last phase took. A worker that falls asleep comes late to
+    // the next phase, finds its tile taken by the others, and would fall asleep at every barrier from then on.
     Clock::duration patience() const { return std::clamp<Clock::duration>(2 * lasted_.load(), kNap, 10 * kNap); }
 
     const int threads_;
