@@ -91,7 +91,7 @@ def factorize(
     """Replace the linear layers in the repeated blocks of a model by two thin ones each, in place.
 
     A matrix W = U·S·Vᵀ (out, in) becomes √S·Vᵀ (rank, in) and U·√S (out, rank), the best approximation of a
-    rank of ⌊in·out / (`compression`·(in + out))⌋ (PELA, section 3.2): the thin matrices have no more than
+    rank of ⌊in·out / (`compression`·(in + out))⌋ (PELA): the thin matrices have no more than
     1/`compression` of its elements. Training has to follow, with the model before as the teacher. Parameters
     are new, so build an optimizer afterwards.
 
