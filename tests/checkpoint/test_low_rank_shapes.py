@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures.models import make
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import tiny_bert
 
@@ -101,9 +102,11 @@ def test_a_missing_half_is_named(tmp_path):
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        manifest = opened.metadata()
     del tensors[f"{QUERY}.0.weight"]
-    save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(FinepruneError):
+    save_file(tensors, file, manifest)
+    with pytest.raises(FinepruneError, match=rf"{QUERY}\.0\.weight"):
         load(tmp_path)
 
 

@@ -145,7 +145,7 @@ def _by_engine(model: nn.Module, dtype: str, threads: int) -> None:
 
 
 def _multiply_out(model: nn.Module) -> None:
-    """Make one matrix of two thin ones: in an encoder that runs whole it is faster than these outside of one.
+    """Make one matrix of two thin ones, so that the encoder can run whole.
 
     Pairs of sparse matrices stay, and those of models that do not run whole.
     """

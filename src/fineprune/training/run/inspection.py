@@ -190,6 +190,7 @@ def inspect_folder(folder: Path) -> Inspection:
     opened = open_model(folder)
     model, place = opened.model, Path(opened.place)
     matrices, settings, origin = matrices_of(model), settings_of(model), origin_of(model)
+    whole = whole_sizes(model)
     units, living = remaining_units(matrices, settings), remaining_heads(matrices, settings)
     if origin is not None:
         units, living = _of_original(units, living, origin)
@@ -198,13 +199,13 @@ def inspect_folder(folder: Path) -> Inspection:
     return Inspection(
         name=folder.resolve().name,
         stats=summary(model),
-        layers=_layers(matrices, units, living, origin, whole_sizes(model)),
+        layers=_layers(matrices, units, living, origin, whole),
         bytes=size,
         packed=(place / "fineprune.json").is_file(),
         results=results,
         latency=latency,
         no_latency=why,
-        flops=_flops(model, origin),
+        flops=_flops(model, origin, whole),
     )
 
 
@@ -239,12 +240,11 @@ def _sizes(origin: "Origin | None") -> dict[tuple[str, int | None, str], tuple[i
     return sizes
 
 
-def _flops(model: "nn.Module", origin: "Origin | None") -> Flops:
-    """Return the cost of a model; what a layer of the original cost follows from its heads and neurons."""
+def _flops(model: "nn.Module", origin: "Origin | None", whole: "Mapping[str, int]") -> Flops:
+    """Return the cost of a model; the original's follows from its heads, neurons and matrices."""
     from fineprune.pruning.costs import costs
-    from fineprune.pruning.low_rank import whole_sizes
 
-    found, sizes, whole = costs(model), _sizes(origin), whole_sizes(model)
+    found, sizes = costs(model), _sizes(origin)
     thin = sum(model.get_submodule(name).get_parameter("weight").numel() for name in whole)
     original = found.length * (sum(whole.values()) - thin)
     for cost in found.halves:
