@@ -173,7 +173,7 @@ def quicker(precision: str, levels: Iterable[str], seconds: float) -> list[str]:
         return []
     if torch.accelerator.is_available():
         return []
-    return ["this processor multiplies bfloat16: training.precision=bfloat16 takes about two thirds of the time"]
+    return ["this processor multiplies bfloat16: training.precision=bfloat16 takes two thirds of the time"]
 
 
 def after(results: Mapping[str, Any]) -> list[str]:
