@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fineprune.training.run.recipe_trainer import tenths_between
-from fineprune.training.run.train import begin
+from fineprune.training.run.train import begin, run_recipe
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,15 @@ def test_what_is_asked_for_is_done(files, tmp_path, settings, every, saved):
     job, trainer = begin(recipe, tmp_path, progress=False)
     assert trainer.args.eval_steps == (every or 2 * tenths_between(80, len(job.evaluation.rows)))
     assert trainer.args.save_steps == saved
+
+
+@pytest.mark.parametrize("method", ["l0", "magnitude"])
+def test_when_a_run_is_evaluated_does_not_change_it(files, tmp_path, method):
+    """L0 draws its gates, and dropout its zeros, from the numbers that a data loader draws one of, too."""
+    for every in (3, 16):
+        training = {"steps": 16, "evaluate_every": every, "dropout": 0.1}
+        recipe = files.recipe(training=training, pruning={"method": method})
+        run_recipe(recipe, tmp_path / str(every), progress=False)
+    often, once = (tmp_path / name / "model" / "model.safetensors" for name in ("3", "16"))
+    assert load_file(often).keys() == load_file(once).keys()
+    assert all(torch.equal(tensor, load_file(once)[name]) for name, tensor in load_file(often).items())

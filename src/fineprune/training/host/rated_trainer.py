@@ -21,6 +21,14 @@ class RatedTrainer(PruningTrainer):
         if self.args.max_steps > 0:
             self._check(self.args.max_steps)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate without a random number of the training, so that a run does not depend on when it is evaluated.
+
+        The iterator of every data loader draws one, and dropout and L0 would go on from another place.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(*args, **kwargs)
+
     def _check(self, total: int) -> tuple[int, int]:
         """Return the steps of warm-up and those over which "hold" falls; raise where they do not fit."""
         warmup, pruner = self.args.get_warmup_steps(total), self.pruner
