@@ -36,6 +36,9 @@ class Traits(NamedTuple):
     elements_only: bool = False
     """Whether it can prune nothing but elements."""
 
+    starts_by_size: bool = False
+    """Whether a method that reads gradients ranks by the size of the weights before it has read any."""
+
     in_paper: bool = True
     """Whether it is a column of the tables of Sanh, Wolf and Rush (2020)."""
 
@@ -70,9 +73,20 @@ METHODS: dict[str, Traits] = {
         penalty_decides=True,
         score_lr=3e-2,
     ),
-    "platon": Traits(f"{_METHODS}.platon:Platon", ("global",), order=1, mask_interval=10, in_paper=False),
-    "pins": Traits(f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, in_paper=False),
-    "fisher": Traits(f"{_METHODS}.fisher:Fisher", ("global", "local"), order=1, in_paper=False),
+    "platon": Traits(
+        f"{_METHODS}.platon:Platon",
+        ("global",),
+        order=1,
+        mask_interval=10,
+        starts_by_size=True,
+        in_paper=False,
+    ),
+    "pins": Traits(
+        f"{_METHODS}.platon:Pins", ("global",), order=1, mask_interval=10, starts_by_size=True, in_paper=False
+    ),
+    "fisher": Traits(
+        f"{_METHODS}.fisher:Fisher", ("global", "local"), order=1, starts_by_size=True, in_paper=False
+    ),
     "admm": Traits(f"{_METHODS}.admm:Admm", ("global",), order=1, elements_only=True, in_paper=False),
     "st3": Traits(f"{_METHODS}.st3:St3", ("global",), order=0, elements_only=True, in_paper=False),
     "pdp": Traits(f"{_METHODS}.pdp:Pdp", ("local",), order=0, elements_only=True, in_paper=False),

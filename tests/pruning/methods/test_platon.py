@@ -76,10 +76,10 @@ def test_the_score_by_hand():
 
 
 def test_a_window_counts_by_its_mean_at_its_end():
-    target = single()
+    target = single(weight=-7.0)
     rule = SensitivityTimesUncertainty(Options(beta1=0.5, beta2=0.5, window=2), of_updated=False)
     observe(target, rule, 1, 1.0)
-    assert target.scores.item() == 0.0
+    assert target.scores.item() == 7.0  # the size of the weight, until a window has ended
     observe(target, rule, 2, 3.0)  # the mean is 2
     assert target.scores.item() == 0.5
     observe(target, rule, 3, 100.0)
@@ -151,6 +151,25 @@ def test_an_optimizer_that_was_not_attached_is_told():
         train(pruner, torch.optim.SGD(weights, 0.1), 1)
 
 
-def test_a_warm_up_shorter_than_a_window_is_refused():
-    with pytest.raises(FinepruneError, match=r"warmup=3: is 3 of 40 steps, .*at least warmup=10"):
-        prepare(Net(), PruningConfig("platon", warmup=3), 40)
+def test_a_last_cut_before_the_first_window_ends_is_refused():
+    wanted = r"total_steps=40: the last cut is after 8 steps \(cooldown=32\), .* first window of 10 steps"
+    with pytest.raises(FinepruneError, match=wanted):
+        prepare(Net(), PruningConfig("platon", warmup=3, cooldown=32), 40)
+
+
+@pytest.mark.parametrize("method", BOTH)
+def test_zeros_come_last_until_a_window_has_ended(method):
+    """A run that goes on from a pruned model cuts at once: its first masks are those of the model."""
+    model = Net()
+    config = PruningConfig(method, 0.125, initial_density=0.5, warmup=0, cooldown=8)
+    matrices = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        for layer in matrices:
+            layer.weight[:, ::2] = 0
+    expected = [layer.weight != 0 for layer in matrices]
+    pruner = prepare(model, config, 40)
+    assert all(torch.equal(t.masked.mask, mask) for t, mask in zip(pruner.targets, expected, strict=True))
+    train(pruner, pruner.optimizer(torch.optim.AdamW, 1e-2), 9)
+    assert all(torch.equal(t.masked.mask, mask) for t, mask in zip(pruner.targets, expected, strict=True))
+    train(pruner, pruner.optimizer(torch.optim.AdamW, 1e-2), 31)
+    assert pruner.density == 0.125

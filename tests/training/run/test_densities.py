@@ -99,6 +99,16 @@ def test_a_run_is_a_chain_of_runs(family, tmp_path):
     assert evaluate_run(out / "density-0.5")["accuracy"] == first["score"]
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("pins", {"options": {"window": 2}, "mask_interval": 2}), ("fisher", {})],
+)
+def test_methods_that_read_gradients_go_on_from_a_pruned_model(family, tmp_path, method, settings):
+    results = run_recipe(family(method=method, **settings), tmp_path / "family", progress=False)
+    folders = [tmp_path / "family" / entry["folder"] for entry in results["densities"]]
+    assert [json.loads((folder / "results.json").read_text())["density"] for folder in folders] == [0.5, 0.25]
+
+
 def test_a_kill_in_either_density_costs_nothing(family, tmp_path):
     recipe = family(training={"steps": 13})  # 6 and 7 after 3 dense ones
     recipe = replace(recipe, dense=replace(recipe.dense, steps=3))
@@ -174,8 +184,8 @@ def test_a_dry_run_rehearses_each_density(family):
         ([0.5, "a"], {}, "'a' is no density"),
         (
             [0.5, 0.1],
-            {"method": "platon"},
-            "pruning.method='platon': cannot go on from a model that is pruned",
+            {"method": "admm"},
+            "pruning.method='admm': cannot go on from a model that is pruned",
         ),
         ([0.5, 0.1], {"method": "movement", "score_init": "zero"}, "its scores start at 0"),
         ([0.5, 0.1], {"method": "smp"}, "pruning.method='smp': its scores start at 0"),

@@ -6,8 +6,9 @@ window
 
     I <- beta1·I + (1 - beta1)·I_w      U <- beta2·U + (1 - beta2)·|I_w - I|      S = I·U,
 
-both averages starting at 0. S is ranked globally. Weights that are cut are set to 0 and keep their gradients,
-so that they can come back.
+both averages starting at 0. S is ranked globally; before the first window ends it is the size of the weight,
+so that the zeros of a pruned model come last. Weights that are cut are set to 0 and keep their gradients, so
+that they can come back.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,12 +93,12 @@ class Pins(Method):
 def _parts(options: Options, of_updated: bool) -> Parts:
     def plan(config: PruningConfig, total: int) -> Schedule:
         schedule = gradual(config, total)
-        if schedule.warmup < options.window:
+        last = total - schedule.cooldown
+        if last < options.window:  # masks change at the ends of windows, and at the last cut
             raise FinepruneError(
-                f"warmup={config.warmup!r}: is {schedule.warmup} of {total} steps, and {config.method} has "
-                "no "
-                f"scores before its first window of {options.window} steps ends; give at least "
-                f"warmup={options.window}, or a shorter options.window"
+                f"total_steps={total}: the last cut is after {last} steps (cooldown={config.cooldown!r}), "
+                f"and {config.method} has no scores before its first window of {options.window} steps "
+                "ends; train longer, or give a shorter options.window"
             )
         return schedule
 
@@ -117,6 +118,9 @@ class SensitivityTimesUncertainty(Observed):
 
     def __init__(self, options: Options, of_updated: bool) -> None:
         self._options, self._of_updated = options, of_updated
+
+    def start(self, size: Tensor) -> Tensor:
+        return size.clone()
 
     def statistics(self, size: Tensor) -> dict[str, Tensor]:
         return {name: torch.zeros_like(size) for name in ("window_mean", "sensitivity", "uncertainty")}

@@ -22,7 +22,7 @@ class RatedTrainer(PruningTrainer):
             self._check(self.args.max_steps)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate without a random number of the training, so that a run does not depend on when it is evaluated.
+        """Evaluate with random numbers of its own: a run does not depend on when it is evaluated.
 
         The iterator of every data loader draws one, and dropout and L0 would go on from another place.
         """

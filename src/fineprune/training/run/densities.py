@@ -112,7 +112,7 @@ def check_densities(
 
 def _ranks_at_start(traits: Traits) -> bool:
     """Return whether a method ranks zeros last before its first step: by the size of the weights."""
-    return traits.learns_scores or traits.order == 0
+    return traits.learns_scores or traits.order == 0 or traits.starts_by_size
 
 
 def _check_steps(steps: int, pruning: PruningConfig, count: int) -> None:
