@@ -19,6 +19,7 @@ from fineprune_runtime.heads import Head, softmax
 from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.questions import read_windows
 from fineprune_runtime.results import (
+    USUAL_LENGTH,
     Answer,
     Entity,
     Prediction,
@@ -30,7 +31,6 @@ from fineprune_runtime.tokens import Tokens
 
 Floats = NDArray[np.float32]
 
-USUAL_LENGTH = 128  # tokens of a text; also the default of fineprune's own predict and of its recipes
 USUAL_WINDOW = 384  # tokens of a question and a part of its context
 
 

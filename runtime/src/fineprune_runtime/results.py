@@ -10,6 +10,9 @@ from fineprune_runtime.errors import EngineError
 TEXT_PAIRS = "fineprune_text_pairs"
 """The setting of a model's config that says whether it was trained on pairs of texts."""
 
+USUAL_LENGTH = 128
+"""Tokens of a text where nothing says how many; also in fineprune's own `predict` and its recipes."""
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -65,6 +65,20 @@ def test_texts_are_cut_to_what_the_model_takes(trained):
     )
 
 
+def test_a_cross_encoder_reads_what_it_takes(save_body):
+    """As `CrossEncoder.predict` does: of 160 tokens the 140th changes the score, for others 128 count."""
+    body = save_body(max_position_embeddings=160)
+    data = ClassificationData(None, Examples([]), None, "pearson")
+    model, tokenizer = build_model(body, data)
+    texts = ["good " * 139 + last for last in ("bad", "good")]
+    one, other = predict(model, tokenizer, texts, ["good", "good"])
+    assert one == other
+    model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    whole = predict(model, tokenizer, texts, ["good", "good"])
+    assert whole[0] != whole[1]
+    assert predict(model, tokenizer, texts, ["good", "good"], max_length=128) != whole
+
+
 def test_no_texts_no_answers(trained):
     assert predict(*trained, []) == []
 

@@ -19,7 +19,8 @@ from fineprune.tasks.batches import (
 )
 from fineprune.tasks.model_config import labels_of, problem_of
 from fineprune.tasks.text.data import tokenize
-from fineprune_runtime.results import Prediction
+from fineprune_runtime.cross_encoders import is_cross_encoder
+from fineprune_runtime.results import USUAL_LENGTH, Prediction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,15 +32,16 @@ def predict(
     texts: Iterable[str],
     pairs: Iterable[str] | None = None,
     batch_size: int = 32,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> list[Prediction] | list[list[Prediction]]:
     """Predict for each text, or each pair of a text and its `pairs` text, in the order given.
 
     A model that gives several labels to a text (problem_type multi_label_classification) answers with a list
     of those whose probability is 0.5 or more, the best first.
 
-    Texts are cut to `max_length` tokens, or to what the model takes if that is less. The model runs on its
-    device, in evaluation mode; each module's training mode is as before afterwards.
+    Texts are cut to `max_length` tokens, or to what the model takes if that is less; None: to 128, for a
+    cross-encoder to what it takes, as sentence-transformers does. The model runs on its device, in evaluation
+    mode; each module's training mode is as before afterwards.
 
     Raises:
         FinepruneError: a single string, a text that is not a string, `pairs` of another length, or a
@@ -56,6 +58,9 @@ def predict(
     check_pairs(model, pairs is not None)
     ensure_padding(model, tokenizer)
     tokenizer = private_copy(tokenizer)
+    if max_length is None:
+        uncut = is_cross_encoder(vars(model.config), {})
+        max_length = tokenizer.model_max_length if uncut else USUAL_LENGTH
     longest = fitting(max_length, model, tokenizer)
     with tokenizing():
         rows = as_rows(tokenize(texts, pairs, tokenizer, longest))
