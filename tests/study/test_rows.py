@@ -132,11 +132,24 @@ def test_variants_of_a_study_are_rows_named_by_what_differs(tmp_path, write_resu
     assert {row.cell.variant for row in rows if row.results is None} == {"learning_rate 1e-06", "fast"}
 
 
+def test_thin_models_are_rows_of_their_own(tmp_path, write_results):
+    for name, rank in (("whole", None), ("thin", 3)):
+        path = write_results(f"a-l0-0.1-s0-{name}", "l0", 0.1, {"f1": 0.7}) / "results.json"
+        results = json.loads(path.read_text())
+        results["recipe"]["model"] = {"name": "m", "low_rank": rank}
+        path.write_text(json.dumps(results))
+    found = {group.cell.variant for group in groups(collect(tmp_path / "out"))}
+    assert len(found) == 2
+    assert "of low rank, 3" in found
+
+
 def test_seeds_may_start_from_dense_runs_of_their_own(tmp_path, write_results):
     for seed, start in ((0, "a-dense-s0"), (1, "a-dense-s1"), (2, "elsewhere")):
         path = write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": 0.7}) / "results.json"
         results = json.loads(path.read_text())
         results["recipe"]["model"] = {"name": f"runs/{start}", "layers": None}
+        if seed == 1:  # it was run after these came
+            results["recipe"]["model"] |= {"attention": None, "low_rank": None, "trust_remote_code": False}
         path.write_text(json.dumps(results))
         if seed < 2:
             assert len(collect(tmp_path / "out")) == seed + 1

@@ -22,6 +22,7 @@ from fineprune.study.tables import tables
 from fineprune.study.variants import TRAINING, settings_of, variants
 from fineprune.training.run.densities import DENSITY
 from fineprune.training.run.mask_snapshot import Record, counts_by
+from fineprune.training.run.model_section import ModelConfig
 from fineprune.training.run.results import read_results
 
 _REMARKS = ("constant", "majority", "teacher_score", "scored_in", "warnings")
@@ -154,8 +155,7 @@ def _check_alike(group: Group, out: Path) -> None:
         model = recipe["model"]
         if isinstance(model, dict):
             own = str(model["name"]).removesuffix(f"-{DENSE}-s{row.cell.seed}")
-            newer = dict.fromkeys(("attention", "structure", "density"))
-            alike["model"] = newer | model | {"name": own}
+            alike["model"] = asdict(ModelConfig(own)) | model | {"name": own}
         if first is not None and alike != first[1]:
             names = ", ".join(section for section in alike if alike[section] != first[1].get(section))
             raise FinepruneError(

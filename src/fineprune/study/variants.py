@@ -165,14 +165,16 @@ def _start(model: Any, seed: Any, others: Mapping[str, Mapping[str, Any]], folde
 
 
 def _shape(recipe: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return whether a run cut its model first, came by other densities, or trained the smaller model on."""
-    model, refine = recipe.get("model"), recipe.get("refine")
-    cut = (model.get("structure"), model.get("density")) if isinstance(model, dict) else (None, None)
+    """Return how a run cut its model first, the densities before its own, and its refinement."""
+    section, refine = recipe.get("model"), recipe.get("refine")
+    model = section if isinstance(section, dict) else {}
+    cut, rank = (model.get("structure"), model.get("density")), model.get("low_rank")
     stage = None if refine is None else _stage(refine).value
     earlier = tuple(recipe.get("earlier_densities") or ())
     return {
         "densities": Setting(earlier, f"after {', '.join(map(str, earlier))}" if earlier else ""),
         "cut": Setting(None, "") if cut == (None, None) else Setting(repr(cut), f"cut first to {cut[1]}"),
+        "rank": Setting(rank, "" if rank is None else f"of low rank, {rank:g}"),
         "refine": Setting(stage, "" if refine is None else f"refined, {_length(refine).text}"),
     }
 
