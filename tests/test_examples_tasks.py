@@ -41,7 +41,7 @@ def test_entities(body):
 
 
 def test_questions(body):
-    found = example("questions").main(body, steps=80)
+    found = example("questions").main(body, steps=120)
     assert [answer.text for answer in found] == ["ann", "bob"]
 
 

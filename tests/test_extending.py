@@ -120,7 +120,14 @@ def test_a_kind_of_task_is_a_module_and_an_entry(written, monkeypatch, save_body
     lines = ["good film\tvery good\tfollows", "good film\tbad\trandom"] * 4
     (tmp_path / "a.tsv").write_text("\n".join(["first\tsecond\tlabel", *lines]) + "\n")
     task = {"kind": "next_sentence"} | dict.fromkeys(("train", "validation"), str(tmp_path / "a.tsv"))
-    training = {"steps": 16, "batch_size": 8, "learning_rate": 1e-2, "max_length": 16, "evaluate_every": 1}
+    training = {
+        "steps": 16,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_length": 16,
+        "evaluate_every": 1,
+        "dropout": 0,
+    }
     recipe = {"model": save_body(), "task": task, "training": training, "pruning": {"density": 0.25}}
     results = run_recipe(Recipe.from_dict(recipe), tmp_path / "run", progress=False)
     assert (results["metric"], results["score"], results["density"]) == ("accuracy", 1.0, 0.25)

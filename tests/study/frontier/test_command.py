@@ -26,7 +26,13 @@ def runs(save_body, tmp_path_factory):
     rows = [f"{('bad', 'good')[i % 2]} {'very ' * (i % 3)}film\t{('neg', 'pos')[i % 2]}" for i in range(16)]
     write_recipe(folder, save_body(), rows, 0.2)
     for name, overrides in (("t-dense-s0", ["pruning=null"]), ("t-movement-0.2-s0", [])):
-        faster = ["training.learning_rate=0.02", "training.steps=30", "training.evaluate_every=3", *overrides]
+        faster = [
+            "training.learning_rate=0.02",
+            "training.dropout=0",
+            "training.steps=30",
+            "training.evaluate_every=3",
+            *overrides,
+        ]
         run_recipe(Recipe.load(folder / "recipe.yaml", faster), folder / "runs" / name)
     return folder / "runs"
 
