@@ -42,8 +42,8 @@ from fineprune.training.run.train import run_recipe
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 UNITS = "pruning.structure={attention: head, feed_forward: neuron}"
-WEIGHTS = ["pruning.method=soft_movement", "pruning.density=0.03"]
-STRUCTURED = ["pruning.method=movement", "pruning.density=0.25", UNITS]
+WEIGHTS = ["pruning.method=soft_movement", "pruning.warmup=0.02", "pruning.density=0.03"]
+STRUCTURED = ["pruning.method=movement", "pruning.warmup=0.02", "pruning.density=0.25", UNITS]
 
 
 class Watch:
