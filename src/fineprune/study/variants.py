@@ -174,7 +174,7 @@ def _shape(recipe: Mapping[str, Any]) -> dict[str, Setting]:
     return {
         "densities": Setting(earlier, f"after {', '.join(map(str, earlier))}" if earlier else ""),
         "cut": Setting(None, "") if cut == (None, None) else Setting(repr(cut), f"cut first to {cut[1]}"),
-        "rank": Setting(rank, "" if rank is None else f"of low rank, {rank:g}"),
+        "rank": Setting(repr(rank), "" if rank is None else f"of low rank, {rank}"),
         "refine": Setting(stage, "" if refine is None else f"refined, {_length(refine).text}"),
     }
 
