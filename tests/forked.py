@@ -1,5 +1,6 @@
 """Start processes with torch and transformers imported, and without fineprune, in a moment each."""
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -54,6 +55,7 @@ def _main(code: str | Path, arguments: list[str], out: Path, err: Path, environm
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+    faulthandler.enable()  # a crash says where, in the file of what went wrong
     assert "fineprune" not in sys.modules
     if isinstance(code, Path):
         sys.path.insert(0, str(code.parent))

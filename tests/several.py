@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 import traceback
@@ -22,11 +23,17 @@ def launch(script: Path, folder: Path, ranks: int, *arguments: str) -> dict[str,
         lines = path.read_text().splitlines() if path.exists() else []
         for name, failure in map(json.loads, lines):
             outcomes.setdefault(name, []).append(failure)
-    for rank, code in enumerate(codes):
-        if code:
-            tail = (folder / f"{rank}.log").read_text()[-3000:]
-            outcomes["end"] = [f"process {rank} ended with {code}:\n{tail}"]
-    return outcomes
+    ends = [_end(code, folder / f"{rank}.log") for rank, code in enumerate(codes)]
+    return {"end": ends} | outcomes if any(ends) else outcomes  # why the others failed comes first
+
+
+def _end(code: int | None, log: Path) -> str | None:
+    """Return how a process ended, with the end of what it wrote, unless it ended well."""
+    if not code:
+        return None
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+    lines = [line for line in log.read_text().splitlines() if not line.startswith("Extension modules:")]
+    return "\n".join([f"process {log.stem} {how}:", *lines[-60:]])
 
 
 def run_ranks(script: Path, folder: Path, ranks: int, *arguments: object) -> list[int | None]:
@@ -45,7 +52,10 @@ def run_ranks(script: Path, folder: Path, ranks: int, *arguments: object) -> lis
         for process in started:
             process.join(max(0, until - time.monotonic()))
     finally:
-        for process in started:
+        for rank, process in enumerate(started):
+            if process.is_alive():
+                with (folder / f"{rank}.log").open("a") as log:
+                    log.write(f"not at its end after {SECONDS} s\n")
             process.kill()
             process.join()
     return [process.exitcode for process in started]
