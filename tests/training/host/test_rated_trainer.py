@@ -10,7 +10,7 @@ from fineprune.training.host.rated_trainer import RatedTrainer
 
 @pytest.fixture
 def trainer(tmp_path):
-    def make(rates, steps=10, **settings):
+    def make(rates, steps=10, fused=False, **settings):
         rows = [{"input_ids": [2, 3 + i % 4, 1], "labels": i % 2} for i in range(16)]
         return RatedTrainer(
             model=tiny_bert(),
@@ -30,6 +30,7 @@ def trainer(tmp_path):
             train_dataset=rows,
             pruning=PruningConfig("movement", density=0.5, warmup=2, cooldown=4, score_lr=0.02),
             rates=rates,
+            fused=fused,
         )
 
     return make
@@ -86,3 +87,16 @@ def test_a_resumed_training_ends_the_same(trainer, tmp_path):
         whole.model.state_dict().items(), again.model.state_dict().items(), strict=True
     ):
         assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_evaluations_may_leave_eager_attention(trainer, fused):
+    rated = trainer(Rates(), fused=fused)
+    rated.model.set_attn_implementation("eager")
+    seen = []
+    rated.model.bert.register_forward_hook(
+        lambda module, *_: seen.append((module.training, module.config._attn_implementation))
+    )
+    rated.train()
+    rated.evaluate(rated.train_dataset)
+    assert set(seen) == {(True, "eager"), (False, "sdpa" if fused else "eager")}

@@ -55,3 +55,17 @@ def test_when_a_run_is_evaluated_does_not_change_it(files, tmp_path, method):
     often, once = (tmp_path / name / "model" / "model.safetensors" for name in ("3", "16"))
     assert load_file(often).keys() == load_file(once).keys()
     assert all(torch.equal(tensor, load_file(once)[name]) for name, tensor in load_file(often).items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "evaluated"),
+    [(None, "sdpa"), ("eager", "eager"), ("sdpa", "sdpa")],
+)
+def test_attention_of_steps_and_evaluations(files, tmp_path, asked, evaluated):
+    recipe = files.recipe(training={"precision": "bfloat16", "dropout": 0}, pruning=None)
+    recipe = replace(recipe, model=replace(recipe.model, attention=asked))
+    _, trainer = begin(recipe, tmp_path, progress=False)
+    steps, seen = trainer.model.config._attn_implementation, set()
+    trainer.model.bert.register_forward_hook(lambda module, *_: seen.add(module.config._attn_implementation))
+    trainer.evaluate()
+    assert (steps, seen) == (asked or "eager", {evaluated})

@@ -1,11 +1,13 @@
 """A trainer whose learning rates follow plans, with rates of their own for scores, head and norms."""
 
+import contextlib
 import functools
 from typing import Any
 
 import torch
 from torch import nn
 
+from fineprune.training.host.attention import fused_attention
 from fineprune.training.host.learning_rates import Rates
 from fineprune.training.host.trainer import PruningTrainer
 
@@ -15,9 +17,10 @@ class RatedTrainer(PruningTrainer):
 
     lr_scheduler: Any
 
-    def __init__(self, *args: Any, rates: Rates, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rates: Rates, fused: bool = False, **kwargs: Any) -> None:
+        """Take the rates, and whether evaluations may leave the model's eager attention."""
         super().__init__(*args, **kwargs)
-        self._rates = rates
+        self._rates, self._fused = rates, fused
         if self.args.max_steps > 0:
             self._check(self.args.max_steps)
 
@@ -26,7 +29,8 @@ class RatedTrainer(PruningTrainer):
 
         The iterator of every data loader draws one, and dropout and L0 would go on from another place.
         """
-        with torch.random.fork_rng(devices=[]):
+        attention = fused_attention(self.model) if self._fused else contextlib.nullcontext()
+        with torch.random.fork_rng(devices=[]), attention:
             return super().evaluation_loop(*args, **kwargs)
 
     def _check(self, total: int) -> tuple[int, int]:

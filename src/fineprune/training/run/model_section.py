@@ -35,8 +35,8 @@ class ModelConfig:
 
     attention: str | None = None
     """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
-    speed. None: eager for a run without dropout in bfloat16 on a CPU, where torch's fused backward is slow;
-    else what transformers chooses."""
+    speed. None: eager for the steps of a run without dropout in bfloat16 on a CPU, where torch's fused
+    backward is slow, and "sdpa" for its evaluations; else what transformers chooses."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model; read it first."""

@@ -53,6 +53,7 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
     trainer = RatedTrainer(
         rates=recipe.training.rates,
+        fused=recipe.model.attention is None,
         model=model,
         args=_arguments(job, None if train is None else len(train), folder, progress),
         pruning=recipe.pruning if train is not None else None,
