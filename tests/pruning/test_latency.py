@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_a_model_whose_heads_cannot_be_removed(path, tmp_path):
         ("format", 2, "format 2"),
         ("threads", 0, "no whole number above 0"),
         ("dense_ms", -1, "dense_ms -1"),
-        ("dense_ms", 1, "do not add up"),
+        ("dense_ms", 1, r"the layers alone take .* of the model's 1 ms, so other work ran beside"),
         ("attention", {"0": 0, "4": 1}, "times of 0 to 4 units"),
         ("attention", {"0": 0, "1": "x", "4": 1}, "no number of milliseconds"),
         ("shape", {"hidden": 32}, "TypeError"),
@@ -156,6 +157,12 @@ def test_a_damaged_table_is_refused(path, tmp_path, key, value, message):
         del values[key]
     (tmp_path / "table.json").write_text(json.dumps(values))
     with pytest.raises(FinepruneError, match=f"is no table of times .*{message}"):
+        LatencyTable.load(path)
+
+
+def test_a_table_of_nothing_is_refused(path):
+    replace(TABLE, attention={}, feed_forward={}).save(Path(path))
+    with pytest.raises(FinepruneError, match="times of neither heads nor neurons"):
         LatencyTable.load(path)
 
 

@@ -129,7 +129,7 @@ class LatencyTable:
             given = {field.name: values[field.name] for field in fields(cls)}
             halves = {name: _times(given[name]) for name in ("attention", "feed_forward")}
             table = cls(**given | halves | {"shape": Shape(**given["shape"])})
-            table._check()
+            table.check_values()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FinepruneError(
                 f"latency_table: {path}: is no table of times ({type(error).__name__}: {error}); "
@@ -137,8 +137,8 @@ class LatencyTable:
             ) from error
         return table
 
-    def _check(self) -> None:
-        """Raise `ValueError` for values that make no sense."""
+    def check_values(self) -> None:
+        """Raise `ValueError` for values that make no sense, as those of a busy machine may."""
         counts = (self.threads, self.batch, self.length, self.round_to, *self.shape)
         if not all(type(count) is int and count > 0 for count in counts):
             raise ValueError("a number of threads, texts, tokens or units that is no whole number above 0")
@@ -147,8 +147,14 @@ class LatencyTable:
         for times, units in ((self.attention, self.shape.groups), (self.feed_forward, self.shape.neurons)):
             if times and (not {0, units} <= set(times) or max(times) > units or len(times) < 3):
                 raise ValueError(f"times of {min(times)} to {max(times)} units, and not of 0 to {units}")
-        if not (self.attention or self.feed_forward) or self.rest_ms <= 0:
-            raise ValueError("times that do not add up")
+        if not (self.attention or self.feed_forward):
+            raise ValueError("times of neither heads nor neurons")
+        if self.rest_ms <= 0:
+            layers = self.dense_ms - self.rest_ms
+            raise ValueError(
+                f"the layers alone take {layers:.3g} of the model's {self.dense_ms:.3g} ms, so other work "
+                "ran beside: measure again on an idle machine, with more --rounds"
+            )
 
     @cached_property
     def fits(self) -> dict[str, Fit]:

@@ -74,6 +74,17 @@ def test_a_table(folder, runtime, tmp_path):
         assert all(bool(layer.output.dense.weight.all()) for layer in job.model.bert.encoder.layer)
 
 
+@pytest.mark.usefixtures("runtime")
+def test_times_that_a_run_would_refuse_are_told(folder, monkeypatch):
+    """On a busy machine each half of a layer may seem to take as long as the whole layer."""
+    monkeypatch.setattr(latency, "_times", lambda shares, full, ms: {0: 0.0, full // 2: ms / 2, full: ms})
+    done = latency.measure_tables(folder, ["torch"], length=8, threads=1, rounds=1)
+    assert not done.tables
+    ((what, why),) = done.skipped
+    assert what == "torch"
+    assert why.startswith("the layers alone take 36 of the model's 18 ms, so other work ran beside")
+
+
 def test_the_time_of_a_smaller_model(folder, runtime):
     (table,) = latency.measure_tables(folder, ["torch"], length=8, threads=1, rounds=3).tables
     dense, smaller = tiny_bert(num_attention_heads=4), tiny_bert(num_attention_heads=4, intermediate_size=8)

@@ -161,7 +161,7 @@ def _measured(
         heads = {units: ratio("attention", units) for units in range(1, shape.groups)}
     neurons = {units: ratio("feed_forward", units) for units in widths(shape.neurons, round_to)[1:]}
     usual = statistics.median(dense_ms)
-    return LatencyTable(
+    table = LatencyTable(
         runtime=name,
         processor=processor(),
         threads=job.threads,
@@ -174,6 +174,8 @@ def _measured(
         feed_forward=_times(neurons, shape.neurons, usual / shape.layers),
         versions=versions(),
     )
+    table.check_values()  # a run would refuse it
+    return table
 
 
 def _times(shares: dict[int, float], full: int, ms: float) -> dict[int, float]:
