@@ -39,8 +39,8 @@ def shrink_timed(
             _log.warning("the time that was planned is not measured here: %s", one_line(error))
     if measured is not None and abs(measured - planned) > _GAP * planned:
         _log.warning(
-            "the model takes %.1f%% of the dense time in %s, and %.1f%% were planned by %s: measure the "
-            "table again, with more rounds, on an idle machine",
+            "the model takes %.1f%% of the dense time in %s, and %.1f%% were planned by %s: was this machine "
+            "busy, now or then? On an idle one, measure the table again, with more --rounds",
             100 * measured,
             table.runtime,
             100 * planned,
