@@ -128,6 +128,20 @@ the time that was planned and the time that was measured, of the smaller model i
 one; a gap of more than 10 % is a warning. On another processor than the table's a run is planned all the
 same, but not measured.
 
+MiniLM's six layers on SST-2 (600 steps of bfloat16, seed 0, dense 87.3 %), by these commands with
+`--length 32`, `pruning.budget_length=32`, `pruning.method=soft_movement pruning.warmup=0.02`, on one thread
+of an AMD EPYC (Zen 4, AVX-512). The dense model took 2.48 ms, 0.34 of them in no head or neuron, and the
+table 9 minutes of the idle machine:
+
+| asked for | planned | measured, idle | accuracy | heads left of 72 | neurons left of 9,216 | weights left |
+|---|---|---|---|---|---|---|
+| 50 % | 51.0 % | 49.6 % | 84.3 % (96.6 % of dense) | 20 | 4,763 | 43.7 % |
+| 35 % | 35.7 % | 32.6 % | 84.6 % (97.0 %) | 13 | 2,718 | 25.7 % |
+
+Measured by three calls of `share_of` of `fineprune.inference.bench.latency`, which gave 48.2 to 50.8 % and
+29.7 to 35.0 %. At the ends of the runs, beside two trainings, 63.4 and 29.4 % were measured, and a table that
+was made beside them could not be used: do both on an idle machine.
+
 **Refine.** A section `refine` makes the run go on after the model was made smaller, with the same teacher:
 
 ```yaml
