@@ -138,9 +138,10 @@ table 9 minutes of the idle machine:
 | 50 % | 51.0 % | 49.6 % | 84.3 % (96.6 % of dense) | 20 | 4,763 | 43.7 % |
 | 35 % | 35.7 % | 32.6 % | 84.6 % (97.0 %) | 13 | 2,718 | 25.7 % |
 
-Measured by three calls of `share_of` of `fineprune.inference.bench.latency`, which gave 48.2 to 50.8 % and
-29.7 to 35.0 %. At the ends of the runs, beside two trainings, 63.4 and 29.4 % were measured, and a table that
-was made beside them could not be used: do both on an idle machine.
+Measured by three calls of `share_of(dense, smaller, table, rounds=21)` of
+`fineprune.inference.bench.latency`, which gave 48.2 to 50.8 % and 29.7 to 35.0 %. At the ends of the runs,
+beside two trainings, 63.4 and 29.4 % were measured, and a table that was made beside them could not be used:
+do both on an idle machine.
 
 **Refine.** A section `refine` makes the run go on after the model was made smaller, with the same teacher:
 
