@@ -1,5 +1,7 @@
 """The setting `structure`."""
 
+from dataclasses import replace
+
 import pytest
 
 from fineprune import FinepruneError, PruningConfig
@@ -49,6 +51,18 @@ def test_two_levels():
     assert shrinks([SHARES, "element"])
 
 
+def test_an_outer_level_without_a_density_takes_the_same_share_as_the_inner_one(tmp_path):
+    config = PruningConfig(method="pins", structure=[HEADS, "element"], density=0.25)
+    assert [level.density for level in config.levels] == [0.5, None]  # 0.5 of 0.5 is 0.25
+    assert replace(config, density=0.09).levels[0].density == pytest.approx(0.3)
+    config.save(tmp_path / "config.json")
+    assert PruningConfig.load(tmp_path / "config.json") == config
+    given = PruningConfig(structure=[HEADS | {"density": 0.75}, "element"], density=0.25)
+    assert given.levels[0].density == 0.75
+    assert PruningConfig(structure=[SHARES, "element"], density=0.1).levels[0] == Level(parts_of(SHARES))
+    assert PruningConfig(structure=HEADS, density=0.25).levels == levels_of(HEADS)
+
+
 def test_units_inside_of_heads():
     assert units_of(BOTH) == ["query_dim", "value_dim", "neuron"]
     assert shrinks({"attention": "value_dim"})
@@ -95,8 +109,7 @@ def test_a_config_saves_and_loads_it(tmp_path):
         ),
         ({"structure": [4, 1, 1]}, r"structure=\[4, 1, 1\]: a block has two sizes"),
         ({"structure": [4, 0]}, "a block has two sizes"),
-        ({"structure": [HEADS, "element"]}, r"structure\[0\]=.*: give the level a density, or each of its"),
-        ({"structure": [SHARES | {"density": 0.5}, "element"]}, "its parts; not both, not none"),
+        ({"structure": [SHARES | {"density": 0.5}, "element"]}, "its parts, not both"),
         ({"structure": [HEADS | {"density": 2}, "element"]}, r"structure\[0\].density=2: the share of the"),
         ({"structure": ["head", "element"]}, r"structure\[0\]='head': the outer level names parts and a"),
         (

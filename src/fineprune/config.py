@@ -17,7 +17,7 @@ from fineprune._methods import method_class as method_class
 from fineprune._methods import method_name as method_name
 from fineprune._validation import check_keys, check_number
 from fineprune.errors import FinepruneError, FinepruneWarning
-from fineprune.structure import canonical, check_structure, levels_of, plain
+from fineprune.structure import Level, canonical, check_structure, levels_of, plain
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.reading import read_json
 
@@ -143,6 +143,16 @@ class PruningConfig:
     def traits(self) -> Traits:
         """The method's row of `METHODS`."""
         return METHODS[self.method]
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of `structure`. An outer one without a density keeps the square root of `density`, so
+        that both levels keep the same share of what they choose among.
+        """
+        *outer, inner = levels_of(self.structure)
+        return *(
+            level if level.shares else level._replace(density=self.density**0.5) for level in outer
+        ), inner
 
     @property
     def controlled(self) -> bool:

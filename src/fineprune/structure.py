@@ -49,8 +49,13 @@ class Level(NamedTuple):
 
     parts: dict[str, Part]
     density: float | None = None
-    """The share that an outer level leaves of its units. None: its parts have their own, or it is the
-    innermost level, whose density is that of the whole pruning."""
+    """The share that an outer level leaves of its units. None: its parts have their own, it is the innermost
+    level, whose density is that of the whole pruning, or `PruningConfig.levels` gives it one."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether the level or its parts have a density."""
+        return self.density is not None or any(part.density is not None for part in self.parts.values())
 
 
 def levels_of(structure: Any) -> tuple[Level, ...]:
@@ -120,9 +125,9 @@ def _outer(value: Any) -> Level:
                 f"{', '.join(unit for unit in UNITS[name] if unit in REMOVABLE)}"
             )
     density = value.get("density")
-    if (density is None) == all(part.density is None for part in parts.values()):
+    if density is not None and any(part.density is not None for part in parts.values()):
         raise FinepruneError(
-            f"structure[0]={shown(value)}: give the level a density, or each of its parts; not both, not none"
+            f"structure[0]={shown(value)}: give the level a density, or each of its parts, not both"
         )
     _check_share("structure[0].density", density, "the units")
     return Level(parts, None if density is None else float(density))

@@ -16,7 +16,7 @@ from fineprune.pruning.expansion import Lines as LineExpansion
 from fineprune.pruning.latency import LatencyTable, timed
 from fineprune.pruning.layout import layout_of
 from fineprune.pruning.units import Grid
-from fineprune.structure import TIED, Level, Unit, levels_of
+from fineprune.structure import TIED, Level, Unit
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "attention": ("Q", "K", "V", "QKV", "O"),
@@ -48,7 +48,7 @@ def grids_of(
             matrices among those chosen, the density keeps less than one unit, or an outer level leaves fewer
             weights than it asks for.
     """
-    levels = levels_of(config.structure)
+    levels = config.levels
     found = [_grids(model, matrices, config, level) for level in levels]
     for grids, level in zip(found, levels, strict=True):
         _check_density(grids, config, level)
@@ -238,7 +238,7 @@ def _check_levels(found: Sequence[Mapping[str, Grid]], config: PruningConfig) ->
     total = sum(map(_cost, inner))
     left = total - sum(
         (1 - density) * sum(_cost(outer[index]) for index in indices)
-        for indices, density in rankings(outer, levels_of(config.structure)[0], config.density)
+        for indices, density in rankings(outer, config.levels[0], config.density)
     )
     if config.density * total > left * (1 + 1e-6):
         raise FinepruneError(

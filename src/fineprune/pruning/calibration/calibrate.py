@@ -25,7 +25,7 @@ from fineprune.pruning.structures import grids_of, rankings
 from fineprune.pruning.targets import repeated_blocks
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
-from fineprune.structure import levels_of, parts_of
+from fineprune.structure import parts_of
 
 CUTS: dict[str, Callable[[Layer, int], Tensor]] = {
     "magnitude": magnitude.cut,
@@ -138,7 +138,7 @@ class _Work:
     ) -> None:
         self._model, self._method, self._grids, self._alive = model, method, grids, alive
         names = list(grids)
-        rankings_of = rankings(list(grids.values()), levels_of(config.structure)[0], config.density)
+        rankings_of = rankings(list(grids.values()), config.levels[0], config.density)
         self._densities = {names[index]: share for members, share in rankings_of for index in members}
         self._before: dict[str, Tensor] = {}
         self._weights: set[int] = set()

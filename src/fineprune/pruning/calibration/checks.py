@@ -19,7 +19,7 @@ from fineprune.pruning.targets import (
     refuse_compiled,
     refuse_quantized,
 )
-from fineprune.structure import ALL, REMOVABLE, levels_of, parts_of
+from fineprune.structure import ALL, REMOVABLE, parts_of
 
 
 def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
@@ -29,7 +29,7 @@ def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
     if any(True for _ in masked_modules(model)):
         raise FinepruneError("this model is prepared for a training: finalize it first, or load it again")
     refuse_quantized(model)
-    if len(levels_of(config.structure)) > 1:
+    if len(config.levels) > 1:
         raise FinepruneError(
             f"structure={config.structure!r}: calibrate cuts one level; cut heads and neurons, shrink the "
             "model, and cut elements by another call"

@@ -27,7 +27,7 @@ from fineprune.pruning.selection import round_count
 from fineprune.pruning.structures import rankings
 from fineprune.pruning.target import Target, size_of
 from fineprune.pruning.units import Grid
-from fineprune.structure import Level, levels_of
+from fineprune.structure import Level
 
 
 @dataclass
@@ -216,7 +216,7 @@ class Method(ABC):
         if rule is None:
             return Control()
         if config.controlled:
-            levels = levels_of(config.structure)
+            levels = config.levels
             above = self._at_density(rule, outer, step, levels[0]) if outer else None
             control = self._at_density(rule, targets, step, levels[-1])
             control.outer = above
