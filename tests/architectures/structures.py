@@ -65,11 +65,12 @@ fineprune run short-sst2 pruning.density=0.1 --out runs/both \\
     'pruning.structure=[{attention: head, feed_forward: neuron, density: 0.5}, element]'
 ```
 
-The outer level keeps half of the weights by whole heads and neurons. Of their weights as many stay as make
-10 % of all, exactly; weights of cut units are not ranked, and keep their masks for the case that the unit
-comes back. Both levels follow the schedule, each with its scores and, where the method has a penalty, with
-its own. Both gains multiply: the model that is left is smaller, and has zeros for the engine. `refine`
-goes on with `hold_zeros: true`.
+The outer level keeps half of the weights by whole heads and neurons; without a `density` of its own it keeps
+the square root of the whole one, so that both levels cut to the same share. Of the weights of what stays, as
+many stay as make 10 % of all, exactly; weights of cut units are not ranked, and keep their masks for the case
+that the unit comes back. Both levels follow the schedule, each with its scores and, where the method has a
+penalty, with its own. Both gains multiply: the model that is left is smaller, and has zeros for the engine.
+`refine` goes on with `hold_zeros: true`.
 
 **Two steps.** The recipes `two-steps-first` and `two-steps-second` do so in two runs, after MLPruning: heads
 and neurons, then blocks of the smaller model, whose teacher is the model of the first step.

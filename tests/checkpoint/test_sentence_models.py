@@ -12,6 +12,7 @@ import torch
 from runtime.models import TEXTS, make_model, make_tokenizer
 
 import fineprune
+from fineprune.checkpoint import loading
 from fineprune.checkpoint.loading import open_model
 from fineprune.checkpoint.sentence_models import answers
 from fineprune.errors import FinepruneError
@@ -211,6 +212,27 @@ def test_folders_of_both_layouts(write, library, saved, inside, sentences, tmp_p
         answer_alike(library, tmp_path / f"out{number}", sentences)
     assert inspect_folder(inside).stats.kept == fineprune.summary(sentences).kept
     assert type(fineprune.load(inside)).__name__ == "BertModel"
+
+
+def test_a_config_that_names_the_class_of_the_pre_training(
+    library, saved, inside, sentences, tmp_path, monkeypatch
+):
+    whole = shutil.copytree(saved.sentences, tmp_path / "whole")
+    for folder, place in ((whole, whole), (inside, inside / "0_Transformer")):
+        config = json.loads((place / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+        (place / "config.json").write_text(json.dumps(config))
+        compact_folder(folder, tmp_path / f"{folder.name}-small")
+        answer_alike(library, tmp_path / f"{folder.name}-small", sentences)
+        assert type(fineprune.load(folder)).__name__ == "BertModel"
+    # Without the other modules it is what it says, and has no head.
+    (whole / "modules.json").rename(tmp_path / "modules.json")
+    with pytest.raises(FinepruneError, match="of the BertForMaskedLM are not in its files"):
+        fineprune.load(whole)
+    (tmp_path / "modules.json").rename(whole / "modules.json")
+    monkeypatch.setattr(loading, "find_model", str)  # the hub is a folder here
+    assert type(open_model(whole, hub=True).model).__name__ == "BertModel"
+    monkeypatch.setattr(loading, "find_model", lambda _: str(saved.cross))
+    assert type(open_model("a/model", hub=True).model).__name__ == "BertForSequenceClassification"
 
 
 @pytest.mark.parametrize("write", [compact_folder, dense_folder])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from fineprune._transformers_output import quiet, without_load_report
 from fineprune.checkpoint import completeness, delta, legacy_import, packing, shapes, transformers_hook
@@ -19,8 +20,13 @@ from fineprune.checkpoint.sentence_files import CROSS, read_sentence_files, sent
 from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import refuse_accelerated
+from fineprune_runtime import cross_encoders
 from fineprune_runtime.cross_encoders import KEY
+from fineprune_runtime.modules import MODULES
 
+# A class with a head. config.json of many a sentence encoder names that of its pre-training, which was not
+# saved: MPNetForMaskedLM. sentence-transformers opens what is below the head.
+_HEAD = "For"
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -168,7 +174,9 @@ def _class_of(folder: Path, trust_remote_code: bool) -> Any:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise FinepruneError(f"{path}: names no architecture ({error})") from error
-    return class_named(config, name, folder, trust_remote_code)
+    files = sentence_files_of(folder) if _HEAD in name else None
+    body = files is not None and files.kind != CROSS
+    return class_named(config, None if body else name, folder, trust_remote_code)
 
 
 def _note_cross_encoder(model: PreTrainedModel, place: Path) -> None:
@@ -184,6 +192,15 @@ def _about(folder: Path) -> Any:
         return read_json(folder / ABOUT)
     except (OSError, FinepruneError) as error:
         raise FinepruneError(f"{folder / ABOUT}: cannot be read ({error})") from error
+
+
+def _is_sentence_encoder(name: str) -> bool:
+    """Return whether a model of the hub is of sentence-transformers, and not a cross-encoder."""
+    missing = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    if cached_file(name, MODULES, **missing) is None:
+        return False
+    about = cached_file(name, cross_encoders.ABOUT, **missing)
+    return about is None or read_json(Path(about)).get("model_type") != CROSS
 
 
 def _tokenizer_of(place: Path, model: Any, trust_remote_code: bool) -> Any:
@@ -206,6 +223,8 @@ def _from_hub(name: str, kind: Any, trust_remote_code: bool) -> tuple[Any, Any]:
             refuse_code(config, name)
         else:
             (named,) = config.get("architectures") or [None]
+            if named and _HEAD in named and _is_sentence_encoder(name):
+                named = None
             kind = class_named(config, named, name, trust_remote_code)
         model, info = kind.from_pretrained(
             name,
