@@ -39,6 +39,7 @@ _BY_NAME = {
 }
 _SEVERAL = "Of a recipe also a list, from high to low: a model is finished at each density, in one run."
 _EARLIER = "Densities at which a model is finished before the run prunes on to that of the section pruning."
+_DENSE = "Settings of a dense fine-tuning before the pruning, or a model that is fine-tuned already."
 _METHODS = "Settings for each method, and for dense runs: they apply where the recipe chooses that method."
 
 
@@ -112,6 +113,7 @@ def schema() -> Json:
     top = {name: _reference(name) for name in in_order}
     for name in ("pruning", "distillation", "dense", "refine"):
         top[name] = partly[name]
+    top["dense"] = {"anyOf": [*partly["dense"]["anyOf"], {"type": "string"}], "description": _DENSE}
     top["model"] = top["model"] | {"required": ["name"]}  # of a section; a text has no settings
     top["earlier_densities"] = {"type": "array", "items": _DENSITY, "description": _EARLIER, "default": []}
     methods = _closed({name: _reference("of_method") for name in (*METHODS, "dense")})

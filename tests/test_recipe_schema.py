@@ -68,6 +68,8 @@ def test_recipes_of_the_package_validate(validator, path):
         "{pruning: {density: 0.1}, earlier_densities: [0.5]}",
         "pruning: {structure: {attention: {unit: head, density: 0.5}}}",
         "pruning: {method: platon, options: {beta1: 0.9, returns: kept}}",
+        "pruning: {structure: [{attention: head, feed_forward: neuron}, element]}",
+        "dense: tuned",
         "{dense: {}, distillation: {alpha: 2.7, task: 0.3, cache: true}}",
         "{pruning: {structure: {feed_forward: neuron}}, refine: {steps: 5, fill: 0.01}}",
         "methods: {dense: {pruning: null, model: {layers: 3}}, l0: {training: {epochs: 3}}}",

@@ -52,6 +52,35 @@ def test_the_dense_stage_has_the_batches_of_the_other_and_rates_of_its_own(stage
     assert (other.seed, other.learning_rate) == (1, None)
 
 
+def test_a_model_in_the_place_of_the_dense_stage(staged, tmp_path):
+    """`dense: FOLDER` is the run from that folder on, whatever model the recipe begins with."""
+    values = staged().to_dict()
+    second = staged().after_dense("tuned")
+    assert (second.model.name, second.distillation.teacher, second.dense) == ("tuned", "tuned", None)
+    cut = {"name": "elsewhere", "layers": 2}
+    for model in ({"model": cut}, {"model": "elsewhere"}, {"model": {"layers": 2}}):
+        assert Recipe.from_dict(values | model | {"dense": "tuned"}) == second
+    assert (
+        Recipe.from_dict({key: values[key] for key in values if key != "model"} | {"dense": "tuned"})
+        == second
+    )
+    own = values | {"distillation": {"teacher": "other"}, "dense": "tuned"}
+    assert Recipe.from_dict(own).distillation.teacher == "other"
+    assert Recipe.from_dict(values | {"distillation": None, "dense": "tuned"}).distillation is None
+    file = tmp_path / "recipe.yaml"
+    file.write_text(staged().to_yaml())
+    assert Recipe.load(file, ["dense=tuned"]) == second
+    density = ["dense=tuned", "pruning.density=[0.5, 0.2]"]
+    assert Recipe.load(file, density).at_earlier_density.distillation.teacher == "tuned"
+    assert Recipe.load(file, ["dense=tuned", "model.attention=eager"]).model.attention == "eager"
+    for setting in ("model=other", "model.name=other", "model.layers=2"):
+        with pytest.raises(FinepruneError, match=f"^{setting}: with dense=tuned that is the model, as it is"):
+            Recipe.load(file, [setting, "dense=tuned"])
+    assert Recipe.load(file, ["model.layers=2", "dense={}"]).model.layers == 2
+    with pytest.raises(FinepruneError, match="dense is 'tuned', which has no settings in it"):
+        Recipe.load(file, ["dense=tuned", "dense.steps=3"])
+
+
 @pytest.mark.parametrize(
     ("where", "stage"),
     [
@@ -108,6 +137,7 @@ def test_a_dense_stage_that_fails_says_so(staged, tmp_path):
         ({"stpes": 5}, r"^dense: unknown setting 'stpes'"),
         ({"steps": 5, "epochs": 1}, r"^dense: give either steps or epochs"),
         (3, r"^dense"),
+        ("", r"^dense='': must be a run folder, a model folder, a hub name or settings"),
     ],
 )
 def test_wrong_settings_of_the_dense_stage(staged, dense, told):

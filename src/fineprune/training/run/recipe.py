@@ -93,6 +93,8 @@ class Recipe:
 
     `dense` puts a stage before it: the model is fine-tuned densely with these settings, into the folder
     `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names no other.
+    In a file or an override `dense` may be the name of a model that is fine-tuned already, for which the run
+    does the same; `model` is not read then.
     `refine` puts one after it: the pruned model is made smaller and trains on with these settings and the
     same teacher. What came before is a run of its own, in the folder `pruned`.
 
@@ -261,6 +263,12 @@ class Recipe:
             FinepruneError: for the first wrong key or value.
         """
         check_keys(values, (entry.name for entry in fields(cls)), "recipe")
+        if isinstance(tuned := values.get("dense"), str):
+            if not tuned:
+                raise FinepruneError("dense='': must be a run folder, a model folder, a hub name or settings")
+            model = values.get("model", tuned)
+            model = {"name": tuned} | model if isinstance(model, dict) else model
+            return cls.from_dict({**values, "model": model, "dense": {}}).after_dense(tuned)
         for section in ("model", "task", "training"):
             if section not in values:
                 raise FinepruneError(f"recipe: the section {section!r} is missing")
@@ -318,7 +326,20 @@ class Recipe:
                 f"{path}: a recipe has the sections model, task, training, pruning, distillation, dense and "
                 "refine"
             )
-        return cls.from_dict(override(values, list(overrides)))
+        chosen = override(values, texts := list(overrides))
+        if isinstance(tuned := chosen.get("dense"), str):
+            _check_model_alone(texts, tuned)
+        return cls.from_dict(chosen)
+
+
+def _check_model_alone(overrides: Iterable[str], tuned: str) -> None:
+    """Raise `FinepruneError` where overrides change the model that `tuned` takes the place of."""
+    names = ("model", "model.name", *(f"model.{name}" for name in _WHOLE))
+    for text in overrides:
+        if text.partition("=")[0] in names:
+            raise FinepruneError(
+                f"{text}: with dense={tuned} that is the model, as it is; leave one of the two out"
+            )
 
 
 def _plain(section: dict[str, Any]) -> dict[str, Any]:
