@@ -30,16 +30,18 @@ feed-forward neurons are zero and are removed. So `structure` says what stays or
 
 ```
 fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neuron}' \\
-    pruning.density=0.5 --out runs/half
+    pruning.method=soft_movement pruning.warmup=0.02 pruning.density=0.5 --out runs/half
 ```
 
 Every method that ranks something takes every structure: magnitude ranks the root mean square of a unit's
 weights, the others give each unit one score. A part that is not named stays whole; `{unit: head, density:
-0.4}` gives a part its own density. With `scope: local` (magnitude, movement) all layers keep equal
-shares, hence equal widths; a global ranking keeps more of the layers that matter, and widths differ. A
-run that prunes heads, neurons or halves ends with the smaller model, and `results.json` says what remains
-(`left`, `shrunk`). `fineprune inspect` and the page of the run show which heads and how many neurons each
-layer still has, and the FLOPs.
+0.4}` gives a part its own density. With `scope: local` (magnitude, movement, fisher, grain, flow) all
+layers keep equal shares, hence equal widths; a global ranking keeps more of the layers that matter, and
+widths differ. A run that prunes heads, neurons or halves ends with the smaller model, and `results.json`
+says what remains (`left`, `shrunk`). `fineprune inspect` and the page of the run show which heads and how
+many neurons each layer still has, and the FLOPs. By `pins`, the recipes' method, heads and neurons are as
+accurate as by soft movement, but it keeps heads and drops neurons, so the model does more work ([short
+runs](short-runs.md#measured)).
 
 **How.** A unit that spans several matrices is masked where it is read: a head in O, a neuron in the
 output matrix. Its other weights train on unmasked, since nothing sees them, so that it can come back;
@@ -65,12 +67,12 @@ fineprune run short-sst2 pruning.density=0.1 --out runs/both \\
     'pruning.structure=[{attention: head, feed_forward: neuron, density: 0.5}, element]'
 ```
 
-The outer level keeps half of the weights by whole heads and neurons; without a `density` of its own it keeps
-the square root of the whole one, so that both levels cut to the same share. Of the weights of what stays, as
-many stay as make 10 % of all, exactly; weights of cut units are not ranked, and keep their masks for the case
-that the unit comes back. Both levels follow the schedule, each with its scores and, where the method has a
-penalty, with its own. Both gains multiply: the model that is left is smaller, and has zeros for the engine.
-`refine` goes on with `hold_zeros: true`.
+The outer level keeps half of the weights by whole heads and neurons; without a `density` of its own it
+keeps the square root of the whole one, so that both levels cut to the same share. Of the weights of what
+stays, as many stay as make 10 % of all, exactly; weights of removed units are not ranked, and keep their
+masks in case the unit returns. Both levels follow the schedule, each with its scores and, where the
+method has a penalty, with its own. Both gains multiply: the model that is left is smaller, and has zeros
+for the engine. `refine` goes on with `hold_zeros: true`.
 
 **Two steps.** The recipes `two-steps-first` and `two-steps-second` do so in two runs, after MLPruning: heads
 and neurons, then blocks of the smaller model, whose teacher is the model of the first step.
@@ -92,8 +94,8 @@ at 25 % by movement):
 
 With the same seed the controlled lambda is 0.5 ± 0.3 points ahead of the Lagrangian at CoFi's rate and 0.8
 ± 0.1 at a larger one, and the threshold ends nearer to its path. Learned shares are no different from equal
-ones (-0.1 ± 0.1), and both are ahead of one ranking of all matrices (by 0.4 ± 0.1 and 0.5 ± 0.1), so under
-`movement` keep the scope `local`.
+ones (-0.1 ± 0.1), and both are ahead of one ranking of all matrices (by 0.4 ± 0.1 and 0.5 ± 0.1), so for
+heads and neurons under `movement` keep the scope `local`.
 
 **GRAIN.** The recipe `grain` prunes MNLI's BERT-base to dims of heads and neurons by the
 [method](methods.md#grain) of that name, under which thin heads empty, with a teacher's logits and states.
@@ -104,30 +106,31 @@ that a few epochs of fine-tuning do not make an ordinary model robust. A student
 hidden states from a teacher of more (`distillation.layers`, [distillation.md](distillation.md)).
 
 **Budget.** `density` is a share of the weights; with `budget: flops` of the multiply-adds of a text of
-`budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons
-of each layer. With `budget: latency` it is a share of the dense model's time. Units of different cost
-are ranked by score and paid by cost, and the selection ends where less than half of the next unit can
-be paid. Single weights of one part beside units of another (more than 2^20 in all) need a density each.
+`budget_length` tokens, where a head costs its attention product too. `round_to: 8` rounds the neurons of
+each layer. With `budget: latency` it is a share of the dense model's time. Units of different cost are
+ranked by score and paid by cost; the selection stops when the budget that is left is less than half of
+what the next unit costs. Single weights of one part beside units of another (more than 2^20 in all) need
+a density each.
 
-**Budget of milliseconds.** On the machine that will serve the model, measure what heads and neurons take
-there, then prune by it:
+**Budget of milliseconds.** On the machine that will serve the model, measure what heads and neurons of your
+fine-tuned model (`runs/dense`) take there, then prune by it (the runtimes are in the extra `export`):
 
 ```
 fineprune bench runs/dense --table --runtime "OpenVINO int8" --threads 1 --length 128
-fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neuron}' \\
+fineprune run short-sst2 dense=runs/dense 'pruning.structure={attention: head, feed_forward: neuron}' \\
     pruning.budget=latency pruning.latency_table=runs/dense/latency-openvino-int8.json \\
-    pruning.density=0.5 --out runs/half-time
+    pruning.method=soft_movement pruning.warmup=0.02 pruning.density=0.5 --out runs/half-time
 ```
 
 The table has the time of an attention at each number of heads, and of a feed-forward at 0.9, 0.81, … of
-its neurons, each timed in turns with the dense model and counted from what `shrink` leaves of an empty
-half, one unit. A line is fitted to each, flat up to a knee where small halves take no longer than smaller
-ones. The next unit of a half costs the slope of its line, and the first one the flat part, too. `density`
-is a share of the whole dense model's time, with embeddings and head; a density below what these take is
-refused, and so is a table of other sizes, or of another length than `budget_length`. The run ends with
-the time that was planned and the time that was measured, of the smaller model in turns with the dense
-one; a gap of more than 10 % is a warning. On another processor than the table's a run is planned all the
-same, but not measured.
+its neurons, each timed in turns with the dense model, less the time of a half with one unit, which is
+what `shrink` leaves of an empty one. A line is fitted to each half. It is flat at first, because very
+small halves are no faster. The next unit of a half costs the slope of its line, and the first one the
+flat part, too. `density` is a share of the whole dense model's time, with embeddings and head; a density
+below what these take is refused, and so is a table of other sizes, or of another length than
+`budget_length`. The run ends with the time that was planned and the time that was measured, of the
+smaller model in turns with the dense one; a gap of more than 10 % is a warning. On another processor than
+the table's a run is planned all the same, but not measured.
 
 MiniLM's six layers on SST-2 (600 steps of bfloat16, seed 0, dense 87.3 %), by these commands with
 `--length 32`, `pruning.budget_length=32`, `pruning.method=soft_movement pruning.warmup=0.02`, on one thread

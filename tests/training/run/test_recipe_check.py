@@ -57,6 +57,22 @@ def test_a_fixed_penalty_decides_the_density(files):
     )
 
 
+def test_a_table_of_times_that_cannot_be_read(files, tmp_path):
+    table = tmp_path / "table.json"
+    pruning = {
+        "structure": {"attention": "head", "feed_forward": "neuron"},
+        **{"scope": "global", "budget": "latency", "latency_table": str(table)},
+    }
+    told = rf"^latency_table: {table}: cannot be read \(.*; fineprune bench DIR --table writes one$"
+    with pytest.raises(FinepruneError, match=told):
+        check_recipe(files.recipe(pruning=pruning))
+    table.write_text("{")
+    with pytest.raises(FinepruneError, match=told):
+        check_recipe(files.recipe(pruning=pruning))
+    table.write_text("{}")
+    assert check_recipe(files.recipe(pruning=pruning))["pruning"]["method"] == "movement"
+
+
 def test_a_model_that_is_not_here_is_noted(files):
     checked = check_recipe(files.recipe(model="some/model", training={"learning_rate": None}))
     assert checked["notes"] == [

@@ -58,6 +58,8 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     config = _model_config(recipe.model.name, "")
     if config is not None:
         _check_model(recipe, config)
+    if recipe.pruning is not None and recipe.pruning.latency_table is not None:
+        _check_table(recipe.pruning.latency_table)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
     notes = [_not_here(recipe.model.name)] if config is None else []
     if teacher is not None and _model_config(teacher, "teacher ") is None:
@@ -102,6 +104,16 @@ def summary_lines(checked: dict[str, Any]) -> Iterator[str]:
     for name in ("warnings", "notes"):
         for line in checked[name]:
             yield f"{name[:-1]}: {line}"
+
+
+def _check_table(path: str) -> None:
+    """Raise unless a table of times can be read; a run says, before it trains, whether it is of the model."""
+    try:
+        read_json(Path(path))
+    except (OSError, FinepruneError) as error:
+        raise FinepruneError(
+            f"latency_table: {path}: cannot be read ({error}); fineprune bench DIR --table writes one"
+        ) from error
 
 
 def _model_config(name: str, before_it: str) -> dict[str, Any] | None:
