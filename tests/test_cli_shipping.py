@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 from support import call, write_recipe
 
+import fineprune
+from fineprune.training.run import evaluate
+from fineprune_runtime import native
+
 EXPORT = ("transformers.exporters", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -109,6 +113,28 @@ def test_evaluate_another_model(place, capsys):
     assert f"accuracy   {scores[0]['accuracy']:.4f}" in capsys.readouterr().out
     assert "no model in it" in refused(capsys, "evaluate", place / "run", "--model", place / "nowhere")
     assert "needs the folder of a run" in refused(capsys, "evaluate", place / "small")
+
+
+def test_evaluate_in_the_engine(place, capsys, monkeypatch):
+    found, engines = {}, []
+
+    def accelerated(model, dtype):
+        engines.append(dtype)
+        return fineprune.accelerate(model, dtype)
+
+    monkeypatch.setattr(evaluate, "accelerate", accelerated)
+    for dtype in (None, "float32", "int8"):
+        options = [] if dtype is None else ["--dtype", dtype]
+        capsys.readouterr()
+        assert call("evaluate", place / "run", "--model", place / "small", "--json", *options) == 0
+        found[dtype] = json.loads(capsys.readouterr().out)
+    torch_alone, exact, coarse = found.values()
+    assert exact == pytest.approx(torch_alone, abs=1e-5)
+    assert coarse == pytest.approx(torch_alone, abs=0.1)
+    assert engines == ["float32", "int8"]
+    assert "did you mean int8? allowed are" in refused(capsys, "evaluate", place / "run", "--dtype", "int9")
+    monkeypatch.setattr(native, "dtypes", lambda: ("float32",))
+    assert "this processor has float32" in refused(capsys, "evaluate", place / "run", "--dtype", "int8")
 
 
 def test_predict(place, capsys):

@@ -99,9 +99,15 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="Score the model of this folder instead, for example a compact one.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Let the engine answer: float32, bfloat16 or int8. Without it torch does, in float32."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score the model of a run, in float32, on its validation data or on another file of the same columns."""
+    """Score the model of a run on its validation data or on another file of the same columns."""
     if not os.path.isfile(folder / "recipe.yaml"):
         within = folder.glob("*/recipe.yaml") if os.path.isdir(folder) else ()
         runs = sorted(path.parent.name for path in within)
@@ -112,7 +118,7 @@ def evaluate(
         )
     from fineprune.training.run.evaluate import evaluate_run
 
-    scores = evaluate_run(folder, None if data is None else str(data), model, progress=True)
+    scores = evaluate_run(folder, None if data is None else str(data), model, progress=True, dtype=dtype)
     if as_json:
         print(json.dumps(scores))
     else:

@@ -1,4 +1,4 @@
-"""Score the model of a run on its validation data or on other data, in float32: as it will be served."""
+"""Score the model of a run on its validation data or on other data: in float32, or in the engine."""
 
 import contextlib
 import logging
@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from transformers import ProgressCallback
 
 from fineprune._extras import require
-from fineprune._messages import listing
+from fineprune._messages import choose, listing
 from fineprune._transformers_output import quiet
 from fineprune.errors import FinepruneError
+from fineprune.inference.accelerate import Dtype, accelerate
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for
 from fineprune.tasks.model_config import is_unnamed, labels_of
@@ -42,6 +43,7 @@ def evaluate_run(
     validation: str | None = None,
     model_folder: str | Path | None = None,
     progress: bool = False,
+    dtype: str | None = None,
 ) -> dict[str, float]:
     """Score the model of a finished run, or another model, such as its compact form, on validation data.
 
@@ -50,9 +52,14 @@ def evaluate_run(
         validation: A file to score on; None: the recipe's validation data.
         model_folder: The model to score; None: the run's.
         progress: Show a bar if stderr is a terminal.
+        dtype: Let the engine answer, in this type; None: torch does, in float32.
 
     Returns:
         The metrics as fractions, and the loss.
+
+    Raises:
+        FinepruneError: no such run, model or data, a model of another task, or a type that the engine does
+            not have here.
     """
     require("recipes", "evaluate")
     folder = Path(folder)
@@ -68,6 +75,8 @@ def evaluate_run(
     )
     if model_folder is not None:
         _check_labels(model, Path(model_folder), folder)
+    if dtype is not None:
+        accelerate(model, choose(dtype, get_args(Dtype), "dtype"))
     return evaluate_model(model, tokenizer, recipe, folder, progress)
 
 
