@@ -49,7 +49,8 @@ def texts_of(file: Path | None, count: int) -> list[str]:
             " ".join(WORDS[(7 * row + n) % len(WORDS)] for n in range(8 + row % 24)) for row in range(count)
         ]
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [lines[row * len(lines) // count] for row in range(min(count, len(lines)))]
+    count = min(count, len(lines))
+    return [lines[row * len(lines) // count] for row in range(count)]
 
 
 def by_graph(dense: SentenceTransformer, call: Any) -> Encode:

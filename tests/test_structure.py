@@ -57,6 +57,7 @@ def test_an_outer_level_without_a_density_takes_the_same_share_as_the_inner_one(
     assert replace(config, density=0.09).levels[0].density == pytest.approx(0.3)
     config.save(tmp_path / "config.json")
     assert PruningConfig.load(tmp_path / "config.json") == config
+    assert [level.derived for level in config.levels] == [True, False]
     given = PruningConfig(structure=[HEADS | {"density": 0.75}, "element"], density=0.25)
     assert given.levels[0].density == 0.75
     assert PruningConfig(structure=[SHARES, "element"], density=0.1).levels[0] == Level(parts_of(SHARES))

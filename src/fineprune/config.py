@@ -150,9 +150,8 @@ class PruningConfig:
         that both levels keep the same share of what they choose among.
         """
         *outer, inner = levels_of(self.structure)
-        return *(
-            level if level.shares else level._replace(density=self.density**0.5) for level in outer
-        ), inner
+        derived = {"density": self.density**0.5, "derived": True}
+        return *(level if level.shares else level._replace(**derived) for level in outer), inner
 
     @property
     def controlled(self) -> bool:

@@ -52,6 +52,9 @@ class Level(NamedTuple):
     """The share that an outer level leaves of its units. None: its parts have their own, it is the innermost
     level, whose density is that of the whole pruning, or `PruningConfig.levels` gives it one."""
 
+    derived: bool = False
+    """Whether `density` is the square root of that of the whole pruning, at the start of the run, too."""
+
     @property
     def shares(self) -> bool:
         """Whether the level or its parts have a density."""

@@ -228,6 +228,15 @@ def test_a_config_that_names_the_class_of_the_pre_training(
     (whole / "modules.json").rename(tmp_path / "modules.json")
     with pytest.raises(FinepruneError, match="of the BertForMaskedLM are not in its files"):
         fineprune.load(whole)
+    # What follows is no pooling, and reads the head: a SparseEncoder's, or a cross-encoder of older files.
+    for others in (
+        "[]",
+        '[{"type": "sentence_transformers.sparse_encoder.models.SpladePooling", "path": "1_P"}]',
+    ):
+        modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}, *json.loads(others)]
+        (whole / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(FinepruneError, match="of the BertForMaskedLM are not in its files"):
+            fineprune.load(whole)
     (tmp_path / "modules.json").rename(whole / "modules.json")
     monkeypatch.setattr(loading, "find_model", str)  # the hub is a folder here
     assert type(open_model(whole, hub=True).model).__name__ == "BertModel"

@@ -1,6 +1,7 @@
 """Two levels: heads and neurons, then the elements of what stays."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,17 @@ def test_equal_shares_in_every_matrix():
     assert [int(target.masked.units.sum()) for target in pruner.outer] == [2, 32, 2, 32]
     # 1,638 of the 8,192 weights that stay, of 512 and of 1,024 in a matrix: 102.4 and 204.8
     assert {target.masked.kept_weights() for target in pruner.targets} == {102, 205}
+
+
+def test_an_outer_level_without_a_density_goes_from_one_square_root_to_the_other():
+    model = bert()
+    settings = config(density=0.0625, structure=[HEADS, "element"], scope="local", initial_density=0.25)
+    pruner = prepare(model, replace(settings, warmup=0), 6)
+    assert [int(target.masked.units.sum()) for target in pruner.outer] == [2, 32, 2, 32]  # half of each
+    assert pruner.density == 0.25
+    train(model, pruner, 6)
+    assert [int(target.masked.units.sum()) for target in pruner.outer] == [1, 16, 1, 16]
+    assert pruner.density == 0.0625
 
 
 def test_the_budget_of_a_head_counts_its_product_once():

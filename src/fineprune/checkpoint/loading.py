@@ -20,7 +20,6 @@ from fineprune.checkpoint.sentence_files import CROSS, read_sentence_files, sent
 from fineprune.checkpoint.tokenizer_fit import check_tokenizer
 from fineprune.errors import FinepruneError
 from fineprune.pruning.targets import refuse_accelerated
-from fineprune_runtime import cross_encoders
 from fineprune_runtime.cross_encoders import KEY
 from fineprune_runtime.modules import MODULES
 
@@ -175,7 +174,7 @@ def _class_of(folder: Path, trust_remote_code: bool) -> Any:
     except (KeyError, TypeError, ValueError) as error:
         raise FinepruneError(f"{path}: names no architecture ({error})") from error
     files = sentence_files_of(folder) if _HEAD in name else None
-    body = files is not None and files.kind != CROSS
+    body = files is not None and files.pools
     return class_named(config, None if body else name, folder, trust_remote_code)
 
 
@@ -195,12 +194,11 @@ def _about(folder: Path) -> Any:
 
 
 def _is_sentence_encoder(name: str) -> bool:
-    """Return whether a model of the hub is of sentence-transformers, and not a cross-encoder."""
+    """Return whether a model of the hub is one of sentence-transformers that pools what the body gives."""
     missing = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-    if cached_file(name, MODULES, **missing) is None:
-        return False
-    about = cached_file(name, cross_encoders.ABOUT, **missing)
-    return about is None or read_json(Path(about)).get("model_type") != CROSS
+    modules = cached_file(name, MODULES, **missing)
+    files = None if modules is None else read_sentence_files(Path(modules).parent)
+    return files is not None and files.pools
 
 
 def _tokenizer_of(place: Path, model: Any, trust_remote_code: bool) -> Any:

@@ -34,6 +34,11 @@ class SentenceFiles(NamedTuple):
         """The folder of the transformer: the root, or one in it."""
         return self.root / self.modules[0].path if self.modules else self.root
 
+    @property
+    def pools(self) -> bool:
+        """Whether the outputs of the transformer's body are pooled, so that it has no head."""
+        return [module.kind for module in self.modules[:2]] == ["Transformer", "Pooling"]
+
     def copy(self, folder: Path) -> None:
         """Copy the files into a folder that has the transformer at its root.
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fineprune.errors import FinepruneError
+from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.embeddings.groups import read_groups
 from fineprune.tasks.embeddings.task import EmbeddingConfig
 
@@ -48,9 +48,12 @@ def test_the_texts_of_pairs_alone_are_named(write):
 
 
 def test_squads_questions_and_paragraphs_are_pairs(write):
-    qas = [{"id": str(at), "question": f"q{at}", "answers": []} for at in range(2)]
+    answer = {"text": "c", "answer_start": 0}
+    qas = [{"id": str(at), "question": f"q{at}", "answers": [answer] * (at < 2)} for at in range(3)]
     place = write("s.json", json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}))
-    assert read_groups(place, "ranking", (), scored=False).rows == [("q0", "c"), ("q1", "c")]
+    with pytest.warns(FinepruneWarning, match=r"s\.json: 1 of 3 questions have no answer and are dropped"):
+        groups = read_groups(place, "ranking", (), scored=False)
+    assert groups.rows == [("q0", "c"), ("q1", "c")]  # SQuAD v2 has questions that no paragraph answers
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from runtime.models import make_tokenizer
 
 from fineprune.errors import FinepruneError, FinepruneWarning
 from fineprune.tasks.embeddings.task import EmbeddingConfig
@@ -26,9 +27,9 @@ def test_blank_and_repeated_lines_are_counted_and_dropped(write):
 
 def test_columns_of_a_table_and_squad_are_texts(write):
     table = write("a.tsv", "first\tsecond\na\tb\nc\ta\n")
-    assert read_texts(table, ("first", "second")).texts == ["a", "c", "b"]
+    assert read_texts(table, ("first", "second")).texts == ["a", "b", "c"]
     squad = write("s.json", json.dumps(SQUAD))
-    assert read_texts(squad, ("text",)).texts == ["Rome is old.", "Paris is big.", "Is it old?", "Is it big?"]
+    assert read_texts(squad, ("text",)).texts == ["Rome is old.", "Is it old?", "Paris is big.", "Is it big?"]
 
 
 def test_cells_that_are_no_text_and_other_files_are_refused(write):
@@ -57,6 +58,32 @@ def test_a_search_has_a_right_text_for_each_query(write):
     assert several == (["q", "r"], ["b", "a"], [[0, 1], [0]])
     with pytest.raises(FinepruneError, match="has one text only, so any model finds it"):
         read_retrieval(write("one.tsv", "query\ttext\nq\ta\n"))
+
+
+def test_a_question_without_an_answer_is_not_searched_for_but_its_paragraph_may_be_found(write):
+    nothing = {"context": "No.", "qas": [{"id": "3", "question": "Is it?", "answers": []}]}
+    place = write("v2.json", json.dumps({"data": [{"paragraphs": [*PARAGRAPHS, nothing]}]}))
+    with pytest.warns(FinepruneWarning, match=r"v2\.json: 1 of 3 questions have no answer and are dropped"):
+        found = read_retrieval(place)
+    assert found == (["Is it old?", "Is it big?"], ["Rome is old.", "Paris is big.", "No."], [[0], [1]])
+
+
+def test_texts_that_are_scored_and_cut_are_counted(write):
+    lines = "".join(f"{'a ' * 9}{number}\n" if number > 97 else f"text {number}\n" for number in range(100))
+    pairs = write("a.tsv", f"sentence1\tsentence2\tscore\n{'a ' * 9}\tb\t1\nc\td\t0\n")
+    search = write("r.tsv", f"query\ttext\nq\t{'a ' * 9}\nr\tb\n")
+    with pytest.warns(FinepruneWarning, match="give thousands"):
+        data = EmbeddingConfig(train=write("t.txt", lines), sts=pairs, retrieval=search).load()
+    with pytest.warns(FinepruneWarning) as said:
+        data.evaluation(make_tokenizer("bert"), 8)
+    assert [str(one.message) for one in said] == [
+        f"{counts} have more than 8 tokens, and are cut there; training.max_length sets it"
+        for counts in (
+            "1 of 4 texts of task.sts",
+            "1 of 4 texts of task.retrieval",
+            "2 of 5 texts of the validation data",
+        )
+    ]
 
 
 def test_texts_to_score_on_have_no_white_space_and_blank_rows_are_counted(write):

@@ -1,6 +1,7 @@
 """A run of the kind embedding: from texts to a folder that sentence-transformers opens."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,6 +120,16 @@ def test_the_dense_model_teaches_unless_another_is_named(ran):
     assert Recipe.from_dict(values | {"distillation": {"teacher": "other"}}).distillation.teacher == "other"
 
 
+def test_another_model_in_a_recipe_that_a_run_wrote_is_taught_by_itself(ran):
+    file = ran.run / "recipe.yaml"
+    assert Recipe.load(file, ["pruning.density=0.5"]).distillation.teacher == ran.model
+    assert Recipe.load(file, ["model.name=other"]).distillation.teacher == "other"
+    assert (
+        Recipe.load(file, ["model=other", f"distillation.teacher={ran.model}"]).distillation.teacher
+        == ran.model
+    )
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -137,6 +148,19 @@ def test_a_teacher_of_another_size_is_refused(ran, save_body, tmp_path, refused_
     sentence_folder(wide, tmp_path / "wide", width=16)
     recipe = Recipe.from_dict(ran.values | {"distillation": {"teacher": str(tmp_path / "wide")}})
     refused_run(recipe, tmp_path / "run", "its embeddings have 16 numbers, the model's 8")
+
+
+def test_a_transformer_in_a_folder_of_its_own_is_refused_with_the_way_out(ran, tmp_path, refused_run):
+    place = tmp_path / "inside"
+    shutil.copytree(ran.model, place)
+    (place / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (place / name).rename(place / "0_Transformer" / name)
+    modules = json.loads((place / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (place / "modules.json").write_text(json.dumps(modules))
+    told = f"{place}: its transformer is in 0_Transformer; fineprune compact {place} OUT --format dense"
+    refused_run(Recipe.from_dict(ran.values | {"model": str(place)}), tmp_path / "run", told)
 
 
 def test_a_model_without_pooling_is_refused(ran, pretrained, tmp_path, refused_run):

@@ -7,6 +7,7 @@ from training.run.test_train_resumed import killed
 
 from fineprune import FinepruneError
 from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe_check import check_recipe, summary_lines
 from fineprune.training.run.train import run_recipe
 
 
@@ -52,26 +53,21 @@ def test_the_dense_stage_has_the_batches_of_the_other_and_rates_of_its_own(stage
     assert (other.seed, other.learning_rate) == (1, None)
 
 
-def test_a_model_in_the_place_of_the_dense_stage(staged, tmp_path):
-    """`dense: FOLDER` is the run from that folder on, whatever model the recipe begins with."""
+def test_a_model_that_is_fine_tuned_already(staged, tmp_path):
+    """`dense: FOLDER` is a dense stage of that model that trains nothing."""
     values = staged().to_dict()
-    second = staged().after_dense("tuned")
-    assert (second.model.name, second.distillation.teacher, second.dense) == ("tuned", "tuned", None)
-    cut = {"name": "elsewhere", "layers": 2}
-    for model in ({"model": cut}, {"model": "elsewhere"}, {"model": {"layers": 2}}):
-        assert Recipe.from_dict(values | model | {"dense": "tuned"}) == second
-    assert (
-        Recipe.from_dict({key: values[key] for key in values if key != "model"} | {"dense": "tuned"})
-        == second
+    tuned = Recipe.from_dict(
+        values | {"model": "tuned", "dense": {"steps": 1, "learning_rate": 0, "evaluate_every": 2}}
     )
-    own = values | {"distillation": {"teacher": "other"}, "dense": "tuned"}
-    assert Recipe.from_dict(own).distillation.teacher == "other"
-    assert Recipe.from_dict(values | {"distillation": None, "dense": "tuned"}).distillation is None
+    assert tuned.is_tuned
+    assert not staged().is_tuned
+    for model in ({"name": "elsewhere", "layers": 2}, "elsewhere", {"layers": 2}):
+        assert Recipe.from_dict(values | {"model": model, "dense": "tuned"}) == tuned
+    without = {key: values[key] for key in values if key != "model"}
+    assert Recipe.from_dict(without | {"dense": "tuned"}) == tuned
     file = tmp_path / "recipe.yaml"
     file.write_text(staged().to_yaml())
-    assert Recipe.load(file, ["dense=tuned"]) == second
-    density = ["dense=tuned", "pruning.density=[0.5, 0.2]"]
-    assert Recipe.load(file, density).at_earlier_density.distillation.teacher == "tuned"
+    assert Recipe.load(file, ["dense=tuned"]) == tuned
     assert Recipe.load(file, ["dense=tuned", "model.attention=eager"]).model.attention == "eager"
     for setting in ("model=other", "model.name=other", "model.layers=2"):
         with pytest.raises(FinepruneError, match=f"^{setting}: with dense=tuned that is the model, as it is"):
@@ -79,6 +75,36 @@ def test_a_model_in_the_place_of_the_dense_stage(staged, tmp_path):
     assert Recipe.load(file, ["model.layers=2", "dense={}"]).model.layers == 2
     with pytest.raises(FinepruneError, match="dense is 'tuned', which has no settings in it"):
         Recipe.load(file, ["dense=tuned", "dense.steps=3"])
+
+
+def test_a_run_from_a_fine_tuned_model_is_the_run_after_its_dense_stage(staged, tmp_path, capfd):
+    both, out = tmp_path / "both", tmp_path / "out"
+    expected = run_recipe(staged(), both, progress=False)
+    capfd.readouterr()
+    results = run_recipe(staged(dense=str(both / "dense")), out, progress=False)
+    assert "learning_rate" not in capfd.readouterr().err  # a rate of 0 is no mistake here
+    for part in ("dense/model", "model"):
+        weights = [folder / part / "model.safetensors" for folder in (both, out)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    told = [found["dense"] | {"steps": 0, "seconds": 0} for found in (expected, results)]
+    assert told[0] == told[1]
+    assert results["teacher_score"] == expected["teacher_score"]
+    assert (
+        list(summary_lines(check_recipe(staged(dense=str(both / "dense")))))[2]
+        == "dense     the model as it is"
+    )
+
+
+def test_what_is_no_fine_tuned_dense_model_is_refused(staged, tmp_path, pretrained):
+    with pytest.raises(FinepruneError, match=f"^dense={pretrained}: its head is not of this task"):
+        run_recipe(staged(dense=pretrained), tmp_path / "out", progress=False)
+    with pytest.raises(FinepruneError, match=f"^dense={pretrained}: its head is not of this task"):
+        check_recipe(staged(dense=pretrained))
+    pruned = tmp_path / "pruned"
+    run_recipe(staged(), pruned, progress=False)
+    told = f"^dense={pruned}: 25.0% of its weights are there: it was pruned; name the dense model, or"
+    with pytest.raises(FinepruneError, match=told):
+        run_recipe(staged(dense=str(pruned)), tmp_path / "further", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -252,10 +252,11 @@ class Method(ABC):
     def _at_density(self, rule: ScoreRule, targets: Sequence[Target], step: int, level: Level) -> Control:
         """Keep the scheduled density; lambda is fixed, or leads the threshold along its path."""
         config = self.config
+        initial = config.initial_density ** (0.5 if level.derived else 1)
         thresholds = []
         for indices, goal in rankings([target.masked.grid for target in targets], level, config.density):
             ranked = [targets[index] for index in indices]
-            density = self.schedule.density(step, goal, max(goal, config.initial_density))
+            density = self.schedule.density(step, goal, max(goal, initial))
             if density < 1:
                 cuts = [self._cut(rule, ranked, stop) for stop in rule.stops(ranked, density)]
                 thresholds += cuts[-1]

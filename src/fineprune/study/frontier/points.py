@@ -197,6 +197,8 @@ def _data(model: Model) -> tuple[str, ...]:
         sections = [model.runs[0].recipe.get(name) for name in ("distillation", "model")]
         taught, own = (section if isinstance(section, dict) else {} for section in sections)
         said.append(str(taught.get("teacher") or own.get("name")))
+        if not task.get("validation") and not task.get("validation_split"):
+            said.append(str(task.get("loss")))  # by which the texts to score on are held out
     return where, *said, model.group.metric or ""
 
 

@@ -61,12 +61,7 @@ class EmbeddingData:
             rows, cut = group_rows(self.groups, tokenizer, max_length)
             count = len(rows) * len(self.groups.rows[0])
         if cut:
-            warnings.warn(
-                f"{cut:,} of {count:,} training texts have more than {max_length} tokens, and are cut "
-                "there; training.max_length sets it",
-                FinepruneWarning,
-                stacklevel=2,
-            )
+            _warn_of_cut(cut, f"{count:,} training texts", max_length)
         return rows
 
     def evaluation(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Evaluation:
@@ -75,12 +70,13 @@ class EmbeddingData:
 
         more: dict[str, Further] = {}
         if self.sts is not None:
-            rows, places = _sorted([*self.sts.first, *self.sts.second], tokenizer, max_length)
+            rows, places = _sorted("task.sts", [*self.sts.first, *self.sts.second], tokenizer, max_length)
             more["sts"] = Further(rows, of_pairs(self.sts, places))
         if self.retrieval is not None:
-            rows, places = _sorted([*self.retrieval.queries, *self.retrieval.texts], tokenizer, max_length)
+            searched = [*self.retrieval.queries, *self.retrieval.texts]
+            rows, places = _sorted("task.retrieval", searched, tokenizer, max_length)
             more["retrieval"] = Further(rows, of_retrieval(self.retrieval, places))
-        rows, _ = _sorted(self.validation, tokenizer, max_length)
+        rows, _ = _sorted("the validation data", self.validation, tokenizer, max_length)
         return Evaluation(rows, closeness, more)
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[Any]], Any]:
@@ -129,12 +125,24 @@ def group_rows(
     return Dataset.from_dict(columns), cut
 
 
+def _warn_of_cut(cut: int, of: str, max_length: int) -> None:
+    warnings.warn(
+        f"{cut:,} of {of} have more than {max_length} tokens, and are cut there; training.max_length sets it",
+        FinepruneWarning,
+        stacklevel=4,
+    )
+
+
 def _sorted(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    where: str, texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> "tuple[Dataset, list[int]]":
-    """Return each different text as a row, in order of length, and the row of each of `texts`."""
+    """Return each different text as a row, in order of length, and the row of each of `texts`; warn if some
+    are cut, `where` says of what.
+    """
     different = list(dict.fromkeys(texts))
-    rows, _ = encode(different, tokenizer, max_length)
+    rows, cut = encode(different, tokenizer, max_length)
+    if cut:
+        _warn_of_cut(cut, f"{len(different):,} texts of {where}", max_length)
     lengths = [len(ids) for ids in rows["input_ids"]]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     places = {different[number]: place for place, number in enumerate(order)}

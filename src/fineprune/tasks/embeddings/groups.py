@@ -8,8 +8,14 @@ from fineprune._messages import choose
 from fineprune._text_files import find_file
 from fineprune._validation import shown
 from fineprune.errors import FinepruneError
-from fineprune.tasks.embeddings.texts import Texts, cleaned, differing, numbers_of, text_cells
-from fineprune.tasks.questions.squad import read_file
+from fineprune.tasks.embeddings.texts import (
+    Texts,
+    cleaned,
+    differing,
+    numbers_of,
+    questions_with_paragraphs,
+    text_cells,
+)
 from fineprune.tasks.tables import SUFFIXES, hub_name, read_hub, read_table
 
 COSENT, RANKING = "cosent", "ranking"
@@ -106,8 +112,8 @@ def read_groups(path: str, loss: str, columns: Sequence[str], scored: bool) -> G
     suffix = place.suffix.lower()
     check_pairs_in(path, loss)
     if suffix == ".json":
-        questions = read_file(place, unanswerable=True, mismatched="skip")
-        return _cleaned([questions.questions, questions.contexts], None)
+        found, _ = questions_with_paragraphs(place)
+        return _cleaned([list(column) for column in zip(*found, strict=True)], None)
     return _of_table(str(path), read_table(place, _wanted(columns, scored)), columns, scored)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fineprune._engine_errors import engine_errors
+from fineprune.checkpoint.sentence_files import sentence_files_of
 from fineprune.errors import FinepruneError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.modules import MODULES, SETTINGS, settings_name
@@ -48,7 +49,7 @@ class Sentence:
 
 def is_sentence_folder(place: Path | str) -> bool:
     """Return whether a model's place, a folder or a name on the hub, is of sentence-transformers."""
-    return os.path.isfile(_local(place) / MODULES)
+    return sentence_files_of(_local(place)) is not None
 
 
 def read_sentence(place: Path | str) -> Sentence:
@@ -58,7 +59,13 @@ def read_sentence(place: Path | str) -> Sentence:
         FinepruneError: no such folder, or other modules than Transformer, Pooling and Normalize.
     """
     folder = _local(place)
-    if not os.path.isfile(folder / MODULES):
+    found = sentence_files_of(folder)
+    if found is not None and found.root != folder:
+        raise FinepruneError(
+            f"{found.root}: its transformer is in {folder.name}; fineprune compact {found.root} OUT "
+            "--format dense writes a copy with the transformer beside the modules, which can be trained"
+        )
+    if found is None:
         raise FinepruneError(
             f"{place}: has no {MODULES}, so nothing says how its tokens become an embedding; save the model "
             "with sentence-transformers: a Transformer, a Pooling, and a Normalize if wanted"

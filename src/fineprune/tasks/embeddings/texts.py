@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,19 +35,35 @@ def read_texts(path: str, columns: Sequence[str]) -> Texts:
     if suffix == ".txt":
         return cleaned(read_lines(place))
     if suffix == ".json":
-        questions = read_file(place, unanswerable=True, mismatched="skip")
-        return cleaned([*dict.fromkeys(questions.contexts), *questions.questions])
+        return cleaned(_paragraphs_with_questions(place))
     if suffix not in SUFFIXES:
         raise FinepruneError(
             f"{path}: cannot read texts from a file named *{suffix}; known are .txt (a text a line), "
             f"{', '.join(SUFFIXES)} (columns of a table) and .json (SQuAD's)"
         )
-    return cleaned(text_cells(str(path), read_table(place, columns)))
+    return cleaned(_row_by_row(str(path), read_table(place, columns)))
+
+
+def _paragraphs_with_questions(place: Path) -> Iterator[str]:
+    """Yield each paragraph of a SQuAD file, with its questions behind it: any part of the file has both."""
+    read, seen = read_file(place, unanswerable=True, mismatched="skip"), set()
+    for paragraph, question in zip(read.contexts, read.questions, strict=True):
+        if paragraph not in seen:
+            seen.add(paragraph)
+            yield paragraph
+        yield question
+
+
+def _row_by_row(where: str, table: dict[str, list[Any]]) -> Iterator[str]:
+    """Yield the texts of several columns, those of a row together; raise for a cell that is not text."""
+    columns = [list(text_cells(where, {name: cells})) for name, cells in table.items()]
+    for row in zip(*columns, strict=True):
+        yield from row
 
 
 def read_split(place: tuple[str, str | None, str], columns: Sequence[str]) -> Texts:
     """Read the same columns from the hub: `place` is the data set's name, its subset and the split."""
-    return cleaned(text_cells(hub_name(*place), read_hub(*place, columns)[0]))
+    return cleaned(_row_by_row(hub_name(*place), read_hub(*place, columns)[0]))
 
 
 def cleaned(texts: Iterable[str]) -> Texts:
@@ -116,6 +132,23 @@ def differing(where: str, scores: list[float], needing: str) -> list[float]:
     return scores
 
 
+def questions_with_paragraphs(place: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the questions of a SQuAD file with the paragraphs that answer them, and all paragraphs.
+
+    Questions without an answer, as in SQuAD v2, have no right paragraph: they are left out, with a warning.
+    """
+    read = read_file(place, unanswerable=True, mismatched="skip")
+    rows = zip(read.questions, read.contexts, read.answers, strict=True)
+    found = [(question, paragraph) for question, paragraph, answers in rows if answers]
+    if len(found) < len(read):
+        warnings.warn(
+            f"{place}: {len(read) - len(found):,} of {len(read):,} questions have no answer and are dropped",
+            FinepruneWarning,
+            stacklevel=4,
+        )
+    return found, [paragraph.strip() for paragraph in dict.fromkeys(read.contexts) if paragraph.strip()]
+
+
 class Retrieval(NamedTuple):
     """Different queries, the texts among which each is searched for, and the right texts of each query."""
 
@@ -132,13 +165,14 @@ def read_retrieval(path: str) -> Retrieval:
     texts of all rows with a query are right for it. White space and blank texts are as in `read_pairs`.
     """
     if Path(path).suffix.lower() == ".json":
-        questions = read_file(find_file(path), unanswerable=True, mismatched="skip")
-        columns = [questions.questions, questions.contexts]
+        found, others = questions_with_paragraphs(find_file(path))
+        columns = [list(column) for column in zip(*found, strict=True)] or [[], []]
     else:
+        others = []
         table = read_table(path, ("query", "text"))
         columns = [[*text_cells(path, {name: table[name]})] for name in ("query", "text")]
     queries, contexts, _ = _full_rows(path, columns)
-    texts = {text: number for number, text in enumerate(dict.fromkeys(contexts))}
+    texts = {text: number for number, text in enumerate(dict.fromkeys([*contexts, *others]))}
     if len(texts) < 2:
         raise FinepruneError(f"{path}: has one text only, so any model finds it; give a file with more")
     right: dict[str, dict[int, None]] = {}

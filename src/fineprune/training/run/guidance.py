@@ -225,7 +225,7 @@ def usual_rates(width: int | None) -> tuple[float, float] | None:
 def _wrong_rate(recipe: Recipe, plan: RunPlan) -> str | None:
     """Warn of a learning rate that is ten times off the middle of the usual ones."""
     usual, rate = usual_rates(plan.width), recipe.training.learning_rate or 0.0
-    if usual is None:
+    if usual is None or rate == 0:  # of a run that is to train nothing
         return None
     middle = math.sqrt(usual[0] * usual[1])
     low = rate <= middle / 10 and plan.travel < 1  # in a long run a low rate is enough

@@ -32,6 +32,9 @@ _SHARED = ("batch_size", "accumulation", "max_length", "group_by_length", "preci
 _WHOLE: dict[str, Any] = {"layers": None, "structure": None, "density": None, "low_rank": None}
 """Settings of a model that a stage before has cut already."""
 
+_AS_IT_IS: dict[str, Any] = {"steps": 1, "learning_rate": 0.0, "evaluate_every": 2}
+"""Settings of a dense stage that leaves its model as it is, and scores it once, at the end."""
+
 _Stage = TypeVar("_Stage", bound=TrainingConfig)
 
 
@@ -93,8 +96,8 @@ class Recipe:
 
     `dense` puts a stage before it: the model is fine-tuned densely with these settings, into the folder
     `dense` in the run's; the run goes on from there, and that model teaches if `distillation` names no other.
-    In a file or an override `dense` may be the name of a model that is fine-tuned already, for which the run
-    does the same; `model` is not read then.
+    In a file or an override `dense` may name a model that is fine-tuned already, in the place of `model`: the
+    stage scores it then, and trains nothing.
     `refine` puts one after it: the pruned model is made smaller and trains on with these settings and the
     same teacher. What came before is a run of its own, in the folder `pruned`.
 
@@ -219,6 +222,11 @@ class Recipe:
         )
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether the model is fine-tuned already: there is a dense stage, and it trains nothing."""
+        return self.dense is not None and self.dense.learning_rate == 0
+
+    @property
     def dense_stage(self) -> Self:
         """The first of two stages: the dense fine-tuning."""
         if self.dense is None:
@@ -266,9 +274,13 @@ class Recipe:
         if isinstance(tuned := values.get("dense"), str):
             if not tuned:
                 raise FinepruneError("dense='': must be a run folder, a model folder, a hub name or settings")
-            model = values.get("model", tuned)
-            model = {"name": tuned} | model if isinstance(model, dict) else model
-            return cls.from_dict({**values, "model": model, "dense": {}}).after_dense(tuned)
+            model = values.get("model")
+            kept = (
+                {name: value for name, value in model.items() if name not in _WHOLE}
+                if isinstance(model, dict)
+                else {}
+            )
+            values = {**values, "model": kept | {"name": tuned}, "dense": dict(_AS_IT_IS)}
         for section in ("model", "task", "training"):
             if section not in values:
                 raise FinepruneError(f"recipe: the section {section!r} is missing")
@@ -326,10 +338,34 @@ class Recipe:
                 f"{path}: a recipe has the sections model, task, training, pruning, distillation, dense and "
                 "refine"
             )
-        chosen = override(values, texts := list(overrides))
+        texts = list(overrides)
+        _forget_own_teacher(values, texts)
+        chosen = override(values, texts)
         if isinstance(tuned := chosen.get("dense"), str):
             _check_model_alone(texts, tuned)
         return cls.from_dict(chosen)
+
+
+def _forget_own_teacher(values: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Take out a teacher that is the file's own model, where overrides name another model and no teacher.
+
+    A run writes down the dense model that teaches it; the model of another run is to be taught by its own.
+    """
+    keys = {text.partition("=")[0] for text in overrides}
+    model, taught = values.get("model"), values.get("distillation")
+    name = model.get("name") if isinstance(model, dict) else model
+    if not isinstance(taught, dict) or name is None or taught.get("teacher") != name:
+        return
+    if keys & {"model", "model.name", "dense"} and not keys & {"distillation", "distillation.teacher"}:
+        values["distillation"] = taught | {"teacher": None}
+
+
+def not_tuned(name: str) -> FinepruneError:
+    """Return the error about a model that `dense` names, and that has no head of the task."""
+    return FinepruneError(
+        f"dense={name}: its head is not of this task and these labels, so it is not fine-tuned on them; "
+        f"model={name} without dense does that first"
+    )
 
 
 def _check_model_alone(overrides: Iterable[str], tuned: str) -> None:

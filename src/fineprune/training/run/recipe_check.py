@@ -11,7 +11,7 @@ from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import kind_named
 from fineprune.training.run.guidance import before, plan_without_model, schedule_of
-from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe import Recipe, not_tuned
 from fineprune.training.run.training_config import TrainingConfig, chosen_rate, chosen_steps
 
 # Names of the same setting in the config.json of other families.
@@ -58,6 +58,8 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     config = _model_config(recipe.model.name, "")
     if config is not None:
         _check_model(recipe, config)
+        if recipe.is_tuned and _lacks_head(recipe, config):
+            raise not_tuned(recipe.model.name)
     if recipe.pruning is not None and recipe.pruning.latency_table is not None:
         _check_table(recipe.pruning.latency_table)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
@@ -93,6 +95,9 @@ def summary_lines(checked: dict[str, Any]) -> Iterator[str]:
     yield f"data      {', '.join(checked['data'])} ({checked['task']})"
     for stage in checked["stages"]:
         rate = stage["learning_rate"]
+        if rate == 0:
+            yield f"{stage['stage']:9} the model as it is"
+            continue
         shown = "by the model's width" if rate is None else f"{rate:g}"
         yield f"{stage['stage']:9} {stage['length']}, batch {stage['batch_size']}, learning rate {shown}"
     if (pruning := checked["pruning"]) is not None:

@@ -40,11 +40,12 @@ from fineprune.training.run.finishing import Running, finish, warn, width_of
 from fineprune.training.run.first_cut import cut
 from fineprune.training.run.guidance import before, in_section, plan_of, untaught
 from fineprune.training.run.mask_snapshot import Recorder
-from fineprune.training.run.recipe import Recipe
+from fineprune.training.run.recipe import Recipe, not_tuned
 from fineprune.training.run.recipe_trainer import Job, make_trainer
 from fineprune.training.run.refine import RefineConfig
 from fineprune.training.run.run_folder import (
     CHECKPOINTS,
+    DENSE,
     claim,
     locked,
     resumable,
@@ -53,6 +54,8 @@ from fineprune.training.run.run_folder import (
 from fineprune.training.run.teacher_score import check_start
 
 _log = logging.getLogger("fineprune")
+
+_PRUNED = 0.9  # density of a model that was pruned: trained weights are hardly ever 0
 
 
 def run_recipe(
@@ -124,7 +127,9 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: st
         if recipe.refine is not None:
             last = replace(last, pruning=None)  # there are no zeros yet that it could keep
         with quiet():
-            begin(last, out, progress=False)
+            _, trainer = begin(last, out, progress=False)
+        if recipe.is_tuned and head_is_new(trainer.model):
+            raise not_tuned(recipe.model.name)
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if first:
             write_text(out / "recipe.yaml", recipe.to_yaml())
@@ -132,12 +137,18 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: st
         print(f"{name} stage, into {folder}", file=sys.stderr, flush=True)
     try:
         inside = home if recipe.earlier_densities else None
-        section = name if name == "dense" else "training"
+        section = name if name == DENSE else "training"
         results = run_recipe(
             stage, folder, resume=True, progress=progress, home=inside, section=section, again=again
         )
     except FinepruneError as error:
         raise FinepruneError(f"{name} stage: {error}") from error
+    if recipe.is_tuned and name == DENSE and results["density"] < _PRUNED:
+        raise FinepruneError(
+            f"dense={recipe.model.name}: {results['density']:.1%} of its weights are there: it was pruned; "
+            f"name the dense model, or prune this one further: model.name={recipe.model.name} dense=null "
+            "distillation.teacher=THE DENSE MODEL"
+        )
     _check_whole(recipe, folder)
     if first and progress:
         score = f"{results['metric']} {results['score']:.2%}"
