@@ -240,8 +240,8 @@ def _check_schedule(config: PruningConfig) -> None:
 def _check_elements(config: PruningConfig) -> None:
     if config.traits.elements_only and config.structure != "element":
         raise FinepruneError(
-            f"structure={config.structure!r}: {config.method} prunes elements only; leave structure out, or "
-            "choose another method"
+            f"structure={config.structure!r}: {config.method} prunes elements only; give structure=element, "
+            "or choose another method"
         )
 
 

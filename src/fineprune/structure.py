@@ -193,8 +193,8 @@ def check_structure(config: Any) -> None:
     """Raise `FinepruneError` where the structure or its budget does not fit the rest of a `PruningConfig`."""
     if config.traits.holds_zeros and config.structure != "element":
         raise FinepruneError(
-            f"structure={config.structure!r}: method={config.method!r} holds the zeros that are there; leave "
-            "structure out"
+            f"structure={config.structure!r}: method={config.method!r} holds the zeros that are there; give "
+            "structure=element"
         )
     choose(config.budget, ("parameters", "flops", "latency"), "budget")
     for name in ("budget_length", "round_to"):
