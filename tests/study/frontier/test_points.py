@@ -42,6 +42,9 @@ def test_embeddings_are_compared_with_those_of_one_dense_model():
     assert key(model="runs/pruned", distillation={"teacher": "minilm"}, **encoder) == own
     assert key(distillation={"teacher": "mpnet"}, **encoder) != own
     assert key(model="mpnet", **encoder) != own
+    assert key(loss="ranking", **encoder) != own  # by whole rows, other texts are held out
+    given = encoder | {"validation": "dev.txt"}
+    assert key(loss="ranking", **given) == key(**given)
 
 
 def test_a_teacher_makes_no_other_task_of_labels():
