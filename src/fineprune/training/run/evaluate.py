@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
 from transformers import ProgressCallback
 
 from fineprune._extras import require
-from fineprune._messages import choose, listing
+from fineprune._messages import listing
 from fineprune._transformers_output import quiet
 from fineprune.errors import FinepruneError
 from fineprune.inference.accelerate import Dtype, accelerate
@@ -76,7 +76,7 @@ def evaluate_run(
     if model_folder is not None:
         _check_labels(model, Path(model_folder), folder)
     if dtype is not None:
-        accelerate(model, choose(dtype, get_args(Dtype), "dtype"))
+        accelerate(model, cast(Dtype, dtype))  # which refuses other names
     return evaluate_model(model, tokenizer, recipe, folder, progress)
 
 
