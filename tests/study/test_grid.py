@@ -290,9 +290,9 @@ def test_two_stages_need_to_be_said(tmp_path):
         ("short-levers", 126, "sst2-dense-s0", "mrpc-pins-0.03-distilled-s2-norm-rate"),
         (
             "embeddings",
-            21,
-            "texts-pins-0.5-distilled-s0-all",
-            "texts-pins-0.1-distilled-s2-all",
+            33,
+            "embeddings-pins-0.25-distilled-s0-all",
+            "embeddings-pins.levels-0.5-distilled-s2-all",
         ),
         ("methods", 172, "sst2-dense-s0", "squad-fisher-0.03-distilled-s2"),
         ("structures", 162, "sst2-dense-s0", "mnli-soft_movement.heads-0.1-distilled-s2-refined"),
