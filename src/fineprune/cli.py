@@ -122,8 +122,9 @@ def evaluate(
     if as_json:
         print(json.dumps(scores))
     else:
+        width = max(10, *map(len, scores))
         for name, value in scores.items():
-            print(f"{name:10} {value:.4f}")
+            print(f"{name:{width}} {value:.4f}")
 
 
 @app.command()

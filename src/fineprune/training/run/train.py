@@ -134,7 +134,9 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: st
         if first:
             write_text(out / "recipe.yaml", recipe.to_yaml())
     if first and progress:
-        print(f"{name} stage, into {folder}", file=sys.stderr, flush=True)
+        as_it_is = recipe.is_tuned and name == DENSE
+        aim = f": scores {recipe.model.name}, and leaves it as it is" if as_it_is else ""
+        print(f"{name} stage, into {folder}{aim}", file=sys.stderr, flush=True)
     try:
         inside = home if recipe.earlier_densities else None
         section = name if name == DENSE else "training"
