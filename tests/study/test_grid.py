@@ -290,7 +290,7 @@ def test_two_stages_need_to_be_said(tmp_path):
         ("short-levers", 126, "sst2-dense-s0", "mrpc-pins-0.03-distilled-s2-norm-rate"),
         (
             "embeddings",
-            33,
+            36,
             "embeddings-pins-0.25-distilled-s0-all",
             "embeddings-pins.levels-0.5-distilled-s2-all",
         ),
