@@ -34,6 +34,7 @@ RUN = [
 
 ELSEWHERE = {
     "docs/calibration.md": "tests/pruning/calibration; its second block needs a trained run",
+    "docs/embeddings.md": "test_the_texts_of_the_page_on_embeddings, with the real data",
     "docs/engine.md": "tests/runtime, tests/inference",
     "docs/extending.md": "test_extending.py runs its blocks",
     "docs/methods.md": "tests/pruning/test_extrapolation.py",
@@ -150,6 +151,16 @@ def all_pages():
 def test_each_page_with_python_runs_somewhere():
     with_python = {page for page in all_pages() if any(block.language == "python" for block in blocks(page))}
     assert with_python == {*RUN, *ELSEWHERE}
+
+
+@pytest.mark.realdata
+def test_the_texts_of_the_page_on_embeddings(realdata, tmp_path, monkeypatch):
+    (source,) = (block.text for block in blocks("docs/embeddings.md") if block.language == "python")
+    monkeypatch.chdir(tmp_path)
+    exec(source.replace("../shared/data", str(realdata)), {})
+    lines = (tmp_path / "texts.txt").read_text().splitlines()
+    assert f"on {len(lines):,} different texts" in (DOCS / "embeddings.md").read_text()
+    assert len(set(lines)) == len(lines)
 
 
 @pytest.mark.parametrize("page", all_pages())
