@@ -16,6 +16,8 @@ from support import call
 from typer.main import get_command
 
 from fineprune import cli
+from fineprune.training.run.builtin_recipes import packaged
+from fineprune.training.run.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -151,6 +153,24 @@ def all_pages():
 def test_each_page_with_python_runs_somewhere():
     with_python = {page for page in all_pages() if any(block.language == "python" for block in blocks(page))}
     assert with_python == {*RUN, *ELSEWHERE}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("page", all_pages())
+def test_recipes_take_the_settings_of_commands(page, realdata, tmp_path, monkeypatch):
+    """Of each `fineprune run RECIPE key=value …`; models and files of a user need not be there."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "data").symlink_to(realdata)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for block in blocks(page):
+        text = block.text.replace("$SOFT", "pruning.method=soft_movement pruning.warmup=0.02").replace(
+            "SEED", "0"
+        )
+        for command in commands(block._replace(text=text)):
+            settings = [word for word in command[2:] if "=" in word and not word.startswith("-")]
+            if command[0] == "run" and command[1] in packaged():
+                Recipe.load(command[1], settings)
 
 
 @pytest.mark.realdata

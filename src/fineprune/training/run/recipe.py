@@ -33,7 +33,7 @@ _WHOLE: dict[str, Any] = {"layers": None, "structure": None, "density": None, "l
 """Settings of a model that a stage before has cut already."""
 
 _AS_IT_IS: dict[str, Any] = {"steps": 1, "learning_rate": 0.0, "evaluate_every": 2}
-"""Settings of a dense stage that leaves its model as it is, and scores it once, at the end."""
+"""Settings of a dense stage that leaves its model as it is, and scores it at the end alone."""
 
 _Stage = TypeVar("_Stage", bound=TrainingConfig)
 
@@ -275,12 +275,8 @@ class Recipe:
             if not tuned:
                 raise FinepruneError("dense='': must be a run folder, a model folder, a hub name or settings")
             model = values.get("model")
-            kept = (
-                {name: value for name, value in model.items() if name not in _WHOLE}
-                if isinstance(model, dict)
-                else {}
-            )
-            values = {**values, "model": kept | {"name": tuned}, "dense": dict(_AS_IT_IS)}
+            model = (model if isinstance(model, dict) else {}) | _WHOLE | {"name": tuned}
+            values = {**values, "model": model, "dense": dict(_AS_IT_IS)}
         for section in ("model", "task", "training"):
             if section not in values:
                 raise FinepruneError(f"recipe: the section {section!r} is missing")
