@@ -154,8 +154,8 @@ def _tied(
     if rest:
         raise FinepruneError(
             f"structure.{part}={unit!r}: the {unit}s of {rest[0]} cannot be told from its name, its shape "
-            "and the model's configuration; structure=element, row or blocks fit any matrix, or leave it out with "
-            "exclude"
+            "and the model's configuration; structure=element, row or blocks fit any matrix, or "
+            "leave it out with exclude"
         )
     if not taken_any:
         raise FinepruneError(
