@@ -1,10 +1,12 @@
 """Time `encode` of a dense sentence model in several runtimes, and of its pruned copy in the engine.
 
-    python benchmarks/sentences.py [--pruned FOLDER] [--dense FOLDER] [--texts FILE] [--batch 1] [--rounds 7]
+    python benchmarks/sentences.py [--pruned FOLDER ...] [--dense FOLDER] [--smaller FOLDER] [--texts FILE]
+        [--batch 1] [--rounds 7]
 
 All sides run on one thread, tokenize, pool and normalize, and take turns in each round; a ratio is the median
 over rounds. Without --pruned it is the dense model cut by magnitude to --density, for its speed alone: its
-vectors are of no use. Needs the extras `demo`, `sentences` and `export`; fastembed where it is installed.
+vectors are of no use. --smaller adds another dense model, which one would serve in the place of the
+pruned one. Needs the extras `demo`, `sentences` and `export`; fastembed where it is installed.
 """
 
 import argparse
@@ -88,25 +90,26 @@ def fastembed(dense: SentenceTransformer, job: peers.Job) -> Encode:
     folder = peers.exported(job, "onnx", False)
     dense.tokenizer.save_pretrained(folder)
     job.model.config.save_pretrained(folder)
+    name = str(folder)  # one for each model: fastembed takes none twice
     TextEmbedding.add_custom_model(
-        "local",
+        name,
         PoolingType.MEAN,
         True,
-        ModelSource(hf="local"),
+        ModelSource(hf=name),
         dim=dense.get_embedding_dimension(),
         model_file="model.onnx",
     )
-    model = TextEmbedding("local", specific_model_path=str(folder), threads=1)
+    model = TextEmbedding(name, specific_model_path=name, threads=1)
     return lambda texts: np.stack(list(model.embed(texts)))
 
 
-def sides_of(asked: argparse.Namespace, texts: list[str], scratch: Path) -> dict[str, Encode]:
-    """All that runs here, by name, torch first; says what does not."""
-    dense = SentenceTransformer(str(asked.dense or minilm_folder()), device="cpu").eval()
-    transformer = dense.transformers_model
+def sides_of_dense(model: str, source: Path, texts: list[str], scratch: Path) -> dict[str, Encode]:
+    """All that runs a dense model here, by name, torch first; says what does not."""
+    scratch.mkdir()
+    dense = SentenceTransformer(str(source), device="cpu").eval()
     inputs = dict(dense.tokenizer(texts[:2], padding=True, return_tensors="pt"))
-    job = peers.Job(transformer, inputs, 1, scratch)
-    dense_sides: dict[str, Callable[[], Encode]] = {
+    job = peers.Job(dense.transformers_model, inputs, 1, scratch)
+    makers: dict[str, Callable[[], Encode]] = {
         "onnxruntime int8": lambda: by_graph(
             dense, onnx_call(peers.exported(job, "onnx", True) / "model.onnx", 1)
         ),
@@ -115,33 +118,49 @@ def sides_of(asked: argparse.Namespace, texts: list[str], scratch: Path) -> dict
     }
     sides: dict[str, Encode] = {"torch": lambda rows: dense.encode(rows, show_progress_bar=False)}
     expected = sides["torch"](texts[:4])
-    for name, make in dense_sides.items():
+    for name, make in makers.items():
         try:
             encode = make()
             far = float(np.abs(encode(texts[:4]) - expected).max())
         except Exception as error:  # by side: it is said, and the others go on
-            print(f"{name}: not run ({one_line(error)})")
+            print(f"{model}, {name}: not run ({one_line(error)})")
             continue
-        print(f"{name}: vectors differ from torch's by up to {far:.3f}")
+        print(f"{model}, {name}: vectors differ from torch's by up to {far:.3f}")
         sides[name] = encode
-    small = asked.pruned
-    if small is None:
-        pruned = SentenceTransformer(str(asked.dense or minilm_folder()), device="cpu")
-        cut(pruned, asked.density)
-        small = fineprune.save_compact(pruned, scratch / "small").folder
-    for dtype in fineprune_runtime.dtypes():
-        sides[f"pruned, engine {dtype}"] = fineprune_runtime.load(small, dtype=dtype, threads=1).encode
-    inside = SentenceTransformer(str(small), device="cpu")
-    fast = fineprune.accelerate(inside, threads=1)
-    sides["pruned, accelerate float32"] = lambda rows: fast.encode(rows, show_progress_bar=False)
     return sides
+
+
+def sides_of_pruned(small: Path) -> dict[str, Encode]:
+    """A compact folder in each type of the engine that runs here, and inside sentence-transformers."""
+    sides: dict[str, Encode] = {
+        f"engine {dtype}": fineprune_runtime.load(small, dtype=dtype, threads=1).encode
+        for dtype in fineprune_runtime.dtypes()
+    }
+    fast = fineprune.accelerate(SentenceTransformer(str(small), device="cpu"), threads=1)
+    return sides | {"accelerate float32": lambda rows: fast.encode(rows, show_progress_bar=False)}
+
+
+def all_sides(asked: argparse.Namespace, texts: list[str], scratch: Path) -> dict[str, Encode]:
+    """All that is compared, by the name of the model and of the runtime, the dense model in torch first."""
+    source = asked.dense or minilm_folder()
+    pruned = asked.pruned
+    if not pruned:
+        model = SentenceTransformer(str(source), device="cpu")
+        cut(model, asked.density)
+        pruned = [fineprune.save_compact(model, scratch / "small").folder]
+    found = {"dense": sides_of_dense("dense", source, texts, scratch / "dense")}
+    if asked.smaller is not None:
+        found["smaller"] = sides_of_dense("smaller", asked.smaller, texts, scratch / "smaller")
+    found |= {f"pruned {small}": sides_of_pruned(small) for small in pruned}
+    return {f"{model}, {name}": encode for model, sides in found.items() for name, encode in sides.items()}
 
 
 def main() -> None:
     """Print the median texts a second of each side, and the median ratio to torch's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dense", type=Path, help="a folder of sentence-transformers; all-MiniLM-L6-v2")
-    parser.add_argument("--pruned", type=Path, help="the compact folder of its pruned copy")
+    parser.add_argument("--smaller", type=Path, help="a folder of another dense model")
+    parser.add_argument("--pruned", type=Path, nargs="+", help="compact folders of its pruned copies")
     parser.add_argument("--density", type=float, default=0.1, help="without --pruned")
     parser.add_argument("--texts", type=Path, help="a text a line; texts of 8 to 31 words")
     parser.add_argument("--count", type=int, default=256)
@@ -152,7 +171,7 @@ def main() -> None:
     texts = texts_of(asked.texts, asked.count)
     calls = [texts[first : first + asked.batch] for first in range(0, len(texts), asked.batch)]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        sides = sides_of(asked, texts, Path(folder))
+        sides = all_sides(asked, texts, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(asked.rounds + 1):  # the first warms up
             for name, encode in sides.items():
@@ -161,9 +180,12 @@ def main() -> None:
                     encode(rows)
                 if number:
                     seconds[name].append(time.perf_counter() - before)
+    first, width = next(iter(seconds.values())), max(map(len, seconds))
     for name, times in seconds.items():
-        ratio = statistics.median(one / other for one, other in zip(seconds["torch"], times, strict=True))
-        print(f"{name:28} {len(texts) / statistics.median(times):8.0f} texts/s  {ratio:5.2f} x torch")
+        ratio = statistics.median(one / other for one, other in zip(first, times, strict=True))
+        print(
+            f"{name:{width}} {len(texts) / statistics.median(times):8.0f} texts/s  {ratio:5.2f} x dense, torch"
+        )
 
 
 if __name__ == "__main__":
