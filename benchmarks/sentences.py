@@ -142,7 +142,7 @@ def sides_of_pruned(small: Path) -> dict[str, Encode]:
 
 def all_sides(asked: argparse.Namespace, texts: list[str], scratch: Path) -> dict[str, Encode]:
     """All that is compared, by the name of the model and of the runtime, the dense model in torch first."""
-    source = asked.dense or minilm_folder()
+    source = asked.dense or Path(minilm_folder())
     pruned = asked.pruned
     if not pruned:
         model = SentenceTransformer(str(source), device="cpu")
