@@ -68,6 +68,18 @@ def test_a_question_without_an_answer_is_not_searched_for_but_its_paragraph_may_
     assert found == (["Is it old?", "Is it big?"], ["Rome is old.", "Paris is big.", "No."], [[0], [1]])
 
 
+def test_paragraphs_without_a_question_are_texts_and_may_be_found(write):
+    alone, blank = {"context": "Oslo is cold.", "qas": []}, {"context": " ", "qas": []}
+    place = write("s.json", json.dumps({"data": [{"paragraphs": [alone, blank, *PARAGRAPHS]}]}))
+    assert read_texts(place, ()).texts[:2] == ["Oslo is cold.", "Rome is old."]
+    found = read_retrieval(place)
+    assert found.right == [[0], [1]]
+    assert found.texts == ["Rome is old.", "Paris is big.", "Oslo is cold."]
+    wrong = write("w.json", json.dumps({"data": [{"paragraphs": [{"context": 3, "qas": []}, *PARAGRAPHS]}]}))
+    with pytest.raises(FinepruneError, match=r"data\[0\].paragraphs\[0\]: context is 3, expected text"):
+        read_texts(wrong, ())
+
+
 def test_texts_that_are_scored_and_cut_are_counted(write):
     lines = "".join(f"{'a ' * 9}{number}\n" if number > 97 else f"text {number}\n" for number in range(100))
     pairs = write("a.tsv", f"sentence1\tsentence2\tscore\n{'a ' * 9}\tb\t1\nc\td\t0\n")

@@ -17,7 +17,8 @@ from fineprune.tasks.opening import open_trained
 from fineprune.training.distillation.losses import similarity_distance
 from fineprune.training.run.calibration import Calibration, calibrate_folder
 from fineprune.training.run.convert import compact_folder
-from fineprune.training.run.evaluate import evaluate_run
+from fineprune.training.run.data_files import load_recipe
+from fineprune.training.run.evaluate import evaluate_run, evaluation_of
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.train import run_recipe
 
@@ -70,6 +71,13 @@ def test_scores_stand_beside_those_of_the_dense_model(ran):
     assert any("training texts have more than 8 tokens" in text for text in ran.results["warnings"])
     lines = [json.loads(line) for line in (ran.run / "metrics.jsonl").read_text().splitlines()]
     assert {"distillation", "similarity", "hidden"} <= lines[0].keys()
+
+
+def test_a_line_says_how_many_texts_come_before_the_first_step(ran, capsys):
+    (recipe, _), tokenizer = load_recipe(ran.run), open_trained(ran.model, need_tokenizer=True).tokenizer
+    evaluation_of(recipe, recipe.task.load(), tokenizer, progress=True)
+    # 6 held out; texts 0 to 20 of the pairs (at, at + 9) for `sts`, and again for `retrieval`
+    assert capsys.readouterr().err == "dense model: 48 texts to embed, then the first step\n"
 
 
 def test_calibrate_cuts_such_a_run(ran, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fineprune._text_files import find_file, read_lines
 from fineprune.errors import FinepruneError, FinepruneWarning
-from fineprune.tasks.questions.squad import read_file
+from fineprune.tasks.questions.squad import read_file, read_paragraphs
 from fineprune.tasks.tables import SUFFIXES, hub_name, read_hub, read_table
 
 
@@ -46,12 +46,13 @@ def read_texts(path: str, columns: Sequence[str]) -> Texts:
 
 def _paragraphs_with_questions(place: Path) -> Iterator[str]:
     """Yield each paragraph of a SQuAD file, with its questions behind it: any part of the file has both."""
-    read, seen = read_file(place, unanswerable=True, mismatched="skip"), set()
+    read = read_file(place, unanswerable=True, mismatched="skip")
+    questions: dict[str, list[str]] = {}
     for paragraph, question in zip(read.contexts, read.questions, strict=True):
-        if paragraph not in seen:
-            seen.add(paragraph)
-            yield paragraph
-        yield question
+        questions.setdefault(paragraph, []).append(question)
+    for paragraph in read_paragraphs(place):
+        yield paragraph
+        yield from questions.get(paragraph, ())
 
 
 def _row_by_row(where: str, table: dict[str, list[Any]]) -> Iterator[str]:
@@ -146,7 +147,7 @@ def questions_with_paragraphs(place: Path) -> tuple[list[tuple[str, str]], list[
             FinepruneWarning,
             stacklevel=4,
         )
-    return found, [paragraph.strip() for paragraph in dict.fromkeys(read.contexts) if paragraph.strip()]
+    return found, [paragraph.strip() for paragraph in read_paragraphs(place)]
 
 
 class Retrieval(NamedTuple):

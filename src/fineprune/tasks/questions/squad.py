@@ -85,15 +85,35 @@ def _flat(where: str, table: dict[str, list[Any]]) -> Iterator[tuple[str, dict[s
         yield f"{where}, row {number}", dict(zip(table, cells, strict=True))
 
 
+def read_paragraphs(path: Path) -> list[str]:
+    """Return the different paragraphs of an official SQuAD file, also those without a question; no blank one.
+
+    Raises:
+        FinepruneError: the file cannot be read or is nested in another way, or a paragraph is not text.
+    """
+    found = {}
+    for place, paragraph in _paragraphs(path):
+        if not _is_blank(paragraph.get("context")):
+            found[_text(f"{path}, {place}", paragraph, "context")] = None
+    return list(found)
+
+
 def _nested(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, paragraph in _paragraphs(path):
+        for q, question in enumerate(_items(path, paragraph, "qas", place)):
+            if not isinstance(question, dict):
+                raise _wrongly_nested(path, f"{place}.qas[{q}] is {_short(question)}, not an object")
+            yield f"{path}, {place}.qas[{q}]", {"context": paragraph.get("context")} | question
+
+
+def _paragraphs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each paragraph with its place in the file."""
     for a, article in enumerate(_items(path, _parse(path), "data", "")):
-        place = f"data[{a}]"
-        for p, paragraph in enumerate(_items(path, article, "paragraphs", place)):
-            inner = f"{place}.paragraphs[{p}]"
-            for q, question in enumerate(_items(path, paragraph, "qas", inner)):
-                if not isinstance(question, dict):
-                    raise _wrongly_nested(path, f"{inner}.qas[{q}] is {_short(question)}, not an object")
-                yield f"{path}, {inner}.qas[{q}]", {"context": paragraph.get("context")} | question
+        for p, paragraph in enumerate(_items(path, article, "paragraphs", f"data[{a}]")):
+            place = f"data[{a}].paragraphs[{p}]"
+            if not isinstance(paragraph, dict):
+                raise _wrongly_nested(path, f"{place} holds {_short(paragraph)}, not an object")
+            yield place, paragraph
 
 
 def _parse(path: Path) -> Any:
@@ -165,9 +185,13 @@ def _checked(
     return read
 
 
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def _text(at: str, row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or _is_blank(value):
         raise FinepruneError(f"{at}: {key} is {_short(value)}, expected text")
     check_unicode(value, f"{at}: {key}")
     return value

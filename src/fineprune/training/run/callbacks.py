@@ -53,7 +53,8 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
         self._begin = self._said = time.monotonic()
         self._first = state.global_step
         done = f", {self._first:,} of them are done" if self._first else ""
-        self._say(f"training: {state.max_steps:,} steps{done}, evaluated every {args.eval_steps:,.0f}")
+        steps = f"{state.max_steps:,} step{'s' * (state.max_steps != 1)}"
+        self._say(f"training: {steps}{done}, evaluated every {args.eval_steps:,.0f}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:

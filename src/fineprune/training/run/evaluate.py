@@ -20,6 +20,7 @@ from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import data_for
 from fineprune.tasks.model_config import is_unnamed, labels_of
 from fineprune.tasks.opening import open_trained
+from fineprune.training.host.processes import this_process
 from fineprune.training.host.trainer import PruningTrainer
 from fineprune.training.run.data_files import load_recipe
 from fineprune.training.run.dense_answers import with_answers
@@ -144,10 +145,16 @@ def in_float32(trainer: PruningTrainer) -> Iterator[None]:
                 setattr(trainer.model, name, value)
 
 
-def evaluation_of(recipe: Recipe, data: TaskData, tokenizer: Any) -> Evaluation:
-    """Return the validation data as rows; where they have no labels, with the dense model's answers."""
+def evaluation_of(recipe: Recipe, data: TaskData, tokenizer: Any, progress: bool = False) -> Evaluation:
+    """Return the validation data as rows; where they have no labels, with the dense model's answers.
+
+    With `progress` a line on stderr says of how many texts these are: a large model takes minutes for them.
+    """
     evaluation = data.evaluation(tokenizer, recipe.training.max_length)
     if recipe.task.own_teacher and recipe.distillation is not None:
+        if progress and this_process().is_main_process:
+            count = len(evaluation.rows) + sum(len(further.rows) for further in evaluation.more.values())
+            print(f"dense model: {count:,} texts to embed, then the first step", file=sys.stderr, flush=True)
         return with_answers(evaluation, str(recipe.distillation.teacher), data.collator(tokenizer))
     return evaluation
 

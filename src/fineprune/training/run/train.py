@@ -193,7 +193,7 @@ def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTraine
         fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)
     chosen = recipe.with_chosen(data.sizes()["train"], width_of(model))
-    job = Job(chosen, data, evaluation_of(recipe, data, tokenizer), tokenizer)
+    job = Job(chosen, data, evaluation_of(recipe, data, tokenizer, progress), tokenizer)
     return job, make_trainer(job, model, out / CHECKPOINTS, progress)
 
 
