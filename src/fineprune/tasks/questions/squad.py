@@ -91,7 +91,7 @@ def read_paragraphs(path: Path) -> list[str]:
     Raises:
         FinepruneError: the file cannot be read or is nested in another way, or a paragraph is not text.
     """
-    found = {}
+    found: dict[str, None] = {}
     for place, paragraph in _paragraphs(path):
         if not _is_blank(paragraph.get("context")):
             found[_text(f"{path}, {place}", paragraph, "context")] = None
