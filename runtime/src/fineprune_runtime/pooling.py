@@ -56,7 +56,7 @@ class Pooling(NamedTuple):
         Each text is pooled without padding, so that its vector does not depend on the batch.
         """
         texts = hidden if mask is None else [row[kept != 0] for row, kept in zip(hidden, mask, strict=True)]
-        return np.stack([self._vector(text)[: self.size] for text in texts])
+        return np.array([self._vector(text)[: self.size] for text in texts])
 
     def _vector(self, tokens: Floats) -> Floats:
         if not len(tokens):
@@ -73,7 +73,7 @@ class Pooling(NamedTuple):
                     parts.append(tokens.sum(axis=0) / np.float32(count))
             vector = np.concatenate(parts)
             if self.normalize:
-                vector /= max(np.linalg.norm(vector), np.float32(_LEAST_NORM))
+                vector /= max(np.sqrt(vector.dot(vector)), np.float32(_LEAST_NORM))
         return vector
 
 

@@ -156,17 +156,19 @@ class Predictor(ABC):
         logits: dict[int, Floats] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            shape = (len(batch), max(1, len(rows[batch[0]])))
+            lengths = [len(rows[index]) for index in batch]
+            shape = (len(batch), max(1, lengths[0]))
             # The mask hides padding, but its id must be right: RoBERTa counts positions by it.
             ids = np.full(shape, self.network.embeddings.padding or 0, dtype=np.int64)
-            mask, types = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.int64)
-            for place, index in enumerate(batch):
-                length = len(rows[index])
+            mask = None if lengths[-1] == shape[1] else np.zeros(shape, dtype=np.uint8)
+            types = np.zeros(shape, dtype=np.int64) if self._tokens.typed else None
+            for place, (index, length) in enumerate(zip(batch, lengths, strict=True)):
                 ids[place, :length] = rows[index].ids
-                mask[place, :length] = 1
-                if self._tokens.typed:
+                if mask is not None:
+                    mask[place, :length] = 1
+                if types is not None:
                     types[place, :length] = rows[index].type_ids
-            given = types if types.any() else None  # for single texts all are 0: nothing to look up
+            given = types if types is not None and types.any() else None  # of single texts all are 0
             for index, values in zip(batch, self.network(ids, mask, given), strict=True):
                 logits[index] = values[: len(rows[index])] if values.ndim == 2 else values
                 if not np.isfinite(logits[index]).all():
