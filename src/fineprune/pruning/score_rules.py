@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fineprune.config import PruningConfig
+from fineprune.pruning.distributed import ranks
 from fineprune.pruning.selection import Key
 from fineprune.pruning.target import Target
 
@@ -85,6 +86,23 @@ class Learned(ScoreRule):
 
     def ranked(self, targets: Sequence[Target]) -> Ranked:
         return Ranked([target.scores for target in targets])
+
+
+_LEAST = 1e-30  # far below the scores of gradients, and its product with a weight is a normal float32
+
+
+@torch.no_grad()
+def order_ties_by_size(target: Target, scores: Tensor) -> None:
+    """Add next to nothing of the units' size to scores of gradients, so that it orders those that are equal.
+
+    All are 0 before the first cut of a student that is its own teacher: it has no gradient, and a ranking by
+    position would cut the last layer whole.
+
+    Args:
+        target: The matrix.
+        scores: Its scores, or the part of them in this process; changed in place.
+    """
+    scores.add_(ranks.local(target.size()), alpha=_LEAST)
 
 
 class Observed(ScoreRule):

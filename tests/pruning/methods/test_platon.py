@@ -158,6 +158,24 @@ def test_a_last_cut_before_the_first_window_ends_is_refused():
 
 
 @pytest.mark.parametrize("method", BOTH)
+def test_a_student_that_is_its_own_teacher_is_first_cut_by_size(method):
+    """Its gradient is 0 until something is cut; ties by position would cut the last matrix."""
+    pruner, teacher = prepared(method), Net()
+    optimizer = pruner.optimizer(torch.optim.SGD, 0.1)
+    while pruner.density == 1:
+        x = torch.randn(5, 6)
+        optimizer.zero_grad()
+        (pruner.model(x) - teacher(x)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    weights = [layer.weight for layer in teacher.modules() if isinstance(layer, nn.Linear)]
+    kept = sum(int(target.masked.mask.sum()) for target in pruner.targets)
+    least = torch.cat([weight.detach().abs().flatten() for weight in weights]).sort().values[-kept]
+    for target, weight in zip(pruner.targets, weights, strict=True):
+        assert torch.equal(target.masked.mask, weight.abs() >= least)
+
+
+@pytest.mark.parametrize("method", BOTH)
 def test_zeros_come_last_until_a_window_has_ended(method):
     """A run that goes on from a pruned model cuts at once: its first masks are those of the model."""
     model = Net()

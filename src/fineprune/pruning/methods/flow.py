@@ -24,6 +24,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.methods.base import Method, Parts, refuse_frozen
 from fineprune.pruning.methods.measured import LEAST_INTERVAL, Measured, sum_over_processes
 from fineprune.pruning.methods.soft_movement import FLOOR
+from fineprune.pruning.score_rules import order_ties_by_size
 from fineprune.pruning.target import Target
 
 _FIRST_ORDER = ("loss_preservation", "biased")
@@ -92,6 +93,8 @@ class FlowMeasure(Measured):
             scores = [score.abs_() for score in scores]
         if measure == "biased":
             scores = [score.mul_(target.size()) for target, score in zip(targets, scores, strict=True)]
+        for target, score in zip(targets, scores, strict=True):
+            order_ties_by_size(target, score)
         return scores
 
     def _mean_gradient(self, targets: Sequence[Target]) -> list[Tensor]:

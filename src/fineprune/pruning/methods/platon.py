@@ -7,7 +7,7 @@ window
     I <- beta1·I + (1 - beta1)·I_w      U <- beta2·U + (1 - beta2)·|I_w - I|      S = I·U,
 
 both averages starting at 0. S is ranked globally; before the first window ends it is the size of the weight,
-so that the zeros of a pruned model come last. Weights that are cut are set to 0 and keep their gradients, so
+which also orders equal scores, so that the zeros of a pruned model come last. Weights that are cut are set to 0 and keep their gradients, so
 that they can come back.
 """
 
@@ -24,7 +24,7 @@ from fineprune.errors import FinepruneError
 from fineprune.pruning.distributed import ranks
 from fineprune.pruning.methods.base import Method, Parts, gradual
 from fineprune.pruning.schedule import Schedule
-from fineprune.pruning.score_rules import Observed
+from fineprune.pruning.score_rules import Observed, order_ties_by_size
 from fineprune.pruning.target import Target
 
 
@@ -139,7 +139,9 @@ class SensitivityTimesUncertainty(Observed):
             if place + 1 == options.window:
                 sensitivity.lerp_(mean, 1 - options.beta1)
                 uncertainty.lerp_((mean - sensitivity).abs_(), 1 - options.beta2)
-                torch.mul(sensitivity, uncertainty, out=ranks.local(target.scores))
+                scores = ranks.local(target.scores)
+                torch.mul(sensitivity, uncertainty, out=scores)
+                order_ties_by_size(target, scores)
 
     def _sensitivity(self, target: Target, lr: float) -> Tensor:
         first_order, gradient = target.scores.grad, target.weight.grad
