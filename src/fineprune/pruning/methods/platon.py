@@ -6,9 +6,10 @@ window
 
     I <- beta1·I + (1 - beta1)·I_w      U <- beta2·U + (1 - beta2)·|I_w - I|      S = I·U,
 
-both averages starting at 0. S is ranked globally; before the first window ends it is the size of the weight,
-which also orders equal scores, so that the zeros of a pruned model come last. Weights that are cut are set to 0 and keep their gradients, so
-that they can come back.
+both averages starting at 0. S is ranked globally. Before the first window ends it is the size of the weight,
+which also orders equal scores: so the zeros of a pruned model come last, and a student that is its own
+teacher, without a gradient until something is cut, is first cut by magnitude. Weights that are cut are set to
+0 and keep their gradients, so that they can come back.
 """
 
 from collections.abc import Callable, Sequence
