@@ -261,13 +261,21 @@ def test_density_control(monkeypatch):
     assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
 
 
+@pytest.mark.filterwarnings("ignore:.* was never pruned")
 def test_sentences(tmp_path, run, save_body):
-    """The pruned copy beside the dense model in each runtime: one line each."""
+    """Pruned copies beside the dense model, and a smaller one, in each runtime: one line each."""
     pytest.importorskip("sentence_transformers")
     folder = sentence_folder(save_body(), tmp_path / "dense")
     (tmp_path / "texts.txt").write_text("\n".join(texts(8)))
-    asked = ["--dense", folder, "--density", 0.3, "--texts", tmp_path / "texts.txt", "--count", 4]
-    said = run("sentences", *asked, "--batch", 2, "--rounds", 1)
-    assert "onnxruntime int8: vectors differ from torch's by up to 0." in said
-    for side in ("torch", "pruned, engine float32", "pruned, accelerate float32"):
-        assert re.search(rf"^{side} +\d+ texts/s +\d+\.\d\d x torch$", said, re.MULTILINE)
+    asked = ["--dense", folder, "--texts", tmp_path / "texts.txt", "--count", 4, "--batch", 2, "--rounds", 1]
+    said = run("sentences", *asked, "--density", 0.3, "--smaller", folder)
+    for model in ("dense", "smaller"):
+        assert f"{model}, onnxruntime int8: vectors differ from torch's by up to 0." in said
+        assert re.search(rf"^{model}, torch +\d+ texts/s +\d+\.\d\d x the first$", said, re.MULTILINE)
+    for side in ("engine float32", "accelerate float32"):
+        line = rf"^pruned .*small, {side} +\d+ texts/s +\d+\.\d\d x the first$"
+        assert re.search(line, said, re.MULTILINE)
+    other = shutil.copytree(folder, tmp_path / "other")
+    said = run("sentences", *asked, "--pruned", folder, other)
+    assert f"pruned {other}, engine float32" in said
+    assert f"pruned {folder}, engine float32" in said
