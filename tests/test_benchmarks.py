@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from sentence_folders import sentence_folder, texts
 
+from fineprune import save_compact
 from fineprune_runtime import dtypes, levels
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -261,10 +262,9 @@ def test_density_control(monkeypatch):
     assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
 
 
-@pytest.mark.filterwarnings("ignore:.* was never pruned")
 def test_sentences(tmp_path, run, save_body):
     """Pruned copies beside the dense model, and a smaller one, in each runtime: one line each."""
-    pytest.importorskip("sentence_transformers")
+    sentence_transformers = pytest.importorskip("sentence_transformers")
     folder = sentence_folder(save_body(), tmp_path / "dense")
     (tmp_path / "texts.txt").write_text("\n".join(texts(8)))
     asked = ["--dense", folder, "--texts", tmp_path / "texts.txt", "--count", 4, "--batch", 2, "--rounds", 1]
@@ -275,7 +275,8 @@ def test_sentences(tmp_path, run, save_body):
     for side in ("engine float32", "accelerate float32"):
         line = rf"^pruned .*small, {side} +\d+ texts/s +\d+\.\d\d x the first$"
         assert re.search(line, said, re.MULTILINE)
-    other = shutil.copytree(folder, tmp_path / "other")
-    said = run("sentences", *asked, "--pruned", folder, other)
-    assert f"pruned {other}, engine float32" in said
-    assert f"pruned {folder}, engine float32" in said
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    importlib.import_module("sentences").cut(model, 0.3)
+    small = [save_compact(model, tmp_path / name).folder for name in ("one", "two")]
+    said = run("sentences", *asked, "--pruned", *small)
+    assert all(f"pruned {place}, engine float32" in said for place in small)
