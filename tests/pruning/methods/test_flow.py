@@ -63,6 +63,18 @@ def test_the_measures_by_hand():
     assert 2 * (9 + 1 + 9 + 1) == 40
 
 
+@pytest.mark.parametrize("measure", ["loss_preservation", "biased", "norm_preservation", "grasp"])
+def test_without_a_gradient_the_larger_weight_is_ahead(measure):
+    """As before the first cut of a student that is its own teacher."""
+    model = Quadratic()
+    target = prepare(model, PruningConfig("flow", density=0.5, targets="layer"), 20).targets[0]
+    rule = FlowMeasure(Options(measure=measure))
+    weight = model.layer.weight
+    rule.bind(model, lambda: [(weight - weight.detach()).square().sum()])
+    first, second = rule.measure([target])[0].view(-1).tolist()
+    assert 0 < first < second < 1e-29
+
+
 def test_a_row_counts_its_sum():
     assert measured("loss_preservation", "row") == [5]
     assert measured("grasp", "row") == [10]
