@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_frozen_weights_are_masks_alone(make_pruned, base, same_weights, same_an
     assert about["bytes"] == saved.bytes == (saved.folder / delta.WEIGHTS).stat().st_size
     assert about["base"]["name"] == str(base)
     assert set(about["base"]["tensors"]) == {name for name, _ in model.named_parameters()}
+
+
+def test_a_base_that_was_named_from_here_is_found_from_elsewhere(
+    make_pruned, base, same_weights, tmp_path, monkeypatch
+):
+    model = make_pruned()
+    monkeypatch.chdir(Path(base).parent)
+    saved = save_delta(model, tmp_path / "delta", Path(base).name)
+    monkeypatch.chdir(tmp_path)
+    assert same_weights(model, load(saved.folder))
 
 
 @pytest.mark.parametrize(

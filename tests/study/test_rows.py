@@ -42,6 +42,17 @@ def test_each_density_of_a_run_is_a_row(tmp_path, write_results):
     ]
 
 
+@pytest.mark.parametrize("damage", [{"pruning": {}}, {"pruning": None}, {"training": {}}])
+def test_a_damaged_density_of_a_run_costs_no_other_row(tmp_path, write_results, caplog, damage):
+    write_results("a-movement-0.1-s0", "movement", 0.1, {"accuracy": 0.7})
+    path = write_results("a-movement-0.1-s0/density-0.5", "movement", 0.5, {"accuracy": 0.8}) / "results.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps(results | {"recipe": results["recipe"] | damage}))
+    (row,) = collect(tmp_path / "out")
+    assert row.cell.name == "a-movement-0.1-s0"
+    assert "density-0.5: left out, " in caplog.text
+
+
 def test_mean_and_deviation(tmp_path, write_results):
     for seed, score in enumerate((0.70, 0.72, 0.77)):
         write_results(f"a-l0-0.1-s{seed}", "l0", 0.1, {"f1": score}, kept=0.1 + 0.001 * seed)

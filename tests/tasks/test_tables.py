@@ -111,6 +111,13 @@ def test_half_of_a_surrogate_pair_names_the_line_and_the_column(write, row):
         read_table(path, COLUMNS)
 
 
+def test_parquet_with_a_time_beyond_those_of_python(tmp_path):
+    times = pyarrow.array([1 << 40], pyarrow.timestamp("s"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": times}), tmp_path / "a.parquet")
+    with pytest.raises(FinepruneError, match=r"a\.parquet: holds a value that cannot be read"):
+        read_table(tmp_path / "a.parquet", COLUMNS)
+
+
 def test_parquet_with_bytes_that_are_not_utf8(tmp_path):
     text = pyarrow.array([b"good", b"b\xe4d"]).cast("binary").view("string")
     with pytest.raises(FinepruneError, match=r"a\.parquet: holds text that is not UTF-8"):

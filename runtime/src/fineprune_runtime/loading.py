@@ -23,7 +23,7 @@ from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
 from fineprune_runtime.heads import labels, read_head
 from fineprune_runtime.layers import Matrix
-from fineprune_runtime.modules import MODULES, read_modules
+from fineprune_runtime.modules import MODULES
 from fineprune_runtime.pooling import read_pooling
 from fineprune_runtime.predictor import (
     AnswerPredictor,
@@ -36,7 +36,7 @@ from fineprune_runtime.predictor import (
 from fineprune_runtime.processors import usable_processors
 from fineprune_runtime.relative import relative_bias
 from fineprune_runtime.results import TEXT_PAIRS
-from fineprune_runtime.sentence_settings import UNSET, SentenceSettings, read_sentence_settings
+from fineprune_runtime.sentence_settings import UNSET, cross_encoder_settings, read_sentence_settings
 from fineprune_runtime.sentences import SentencePredictor
 from fineprune_runtime.tokens import Tokens
 
@@ -86,7 +86,7 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
     prefix = f"{architecture(config).base}."
     embeddings, head, names = read_embeddings(folder, prefix), read_head(folder), labels(config)
     crossing = kind == "text" and is_cross_encoder(config, folder.json(ABOUT, needed=False))
-    sentences = _cross_encoder_settings(folder) if crossing else UNSET
+    sentences = cross_encoder_settings(folder) if crossing else UNSET
     tokens = Tokens(folder, embeddings.limit, sentences)
     encoder = _encoder(folder, prefix, dtype, threads)
     _check_surplus(folder, prefix)
@@ -102,27 +102,9 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
     return predictor
 
 
-def _cross_encoder_settings(folder: Folder) -> SentenceSettings:
-    """Return how a cross-encoder reads texts; a folder without modules.json has no settings of its own."""
-    if not os.path.lexists(folder.path / MODULES):
-        return UNSET
-    names = [module.kind for module in read_modules(folder.path)]
-    if names != ["Transformer"]:
-        raise EngineError(
-            f"{folder.path / MODULES}: has the modules {', '.join(names) or 'none'}; allowed is one "
-            "Transformer, with the head in it: run this cross-encoder with sentence-transformers"
-        )
-    return read_sentence_settings(folder, "sequence-classification")
-
-
 def _set_cross_encoder(predictor: Predictor, folder: Folder, usual: int) -> None:
     """Let a cross-encoder score pairs as the class of sentence-transformers does, at its own length."""
     about = folder.json(ABOUT, needed=False)
-    if about.get("default_prompt_name") is not None:
-        raise EngineError(
-            f"{folder.path}: {ABOUT} has a default_prompt_name, and a prompt is not possible here: run this "
-            "cross-encoder with sentence-transformers"
-        )
     predictor.usual = usual
     if predictor.paired is None:
         predictor.paired = True

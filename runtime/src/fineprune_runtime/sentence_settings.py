@@ -1,10 +1,12 @@
 """Read how a transformer of sentence-transformers reads texts: the file of `modules.SETTINGS` beside it."""
 
+import os
 from typing import Any, NamedTuple
 
+from fineprune_runtime.cross_encoders import ABOUT
 from fineprune_runtime.errors import EngineError
 from fineprune_runtime.folder import Folder
-from fineprune_runtime.modules import settings_name
+from fineprune_runtime.modules import MODULES, read_modules, settings_name
 
 # Settings that change the tokens of a text, or the model. sentence-transformers 6 writes processing_kwargs
 # and what is for queries and documents; it reads the others, under the names of older versions too.
@@ -33,6 +35,28 @@ class SentenceSettings(NamedTuple):
 
 
 UNSET = SentenceSettings()
+
+
+def cross_encoder_settings(folder: Folder) -> SentenceSettings:
+    """Return how a cross-encoder reads texts; a folder without modules.json has no settings of its own.
+
+    Raises:
+        EngineError: it has other modules, a default prompt, or a setting that cannot be followed here.
+    """
+    if folder.json(ABOUT, needed=False).get("default_prompt_name") is not None:
+        raise EngineError(
+            f"{folder.path}: {ABOUT} has a default_prompt_name, and a prompt is not possible here: run this "
+            "cross-encoder with sentence-transformers"
+        )
+    if not os.path.lexists(folder.path / MODULES):
+        return UNSET
+    names = [module.kind for module in read_modules(folder.path)]
+    if names != ["Transformer"]:
+        raise EngineError(
+            f"{folder.path / MODULES}: has the modules {', '.join(names) or 'none'}; allowed is one "
+            "Transformer, with the head in it: run this cross-encoder with sentence-transformers"
+        )
+    return read_sentence_settings(folder, "sequence-classification")
 
 
 def read_sentence_settings(folder: Folder, task: str) -> SentenceSettings:

@@ -7,6 +7,7 @@ alone, a changed matrix as its values and positions, and a tensor equal to the b
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,7 +135,7 @@ def write_delta(
         save_file(changes.stored, staging / WEIGHTS, packed.manifest(changes.stored, counts))
         about = _about(model, packing, provenance, (staging / WEIGHTS).stat().st_size) | {
             "base": {
-                "name": str(base),
+                "name": os.path.abspath(base) if os.path.isdir(base) else str(base),
                 "sha256": _hash(base_state, changes.of_base),
                 "tensors": changes.of_base,
             }

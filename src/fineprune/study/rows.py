@@ -7,8 +7,9 @@ A notebook shows the rows of a folder as the tables of the study:
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,11 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
     """
     out, by_cell = Path(out), {cell: Row(cell, None) for cell in planned}
     for path in sorted(out.glob("*/results.json")):
-        try:
-            results = read_results(path)
-            cell = cell_of(path.parent.name, results["recipe"])
-        except FileNotFoundError:  # a study that is under way has just replaced it
+        last = _read(path, partial(cell_of, path.parent.name))
+        if last is None:
             continue
-        except FinepruneError as error:
-            _log.warning("%s: left out, %s", path.parent, error)
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            reason = one_line(error)
-            _log.warning(
-                "%s: left out, %s: its recipe is of no run (%s); delete it", path.parent, path, reason
-            )
-            continue
-        if cell is None:
-            _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
-            continue
-        by_cell[cell] = Row(cell, results, by_layer(_record(path.parent)))
-        for row in _earlier_densities(path.parent, cell):
+        by_cell[last.cell] = last
+        for row in _earlier_densities(path.parent, last.cell):
             if row.cell not in by_cell or by_cell[row.cell].results is None:
                 by_cell[row.cell] = row
     for group in groups(by_cell.values()):
@@ -78,14 +65,35 @@ def collect(out: str | Path, planned: Iterable[Cell] = ()) -> Rows:
 
 def _earlier_densities(run: Path, cell: Cell) -> Iterator[Row]:
     """Yield the finished models of a run at densities before its last, with that density in its cell."""
+
+    def at_its_density(recipe: Mapping[str, Any]) -> Cell | None:
+        found = cell_of_recipe(recipe)
+        return replace(cell, density=found.density) if found.method == cell.method else None
+
     for path in sorted(run.glob(f"{DENSITY}*/results.json")):
-        try:
-            results = read_results(path)
-        except FinepruneError as error:
-            _log.warning("%s: left out, %s", path.parent, error)
-            continue
-        density = cell_of_recipe(results["recipe"]).density
-        yield Row(replace(cell, density=density), results, by_layer(_record(path.parent)))
+        row = _read(path, at_its_density)
+        if row is not None:
+            yield row
+
+
+def _read(path: Path, cell_of: Callable[[Mapping[str, Any]], Cell | None]) -> Row | None:
+    """Return the run of a results.json, with the cell of its recipe; None and a warning if it is damaged."""
+    try:
+        results = read_results(path)
+        cell = cell_of(results["recipe"])
+    except FileNotFoundError:  # a study that is under way has just replaced it
+        return None
+    except FinepruneError as error:
+        _log.warning("%s: left out, %s", path.parent, error)
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = one_line(error)
+        _log.warning("%s: left out, %s: its recipe is of no run (%s); delete it", path.parent, path, reason)
+        return None
+    if cell is None:
+        _log.warning("%s: left out, its name does not say what its recipe is", path.parent)
+        return None
+    return Row(cell, results, by_layer(_record(path.parent)))
 
 
 def by_layer(record: Record | None) -> tuple[float, ...]:

@@ -226,6 +226,8 @@ def _parquet(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
         return {column: table.column(column).to_pylist() for column in columns}
     except UnicodeDecodeError as error:
         raise FinepruneError(f"{path}: holds text that is not UTF-8: {one_line(error)}") from error
+    except (ValueError, OverflowError) as error:  # times beyond those of Python
+        raise FinepruneError(f"{path}: holds a value that cannot be read: {one_line(error)}") from error
 
 
 def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Measurements in the folder of a run: kept once, read back, damage ignored."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -25,6 +27,18 @@ def test_a_newer_one_replaces_the_same_and_others_stay(tmp_path):
     newer = replace(ONE, ratio=4.0)
     keep(tmp_path, [other, newer])
     assert read_measurements(tmp_path) == [newer, other]
+
+
+def test_two_processes_lose_nothing(tmp_path):
+    """Each adds what it measured while the other does, too."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_keep_twenty, [tmp_path] * 2, "ab"))
+    assert len(read_measurements(tmp_path)) == 40
+
+
+def _keep_twenty(folder, name):
+    for number in range(20):
+        keep(folder, [replace(ONE, runtime=f"{name}{number}")])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +73,11 @@ def test_content_changes_with_weights_and_length(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
     first = content_of(tmp_path, 64)
     assert content_of(tmp_path, 64) == first != content_of(tmp_path, 128)
-    (tmp_path / "model.safetensors").write_bytes(b"a" * 99 + b"b")
+    large = bytearray(160 << 16)
+    (tmp_path / "model.safetensors").write_bytes(large)
+    first = content_of(tmp_path, 64)
+    large[(2 << 16) + 5] = 1  # one byte of many
+    (tmp_path / "model.safetensors").write_bytes(large)
     assert content_of(tmp_path, 64) != first
 
 

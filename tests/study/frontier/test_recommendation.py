@@ -43,6 +43,13 @@ def test_what_is_taken(limits, taken, rival):
     assert (choice.point, choice.rival) == (taken, rival)
 
 
+def test_a_score_at_the_limit_keeps_to_it():
+    """64.01 - 1 > 63.01 in binary fractions."""
+    points = [point("dense", "torch", 64.01, 10.0, 40.0), point("small", "engine int8", 63.01, 2.0, 6.0)]
+    assert points[0].score - 1 > points[1].score
+    assert recommend(points, Limits(within=1.0)).point == points[1]
+
+
 def test_it_says_what_a_pruned_model_gains_and_how_to_copy_it():
     choice = recommend(POINTS, Limits())
     assert choice.lines() == [

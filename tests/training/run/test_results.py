@@ -42,6 +42,10 @@ def test_results_are_read_as_they_are(tmp_path, more):
             r"not the results of a run \(a mapping is expected, got \[1\]\); delete it",
         ),
         ("{}", r"not the results of a run \(score: None\); delete it"),
+        (
+            json.dumps(RESULTS | {"recipe": RESULTS["recipe"] | {"earlier_densities": [[]]}}),
+            r"not the results of a run \(recipe: .*\); delete it",
+        ),
         *((json.dumps(RESULTS | {name: True}), rf"\({name}: True\)") for name in NUMBERS),
         (json.dumps(RESULTS | {"score": float("nan")}), r"\(score: nan\)"),
         (json.dumps(RESULTS | {"scores": {"f1": "1"}}), r"\(scores: {'f1': '1'}\)"),

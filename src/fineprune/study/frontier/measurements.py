@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+
 from fineprune._files import write_json
 from fineprune._validation import is_number
 from fineprune.errors import FinepruneError
@@ -16,7 +18,7 @@ from fineprune_runtime.reading import read_json
 RECORD = "frontier.json"
 """The file in the folder of a run."""
 
-_SAMPLES, _CHUNK = 64, 1 << 16  # of a file's content that its digest is made of
+_LOCK = ".frontier.lock"  # beside it, held while it is read and written
 
 
 class Place(NamedTuple):
@@ -87,22 +89,23 @@ def keep(run: Path, new: Iterable[Measurement]) -> None:
     Raises:
         FinepruneError: the file cannot be written.
     """
-    by_key = {entry.key: entry for entry in [*read_measurements(run), *new]}
-    write_json(run / RECORD, [asdict(entry) | {"place": entry.place._asdict()} for entry in by_key.values()])
+    try:
+        with FileLock(run / _LOCK):
+            by_key = {entry.key: entry for entry in [*read_measurements(run), *new]}
+            entries = [asdict(entry) | {"place": entry.place._asdict()} for entry in by_key.values()]
+            write_json(run / RECORD, entries)
+    except OSError as error:
+        raise FinepruneError(f"{run}: cannot be written to ({error.strerror})") from error
 
 
 def content_of(model: Path, max_length: int) -> str:
-    """Return a digest of a model folder, of samples of its weights, and of the length of its texts."""
+    """Return a digest of a model folder, of its weights, and of the length of its texts."""
     digest = hashlib.sha256(f"{max_length}".encode())
     for path in sorted(model.rglob("*.json")):
         digest.update(f"{path.relative_to(model)} ".encode() + path.read_bytes())
     for path in sorted(model.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
-            for place in range(0, size, max(_CHUNK, size // _SAMPLES)):
-                file.seek(place)
-                digest.update(file.read(_CHUNK))
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -10,6 +10,8 @@ from fineprune.study.frontier.runtimes import commands
 
 USUAL = 1.0
 """Points of the best dense score that may be lost, if nothing is said."""
+_ROUNDING = 1e-9
+"""Share of a limit; scores are quotients, and a score at the limit keeps to it."""
 
 
 class Limits(NamedTuple):
@@ -110,7 +112,7 @@ def recommend(points: Sequence[Point], limits: Limits) -> Choice:
             "there is no dense run of this task, so the share of its score cannot be said; name its folder "
             "too, or give --max-ms or --max-mb instead of --within"
         )
-    possible = [point for point in usable if _excess(point, limits, dense) <= 0]
+    possible = [point for point in usable if _excess(point, limits, dense) <= _ROUNDING]
     if not possible:
         nearest = min(usable, key=lambda point: _excess(point, limits, dense))
         raise FinepruneError(f"nothing measured is {limits}; the nearest is {told(nearest, dense)}")

@@ -15,6 +15,7 @@ from fineprune.tasks.batches import (
     read_texts,
     tokenizing,
 )
+from fineprune.tasks.model_config import longest_input
 from fineprune.tasks.text.data import tokenize
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def embed(
     texts, _ = read_texts(texts, None, batch_size)
     ensure_padding(model, tokenizer)
     tokenizer = private_copy(tokenizer)
-    longest = fitting(model.sentence.longest or 2**30, model, tokenizer)
+    longest = _most_tokens(model, tokenizer)
     with tokenizing():
         rows = as_rows(tokenize(texts, None, tokenizer, longest))
     collate = DataCollatorWithPadding(tokenizer)
@@ -60,6 +61,14 @@ def embed(
             check_finite(values, batch)
             found[batch] = values
     return found
+
+
+def _most_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the tokens to which a text is cut: those of the settings go before the tokenizer's own."""
+    said, positions = model.sentence.longest, longest_input(model)
+    if said is None:
+        return fitting(2**30, model, tokenizer)
+    return said if positions is None else min(said, positions)
 
 
 def predict_rows(model: Any, tokenizer: Any, asked: Asked) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class Sentence:
 
 def is_sentence_folder(place: Path | str) -> bool:
     """Return whether a model's place, a folder or a name on the hub, is of sentence-transformers."""
-    return sentence_files_of(_local(place)) is not None
+    return sentence_files_of(local_folder(place)) is not None
 
 
 def read_sentence(place: Path | str) -> Sentence:
@@ -58,7 +58,7 @@ def read_sentence(place: Path | str) -> Sentence:
     Raises:
         FinepruneError: no such folder, or other modules than Transformer, Pooling and Normalize.
     """
-    folder = _local(place)
+    folder = local_folder(place)
     found = sentence_files_of(folder)
     if found is not None and found.root != folder:
         raise FinepruneError(
@@ -93,7 +93,7 @@ def read_sentence(place: Path | str) -> Sentence:
     )
 
 
-def _local(place: Path | str) -> Path:
+def local_folder(place: Path | str) -> Path:
     """Return a model's folder; of a name on the hub, the folder of its small files in the cache."""
     if isinstance(place, Path):
         return place

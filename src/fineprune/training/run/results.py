@@ -96,8 +96,10 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _is_recipe(recipe: Any) -> bool:
+    earlier = recipe.get("earlier_densities") if isinstance(recipe, dict) else None
     return (
         isinstance(recipe, dict)
+        and (earlier is None or (isinstance(earlier, list) and all(map(is_number, earlier))))
         and isinstance(recipe.get("training"), dict)
         and all(isinstance(recipe.get(name), dict | None) for name in _SECTIONS)
     )
