@@ -262,6 +262,36 @@ def test_density_control(monkeypatch):
     assert shown[-1] == "| movement, learned | 2 | 81.0 ± 1.0 | 101.2 % | 25.00 % |  |"
 
 
+def test_reranker(tmp_path, run, make_run):
+    """The sentence with the answer, and another one; all sentences of other questions are ranked."""
+    context = "A film is good. It has Mr. Bad in it! Is it very bad? 4 films are."
+    starts = {"What is good?": 0, "Who is in it?": 23, "How is it?": 38, "How many?": 54}
+    asked = [
+        {"id": name, "question": name, "answers": [{"text": context[at : at + 3], "answer_start": at}]}
+        for name, at in starts.items()
+    ]
+    text = json.dumps({"data": [{"paragraphs": [{"context": context, "qas": asked}]}]})
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}-v1.1.json").write_text(text)
+    options = ["--data", tmp_path, "--count", 2]
+    said = run("reranker", *options, "rows", "--out", tmp_path / "rows")
+    assert "train.jsonl: 8 pairs of 4 questions" in said
+    assert "dev.jsonl: 4 pairs of 2 questions" in said
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").read_text().splitlines()]
+    right = {row["question"]: row["sentence"] for row in rows if row["label"] == 1}
+    assert right == {
+        "What is good?": "A film is good.",
+        "Who is in it?": "It has Mr. Bad in it!",
+        "How is it?": "Is it very bad?",
+        "How many?": "4 films are.",
+    }
+    assert all(row["sentence"] != right[row["question"]] for row in rows if row["label"] == 0)
+    said = run("reranker", *options, "rank", make_run)
+    assert "2 questions, 8 sentences" in said
+    assert re.search(r"by chance +first  25\.0%  MRR 0\.521\n", said)  # (1 + 1/2 + 1/3 + 1/4) / 4
+    assert re.search(r"model, float32 +first +\d+\.\d%  MRR [01]\.\d\d\d\n", said)
+
+
 def test_sentences(tmp_path, run, save_body):
     """Pruned copies beside the dense model, and a smaller one, in each runtime: one line each."""
     sentence_transformers = pytest.importorskip("sentence_transformers")

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from support import call, without_progress, write_recipe
 
+import fineprune_runtime
+from fineprune.training.run.recipe import Recipe
+
 LONG = "x" * 300
 
 
@@ -73,6 +76,22 @@ def test_a_run_without_the_extra_study_has_no_page(place, capsys, monkeypatch, t
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+def test_a_packed_run_reads_as_many_tokens_as_it_was_scored_on(finished, capsys, tmp_path):
+    """What a text says behind the recipe's 16 tokens changes no answer, in any way to ask."""
+    said = json.loads((finished / "model" / "config.json").read_text())
+    assert said["fineprune_max_length"] == Recipe.load(finished / "recipe.yaml").training.max_length == 16
+    assert call("compact", finished, tmp_path / "small") == 0
+    text = "good film " * 8
+    predictor = fineprune_runtime.load(tmp_path / "small")
+    one, other = predictor.predict([text, text + "bad " * 20])
+    assert one == other
+    assert one != predictor.predict([text + "bad " * 20], max_length=32)[0]
+    capsys.readouterr()
+    for place in (finished, finished / "model", tmp_path / "small"):
+        assert call("predict", place, text + "bad " * 20, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(one.score, abs=1e-5)
+
+
 def test_run_twice_is_refused_and_resume_returns_at_once(place, finished, capsys):
     before = (finished / "results.json").read_bytes()
     assert call("run", place / "recipe.yaml", "--out", finished) == 2
@@ -124,13 +143,17 @@ def test_predict_prints_no_control_characters(finished, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_predict_reads_as_many_tokens_as_the_recipe_says(finished, capsys):
+def test_predict_reads_as_many_tokens_as_the_recipe_says(finished, capsys, tmp_path):
     capsys.readouterr()
     texts = ["very " * 14 + end for end in ("", "bad bad bad")]  # what differs is behind the 16th token
     assert call("predict", finished, *texts, "--json") == 0
     one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (one["label"], one["score"]) == (two["label"], two["score"])
-    assert call("predict", finished / "model", *texts, "--json") == 0  # as many as the model takes
+    older = tmp_path / "older"  # which does not say; as many as the model takes
+    shutil.copytree(finished / "model", older)
+    config = json.loads((older / "config.json").read_text())
+    (older / "config.json").write_text(json.dumps(config | {"fineprune_max_length": None}))
+    assert call("predict", older, *texts, "--json") == 0
     one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert one["score"] != two["score"]
 

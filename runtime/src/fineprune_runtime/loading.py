@@ -35,7 +35,7 @@ from fineprune_runtime.predictor import (
 )
 from fineprune_runtime.processors import usable_processors
 from fineprune_runtime.relative import relative_bias
-from fineprune_runtime.results import TEXT_PAIRS
+from fineprune_runtime.results import TEXT_PAIRS, usual_length
 from fineprune_runtime.sentence_settings import UNSET, cross_encoder_settings, read_sentence_settings
 from fineprune_runtime.sentences import SentencePredictor
 from fineprune_runtime.tokens import Tokens
@@ -97,6 +97,7 @@ def _read(folder: Folder, dtype: str, threads: int) -> Predictor:
         predictor.paired = paired
     if crossing:
         _set_cross_encoder(predictor, folder, tokens.usual)
+    predictor.usual = usual_length(config, predictor.usual)
     if isinstance(predictor, AnswerPredictor):
         predictor.unanswerable = config.get("unanswerable_questions") is True
     return predictor

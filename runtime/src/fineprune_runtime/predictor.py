@@ -20,6 +20,7 @@ from fineprune_runtime.pooling import Pooling
 from fineprune_runtime.questions import read_windows
 from fineprune_runtime.results import (
     USUAL_LENGTH,
+    USUAL_WINDOW,
     Answer,
     Entity,
     Prediction,
@@ -30,8 +31,6 @@ from fineprune_runtime.results import (
 from fineprune_runtime.tokens import Tokens
 
 Floats = NDArray[np.float32]
-
-USUAL_WINDOW = 384  # tokens of a question and a part of its context
 
 
 class Network(NamedTuple):
@@ -196,7 +195,8 @@ class TextPredictor(Predictor):
             texts: the texts, or the first texts of the pairs.
             pairs: the second texts.
             batch_size: texts in one batch.
-            max_length: tokens to which texts are cut; None: 128, or the model's limit if that is less.
+            max_length: tokens to which texts are cut; None: those of its run (fineprune_max_length in
+                config.json), else 128, or the model's limit if that is less.
 
         Raises:
             EngineError: a single string, a text that is not a string, `pairs` of another length, or an
@@ -247,8 +247,8 @@ class EntityPredictor(Predictor):
             texts: the texts.
             pairs: must be None.
             batch_size: pieces of texts in one batch.
-            max_length: tokens of a piece, in which long texts are read; None: 128, or the model's limit if
-                that is less.
+            max_length: tokens of a piece, in which long texts are read; None: those of its run
+                (fineprune_max_length in config.json), else 128, or the model's limit if that is less.
 
         Raises:
             EngineError: as `TextPredictor.predict`, and for `pairs`.
@@ -303,7 +303,8 @@ class AnswerPredictor(Predictor):
             texts: the questions.
             pairs: the context of each question. Long contexts are read in windows that overlap.
             batch_size: windows in one batch.
-            max_length: tokens of a window; None: 384, or the model's limit if that is less.
+            max_length: tokens of a window; None: those of its run (fineprune_max_length in config.json), else
+                384, or the model's limit if that is less.
             **rules: the fields of `AnswerRules`. `unanswerable=None` means the setting of the model's config.
 
         Returns:

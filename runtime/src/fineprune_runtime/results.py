@@ -10,8 +10,20 @@ from fineprune_runtime.errors import EngineError
 TEXT_PAIRS = "fineprune_text_pairs"
 """The setting of a model's config that says whether it was trained on pairs of texts."""
 
+MAX_LENGTH = "fineprune_max_length"
+"""The setting of a model's config that says to how many tokens the texts of its run were cut."""
+
 USUAL_LENGTH = 128
 """Tokens of a text where nothing says how many; also in fineprune's own `predict` and its recipes."""
+
+USUAL_WINDOW = 384
+"""Tokens of a question and a part of its context where nothing says how many."""
+
+
+def usual_length(config: Mapping[str, Any], otherwise: int) -> int:
+    """Return the tokens of a text where a call does not say: those of the model's run, else `otherwise`."""
+    said = config.get(MAX_LENGTH)
+    return said if isinstance(said, int) and not isinstance(said, bool) and said >= 1 else otherwise
 
 
 @dataclass(frozen=True)

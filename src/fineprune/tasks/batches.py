@@ -113,6 +113,11 @@ def fitting(max_length: int, model: "PreTrainedModel", tokenizer: "PreTrainedTok
     return int(min(limit for limit in limits if limit is not None and limit >= 1))  # a file may say 12.0
 
 
+def usual_length(model: "PreTrainedModel", otherwise: int) -> int:
+    """Return the tokens of a text where a call does not say: those of the model's run, else `otherwise`."""
+    return results.usual_length(vars(model.config), otherwise)
+
+
 def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Return columns of equal length as rows."""
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -65,7 +65,8 @@ def embed(
 
 def _most_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the tokens to which a text is cut: those of the settings go before the tokenizer's own."""
-    said, positions = model.sentence.longest, longest_input(model)
+    said: int | None = model.sentence.longest
+    positions = longest_input(model)
     if said is None:
         return fitting(2**30, model, tokenizer)
     return said if positions is None else min(said, positions)

@@ -14,12 +14,14 @@ from fineprune.tasks.batches import (
     private_copy,
     read_texts,
     tokenizing,
+    usual_length,
 )
 from fineprune.tasks.questions.context_windows import ContextWindows, RightPadding, make_windows
 from fineprune.tasks.questions.data import UNANSWERABLE
 from fineprune.tasks.questions.spans import Answer, AnswerRules, best_answers, best_spans
 from fineprune.tasks.questions.squad import Questions
 from fineprune.tasks.questions.task import QuestionAnsweringConfig
+from fineprune_runtime.results import USUAL_WINDOW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +36,7 @@ def answer(
     contexts: Iterable[str],
     rules: AnswerRules = _USUAL_RULES,
     *,
-    max_length: int = 384,
+    max_length: int | None = None,
     batch_size: int = 32,
 ) -> list[Answer]:
     """Return the best answer to each question in the context at the same place, in the order given.
@@ -47,7 +49,8 @@ def answer(
         questions: their texts.
         contexts: one for each question. Long ones are read in windows that overlap by `rules.stride` tokens.
         rules: which spans may be answers. `unanswerable=None` is what the model's config says.
-        max_length: tokens of a window, or what model and tokenizer take if that is less.
+        max_length: tokens of a window (None: those of the model's run, else 384), or what model and
+            tokenizer take if that is less.
         batch_size: windows in one batch.
 
     Returns:
@@ -67,8 +70,9 @@ def answer(
         rules = replace(rules, unanswerable=bool(getattr(model.config, UNANSWERABLE, False)))
     names = [str(row) for row in range(len(questions))]
     asked = Questions(names, questions, given, [[] for _ in names])
+    longest = fitting(max_length or usual_length(model, USUAL_WINDOW), model, tokenizer)
     with tokenizing():
-        windows = make_windows(asked, tokenizer, fitting(max_length, model, tokenizer), rules.stride)
+        windows = make_windows(asked, tokenizer, longest, rules.stride)
     starts, ends = _logits(model, windows, RightPadding(tokenizer), batch_size)
     spans = best_spans(windows, starts, ends, rules)
     return [candidates[0] for candidates in best_answers(spans, asked.contexts)]

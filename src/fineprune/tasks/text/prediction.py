@@ -16,6 +16,7 @@ from fineprune.tasks.batches import (
     private_copy,
     read_texts,
     tokenizing,
+    usual_length,
 )
 from fineprune.tasks.model_config import labels_of, problem_of
 from fineprune.tasks.text.data import tokenize
@@ -39,9 +40,10 @@ def predict(
     A model that gives several labels to a text (problem_type multi_label_classification) answers with a list
     of those whose probability is 0.5 or more, the best first.
 
-    Texts are cut to `max_length` tokens, or to what the model takes if that is less; None: to 128, for a
-    cross-encoder to what it takes, as sentence-transformers does. The model runs on its device, in evaluation
-    mode; each module's training mode is as before afterwards.
+    Texts are cut to `max_length` tokens, or to what the model takes if that is less; None: to those of the
+    model's run (`fineprune_max_length` in its config), else to 128, those of a cross-encoder to what it
+    takes, as sentence-transformers does. The model runs on its device, in evaluation mode; each module's
+    training mode is as before afterwards.
 
     Raises:
         FinepruneError: a single string, a text that is not a string, `pairs` of another length, or a
@@ -60,7 +62,7 @@ def predict(
     tokenizer = private_copy(tokenizer)
     if max_length is None:
         uncut = is_cross_encoder(vars(model.config), {})
-        max_length = tokenizer.model_max_length if uncut else USUAL_LENGTH
+        max_length = usual_length(model, tokenizer.model_max_length if uncut else USUAL_LENGTH)
     longest = fitting(max_length, model, tokenizer)
     with tokenizing():
         rows = as_rows(tokenize(texts, pairs, tokenizer, longest))

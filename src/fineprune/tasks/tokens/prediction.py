@@ -15,12 +15,13 @@ from fineprune.tasks.batches import (
     private_copy,
     read_texts,
     tokenizing,
+    usual_length,
 )
 from fineprune.tasks.model_config import labels_of
 from fineprune.tasks.questions.context_windows import RightPadding
 from fineprune.tasks.tokens.word_windows import tokenize_words
 from fineprune_runtime.entities import are_entities, entities, word_spans
-from fineprune_runtime.results import Entity
+from fineprune_runtime.results import USUAL_LENGTH, Entity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,13 +32,14 @@ def predict_entities(
     tokenizer: "PreTrainedTokenizerBase",
     texts: Iterable[str],
     batch_size: int = 32,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> list[list[Entity]]:
     """Return the entities of each text, in the order given; words are separated by white space.
 
     A word's tag is that of its first token. Tags become entities as seqeval reads them; where the
     tags are not of entities (parts of speech), each word is one. Long texts are read in pieces of
-    `max_length` tokens, or of the tokens that the model takes if that is less.
+    `max_length` tokens (None: those of the model's run, else 128), or of those that the model takes if
+    that is less.
 
     Raises:
         FinepruneError: as `text.prediction.predict`.
@@ -50,7 +52,7 @@ def predict_entities(
     if texts:
         starts = [[start for start, _ in spans] for spans in words]
         with tokenizing():
-            longest = fitting(max_length, model, tokenizer)
+            longest = fitting(max_length or usual_length(model, USUAL_LENGTH), model, tokenizer)
             columns, places = tokenize_words(texts, starts, tokenizer, longest)
         sources = [source for source, _ in places]
         for index, row_tags in _tags_of_tokens(model, tokenizer, as_rows(columns), sources, batch_size):

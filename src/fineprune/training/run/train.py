@@ -52,6 +52,7 @@ from fineprune.training.run.run_folder import (
     tidy_later,
 )
 from fineprune.training.run.teacher_score import check_start
+from fineprune_runtime.results import MAX_LENGTH
 
 _log = logging.getLogger("fineprune")
 
@@ -192,6 +193,8 @@ def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTraine
     if isinstance(recipe.training, RefineConfig) and recipe.training.fill is not None:
         fill_zeros(model, recipe.training.fill, recipe.training.seed)
     _check_length(recipe, model)
+    if recipe.task.kind != "embedding":  # whose length is in the settings of sentence-transformers
+        setattr(model.config, MAX_LENGTH, recipe.training.max_length)
     chosen = recipe.with_chosen(data.sizes()["train"], width_of(model))
     job = Job(chosen, data, evaluation_of(recipe, data, tokenizer, progress), tokenizer)
     return job, make_trainer(job, model, out / CHECKPOINTS, progress)
