@@ -1,9 +1,11 @@
 """Models that `save_compact` refuses in one line, since their files would not load to the same model."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from fineprune import FinepruneError, save_compact
+from fineprune import FinepruneError, save_compact, save_delta
 
 
 def test_compiled_elsewhere_or_with_adapters(make_dense, tmp_path):
@@ -17,6 +19,13 @@ def test_compiled_elsewhere_or_with_adapters(make_dense, tmp_path):
     model.add_adapter(peft.LoraConfig(target_modules=["query"]))
     with pytest.raises(FinepruneError, match=r"query: carries an adapter; merge \(merge_and_unload\)"):
         save_compact(model, tmp_path / "m")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [save_compact, partial(save_delta, base="nowhere")])
+def test_a_type_in_the_place_of_the_tokenizer(make_pruned, tmp_path, save):
+    with pytest.raises(FinepruneError, match=r"tokenizer='int8': give a tokenizer, .* values='int8'"):
+        save(make_pruned(), tmp_path / "m", tokenizer="int8")
     assert not any(tmp_path.iterdir())
 
 

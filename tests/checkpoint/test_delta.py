@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_a_base_that_was_named_from_here_is_found_from_elsewhere(
     saved = save_delta(model, tmp_path / "delta", Path(base).name)
     monkeypatch.chdir(tmp_path)
     assert same_weights(model, load(saved.folder))
+
+
+def test_a_base_may_be_a_run(make_pruned, base, same_weights, tmp_path):
+    shutil.copytree(base, tmp_path / "run" / "model")
+    model = make_pruned()
+    assert same_weights(model, load(save_delta(model, tmp_path / "delta", tmp_path / "run").folder))
 
 
 @pytest.mark.parametrize(

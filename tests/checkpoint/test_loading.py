@@ -1,6 +1,7 @@
 """`fineprune.load` opens any model folder, or says what is wrong with it."""
 
 import json
+import shutil
 
 import forked
 import pytest
@@ -75,6 +76,12 @@ def test_to_dense_of_others(compact, make_pruned):
     packed = load(compact, packed=True)
     with pytest.raises(FinepruneError, match="load it without packed=True"):
         to_dense(packed)
+
+
+def test_the_folder_of_a_run(compact, tmp_path):
+    shutil.copytree(compact, tmp_path / "run" / "model")
+    with pytest.raises(FinepruneError, match=r"no model in it, config.json .*; name .*model, which is one"):
+        load(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,8 @@ def test_parquet_column_with_a_dot(tmp_path):
             "texts\tlabel\na\t1\n",
             r"no column 'text'; did you mean texts\? it has 'texts', 'label'",
         ),
+        ("a.csv", "text, label\na,1\n", r"no column 'label'; it has ' label': remove the space from its"),
+        ("a.csv", "text,label\na,1\ntext,label\n", r"a\.csv, line 3: is the header again; remove the line"),
         (
             "a.csv",
             "text;label\na, b;1\n",

@@ -116,6 +116,7 @@ def write_compact(
 ) -> Compact:
     """Do the work of `save_compact`."""
     check_place(folder)
+    check_tokenizer(tokenizer)
     provenance = provenance.completed_by(model)
     whole = finalized(model, sentences=True)
     refuse_not_finite(whole)
@@ -165,6 +166,15 @@ def finalized(model: Any, sentences: bool = False) -> Any:
     if any(map(is_packed, model.modules())):
         raise FinepruneError("this model's matrices are packed: load it without packed=True")
     return finalize(copy.deepcopy(model)) if any(True for _ in masked_modules(model)) else model
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise `FinepruneError` for what is no tokenizer, before anything is packed."""
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise FinepruneError(
+            f"tokenizer={tokenizer!r}: give a tokenizer, such as AutoTokenizer.from_pretrained(...), or "
+            "None; types are given by name, as values='int8'"
+        )
 
 
 def check_place(folder: Path, source: Path | None = None) -> None:

@@ -26,6 +26,7 @@ from fineprune.checkpoint.compact import (
     ABOUT,
     Compact,
     check_place,
+    check_tokenizer,
     compare_outputs,
     compare_weights,
     finalized,
@@ -109,6 +110,9 @@ def write_delta(
     if packing.embeddings != "keep":
         raise FinepruneError(f"embeddings={packing.embeddings!r}: a delta takes the base's; leave it out")
     check_place(folder)
+    check_tokenizer(tokenizer)
+    if os.path.isfile(Path(base, "model", "config.json")):  # the base is a run
+        base = Path(base, "model")
     if folder.resolve() == Path(base).resolve():
         raise FinepruneError(f"{folder}: is the base, which the delta needs; name another folder")
     provenance = provenance.completed_by(model)

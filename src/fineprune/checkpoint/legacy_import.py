@@ -120,7 +120,10 @@ def _read(folder: Path, method: str | None) -> _Checkpoint:
     settings = _read_json(sparse_args) if is_patched and sparse_args.exists() else {}
     named = _method_of(settings) if settings else str(config.get("pruning_method") or "")
     if not scores and "magnitude" not in (method, named):
-        what = "an ordinary checkpoint, no key ends in mask_scores; `fineprune compact` takes it as it is"
+        what = (
+            "an ordinary checkpoint, no key ends in mask_scores; `fineprune compact` takes it without "
+            "--method and --threshold"
+        )
         raise FinepruneError(f"{folder}: {what} (a masked_bert once its config.json says bert and BertFor…)")
     return _Checkpoint(config, state, scores, is_patched, settings, named)
 

@@ -168,8 +168,10 @@ def _class_of(folder: Path, trust_remote_code: bool) -> Any:
         if not isinstance(name, str):
             raise TypeError(f"architectures holds {name!r}")
     except OSError as error:
+        inner = folder / "model"  # where a run keeps its model
+        there = f"; name {inner}, which is one" if os.path.isfile(inner / "config.json") else ""
         raise FinepruneError(
-            f"{folder}: no model in it, config.json is missing ({error.strerror})"
+            f"{folder}: no model in it, config.json is missing ({error.strerror}){there}"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise FinepruneError(f"{path}: names no architecture ({error})") from error

@@ -174,6 +174,8 @@ def _delimited(
             raise FinepruneError(
                 f"{path}, line {line}: {len(row)} fields, the header has {len(header)}: {listing(header)}"
             )
+        if row == header and len(header) > 1:  # of files that were joined
+            raise FinepruneError(f"{path}, line {line}: is the header again; remove the line")
         for column, index in zip(cells, at, strict=True):
             column.append(row[index])
     if not any(cells):
@@ -234,7 +236,12 @@ def check_columns(where: str | Path, wanted: Sequence[str], there: Sequence[str]
     """Raise `FinepruneError` unless each wanted column is `there` exactly once."""
     for column in wanted:
         if column not in there:
-            hint = suggestion(column, there, 3) + f"it has {listing(there)}"
+            spaced = [name for name in there if name.strip() == column]
+            hint = (
+                f"it has {spaced[0]!r}: remove the space from its header"
+                if spaced
+                else suggestion(column, there, 3) + f"it has {listing(there)}"
+            )
             hint = _other_separator(Path(where).suffix.lower(), there) or hint
             raise FinepruneError(f"{where}: no column {column!r}; {hint}")
         if there.count(column) > 1:

@@ -24,7 +24,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Find mistakes in a recipe, its data files and its model, or say what it will do."""
+    """Find mistakes in a recipe, the columns of its data and its model, or say what it will do."""
     from fineprune.training.run.recipe import Recipe
     from fineprune.training.run.recipe_check import check_recipe, summary_lines
 
