@@ -58,6 +58,15 @@ def test_the_words_that_tokens_begin():
     assert places == [(0, [None, 0, None, None]), (0, [None, 1, None]), (1, [None, 0, None])]
 
 
+def test_rows_that_were_truncated_on_the_left_come_last_to_first():
+    """The row that comes first begins in the middle of the second word, which the other one begins."""
+    rows = [[(0, 0), (4, 6), (7, 8)], [(0, 0), (0, 1), (2, 4)]]
+    assert begun_words(["a bbcc d"], [[0, 2, 7]], [0, 0], rows) == [
+        (0, [None, None, 2]),
+        (0, [None, 0, 1]),
+    ]
+
+
 def test_an_entity_has_its_characters_and_the_mean_of_its_words():
     text = "Anna Smith went"
     tags = {0: ("B-PER", 0.5), 1: ("I-PER", 1.0), 2: ("O", 0.9)}

@@ -30,26 +30,25 @@ def begun_words(
     Args:
         texts: the texts.
         starts: for each text, the characters at which its words begin.
-        sources: for each row of tokens, the index of its text; rows of one text follow each other.
+        sources: for each row of tokens, the index of its text. The rows of one text may come in any order:
+            a tokenizer that truncates on the left gives the last one first.
         offsets: for each row, the characters [start, end) of each token.
 
     Returns:
         For each row, the index of its text and, for each token, the index of the word that it begins; None
         for a token that begins no word.
     """
-    rows: list[tuple[int, list[int | None]]] = []
-    last, begun = -1, -1  # text of the previous row; last word that has begun in it
-    for source, spans in zip(sources, offsets, strict=True):
-        if source != last:
-            last, begun = source, -1
-        row: list[int | None] = []
-        for start, end in spans:
+    rows: list[tuple[int, list[int | None]]] = [(source, []) for source in sources]
+    begun = [-1] * len(texts)  # the last word that has begun
+    firsts = [min((start for start, end in spans if start < end), default=0) for spans in offsets]
+    for index in sorted(range(len(rows)), key=firsts.__getitem__):
+        source, row = rows[index]
+        for start, end in offsets[index]:
             while start < end and texts[source][start].isspace():
                 start += 1
             word = bisect_right(starts[source], start) - 1 if start < end else -1
-            row.append(word if word > begun else None)
-            begun = max(begun, word)
-        rows.append((source, row))
+            row.append(word if word > begun[source] else None)
+            begun[source] = max(begun[source], word)
     return rows
 
 

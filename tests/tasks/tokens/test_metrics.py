@@ -23,6 +23,16 @@ def test_scores_by_hand():
     assert found == pytest.approx({"accuracy": 3 / 5, "precision": 1 / 2, "recall": 1 / 3, "f1": 0.4})
 
 
+def test_an_entity_over_two_rows_is_one():
+    """The rows of a sentence may be anywhere; an entity of two words, of which one is found, is wrong."""
+    truth = np.array([[2, 0, -100], [3, -100, -100], [0, 0, 1]])  # rows 2 and 0 are one sentence
+    guess = np.eye(4)[np.where(truth == 2, 0, truth.clip(0))]
+    score = compute_metrics(LABELS, [[2, 0], [1]])
+    found = score(SimpleNamespace(predictions=guess, label_ids=truth))
+    assert found == pytest.approx({"accuracy": 5 / 6, "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
+    assert score(SimpleNamespace(predictions=np.eye(4)[truth.clip(0)], label_ids=truth))["f1"] == 1.0
+
+
 def test_an_entity_may_begin_with_i_as_in_conlleval():
     assert scores([[2, 2, 0]], [[1, 2, 0]])["f1"] == 1.0
     assert scores([[1, 1, 0]], [[1, 2, 0]])["f1"] == 0.0

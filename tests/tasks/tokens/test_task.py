@@ -293,3 +293,27 @@ def test_a_long_sentence_becomes_rows_and_no_word_is_lost(load, tokenizer):
     rows = data.train_rows(tokenizer, 4)  # two words a row beside [CLS] and [SEP]
     assert rows["input_ids"] == [[2, 5, 1, 3], [2, 7, 8, 3], [2, 6, 3]]
     assert rows["labels"] == [[-100, 0, -100, -100], [-100, -100, 2, -100], [-100, 1, -100]]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_sentences_lose_no_word_and_are_scored_whole(load, side):
+    """Eight words in rows of four: the entity in the middle lies in both."""
+    import numpy as np
+    from transformers import BertTokenizer
+
+    words = ["good", "bad", "film", "very", "good", "bad", "film", "very"]
+    marks = ["O", "O", "O", "B-PER", "I-PER", "O", "O", "O"]
+    text = "".join(f"{word} {mark}\n" for word, mark in zip(words, marks, strict=True))
+    data = load(text, "film B-PER\n\n" + text)
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words[:4]]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocab)}, truncation_side=side)
+    evaluation = data.evaluation(tokenizer, 6)
+    assert evaluation.rows.column_names == data.train_rows(tokenizer, 6).column_names
+    labels = evaluation.rows["labels"]
+    assert [sum(label != -100 for label in row) for row in labels] == [1, 4, 4]
+    truth = np.array([row + [-100] * (6 - len(row)) for row in labels])
+    inside, outside = data.labels.index("I-PER"), data.labels.index("O")
+    for guess, expected in ((truth, 1.0), (np.where(truth == inside, outside, truth), 0.5)):
+        ids = np.where(guess == -100, 0, guess)
+        found = SimpleNamespace(predictions=np.eye(3)[ids], label_ids=truth)
+        assert evaluation.compute_metrics(found)["f1"] == expected

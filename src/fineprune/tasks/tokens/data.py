@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fineprune.tasks.data import Evaluation, by_length
@@ -12,6 +13,8 @@ from fineprune.tasks.tokens.word_windows import join, tokenize_words
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+_PLACE = "place"
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,16 @@ class TokenClassificationData:
 
     def train_rows(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset | None":
         """Return the training sentences as token ids, in order."""
-        return None if self.train is None else encode(self.train, tokenizer, max_length)
+        if self.train is None:
+            return None
+        return encode(self.train, tokenizer, max_length).remove_columns(_PLACE)
 
     def evaluation(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Evaluation:
         """Return the validation sentences in order of length, scored by `metrics.compute_metrics`."""
         rows = by_length(encode(self.validation, tokenizer, max_length))
-        return Evaluation(rows, compute_metrics(self.labels))
+        places = sorted((sentence, part, row) for row, (sentence, part) in enumerate(rows[_PLACE]))
+        sentences = [[row for *_, row in rows] for _, rows in groupby(places, lambda place: place[0])]
+        return Evaluation(rows.remove_columns(_PLACE), compute_metrics(self.labels, sentences))
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[Any]], Any]:
         """Return the function that pads each batch to its longest row, and the labels with -100."""
@@ -65,7 +72,8 @@ class TokenClassificationData:
 def encode(examples: Tagged, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
     """Tokenize; the label of each word is on its first token, and -100 on all others.
 
-    A sentence that is longer than `max_length` tokens becomes several rows, so no word is lost.
+    A sentence that is longer than `max_length` tokens becomes several rows, so no word is lost. Column
+    `place` has the number of the sentence and of the first word that begins in the row.
     """
     from datasets import Dataset
 
@@ -74,5 +82,8 @@ def encode(examples: Tagged, tokenizer: "PreTrainedTokenizerBase", max_length: i
     columns["labels"] = [
         [-100 if word is None else examples.tags[sentence][word] for word in words]
         for sentence, words in places
+    ]
+    columns[_PLACE] = [
+        [sentence, next((word for word in words if word is not None), 0)] for sentence, words in places
     ]
     return Dataset.from_dict(columns)

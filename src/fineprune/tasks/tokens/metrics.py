@@ -1,7 +1,7 @@
 """The scores of tags, and of the entities that they make up, by seqeval."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fineprune._extras import require
 from fineprune.errors import FinepruneError
@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 METRICS = ("f1", "precision", "recall", "accuracy")
 
 
-def compute_metrics(labels: Sequence[str]) -> "Callable[[EvalPrediction], dict[str, float]]":
+def compute_metrics(
+    labels: Sequence[str], sentences: Sequence[Sequence[int]] | None = None
+) -> "Callable[[EvalPrediction], dict[str, float]]":
     """Return the function that a `transformers.Trainer` scores tags with.
 
     It takes logits of shape (rows, tokens, labels) beside label ids of shape (rows, tokens), where -100
     does not count, and returns the accuracy over words; if the tags are of entities, also F1, precision and
     recall over entities. Entities are seqeval's: an I- without a B- before it begins one, as in conlleval.
+
+    Args:
+        labels: the tags by id.
+        sentences: for each sentence, its rows in their order in the text; None: each row is a sentence.
     """
     require("recipes", "scoring")
 
@@ -35,8 +41,12 @@ def compute_metrics(labels: Sequence[str]) -> "Callable[[EvalPrediction], dict[s
             )
         counted, guess = truth != -100, logits.argmax(axis=-1)
         names = np.asarray(labels, dtype=object)
-        true_tags = [names[row[mask]].tolist() for row, mask in zip(truth, counted, strict=True)]
-        guessed = [names[row[mask]].tolist() for row, mask in zip(guess, counted, strict=True)]
+        parts = [[row] for row in range(len(truth))] if sentences is None else sentences
+
+        def tags(ids: Any) -> list[list[str]]:
+            return [[name for row in rows for name in names[ids[row][counted[row]]]] for rows in parts]
+
+        true_tags, guessed = tags(truth), tags(guess)
         scores = {"accuracy": float((guess == truth)[counted].mean()) if counted.any() else 0.0}
         if are_entities(labels):
             for name in ("f1", "precision", "recall"):
