@@ -33,6 +33,9 @@ fineprune run short-sst2 'pruning.structure={attention: head, feed_forward: neur
     pruning.method=soft_movement pruning.warmup=0.02 pruning.density=0.5 --out runs/half
 ```
 
+Rows are outputs and columns inputs of every matrix, also of GPT-2's Conv1D, which stores them the other
+way round.
+
 Every method that ranks something takes every structure: magnitude ranks the root mean square of a unit's
 weights, the others give each unit one score. A part that is not named stays whole; `{unit: head, density:
 0.4}` gives a part its own density. With `scope: local` (magnitude, movement, fisher, grain, flow) all

@@ -48,7 +48,7 @@ def test_a_method_that_needs_nothing_of_its_optimizer_takes_two():
 def test_body_and_head_have_an_optimizer_each(method):
     pruner, alone = prepared(method), prepared(method)
     head = adamw(pruner.model.head.parameters())
-    with pytest.raises(FinepruneError, match=r"none of the pruned weights, such as blocks\.0\.0; attach the"):
+    with pytest.raises(FinepruneError, match=r"4 of 4 are not in it, such as blocks\.0\.0; attach one"):
         pruner.attach(head)
     heads = {id(entry) for entry in pruner.model.head.parameters()}
     body = adamw([entry for entry in pruner.model.parameters() if id(entry) not in heads])
@@ -66,6 +66,20 @@ def test_body_and_head_have_an_optimizer_each(method):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("method", ["fisher", "powerprop", "movement"])
+def test_weights_over_two_optimizers_are_refused(method):
+    pruner = prepared(method)
+    first = {id(entry) for entry in pruner.model.blocks[0].parameters()}
+    optimizer = adamw([entry for entry in pruner.model.parameters() if id(entry) not in first])
+    with pytest.raises(
+        FinepruneError, match=r"has not all of the pruned weights, 2 of 4 .*, such as bl"
+    ):
+        pruner.attach(optimizer)
+    for target in pruner.targets:
+        target.weight.requires_grad_(id(target.weight) not in first)
+    pruner.attach(optimizer)
+
+
 @pytest.mark.parametrize("method", ["fisher", "powerprop"])
 def test_a_copy_is_attached_anew(method):
     pruner = prepared(method)
@@ -81,9 +95,36 @@ def test_a_copy_is_attached_anew(method):
         assert torch.equal(one, other)
 
 
-def test_steps_that_a_loss_scaler_skips():
+@pytest.mark.parametrize("method", ["fisher", "platon", "pins", "grain", "admm"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_scores_of_a_scaled_loss_are_those_without(method, fused):
+    """The scaler unscales the gradients that a rule reads, before they count in the norm that clips."""
+    found = []
+    for scale in (1.0, 2.0**16):
+        settings = {"warmup": 0, "cooldown": 0, "mask_interval": 1}
+        options = {"options": {"window": 1}} if method in ("platon", "pins") else {}
+        pruner = prepare(blocks(), PruningConfig(method, density=0.25, **settings, **options), TOTAL)
+        optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        norms = []
+        for _ in range(4):
+            scaler.scale(functional.cross_entropy(pruner.model(TOKENS), torch.tensor([0, 1]))).backward()
+            scaler.unscale_(optimizer)
+            norms.append(torch.nn.utils.clip_grad_norm_(pruner.model.parameters(), 1.0))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            pruner.step()
+        found.append((norms, [target.scores.detach().clone() for target in pruner.targets]))
+    (norms, scores), (scaled_norms, scaled) = found
+    assert torch.stack(norms).allclose(torch.stack(scaled_norms), rtol=1e-4)
+    assert all(one.allclose(other, rtol=1e-3, atol=1e-12) for one, other in zip(scores, scaled, strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_a_loss_scaler_skips(fused):
     pruner = prepared()
-    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
+    optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     for _ in range(3):
         scaler.scale(torch.ones(()))

@@ -1,14 +1,17 @@
 """What cannot be prepared, and what cannot be done to a prepared model."""
 
+import copy
+
 import pytest
 import torch
 from pruning.blocks import BLOCK_WEIGHTS, TOTAL, blocks, train
-from support import PRUNING
+from support import PRUNING, tiny_bert
 from torch import nn
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.finalizing import finalize, masked_modules
+from fineprune.pruning import preparing
+from fineprune.pruning.finalizing import DDP_IGNORES, finalize, fold, masked_modules
 from fineprune.pruning.preparing import prepare
 
 
@@ -47,6 +50,94 @@ def test_what_prepare_refuses_it_leaves_alone():
         prepare(model, "movement", TOTAL)
 
 
+def everything(model):
+    """What `prepare` may change of a model, values apart."""
+    return (
+        [(name, type(module), set(vars(module))) for name, module in model.named_modules()],
+        [(name, id(entry), entry.requires_grad) for name, entry in model.named_parameters()],
+        list(model.state_dict()),
+        list(getattr(model, DDP_IGNORES, ())),
+    )
+
+
+@pytest.mark.parametrize("method", ["obert", "flow"])
+def test_a_first_cut_that_fails_leaves_the_model_alone(method):
+    model = blocks()
+    before, values = everything(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(FinepruneError, match="a cut before the first step has nothing to measure"):
+        prepare(model, PruningConfig(method, 0.2, initial_density=0.5, warmup=0), TOTAL)
+    assert everything(model) == before
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    prepare(model, PruningConfig(method, 0.2, warmup=1), TOTAL)
+
+
+@pytest.mark.parametrize("broken", ["Pruner", "freeze_embeddings", "mask_buffers"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "movement", "structure": [{"attention": "head", "feed_forward": "neuron"}, "element"]},
+        {"method": "smp"},  # which freezes the body
+    ],
+)
+def test_any_error_leaves_the_model_alone(monkeypatch, broken, settings):
+    def fail(*_):
+        raise MemoryError
+
+    model = tiny_bert()
+    setattr(model, DDP_IGNORES, ["mine"])
+    model.classifier.bias.requires_grad_(False)
+    before = everything(model)
+    monkeypatch.setattr(preparing, broken, fail)
+    with pytest.raises(MemoryError):
+        prepare(model, PruningConfig(density=0.5, **settings), TOTAL)
+    assert everything(model) == before
+    monkeypatch.undo()
+    assert everything(fold(prepare(model, PruningConfig(density=0.5, **settings), TOTAL).model)) == before
+
+
+def test_the_masks_of_a_model_that_is_prepared_already_stay():
+    pruner = prepare(blocks(), PruningConfig(), TOTAL)
+    before = everything(pruner.model)
+    with pytest.raises(FinepruneError, match="prepared already"):
+        prepare(pruner.model, PruningConfig(), TOTAL)
+    assert everything(pruner.model) == before
+
+
+@pytest.mark.parametrize("method", ["magnitude", "movement", "keep_zeros"])
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite(method, wrong):
+    model = blocks()
+    with torch.no_grad():
+        model.head.weight[0, 0] = wrong  # no target
+        model.blocks[0][0].weight[0, 0] = 0.0
+        model.blocks[1][2].weight[2, 3:5] = wrong
+    message = r"^blocks\.1\.2: 2 of its 48 weights are nan or infinite, and cannot be ranked: .*exclude$"
+    with pytest.raises(FinepruneError, match=message):
+        prepare(model, PruningConfig(method), TOTAL)
+    prepare(model, PruningConfig(method, exclude="1.2"), TOTAL)
+
+
+def test_a_weight_shared_with_what_is_not_pruned():
+    model = tiny_bert("ForMaskedLM")
+    decoder = model.cls.predictions.decoder
+    message = (
+        r"^cls\.predictions\.decoder: its weight is also bert\.embeddings\.word_embeddings\.weight, which is "
+        "not pruned and would get its zeros; leave the layer out with targets or exclude, or untie the two"
+    )
+    for targets in ("decoder", "*"):
+        with pytest.raises(FinepruneError, match=message):
+            prepare(model, PruningConfig("magnitude", targets=targets), TOTAL)
+    decoder.weight = nn.Parameter(decoder.weight.detach().clone())
+    prepare(model, PruningConfig("magnitude", targets="decoder"), TOTAL)
+
+
+def test_a_weight_shared_with_a_part_that_stays_whole():
+    model = blocks(tied=True)  # blocks.1.0 has the weight of blocks.0.0
+    with pytest.raises(FinepruneError, match=r"blocks\.0\.0: its weight is also blocks\.1\.0\.weight"):
+        prepare(model, PruningConfig(exclude="1.0"), TOTAL)
+    prepare(model, PruningConfig(), TOTAL)
+
+
 def test_a_compiled_model_and_one_without_weights():
     model = blocks()
     with pytest.raises(
@@ -78,6 +169,13 @@ def test_quantized_weights():
         prepare(model, PruningConfig(), TOTAL)
     assert set(model.state_dict()) == keys
     assert len(prepare(model, PruningConfig(exclude="1.2"), TOTAL).targets) == 3
+
+
+def test_weights_of_one_byte():
+    model = blocks()
+    model.blocks[1][2].weight = nn.Parameter(torch.zeros(6, 8).to(torch.float8_e4m3fn))
+    with pytest.raises(FinepruneError, match=r"blocks\.1\.2: its weight is no floating-point"):
+        prepare(model, PruningConfig(), TOTAL)
 
 
 class Wrapped(nn.Parameter):

@@ -9,7 +9,7 @@ from architectures.models import make
 from support import tiny_bert
 from torch import nn
 
-from fineprune import FinepruneError, PruningConfig, finalize, prepare, summary
+from fineprune import FinepruneError, PruningConfig, finalize, load, prepare, save_compact, shrink, summary
 from fineprune.config import METHODS
 from fineprune.pruning import units
 from fineprune.pruning.finalizing import fold, masked_modules
@@ -300,6 +300,29 @@ def test_what_is_refused(settings, message):
         prepare(model, PruningConfig("magnitude", **settings), 10)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert list(before) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("structure", ["row", "column", (4, 1)])
+def test_units_of_a_conv1d_are_outputs_and_inputs(structure, tmp_path):
+    model = make("GPT-2")
+    pruner = prepare(
+        model, PruningConfig("magnitude", 0.5, structure=structure, scope="local", warmup=0, cooldown=0), 1
+    )
+    pruner.step()
+    finalize(model)
+    kept = model.transformer.h[0].mlp.c_fc.weight.T != 0  # 64 outputs, 16 inputs
+    assert int(kept.sum()) == 512
+    assert int((~kept).all(1).sum()) == (32 if structure == "row" else 0)
+    assert int((~kept).all(0).sum()) == (8 if structure == "column" else 0)
+    if structure == (4, 1):
+        four = kept.unflatten(0, (16, 4))
+        assert torch.equal(four.any(1), four.all(1))
+    inputs = probe_inputs(model)
+    expected = outputs(model, inputs)
+    save_compact(model, tmp_path / "model")
+    assert difference(expected, outputs(load(tmp_path / "model"), inputs)) == 0
+    shrink(model)
+    assert difference(expected, outputs(model, inputs)) < 1e-5
 
 
 def test_models_whose_units_cannot_be_told():

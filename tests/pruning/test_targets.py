@@ -7,7 +7,7 @@ from torch import nn
 from fineprune.errors import FinepruneError
 from fineprune.pruning.costs import costs
 from fineprune.pruning.summary import summary
-from fineprune.pruning.targets import find_targets, is_linear, is_pointwise
+from fineprune.pruning.targets import find_targets, is_linear, is_pointwise, is_transposed, refuse_shared
 
 
 @pytest.mark.parametrize("function", [summary, costs])
@@ -29,6 +29,8 @@ def test_conv1d_counts_as_linear():
     assert is_linear(Conv1D(4, 8))
     assert is_linear(nn.Linear(4, 8))
     assert not is_linear(nn.Embedding(4, 8))
+    found = [Conv1D(4, 8), nn.Linear(4, 8), nn.Conv1d(4, 8, 1)]
+    assert [is_transposed(module) for module in found] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,27 @@ def test_a_pattern_matches_whole_parts_of_a_name():
 def test_near_names(pattern, near):
     with pytest.raises(FinepruneError, match=rf"matches '{pattern}'; near names: .*\b{near}\b"):
         find_targets(tiny_bert("Model"), ["value", pattern])
+
+
+def test_a_weight_that_another_module_has_too():
+    model = Blocks()
+    model.blocks[1][0].weight = model.blocks[0][0].weight
+    model.blocks[1][2] = model.blocks[0][2]  # one module in two places
+    names = ["blocks.0.0", "blocks.0.2", "blocks.1.0"]
+    refuse_shared(model, names)
+    refuse_shared(model, ["blocks.0.2"])
+    for name, other in ((names[0], names[2]), (names[2], names[0])):
+        with pytest.raises(
+            FinepruneError,
+            match=rf"{name}: its weight is also {other}\.weight, which is not .*; choose both, ",
+        ):
+            refuse_shared(model, [name])
+    model.table = nn.Embedding(8, 4)
+    model.blocks[0][0].weight = model.blocks[1][0].weight = model.table.weight
+    with pytest.raises(
+        FinepruneError, match=r"0: its weight is also table\.weight, .* zeros; leave the layer"
+    ):
+        refuse_shared(model, names)
 
 
 def test_exclude():

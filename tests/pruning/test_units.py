@@ -31,6 +31,32 @@ def test_kinds():
         assert grid.expansion.expand(torch.ones(grid.shape)).shape == weight.shape
 
 
+# structures.md 2: rows are outputs and columns inputs, also of Conv1D, which stores inputs x outputs.
+def test_kinds_of_a_matrix_that_is_stored_transposed():
+    weight = torch.zeros(6, 4)
+    row, column = units.rows("w", weight, True), units.columns("w", weight, True)
+    block = units.blocks("w", weight, 2, 1, True)
+    assert [(grid.kind, grid.shape, grid.cost) for grid in (row, column, block)] == [
+        ("row", (4,), 6),
+        ("column", (6,), 4),
+        ("2 x 1 block", (6, 2), 2),
+    ]
+    first = torch.tensor([1, 0, 0, 0, 0, 0])
+    assert row.expansion.expand(first[:4]).T.tolist() == [[1] * 6, *[[0] * 6] * 3]
+    assert column.expansion.expand(first).T.tolist() == [[1, 0, 0, 0, 0, 0]] * 4
+    grid = torch.zeros(6, 2)
+    grid[3, 1] = 1
+    assert block.expansion.expand(grid).T.tolist() == [
+        *[[0.0] * 6] * 2,
+        *[[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]] * 2,
+    ]
+    assert block.expansion.reduce(torch.ones(6, 4)).tolist() == [[2.0, 2.0]] * 6
+    with pytest.raises(
+        FinepruneError, match="w: 3 x 1 blocks do not divide 4 x 6; block rows that divide 4: 1"
+    ):
+        units.blocks("w", weight, 3, 1, True)
+
+
 def test_blocks_that_do_not_divide():
     with pytest.raises(
         FinepruneError, match=r"w: 4 x 1 blocks do not divide 6 x 6; block rows that divide 6: 1, 2, 3, 6"

@@ -34,8 +34,10 @@ class Attachment:
         """Return whether it is this optimizer."""
         return self._optimizer is not None and self._optimizer() is optimizer
 
-    def begin(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the optimizer."""
+    def begin(self, optimizer: torch.optim.Optimizer, hooked: bool) -> None:
+        """Take the optimizer, whose steps are `hooked` or not."""
+        if hooked:  # a fused one would unscale gradients by itself, behind the hooks, and step in vain
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         self._optimizer = weakref.ref(optimizer)
 
     def refuse_another(self, method: str) -> None:
@@ -72,11 +74,13 @@ def forget(targets: Iterable[Target]) -> None:
 
 
 def refuse_others(optimizer: torch.optim.Optimizer, targets: Sequence[Target], method: str) -> None:
-    """Raise `FinepruneError` for an optimizer that has none of the pruned weights that are trained."""
+    """Raise `FinepruneError` for an optimizer that has not all of the pruned weights that are trained."""
     has = {id(entry) for group in optimizer.param_groups for entry in group["params"]}
     trained = [target for target in targets if target.weight.requires_grad]
-    if trained and not any(id(target.weight) in has for target in trained):
+    missing = [target.name for target in trained if id(target.weight) not in has]
+    if missing:
         raise FinepruneError(
-            f"method={method!r}: the optimizer has none of the pruned weights, such as {trained[0].name}; "
-            "attach the one that has them"
+            f"method={method!r}: the optimizer has not all of the pruned weights, {len(missing)} of "
+            f"{len(trained)} are not in it, such as {missing[0]}; attach one optimizer that has them all, "
+            "freeze the others (requires_grad=False), or leave them out with targets or exclude"
         )

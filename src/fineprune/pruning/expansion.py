@@ -38,7 +38,7 @@ class Identity(Expansion):
 
 @dataclass(frozen=True)
 class Blocks(Expansion):
-    """Units are blocks of `rows` x `columns` weights; the grid has shape (out / rows, in / columns)."""
+    """Units are blocks of `rows` x `columns` weights of the matrix as it is stored."""
 
     rows: int
     columns: int

@@ -58,13 +58,9 @@ def finalize(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def fold(model: nn.Module) -> nn.Module:
     """Do what `finalize` does, for a copy in the middle of a training: without a word on its density."""
-    prepared = list(masked_modules(model))
     ranks.reshard(model)
-    for module in model.modules():
-        vars(module).pop(progress.PROGRESS, None)
-    ours = set(mask_buffers(model))
     folded: set[int] = set()
-    for _, module, masked in prepared:
+    for _, module, masked in masked_modules(model):
         original: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         if id(original) not in folded:  # layers that share one weight share its mask
             folded.add(id(original))
@@ -72,19 +68,29 @@ def fold(model: nn.Module) -> nn.Module:
             dead = ~masked.kept_units()
             for follower in masked.followers:
                 follower.zero(dead)
+    return release(model)
+
+
+def release(model: nn.Module) -> nn.Module:
+    """Remove all that `prepare` put on a model, or has begun to, and return it; weights stay as they are."""
+    for module in model.modules():
+        vars(module).pop(progress.PROGRESS, None)
+    ours = set(mask_buffers(model))
+    for _, module, _ in list(masked_modules(model)):
         # Deep copies share the class that torch made for this module, and that class will lose its property:
         # first give this module a class that no copy shares.
         shared = type(module)
         attributes = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(shared.__name__, shared.__bases__, attributes)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        _put_in_order(module)
     if hasattr(model, MODULES):
         delattr(model, MODULES)
     ignored = [name for name in vars(model).pop(DDP_IGNORES, ()) if name not in ours]
     if ignored:  # these were set by the user
         setattr(model, DDP_IGNORES, ignored)
     for module in model.modules():
+        if hasattr(module, ORDER):
+            _put_in_order(module)
         for parameter in getattr(module, FROZEN, ()):
             module.get_parameter(parameter).requires_grad_(True)
         if hasattr(module, FROZEN):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fineprune.pruning.anatomy import Block, blocks_of, head_size_of, place_of
-from fineprune.pruning.targets import find_targets
+from fineprune.pruning.targets import find_targets, is_transposed
 
 
 class LiveMatrix(NamedTuple):
@@ -29,7 +29,7 @@ def layout_of(model: nn.Module) -> list[Block]:
     for name, module in find_targets(model).items():
         shape = tuple(_weight(module).shape)
         if len(shape) == 2:
-            matrices.append(LiveMatrix(name, (shape[0], shape[1]), not isinstance(module, nn.Linear)))
+            matrices.append(LiveMatrix(name, (shape[0], shape[1]), is_transposed(module)))
     return blocks_of(matrices, settings_of(model))
 
 

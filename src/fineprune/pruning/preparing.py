@@ -1,6 +1,6 @@
 """Prune a model: `prepare`, then `Pruner.step` once per optimizer step, then `finalize`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,7 @@ from fineprune.pruning.finalizing import (
     freeze_embeddings,
     mask_buffers,
     masked_modules,
+    release,
 )
 from fineprune.pruning.followers import followers_of
 from fineprune.pruning.levels import cover
@@ -31,7 +32,9 @@ from fineprune.pruning.targets import (
     find_targets,
     refuse_compiled,
     refuse_meta,
+    refuse_not_finite_matrix,
     refuse_quantized,
+    refuse_shared,
 )
 from fineprune.pruning.ties import check_ties
 from fineprune.pruning.units import Grid
@@ -57,8 +60,9 @@ def prepare(
 
     Raises:
         FinepruneError: The schedule cannot finish within `total_steps`, a pattern matches nothing, or the
-            model is prepared, quantized or compiled already or not in memory, or a head or neuron of its
-            `structure` is not where its name says.
+            model is prepared, quantized or compiled already or not in memory, a weight of its targets is nan,
+            infinite, or that of another module too, or a head or neuron of its `structure` is not where its
+            name says. The model is as it was.
     """
     facts = {"total_steps": total_steps}
     if isinstance(config, PruningConfig):
@@ -67,6 +71,18 @@ def prepare(
     with agreement.together("prepare"):
         method, matrices, levels = _checked(model, config, total_steps)
         check_ties(model, levels[0], probe)
+    try:
+        return _attached(model, method, matrices, levels)
+    except BaseException:  # the first cut failed, or memory did not suffice
+        release(model)
+        raise
+
+
+def _attached(
+    model: nn.Module, method: Method, matrices: Mapping[str, nn.Module], levels: Sequence[Mapping[str, Grid]]
+) -> Pruner:
+    """Put the masks on a model that was checked, make the first cut, and return the pruner."""
+    config = method.config
     if not config.traits.trains_weights:
         freeze_body(model)  # before parametrizations rename the weights
     masks = [_masks(model, method, matrices, grids) for grids in levels]
@@ -123,28 +139,36 @@ def _checked(
     refuse_meta(model)
     method: Method = method_class(config.method)(config, total_steps)
     matrices = find_targets(model, config.targets, config.exclude)
-    for name, module in matrices.items():  # all checks first: an error leaves the model unchanged
+    for name, module in matrices.items():
         if ranks.is_sharded(module.weight):  # type: ignore[arg-type]
             raise FinepruneError(f"{name}: spread over processes already; call prepare before fully_shard")
-        # Quantized weights may call themselves floats, in a class of their own; DTensor is torch's.
+        # Quantized weights may call themselves floats, in a class of their own; DTensor is torch's. Of one
+        # byte (float8) torch stores floats, and computes nothing.
         ordinary = type(module.weight).__module__.partition(".")[0] == "torch"
-        if not (ordinary and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()):
+        if not (
+            ordinary
+            and isinstance(module.weight, nn.Parameter)
+            and module.weight.is_floating_point()
+            and module.weight.dtype.itemsize > 1
+        ):
             raise FinepruneError(
                 f"{name}: its weight is no floating-point parameter; prune before the model is quantized "
                 "or otherwise parametrized, or leave the layer out with exclude"
             )
+        refuse_not_finite_matrix(name, module.weight)
     own = method.bundle.units
     if own is None:
         levels = grids_of(model, matrices, config)
         check_rounding(levels[0], config.round_to)
     else:
         levels = [{name: own(name, module.get_parameter("weight")) for name, module in matrices.items()}]
+    refuse_shared(model, governed(levels[-1]))  # an inner level is in every matrix of the outer one
     method.bundle.check({name: matrices[name].get_parameter("weight") for name in levels[-1]})
     if config.traits.holds_zeros:
         hold_zeros(model)
         return method, matrices, levels
     adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
-    for name in governed(levels[-1]):  # an inner level is in every matrix of the outer one
+    for name in governed(levels[-1]):
         if id(matrices[name]) in adapted:
             raise FinepruneError(
                 f"{name}: has an adapter, whose updates would fill what {config.method} prunes; leave the "

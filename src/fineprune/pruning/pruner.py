@@ -136,7 +136,6 @@ class Pruner:
         hooked = self._rule is not None or bundle.attach is not None
         if hooked or self.config.traits.learns_scores:
             self._attachment.refuse_another(self.config.method)
-        if hooked:
             refuse_others(optimizer, self.targets, self.config.method)
         if not bundle.weight_decay:
             refuse_decay(optimizer.param_groups, self.targets, self.config.method)
@@ -148,7 +147,7 @@ class Pruner:
             optimizer.register_step_pre_hook(
                 lambda stepped, *_: observe(rule, self.scored, self.steps_done + 1, stepped)
             )
-        self._attachment.begin(optimizer)
+        self._attachment.begin(optimizer, hooked)
 
     def measure_on(self, losses: Losses) -> None:
         """Say on which batches a method measures before each cut; `PruningTrainer` does so by itself.

@@ -8,7 +8,7 @@ from torch import nn
 
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.score_optimizer import MARK, adopt
+from fineprune.pruning.score_optimizer import MARK, OBSERVED, adopt
 from fineprune.pruning.target import Target
 
 
@@ -30,10 +30,16 @@ def weight_groups(
 def score_group(
     targets: Sequence[Target], config: PruningConfig, score_lr: float | None
 ) -> list[dict[str, Any]]:
-    """Return the group of the scores that an optimizer moves, at their own rate; empty for none."""
-    if not config.traits.learns_scores:
-        return []
+    """Return the group of the scores that get gradients; empty for none.
+
+    An optimizer moves those that are learned, at their own rate. Those whose gradients a rule reads it only
+    has, so that a scaler of the loss unscales them with all others.
+    """
     scores = [target.masked.scores for target in targets if target.masked.scores is not None]
+    if not scores:
+        return []
+    if not config.traits.learns_scores:
+        return [{"params": scores, "lr": 0.0, "weight_decay": 0.0, MARK: OBSERVED}]
     group: dict[str, Any] = {"params": scores, "lr": score_lr, "weight_decay": 0.0}
     if config.score_optimizer != "adam":
         group[MARK] = config.score_optimizer

@@ -23,6 +23,9 @@ from fineprune.pruning.distributed.ranks import Shards, local
 MARK = "score_optimizer"
 """The key in a parameter group of scores with the name of the rule in `RULES` that updates them."""
 
+OBSERVED = "observed"
+"""The mark of scores that stay as they are: a method reads their gradients before the step."""
+
 _BETAS = (0.9, 0.999)
 _STEPS = "score_steps"
 
@@ -114,7 +117,11 @@ def _sgd(group: dict[str, Any], states: Any) -> None:
         score.sub_(average.mul_(group["lr"] / (1 - fast**step)).div_(size))
 
 
-RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {"sgd": _sgd, "adam_bf16": _adam_bf16}
+RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    "sgd": _sgd,
+    "adam_bf16": _adam_bf16,
+    OBSERVED: lambda *_: None,
+}
 
 
 def _betas(group: dict[str, Any]) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from fineprune.pruning.anatomy import Attention, FeedForward, Kind, Lines, place
 from fineprune.pruning.expansion import Lines as LineExpansion
 from fineprune.pruning.latency import LatencyTable, timed
 from fineprune.pruning.layout import layout_of
+from fineprune.pruning.targets import is_transposed
 from fineprune.pruning.units import Grid
 from fineprune.structure import TIED, Level, Unit
 
@@ -78,7 +79,7 @@ def _grids(
             if unit in TIED:
                 found = dict(_tied(model, name, unit, chosen, config))
             else:
-                found = {dotted: _single(unit, dotted, weight) for dotted, weight in chosen.items()}
+                found = {dotted: _single(unit, dotted, matrices[dotted]) for dotted in chosen}
             grids |= {
                 dotted: replace(grid, part=name, by_flops=config.budget == "flops")
                 for dotted, grid in found.items()
@@ -109,16 +110,15 @@ def _plain(part: str) -> str:
     return part.replace("_", "-")
 
 
-def _single(unit: Unit, name: str, weight: Tensor) -> Grid:
+def _single(unit: Unit, name: str, module: nn.Module) -> Grid:
     """Return the grid of a unit that lies in one matrix."""
+    weight, transposed = module.get_parameter("weight"), is_transposed(module)
     if isinstance(unit, tuple):
-        return units.blocks(name, weight, *unit)
-    make: dict[str, Callable[[str, Tensor], Grid]] = {
-        "element": units.elements,
-        "row": units.rows,
-        "column": units.columns,
-    }
-    return make[unit](name, weight)
+        return units.blocks(name, weight, *unit, transposed)
+    if unit == "element":
+        return units.elements(name, weight)
+    make: dict[str, Callable[[str, Tensor, bool], Grid]] = {"row": units.rows, "column": units.columns}
+    return make[unit](name, weight, transposed)
 
 
 def _tied(

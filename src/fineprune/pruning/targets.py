@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fineprune._messages import near
 from fineprune.errors import FinepruneError
@@ -61,6 +61,12 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear) or is_pointwise(module)
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Return whether a linear layer stores its matrix as inputs x outputs, as transformers' Conv1D does."""
+    utils = sys.modules.get("transformers.pytorch_utils")
+    return utils is not None and isinstance(module, utils.Conv1D)
+
+
 def is_pointwise(module: nn.Module) -> bool:
     """Return whether a module is a convolution of kernel size 1; its weight is (out, in / groups, 1, ...).
 
@@ -96,16 +102,49 @@ def refuse_meta(model: nn.Module) -> None:
         raise FinepruneError("this model has no weights in memory (meta device, or offloaded): load it whole")
 
 
+def refuse_shared(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise `FinepruneError` if a module that gets no zeros has the weight of one that does.
+
+    Args:
+        model: The model.
+        names: The dotted names of the layers whose weights get zeros; they may share weights.
+    """
+    pruned = {model.get_submodule(name): name for name in names}
+    owners = {id(module.get_parameter("weight")): name for module, name in pruned.items()}
+    for other, module in model.named_modules():
+        for key, parameter in () if module in pruned else module._parameters.items():
+            if id(parameter) in owners:
+                name, both = owners[id(parameter)], "choose both, " if is_linear(module) else ""
+                raise FinepruneError(
+                    f"{name}: its weight is also {f'{other}.{key}'.lstrip('.')}, which is not pruned and "
+                    f"would get its zeros; {both}leave the layer out with targets or exclude, or untie the "
+                    "two (a copy as nn.Parameter, and in transformers config.tie_word_embeddings=False)"
+                )
+
+
+def refuse_not_finite_matrix(name: str, weight: Tensor) -> None:
+    """Raise `FinepruneError` if a matrix, by its name, has weights that cannot be ranked."""
+    if wrong := _not_finite(weight):
+        raise FinepruneError(
+            f"{name}: {wrong:,} of its {weight.numel():,} weights are nan or infinite, and cannot be ranked: "
+            "the model is damaged, or its training diverged; load one that is whole, or leave the layer out "
+            "with exclude"
+        )
+
+
 def refuse_not_finite(model: nn.Module) -> None:
     """Raise `FinepruneError` if a weight of a model is nan or infinite, as after a training that diverged."""
     for name, parameter in model.named_parameters():
-        wrong = int((~parameter.detach().isfinite()).sum())
-        if wrong:
+        if wrong := _not_finite(parameter):
             raise FinepruneError(
                 f"{name}: {wrong:,} of its {parameter.numel():,} values are nan or infinite, and a file of "
                 "it differs from the model by nan: the training diverged; train again with a lower learning "
                 "rate; nothing was saved"
             )
+
+
+def _not_finite(tensor: Tensor) -> int:
+    return int((~tensor.detach().isfinite()).sum())
 
 
 def refuse_accelerated(model: nn.Module, instead: str) -> None:

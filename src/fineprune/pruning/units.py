@@ -76,38 +76,48 @@ def elements(name: str, weight: Tensor) -> Grid:
     return Grid("element", tuple(weight.shape), Identity(), 1)
 
 
-def blocks(name: str, weight: Tensor, rows: int, columns: int) -> Grid:
-    """Return the grid of blocks of `rows` x `columns` weights.
+def blocks(name: str, weight: Tensor, rows: int, columns: int, transposed: bool = False) -> Grid:
+    """Return the grid of blocks of `rows` outputs x `columns` inputs.
+
+    Args:
+        name: The name of the layer, for messages.
+        weight: Its matrix, as it is stored.
+        rows: The outputs of a block.
+        columns: The inputs of a block.
+        transposed: Whether the matrix is stored as inputs x outputs, as that of transformers' Conv1D.
 
     Raises:
         FinepruneError: The blocks do not divide the matrix, or it has no two dimensions.
     """
     _check_matrix(name, weight)
-    for what, size, part in (("rows", weight.shape[0], rows), ("columns", weight.shape[1], columns)):
+    outputs, inputs = weight.shape[::-1] if transposed else weight.shape
+    for what, size, part in (("rows", outputs, rows), ("columns", inputs, columns)):
         if size % part:
             divisors = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
             raise FinepruneError(
-                f"{name}: {rows} x {columns} blocks do not divide {weight.shape[0]} x {weight.shape[1]}; "
+                f"{name}: {rows} x {columns} blocks do not divide {outputs} x {inputs}; "
                 f"block {what} that divide {size}: {divisors}"
             )
-    shape = (weight.shape[0] // rows, weight.shape[1] // columns)
-    return Grid(f"{rows} x {columns} block", shape, Blocks(rows, columns), rows * columns)
+    down, across = (columns, rows) if transposed else (rows, columns)
+    shape = (weight.shape[0] // down, weight.shape[1] // across)
+    return Grid(f"{rows} x {columns} block", shape, Blocks(down, across), rows * columns)
 
 
-def rows(name: str, weight: Tensor) -> Grid:
-    """Return the grid of whole rows, the outputs of a linear layer."""
-    return _lines(name, weight, 0)
+def rows(name: str, weight: Tensor, transposed: bool = False) -> Grid:
+    """Return the grid of whole rows, the outputs of a linear layer, however its matrix is stored."""
+    return _lines("row", name, weight, int(transposed))
 
 
-def columns(name: str, weight: Tensor) -> Grid:
-    """Return the grid of whole columns, the inputs of a linear layer."""
-    return _lines(name, weight, 1)
+def columns(name: str, weight: Tensor, transposed: bool = False) -> Grid:
+    """Return the grid of whole columns, the inputs of a linear layer, however its matrix is stored."""
+    return _lines("column", name, weight, int(not transposed))
 
 
-def _lines(name: str, weight: Tensor, axis: int) -> Grid:
+def _lines(kind: str, name: str, weight: Tensor, axis: int) -> Grid:
+    """Return the grid of the lines along an axis of the matrix as it is stored."""
     _check_matrix(name, weight)
     count, size = weight.shape[axis], weight.shape[1 - axis]
-    return Grid(("row", "column")[axis], (count,), Lines(axis, range(count), size), size)
+    return Grid(kind, (count,), Lines(axis, range(count), size), size)
 
 
 def _check_matrix(name: str, weight: Tensor) -> None:

@@ -99,7 +99,8 @@ def test_a_run_ends_at_its_density_and_is_an_ordinary_model(method):
     pruner = prepared(method)
     keys = set(Net().state_dict())
     optimizer = pruner.optimizer(torch.optim.AdamW, 1e-2)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 4]  # matrices, biases: no scores
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 4, 4]  # matrices, biases, scores
+    assert not any(optimizer.state.get(target.scores) for target in pruner.targets)
     losses = train(pruner, optimizer, 40)
     assert losses[-1] < losses[0]
     assert pruner.density == 0.25

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import default_data_collator
 
 from fineprune import Distillation, FinepruneError, FinepruneWarning, PruningConfig
 from fineprune.training.distillation.losses import divergence, hidden_distance
@@ -37,6 +38,15 @@ def test_the_loss_is_mixed_and_the_penalty_comes_on_top(make_trainer, make_model
     assert float(trainer.compute_loss(trainer.model, batch).detach()) == pytest.approx(
         float(outputs.loss), rel=1e-6
     )
+
+
+def test_rows_in_a_list_that_have_no_input_ids(make_trainer, make_model, teacher):
+    embeds = torch.randn(8, 3, make_model().config.hidden_size)
+    rows = [{"inputs_embeds": row, "labels": index % 2} for index, row in enumerate(embeds)]
+    given = {"teacher": teacher, "train_dataset": rows, "eval_dataset": rows}
+    trainer = make_trainer(None, given={**given, "data_collator": default_data_collator}, max_steps=2)
+    trainer.train()
+    assert "distillation" in trainer.state.log_history[0]
 
 
 def test_weights_need_not_add_up_and_hidden_states_are_compared(make_trainer, make_model, teacher, history):

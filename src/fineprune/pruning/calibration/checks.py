@@ -18,6 +18,7 @@ from fineprune.pruning.targets import (
     is_pointwise,
     refuse_compiled,
     refuse_quantized,
+    refuse_shared,
 )
 from fineprune.structure import ALL, REMOVABLE, parts_of
 
@@ -49,6 +50,7 @@ def checked(model: nn.Module, config: PruningConfig) -> dict[str, nn.Module]:
     adapted = {id(layer.get_base_layer()) for _, layer in adapted_layers(model)}
     for name, module in matrices.items():
         _check(name, module, adapted)
+    refuse_shared(model, matrices)
     weights = {id(module.weight): module.get_parameter("weight") for module in matrices.values()}.values()
     there = sum(int(torch.count_nonzero(weight)) for weight in weights)
     total = sum(weight.numel() for weight in weights)

@@ -14,7 +14,7 @@ from fineprune.pruning.loop_checks import WITHOUT, Term
 from fineprune.pruning.progress import warn_first
 from fineprune.training.distillation.heads import head_module
 from fineprune.training.distillation.passes import Recorder
-from fineprune.training.distillation.row_lengths import lengths_of
+from fineprune.training.distillation.row_lengths import are_tokenized, lengths_of
 from fineprune.training.distillation.teacher import (
     Teacher,
     check_fit,
@@ -38,8 +38,7 @@ class Teaching(Part):
         name = "teacher" if isinstance(source, nn.Module) else f"teacher {source}"
         own = host.processing_class or getattr(host.data_collator, "tokenizer", None)
         rows = host.train_dataset
-        tokenized = isinstance(rows, list) or "input_ids" in (getattr(rows, "column_names", None) or ())
-        longest = max(lengths_of(rows), default=None) if tokenized else None
+        longest = max(lengths_of(rows), default=None) if are_tokenized(rows) else None
         self._student, model = head_module(host.model), head_module(model)
         head = check_fit(self._student, model, name, (own, tokenizer), longest)
         check_similarity(head, config.similarity)
