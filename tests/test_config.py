@@ -143,6 +143,7 @@ BAD = [
     ({"freeze_embeddings": 1}, "freeze_embeddings=1: must be true or false"),
     ({"score_lr": 10**400}, "score_lr=.a whole number of 1329 bits.: must be a finite number"),
     ({"fix_masks": 1}, "fix_masks=1: must be true or false"),
+    ({"method": "l0", "fix_masks": True}, "fix_masks=true: the gates of l0 go on closing"),
     ({"initial_density": 0.05}, r"initial_density=0\.05: must lie between density \(0\.1\) and 1"),
     ({"initial_density": 1.5}, r"initial_density=1\.5: must lie"),
     ({"initial_density": True}, "initial_density=True: must be a finite number"),

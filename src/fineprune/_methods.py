@@ -33,6 +33,9 @@ class Traits(NamedTuple):
     trains_weights: bool = True
     """Whether weights train; else `prepare` freezes all but the scores and the head."""
 
+    can_fix_masks: bool = True
+    """Whether masks that are no longer ranked stay; the gates of l0 go on closing with their scores."""
+
     elements_only: bool = False
     """Whether it can prune nothing but elements."""
 
@@ -54,6 +57,7 @@ METHODS: dict[str, Traits] = {
         learns_scores=True,
         takes_penalty=True,
         penalty_decides=True,
+        can_fix_masks=False,
         score_lr=1e-1,
     ),
     "movement": Traits(

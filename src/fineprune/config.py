@@ -275,6 +275,11 @@ def _check_rest(config: PruningConfig) -> None:
     for name in ("freeze_embeddings", "fix_masks"):
         if not isinstance(getattr(config, name), bool):
             raise FinepruneError(f"{name}={getattr(config, name)!r}: must be true or false")
+    if config.fix_masks and not config.traits.can_fix_masks:
+        raise FinepruneError(
+            f"fix_masks=true: the gates of {config.method} go on closing with their scores, below the "
+            "density; leave it out"
+        )
     if isinstance(config.mask_interval, bool) or not isinstance(config.mask_interval, int):
         raise FinepruneError(f"mask_interval={config.mask_interval!r}: must be a whole number of steps")
     if config.mask_interval < 1:

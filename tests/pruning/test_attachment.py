@@ -71,9 +71,7 @@ def test_weights_over_two_optimizers_are_refused(method):
     pruner = prepared(method)
     first = {id(entry) for entry in pruner.model.blocks[0].parameters()}
     optimizer = adamw([entry for entry in pruner.model.parameters() if id(entry) not in first])
-    with pytest.raises(
-        FinepruneError, match=r"has not all of the pruned weights, 2 of 4 .*, such as bl"
-    ):
+    with pytest.raises(FinepruneError, match=r"has not all of the pruned weights, 2 of 4 .*, such as bl"):
         pruner.attach(optimizer)
     for target in pruner.targets:
         target.weight.requires_grad_(id(target.weight) not in first)

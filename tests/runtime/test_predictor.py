@@ -183,6 +183,15 @@ def test_arrays_of_ids(models):
     assert predictor.network(ids[:1]).shape == (1, 3)
     with pytest.raises(EngineError, match="41 tokens are too many: the model's positions end at 40"):
         predictor.network(np.zeros((1, 41)))
+    assert predictor.network(ids[:0]).shape == (0, 3)
+    for odd in (ids[0], ids[:, :0]):
+        with pytest.raises(
+            EngineError, match=r"ids have the shape \(.*\), expected \(batch, length\), of 1 tok"
+        ):
+            predictor.network(odd)
+    for name, given in (("mask", (mask[:, :3],)), ("types", (None, types[:1]))):
+        with pytest.raises(EngineError, match=rf"{name} has the shape \(.*\), expected \(2, 4\) as ids"):
+            predictor.network(ids, *given)
 
 
 def test_what_one_can_ask_of_a_predictor(models):

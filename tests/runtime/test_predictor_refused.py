@@ -1,6 +1,7 @@
 """Folders that a predictor refuses, and answers that it does not give."""
 
 import json
+import os
 import zlib
 
 import numpy as np
@@ -79,6 +80,12 @@ def test_a_config_that_was_changed_afterwards(tmp_path):
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     (tmp_path / "small" / "config.json").write_text(json.dumps(config | {"num_attention_heads": 4}))
     with pytest.raises(EngineError, match=r"config.json: does not match its checksum, it was changed"):
+        load(tmp_path / "small")
+    manifest["files"] = {"vast": 0}  # which is read whole
+    save_file(content, file, {"fineprune": json.dumps(manifest)})
+    (tmp_path / "small" / "vast").touch()
+    os.truncate(tmp_path / "small" / "vast", 2**36)
+    with pytest.raises(EngineError, match=r"vast: holds 68,719,476,736 bytes, the most that is read is"):
         load(tmp_path / "small")
 
 

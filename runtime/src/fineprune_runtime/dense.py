@@ -1,5 +1,7 @@
 """Run the linear layers outside the encoder."""
 
+import math
+
 from fineprune_runtime.engine import SparseLinear
 from fineprune_runtime.layers import Floats, Linear, Matrix
 
@@ -13,11 +15,13 @@ class Dense:
 
     def __init__(self, weight: Floats, bias: Floats) -> None:
         """Pack `weight`, (outputs, inputs), and `bias`, (outputs,), for the engine."""
+        self._outputs = len(bias)
         self._run = SparseLinear(Linear(Matrix.from_dense(weight), bias))
 
     def __call__(self, x: Floats) -> Floats:
         """Return the outputs, (..., outputs), for `x`, (..., inputs)."""
-        return self._run(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # of no rows, -1 would not say how many
+        return self._run(rows).reshape(*x.shape[:-1], self._outputs)
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from fineprune_runtime import codec
 from fineprune_runtime.codec import Bytes
 from fineprune_runtime.errors import EngineError
-from fineprune_runtime.reading import check_regular
+from fineprune_runtime.reading import JSON_LIMIT, check_regular
 
 KEY = "fineprune"  # in a file's metadata
 
@@ -160,7 +160,7 @@ def verify_files(folder: Path, expected: Mapping[str, Any]) -> None:
         raise EngineError(f"{folder}: the list of files in its fineprune manifest cannot be read")
     for name, crc in listed.items():
         try:
-            check_regular(folder / name)
+            check_regular(folder / name, JSON_LIMIT)
             content = (folder / name).read_bytes()
         except OSError as error:
             raise EngineError(

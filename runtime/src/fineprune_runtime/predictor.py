@@ -52,10 +52,16 @@ class Network(NamedTuple):
             (batch, classes), or (batch, length, classes) from a model that classifies tokens.
 
         Raises:
-            EngineError: the tables of the model lack an id or a type, or there are too many tokens.
+            EngineError: the tables of the model lack an id or a type, there are too many tokens or none, or
+                an array has another shape.
         """
         ids = np.asarray(ids, dtype=np.int64)
         types = None if types is None else np.asarray(types, dtype=np.int64)
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise EngineError(f"ids have the shape {ids.shape}, expected (batch, length), of 1 token or more")
+        for name, given in (("mask", mask), ("types", types)):
+            if given is not None and np.shape(given) != ids.shape:
+                raise EngineError(f"{name} has the shape {np.shape(given)}, expected {ids.shape} as ids")
         hidden = self.encoder(self.embeddings(ids, types), mask)
         return self.head(hidden, mask)
 
