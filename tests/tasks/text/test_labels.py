@@ -60,6 +60,8 @@ def test_what_is_a_number(cell, expected):
         (["nan", "1"], ("1", "nan")),
         ([True, False], ("false", "true")),
         (["NA", "null"], ("NA", "null")),
+        (["007", "7", "10"], ("007", "10", "7")),  # codes, of which none is another
+        (["0", "00"], ("0", "00")),
         (["2.5", "1"], None),
         ([0.25, 1], None),
         (["only"], ("only",)),
@@ -130,3 +132,9 @@ def test_hub_class_labels_become_names_or_stay_positions():
     for hidden in (-1, None):
         with pytest.raises(FinepruneError, match=r"f, row 1: has no label .*hidden"):
             from_class_label([hidden], ["no", "yes"], None, "f")
+
+
+def test_codes_with_leading_zeros_are_names_and_no_positions():
+    assert label_ids(["02", "01"], ("01", "02"), "f") == [1, 0]
+    with pytest.raises(FinepruneError, match=r"row 1: label '1' is not known; allowed are '01', '02'$"):
+        label_ids(["1"], ("01", "02"), "f")

@@ -12,12 +12,13 @@ from fineprune._messages import listing
 from fineprune._validation import is_number
 from fineprune.errors import FinepruneError
 
-_NUMBER = re.compile(r"[+-]?(\d{1,300}(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Not of a code such as 007, which is another one than 7.
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,299})(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DISTINCT_ROWS = 20  # from so many rows on, a label for each row is not a label
 
 
 def number(cell: Any) -> int | float | None:
-    """The finite number that a cell holds, or None. 1, 1.0, "1" and "1.0" are all the integer 1."""
+    """The finite number that a cell holds, or None. 1, 1.0, "1" and "1.0" are the integer 1; "01" is text."""
     if isinstance(cell, str):
         cell = cell.strip()
         if not _NUMBER.fullmatch(cell):
@@ -65,10 +66,10 @@ def label_ids(cells: Sequence[Any], names: Sequence[str], where: str) -> list[in
     """The id of each cell, in 0 .. len(names) - 1.
 
     A cell is one of `names`, or the number of one. Where names are integers themselves ("1" to
-    "5") an integer is a name, never a position. Raises `FinepruneError` for any other cell.
+    "5", "007") an integer is a name, never a position. Raises `FinepruneError` for any other cell.
     """
     ids = {name: index for index, name in enumerate(names)}
-    by_position = not any(isinstance(number(name), int) for name in names)
+    by_position = not any(isinstance(number(name), int) or name.isdecimal() for name in names)
     found: dict[Any, int] = {}
     for row, cell in enumerate(cells, start=1):
         key = (type(cell), cell)
