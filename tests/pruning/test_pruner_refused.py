@@ -156,7 +156,7 @@ def test_a_pruner_is_no_model_and_ends_with_it():
     ):
         finalize(pruner)
     finalize(pruner.model)
-    for late in (pruner.step, lambda: pruner.load_tensors(tensors)):
+    for late in (pruner.step, pruner.penalty, lambda: pruner.load_tensors(tensors)):
         with pytest.raises(FinepruneError, match="this pruner's model is finalized: its masks are folded in"):
             late()
 

@@ -76,8 +76,8 @@ def encode(array: NDArray[np.float32], values: Values = "float32") -> Bytes:
     than positions; -0.0 is stored. "float32" is exact, and so are "float16" and "bfloat16" for values that
     were of that type; other values round to nearest. "int8" and "int4" are symmetric with a scale for each
     row (first dimension). "mask" stores only positions. Positions take whichever form is smallest. Raises
-    `CodecError` for values that the type cannot hold: float16 beyond 65,504, int8 and int4 beyond 2^127 or
-    not finite.
+    `CodecError` for values that the type cannot hold: float16 beyond 65,504, bfloat16 beyond 3.39e38, int8
+    and int4 beyond 2^127 or not finite.
     """
     array = np.asarray(array, dtype=np.float32, order="C")  # ascontiguousarray makes a scalar 1-d
     if array.ndim > _MAX_DIMENSIONS:
@@ -257,12 +257,12 @@ def _encode_values(
     if values == "float16":
         with np.errstate(over="ignore"):
             half = stored.astype(np.float16)
-        if np.isinf(half).sum() > np.isinf(stored).sum():
-            largest = float(np.abs(stored[np.isfinite(stored)]).max())
-            raise CodecError(f"a value of {largest:g} does not fit float16; use bfloat16 or float32")
+        _check_fits(stored, np.isinf(half), "float16; use bfloat16 or float32")
         return half, none
     if values == "bfloat16":
-        return _to_bfloat16(stored), none
+        upper = _to_bfloat16(stored)
+        _check_fits(stored, upper & 0x7FFF == 0x7F80, "bfloat16; use float32")
+        return upper, none
     if values not in _LEVELS:
         raise CodecError(f"values={values!r}: allowed are {', '.join(_VALUES)}")
     if not (np.abs(stored) <= np.float32(2.0**127)).all():  # beyond it a scale may exceed its limit
@@ -271,6 +271,13 @@ def _encode_values(
     scales = _row_scales(stored, counts, values)
     quantized = _levels(stored, np.repeat(scales, counts), values).astype(np.int8)
     return (_pack_nibbles(quantized) if values == "int4" else quantized), scales
+
+
+def _check_fits(stored: NDArray[np.float32], infinite: NDArray[np.bool_], advice: str) -> None:
+    """Raise `CodecError` where rounding made a finite value infinite."""
+    if infinite.sum() > np.isinf(stored).sum():
+        largest = float(np.abs(stored[np.isfinite(stored)]).max())
+        raise CodecError(f"a value of {largest:g} does not fit {advice}")
 
 
 def _decode_values(stream: Bytes, header: Header) -> NDArray[Any]:

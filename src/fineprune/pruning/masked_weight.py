@@ -17,20 +17,17 @@ from fineprune.pruning.units import Grid, elements
 
 @dataclass(frozen=True)
 class Decayed:
-    """dL/dW' ⊙ (M + b(1 - M)) + decay(1 - M) ⊙ W: pruned weights get a share b of their gradient, and shrink.
+    """dL/dW' ⊙ (M + b(1 - M)): pruned weights get a share b of their gradient.
 
     Attributes:
-        power: b is (1 - x)^power, x being the progress of the pruning from 0 to 1, so that 0 keeps b at 1;
-            None: b is 0.
-        decay: The pull of pruned weights to 0.
+        power: b is (1 - x)^power, x being the progress of the pruning from 0 to 1, so that 0 keeps b at 1.
     """
 
-    power: float | None
-    decay: float
+    power: float
 
     def share(self, ramp: float) -> float:
         """Return b at a `ramp` of the cubic schedule, 1 - (1 - x)^3."""
-        return 0.0 if self.power is None else (1.0 - ramp) ** (self.power / 3)  # 0 ** 0 is 1
+        return (1.0 - ramp) ** (self.power / 3)  # 0 ** 0 is 1
 
 
 WeightGradient = Literal["masked", "dense"] | Decayed
@@ -71,8 +68,7 @@ class _MaskedProduct(torch.autograd.Function):
         to_weight = to_scores = to_gate = None
         if ctx.needs_input_grad[0]:
             if flow is not None:
-                pruned = gradient * flow.to(gradient.dtype) + weight * ctx.given.decay
-                to_weight = torch.where(mask, gradient, pruned)
+                to_weight = torch.where(mask, gradient, gradient * flow.to(gradient.dtype))
             else:
                 to_weight = gradient if ctx.given == "dense" else gradient * mask.view(torch.uint8)
             if gate is not None:

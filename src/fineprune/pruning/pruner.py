@@ -205,6 +205,7 @@ class Pruner:
 
     def penalty(self) -> Tensor:
         """Return the scalar to add to the loss: lambda * R(S); 0 for methods without a penalty."""
+        self._refuse_finalized()
         value = self._method.penalty(self.targets, self._control, self.outer)
         if value is not None and self._watch.penalty is not None:
             self._watch.penalty.watch(value)

@@ -36,6 +36,14 @@ def test_where_there_is_no_answer_nothing_is_right():
     }
 
 
+def test_answers_without_words_do_not_count_where_questions_may_have_none():
+    """As in the official script of v2: "" is right where no answer has a word, else it is wrong."""
+    read = asked(["cat -", "-"], ["The!", "a"], ["-", "cat"])
+    texts = ["", "", "Cat."]
+    assert score_texts(texts, read, unanswerable=True) == pytest.approx({"exact_match": 2 / 3, "f1": 2 / 3})
+    assert score_texts(texts, read) == {"exact_match": 1.0, "f1": 1.0}
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_diverged_model_has_no_answers(bad, tokenizer):
     windows = make_windows(Questions(["q"], ["good"], ["very bad film"], [[]]), tokenizer, 16)

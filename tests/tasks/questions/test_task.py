@@ -196,17 +196,15 @@ def test_scores_equal_torchmetrics_on_texts_of_other_making(recipe, tokenizer):
 
 @pytest.mark.parametrize(("answered", "only_empty"), [("", True), ("bad", False)])
 def test_answers_that_are_all_empty_are_noticed(write, tokenizer, answered, only_empty):
-    """No two windows have the highest logits at one place, and yet all say that there is no answer."""
-    rows = [("good", "a film", "film"), ("bad", "very bad a", "bad"), ("film", "b", "")]
+    """No two windows have the highest logits at one place, and yet all say that there is no answer.
+
+    Nor does the article among the answers make "" right.
+    """
+    rows = [("good", "a film", ["film"]), ("bad", "very bad a", ["bad", "a"]), ("film", "b", [])]
     lines = [
         {"id": question, "question": question, "context": context}
-        | {
-            "answers": {
-                "text": [text] if text else [],
-                "answer_start": [context.index(text)] if text else [],
-            }
-        }
-        for question, context, text in rows
+        | {"answers": {"text": texts, "answer_start": [context.rindex(text) for text in texts]}}
+        for question, context, texts in rows
     ]
     path = write("q.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     data = QuestionAnsweringConfig(validation=path, unanswerable=True).load(need_train=False)

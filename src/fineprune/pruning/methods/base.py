@@ -132,7 +132,7 @@ class Parts:
         form: Makes the form of a matrix, which makes W' of W and its mask, from its weight; None: W ⊙ M.
         set_forms: Is called with the targets and the steps done after masks were refreshed.
         weight_gradient: What pruned weights get of the gradient: nothing ("masked"), theirs ("dense"), or a
-            share that may fall with the density, and a pull to 0 (`Decayed`).
+            share that may fall with the density (`Decayed`).
         floor: The share of each matrix that a global ranking leaves it; not of heads and neurons.
         penalty: What the loss gets beside the task's; None for none.
         lambda_: The factor of the penalty at the end of the schedule where the config gives none; None: it is

@@ -1,15 +1,21 @@
 """Gradual magnitude pruning (Zhu and Gupta 2018, arXiv:1710.01878)."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from fineprune._messages import choose
 from fineprune._validation import is_number
 from fineprune.config import PruningConfig
 from fineprune.errors import FinepruneError
-from fineprune.pruning.masked_weight import Decayed
+from fineprune.pruning.distributed import ranks
+from fineprune.pruning.masked_weight import Decayed, WeightGradient
 from fineprune.pruning.methods.base import Method, Parts
 from fineprune.pruning.score_rules import WeightSize
+from fineprune.pruning.target import Target
 
 _POWERS = {"power": 3.0, "linear": 1.0}
 
@@ -49,8 +55,32 @@ class Magnitude(Method):
     Options = Options
 
     def parts(self) -> Parts:
-        given, decay = self.options.weight_gradient, self.options.pruned_decay
-        if given == "masked" and not decay:
-            return Parts(WeightSize())
-        power = {"masked": None, "dense": 0.0, "decayed": _POWERS[self.options.flow]}[given]
-        return Parts(WeightSize(), weight_gradient=Decayed(power, decay))
+        given: dict[str, WeightGradient] = {
+            "masked": "masked",
+            "dense": Decayed(0.0),
+            "decayed": Decayed(_POWERS[self.options.flow]),
+        }
+        decay = self.options.pruned_decay
+        return Parts(
+            WeightSize(),
+            weight_gradient=given[self.options.weight_gradient],
+            attach=functools.partial(_attach_decay, decay) if decay else None,
+        )
+
+
+def _attach_decay(decay: float, optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> None:
+    """Let pruned weights shrink with each step of an optimizer from now on.
+
+    Backward passes would add their share once for each micro-batch and each use of a layer, and a scaler
+    would divide it by the scale of the loss.
+    """
+    optimizer.register_step_pre_hook(lambda *_: shrink_pruned(targets, decay))
+
+
+@torch.no_grad()
+def shrink_pruned(targets: Sequence[Target], decay: float) -> None:
+    """Add the share `decay` of each pruned weight to its gradient; weights without one stay without."""
+    for target in targets:
+        if target.weight.grad is not None:
+            weight, kept = ranks.local(target.weight), ranks.rows_like(target.masked.kept(), target.weight)
+            ranks.local(target.weight.grad).add_(torch.where(kept, 0, weight), alpha=decay)

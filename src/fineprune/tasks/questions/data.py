@@ -40,7 +40,7 @@ class AnswerScore:
         starts, ends = (np.asarray(logits)[self._back] for logits in evaluation.predictions[:2])
         texts = best_texts(best_spans(self._windows, starts, ends, self._data.rules), validation.contexts)
         self.only_empty = len(texts) > 1 and any(validation.answers) and not any(texts)
-        return score_texts(texts, validation)
+        return score_texts(texts, validation, bool(self._data.rules.unanswerable))
 
 
 @dataclass(frozen=True)
