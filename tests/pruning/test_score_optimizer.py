@@ -12,7 +12,7 @@ from torch import nn
 
 from fineprune import FinepruneError, PruningConfig, prepare
 from fineprune.config import METHODS, SCORE_OPTIMIZERS
-from fineprune.pruning.score_optimizer import MARK, RULES, adopt
+from fineprune.pruning.score_optimizer import MARK, OBSERVED, RULES, adopt
 
 OTHERS = ("sgd", "adam_bf16")
 LEARNING = [name for name, traits in METHODS.items() if traits.learns_scores]
@@ -67,7 +67,7 @@ def scores_of(pruner):
 
 
 def test_the_choices():
-    assert set(SCORE_OPTIMIZERS) == {"adam", *RULES}
+    assert {*SCORE_OPTIMIZERS, OBSERVED} == {"adam", *RULES}
     assert PruningConfig().score_optimizer == "adam"
     with pytest.raises(FinepruneError, match="score_optimizer='lion': movement allows 'adam' or 'sgd' or"):
         PruningConfig(score_optimizer="lion")

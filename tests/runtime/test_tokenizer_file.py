@@ -2,7 +2,7 @@ import json
 
 import pytest
 from runtime.models import KINDS, PAIRS, TEXTS, make_tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, SplinterTokenizer
 
 from fineprune_runtime import EngineError
 from fineprune_runtime.folder import Folder
@@ -63,6 +63,11 @@ OLD = dict.fromkeys(["added_tokens_decoder", "tokenizer_class", "cls_token", "se
     ("electra", OLD, {"added_tokens": []}, "[SEP] good", ["[SEP]", "good"]),
     ("distilbert", {"tokenizer_class": ABSENT, "do_lower_case": False}, {}, "GOOD", ["[UNK]"]),
     ("bert", {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False}, {}, "GOOD", ["[UNK]"]),
+    # Other names of the same classes.
+    *[("roberta", {"tokenizer_class": f"{name}Tokenizer", "add_prefix_space": True}, {}, "goo", ["Ġg", "oo"])
+      for name in ("Bart", "LED", "Longformer", "Mvp")],
+    *[("bert", {"tokenizer_class": f"{name}Tokenizer", "do_lower_case": False}, {}, "GOOD", ["[UNK]"])
+      for name in ("LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")],
     # Classes that take tokenizer.json as it is.
     ("bert", {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}, bert_normalizer(False),
      "GOOD", ["[UNK]"]),
@@ -80,6 +85,9 @@ OLD = dict.fromkeys(["added_tokens_decoder", "tokenizer_class", "cls_token", "se
     ("deberta-v2", {"add_prefix_space": False}, {}, "good bad", ["▁good", "▁bad"]),
     ("deberta-v2", {}, {"normalizer": {"type": "Lowercase"}, "post_processor": None}, "Anna", ["▁Anna"]),
     ("modernbert", {}, {"normalizer": {"type": "Lowercase"}}, "GOO", ["g", "oo"]),
+    ("modernbert", {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}, {}, "goo", ["g", "oo"]),
+    ("modernbert", {"tokenizer_class": "BertTokenizerFast"}, {}, "goo", ["g", "oo"]),
+    ("bert", {"tokenizer_class": "UnknownTokenizer", "do_lower_case": False}, {}, "GOOD", ["good"]),
     ("bert", {"extra_special_tokens": ["good"]}, {}, "goodbad", ["good", "bad"]),
 ])  # fmt: skip
 def test_the_tokens_are_those_of_transformers(kind, settings, file, texts, tokens, written):
@@ -93,6 +101,18 @@ def test_the_tokens_are_those_of_transformers(kind, settings, file, texts, token
         assert [row.offsets for row in found] == expected["offset_mapping"]
         if ours.typed:
             assert [row.type_ids for row in found] == expected["token_type_ids"]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_class_without_a_family_wrote_its_settings_into_the_file(lower, written, tmp_path):
+    """transformers builds the tokenizer of this class anew, to the one that it saved."""
+    written("bert", {}, {})
+    SplinterTokenizer(vocab=make_tokenizer("bert").vocab, do_lower_case=lower).save_pretrained(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs) is SplinterTokenizer
+    for pairs in (None, [*PAIRS, *SAMPLES[len(PAIRS) :]]):
+        found = Tokens(Folder(tmp_path), 40).encode(SAMPLES, pairs, 20)
+        assert [row.ids for row in found] == theirs(SAMPLES, pairs, truncation=True, max_length=20)["input_ids"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

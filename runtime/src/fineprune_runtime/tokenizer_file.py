@@ -1,8 +1,10 @@
 """Open tokenizer.json as transformers does: the class in tokenizer_config.json overrides parts of the file.
 
-transformers 5 builds the tokenizers of BERT, MPNet, RoBERTa and XLM-RoBERTa anew from the vocabulary in
-tokenizer.json and the settings in tokenizer_config.json (do_lower_case, strip_accents, add_prefix_space, …),
-so a file that disagrees with the settings loses. Other classes take tokenizer.json as it is.
+transformers 5 builds the tokenizers of most of its classes anew from the vocabulary in tokenizer.json and the
+settings in tokenizer_config.json (do_lower_case, strip_accents, add_prefix_space, …), so a file that disagrees
+with the settings loses. Here the classes in `_FAMILIES` are built so. Of all others tokenizer.json is taken as
+it is: so are the generic and unknown ones by transformers, too; of those that it builds anew (HerbertTokenizer,
+T5Tokenizer, …) the file agrees with the settings if transformers 5 saved it and nobody has changed either.
 """
 
 import json
@@ -47,7 +49,12 @@ def tokenizer_errors(before: str) -> Iterator[None]:
 
 
 def class_name(folder: Folder, settings: Mapping[str, Any]) -> str:
-    """Return the tokenizer class of a folder, without "Fast": the settings', config.json's or the model's."""
+    """Return the tokenizer class of a folder, without "Fast": the settings', config.json's or the model's.
+
+    "" stands for the class that takes tokenizer.json as it is.
+    """
+    if folder.config.get("model_type") in _GENERIC:
+        return ""
     named = settings.get("tokenizer_class") or folder.config.get("tokenizer_class")
     if not isinstance(named, str):
         named = _CLASSES.get(folder.config.get("model_type", ""), "")
@@ -275,19 +282,28 @@ _LIKE_ROBERTA = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+_ROBERTA = _Family("BPE", _LIKE_ROBERTA, _as_roberta)
 _FAMILIES = {
+    "BartTokenizer": _ROBERTA,
     "BertTokenizer": _BERT,
     "DistilBertTokenizer": _BERT,
     "ElectraTokenizer": _BERT,
+    "LEDTokenizer": _ROBERTA,
+    "LayoutLMTokenizer": _BERT,
+    "LongformerTokenizer": _ROBERTA,
+    "LxmertTokenizer": _BERT,
     "MobileBertTokenizer": _BERT,
+    "MvpTokenizer": _ROBERTA,
+    "SqueezeBertTokenizer": _BERT,
     "MPNetTokenizer": _Family("WordPiece", {**_LIKE_ROBERTA, "unk_token": "[UNK]"}, _as_mpnet),
-    "RobertaTokenizer": _Family("BPE", _LIKE_ROBERTA, _as_roberta),
+    "RobertaTokenizer": _ROBERTA,
     "XLMRobertaTokenizer": _Family("Unigram", _LIKE_ROBERTA, _as_xlm_roberta),
     "CamembertTokenizer": _Family("Unigram", _LIKE_ROBERTA, _as_xlm_roberta),
     "DebertaV2Tokenizer": _Family(
         "Unigram", {**_BERT.defaults, "bos_token": "[CLS]", "eos_token": "[SEP]"}, _as_deberta
     ),
 }
+_GENERIC = ("modernbert",)  # model types whose tokenizer_class transformers does not follow
 # The class where neither tokenizer_config.json nor config.json names one, by model_type.
 _CLASSES = {
     "bert": "BertTokenizer",

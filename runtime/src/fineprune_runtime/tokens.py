@@ -20,7 +20,15 @@ from fineprune_runtime.tokenizer_file import (
 )
 
 # The tokenizer classes of transformers that give token types to a model by default.
-_TYPED = ("BertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "DebertaV2Tokenizer")
+_TYPED = (
+    "BertTokenizer",
+    "DebertaV2Tokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "SqueezeBertTokenizer",
+)
 
 
 class Tokens:

@@ -27,7 +27,8 @@ class Decayed:
 
     def share(self, ramp: float) -> float:
         """Return b at a `ramp` of the cubic schedule, 1 - (1 - x)^3."""
-        return (1.0 - ramp) ** (self.power / 3)  # 0 ** 0 is 1
+        share: float = (1.0 - ramp) ** (self.power / 3)  # 0 ** 0 is 1
+        return share
 
 
 WeightGradient = Literal["masked", "dense"] | Decayed

@@ -305,7 +305,7 @@ def checks(whole):
     yield "measured-ddp", functools.partial(same_training, "ddp", "obert", None, **few)
     pull = {"options": {"pruned_decay": 0.01}}
     for engine in ("ddp", "fsdp"):
-        yield f"train-{engine}-pull", functools.partial(same_training, engine, "magnitude", None, 2, **pull)
+        yield f"pull-{engine}", functools.partial(same_training, engine, "magnitude", None, 2, **pull)
     yield "broadcast", ddp_does_not_send_masks
     yield "gates", gates_are_each_process_s_own
     usual = [("ddp", choice, 2, "float32") for choice in CHOICES[::2]]

@@ -41,6 +41,7 @@ def outcomes(tmp_path_factory):
         ("flags", 1),
         ("differ", 4),
         ("refused", 1),
+        ("pull", 2),
         ("broadcast", 1),
         ("gates", 1),
         ("train-ddp", 10),
