@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from pruning.blocks import TOTAL, blocks, train
+from torch.distributed.checkpoint import state_dict as states
 from torch.nn import functional
 
 from fineprune import FinepruneError, PruningConfig, prepare
@@ -117,6 +118,24 @@ def test_scores_of_a_scaled_loss_are_those_without(method, fused):
     (norms, scores), (scaled_norms, scaled) = found
     assert torch.stack(norms).allclose(torch.stack(scaled_norms), rtol=1e-4)
     assert all(one.allclose(other, rtol=1e-3, atol=1e-12) for one, other in zip(scores, scaled, strict=True))
+
+
+@pytest.mark.parametrize("method", ["fisher", "platon", "pins", "grain", "admm"])
+def test_states_of_distributed_checkpoints(method):
+    """Of which each parameter of an optimizer needs one; to load them torch takes a step of nothing."""
+    options = {"mask_interval": 1, "options": {"window": 1}} if method in ("platon", "pins") else {}
+    whole, resumed = (prepared(method, warmup=2, cooldown=2, **options) for _ in range(2))
+    optimizer, other = (pruner.optimizer(torch.optim.AdamW, 1e-2) for pruner in (whole, resumed))
+    train(whole, 5, optimizer=optimizer)
+    optimizer.zero_grad()
+    resumed.model.load_state_dict(whole.model.state_dict())
+    resumed.load_state_dict(whole.state_dict())
+    saved = copy.deepcopy(states.get_optimizer_state_dict(whole.model, optimizer))
+    states.set_optimizer_state_dict(resumed.model, other, saved)
+    for pruner, moved in ((whole, optimizer), (resumed, other)):
+        train(pruner, 5, optimizer=moved)
+    for one, another in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, another)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -92,7 +92,7 @@ def test_the_batch_does_not_change_a_vector(dtype, folder):
         assert model.encode(WORDS, batch_size=size).tobytes() == expected.tobytes()
     assert model.encode(WORDS[::-1])[::-1].tobytes() == expected.tobytes()
     assert np.stack(model.predict(WORDS)).tobytes() == expected.tobytes()
-    assert model.encode([]).shape == (0, 16)
+    assert model.encode([]).shape == model.network(np.zeros((0, 3))).shape == (0, 16)
 
 
 def test_what_sentence_transformers_answers(plain, folder):

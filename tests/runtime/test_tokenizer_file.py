@@ -105,14 +105,15 @@ def test_the_tokens_are_those_of_transformers(kind, settings, file, texts, token
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_a_class_without_a_family_wrote_its_settings_into_the_file(lower, written, tmp_path):
-    """transformers builds the tokenizer of this class anew, to the one that it saved."""
+    """Of such a class transformers builds the tokenizer anew, and gets the one that it saved."""
     written("bert", {}, {})
     SplinterTokenizer(vocab=make_tokenizer("bert").vocab, do_lower_case=lower).save_pretrained(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert type(theirs) is SplinterTokenizer
     for pairs in (None, [*PAIRS, *SAMPLES[len(PAIRS) :]]):
         found = Tokens(Folder(tmp_path), 40).encode(SAMPLES, pairs, 20)
-        assert [row.ids for row in found] == theirs(SAMPLES, pairs, truncation=True, max_length=20)["input_ids"]
+        expected = theirs(SAMPLES, pairs, truncation=True, max_length=20)
+        assert [row.ids for row in found] == expected["input_ids"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -56,7 +56,8 @@ class Pooling(NamedTuple):
         Each text is pooled without padding, so that its vector does not depend on the batch.
         """
         texts = hidden if mask is None else [row[kept != 0] for row, kept in zip(hidden, mask, strict=True)]
-        return np.array([self._vector(text)[: self.size] for text in texts])
+        vectors = [self._vector(text)[: self.size] for text in texts]
+        return np.array(vectors, np.float32).reshape(len(vectors), self.width(hidden.shape[-1]))
 
     def _vector(self, tokens: Floats) -> Floats:
         if not len(tokens):

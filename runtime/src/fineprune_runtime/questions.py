@@ -21,7 +21,7 @@ _log = logging.getLogger("fineprune_runtime")
 
 
 class QuestionWindows(NamedTuple):
-    """The windows of all questions; those of one question follow each other in the order of its context."""
+    """The windows of all questions; those of one question follow each other, as the tokenizer cut them."""
 
     encodings: list[Encoding]
     columns: dict[str, NDArray[Any]]

@@ -1,10 +1,11 @@
 """Open tokenizer.json as transformers does: the class in tokenizer_config.json overrides parts of the file.
 
-transformers 5 builds the tokenizers of most of its classes anew from the vocabulary in tokenizer.json and the
-settings in tokenizer_config.json (do_lower_case, strip_accents, add_prefix_space, …), so a file that disagrees
-with the settings loses. Here the classes in `_FAMILIES` are built so. Of all others tokenizer.json is taken as
-it is: so are the generic and unknown ones by transformers, too; of those that it builds anew (HerbertTokenizer,
-T5Tokenizer, …) the file agrees with the settings if transformers 5 saved it and nobody has changed either.
+transformers 5 builds the tokenizers of most of its classes anew from the vocabulary in tokenizer.json and
+the settings in tokenizer_config.json (do_lower_case, strip_accents, add_prefix_space, …), so a file that
+disagrees with the settings loses. The classes in `_FAMILIES` are built so here, too. For all others
+tokenizer.json is taken as it is. That is what transformers does for generic and unknown classes; where it
+builds one anew (HerbertTokenizer, T5Tokenizer, …), the file that it saved agrees with the settings, unless an
+older version saved it or somebody has changed one of them.
 """
 
 import json

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fineprune.errors import FinepruneError
+from fineprune.pruning.distributed import ranks
 from fineprune.pruning.loop_checks import UPDATES
 from fineprune.pruning.score_groups import rates
 from fineprune.pruning.score_rules import Observed
@@ -57,8 +58,9 @@ class Attachment:
         self, rule: Observed, targets: Sequence[Target], step: int, optimizer: torch.optim.Optimizer
     ) -> None:
         """Show a rule the gradients before an optimizer step."""
-        self._shown = self._shown or any(target.scores.grad is not None for target in targets)
-        rule.observe(targets, step, rates(optimizer))
+        if not _only_makes_state(optimizer, targets):
+            self._shown = self._shown or any(target.scores.grad is not None for target in targets)
+            rule.observe(targets, step, rates(optimizer))
         forget(targets)
 
     def waited(self) -> bool:
@@ -67,8 +69,19 @@ class Attachment:
         return self._waited > UPDATES
 
 
+def _only_makes_state(optimizer: torch.optim.Optimizer, targets: Sequence[Target]) -> bool:
+    """Return whether a step is none of a training, and would only spoil the scores that were loaded.
+
+    torch.distributed.checkpoint takes one, with rates and gradients of 0, to make the state that it loads.
+    """
+    if optimizer.state or any(group.get("lr") for group in optimizer.param_groups):
+        return False
+    gradients = [target.scores.grad for target in targets if target.scores.grad is not None]
+    return bool(gradients) and not any(ranks.count_nonzero(gradient) for gradient in gradients)
+
+
 def forget(targets: Iterable[Target]) -> None:
-    """Clear the gradients of scores that no optimizer has."""
+    """Clear the gradients of scores, which the rule has read."""
     for target in targets:
         target.scores.grad = None
 

@@ -123,11 +123,11 @@ class Pruner:
 
         The scores move from its groups to a group of their own, at `score_lr` without decay. A method that
         reads gradients gets them before each step. Attaching an optimizer again changes nothing. Of several
-        optimizers the one that has the pruned weights is attached, and no other.
+        optimizers the one that has all pruned weights that are trained is attached, and no other.
 
         Raises:
             FinepruneError: The optimizer has stepped already or has a scheduler, another one is attached, or
-                the method does not go with its class or its weight decay.
+                weights are missing in it, or the method does not go with its class or its weight decay.
         """
         if self._attachment.is_to(optimizer):
             return

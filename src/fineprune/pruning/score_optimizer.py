@@ -117,10 +117,16 @@ def _sgd(group: dict[str, Any], states: Any) -> None:
         score.sub_(average.mul_(group["lr"] / (1 - fast**step)).div_(size))
 
 
+def _observed(group: dict[str, Any], states: Any) -> None:
+    """Give scores a state where weights have one: torch.distributed.checkpoint wants it of all it loads."""
+    for score in group["params"] if states else ():
+        states[score].setdefault("step", torch.ones(()))
+
+
 RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "sgd": _sgd,
     "adam_bf16": _adam_bf16,
-    OBSERVED: lambda *_: None,
+    OBSERVED: _observed,
 }
 
 

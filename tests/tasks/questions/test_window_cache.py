@@ -73,7 +73,8 @@ def test_other_questions_lengths_or_tokenizers_are_other_windows(read, tokenizer
     words = tokenizer.get_vocab()
     cached_windows(read, BertTokenizer(vocab=words | {"a": words["b"], "b": words["a"]}), 7, 1)
     cached_windows(read, BertTokenizer(vocab=words, padding_side="left"), 7, 1)
-    assert len(made) == len(list(folder.iterdir())) == 8
+    cached_windows(read, BertTokenizer(vocab=words, truncation_side="left"), 7, 1)
+    assert len(made) == len(list(folder.iterdir())) == 9
 
 
 def test_few_are_not_kept(read, tokenizer, folder, made, monkeypatch):

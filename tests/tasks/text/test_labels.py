@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -69,6 +70,20 @@ def test_what_is_a_number(cell, expected):
 )
 def test_what_the_training_labels_imply(cells, names):
     assert infer_labels(cells, "f") == names
+
+
+@pytest.mark.parametrize("cells", [("1e3", "1000"), ("1", "+1"), ("1.10", "1.1", "x"), ("2.", "b", "2e0")])
+def test_spellings_of_one_number_are_no_class(cells):
+    numbers = [cell for cell in cells if number(cell) is not None]
+    message = re.escape(f"f: the labels {numbers[0]!r} and {numbers[1]!r} are one number; write them alike")
+    with pytest.raises(FinepruneError, match=message):
+        infer_labels(cells, "f")
+
+
+def test_spellings_of_whole_numbers_by_programs_are_one_class():
+    cells = ["1", "1.0", " 1 ", 1, 1.0, "-2", "-2.00", "+3", "+3", "1e3", "0", "-0.0"]
+    assert infer_labels(cells, "f") == ("-2", "0", "1", "3", "1000")
+    assert infer_labels(["1.10", "1.1"], "f") is None  # values
 
 
 def test_a_label_for_every_row_is_not_a_class():

@@ -30,7 +30,7 @@ _log = logging.getLogger("fineprune")
 
 @dataclass(frozen=True)
 class ContextWindows:
-    """The windows of all questions, those of a question together and in the order of its context."""
+    """The windows of all questions, those of a question together, as the tokenizer cut them."""
 
     table: "pyarrow.Table"
     """A row for each window: the model's inputs; `start_positions` and `end_positions` in tokens; for reading

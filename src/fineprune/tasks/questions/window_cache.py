@@ -49,7 +49,8 @@ def _key(read: Questions, tokenizer: Any, max_length: int, stride: int) -> str:
 
     parts: tuple[Any, ...] = (
         (_VERSION, tokenizers.__version__, max_length, stride),
-        (tokenizer.padding_side, tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.model_input_names),
+        (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_input_names),
+        (tokenizer.bos_token_id, tokenizer.cls_token_id),
         read.questions,
         read.contexts,
         read.answers,

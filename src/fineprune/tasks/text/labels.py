@@ -14,6 +14,7 @@ from fineprune.errors import FinepruneError
 
 # Not of a code such as 007, which is another one than 7.
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,299})(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE = re.compile(r"-?\d+(\.0*)?", re.ASCII)  # programs write an integer column with gaps as 1.0
 _DISTINCT_ROWS = 20  # from so many rows on, a label for each row is not a label
 
 
@@ -47,13 +48,14 @@ def infer_labels(cells: Sequence[Any], where: str) -> tuple[str, ...] | None:
     All integers: their digits, in numerical order. All numbers, not all integers: None, which
     means regression. Anything else: the names, in alphabetical order. Cells are as
     `check_labels` leaves them. Raises `FinepruneError` when each of 20 or more rows has a label of
-    its own, for then the column is not a class.
+    its own, for then the column is not a class, and when a class would have two spellings (1e3 and 1000).
     """
     distinct = {_name(cell): number(cell) for cell in cells}
     numbers = [value for value in distinct.values() if value is not None]
     numeric = len(numbers) == len(distinct)
     if numeric and any(isinstance(value, float) for value in numbers):
         return None
+    _check_spellings(cells, where)
     if len(distinct) == len(cells) >= _DISTINCT_ROWS:
         raise FinepruneError(
             f"{where}: each of the {len(cells)} rows has a label of its own, such as {cells[0]!r}; "
@@ -116,6 +118,20 @@ def from_class_label(
     if known is not None and not set(names) <= set(known):
         return list(cells)
     return [names[cell] for cell in cells]
+
+
+def _check_spellings(cells: Sequence[Any], where: str) -> None:
+    """Raise where texts are one number, but for 1 and 1.0: they may be codes, each a class of its own."""
+    known: dict[str, tuple[str, str]] = {}
+    for cell in dict.fromkeys(cell for cell in cells if isinstance(cell, str)):
+        name = _name(cell)
+        spelling = name if number(cell) is None or _WHOLE.fullmatch(cell.strip()) else cell.strip()
+        other, first = known.setdefault(name, (spelling, cell))
+        if spelling != other:
+            raise FinepruneError(
+                f"{where}: the labels {first!r} and {cell!r} are one number; write them alike if they are "
+                "one class, else put a letter before them"
+            )
 
 
 def _name(cell: Any) -> str:
