@@ -24,6 +24,8 @@ from fineprune.tasks.text.labels import (
         ("-3", -3),
         ("+.5", 0.5),
         ("2.50", 2.5),
+        ("09.5", 9.5),
+        ("05", None),  # a code
         ("1e2", 100),
         (0.1, 0.1),
         ("", None),
@@ -64,6 +66,7 @@ def test_what_is_a_number(cell, expected):
         (["007", "7", "10"], ("007", "10", "7")),  # codes, of which none is another
         (["0", "00"], ("0", "00")),
         (["2.5", "1"], None),
+        (["09.5", "10.0"], None),
         ([0.25, 1], None),
         (["only"], ("only",)),
     ],
@@ -72,7 +75,7 @@ def test_what_the_training_labels_imply(cells, names):
     assert infer_labels(cells, "f") == names
 
 
-@pytest.mark.parametrize("cells", [("1e3", "1000"), ("1", "+1"), ("1.10", "1.1", "x"), ("2.", "b", "2e0")])
+@pytest.mark.parametrize("cells", [("1e3", "1000"), ("1", "+1"), ("1.10", "1.1", "x"), ("07.0", "7")])
 def test_spellings_of_one_number_are_no_class(cells):
     numbers = [cell for cell in cells if number(cell) is not None]
     message = re.escape(f"f: the labels {numbers[0]!r} and {numbers[1]!r} are one number; write them alike")
@@ -134,7 +137,7 @@ def test_equal_cells_of_different_types_are_not_confused():
 
 
 def test_values():
-    assert label_values(["2.5", 1, "-1e-1"], "f") == [2.5, 1.0, -0.1]
+    assert label_values(["2.5", 1, "-1e-1", "-05", "00", "0.5"], "f") == [2.5, 1.0, -0.1, -5.0, 0.0, 0.5]
     assert all(type(value) is float for value in label_values([1, 2.0], "f"))
     with pytest.raises(FinepruneError, match=r"f, row 2: label 'high' is not a number, as regression needs"):
         label_values([1, "high"], "f")

@@ -12,9 +12,10 @@ from fineprune._messages import listing
 from fineprune._validation import is_number
 from fineprune.errors import FinepruneError
 
-# Not of a code such as 007, which is another one than 7.
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,299})(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WHOLE = re.compile(r"-?\d+(\.0*)?", re.ASCII)  # programs write an integer column with gaps as 1.0
+# 09.5 is one, but not 007: that may be a code, and another one than 7.
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d{0,299}|\d{1,300}\.\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LEADING_ZEROS = re.compile(r"^(\s*[+-]?)0+(?=\d)", re.ASCII)
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?", re.ASCII)  # programs write an integer column with gaps as 1.0
 _DISTINCT_ROWS = 20  # from so many rows on, a label for each row is not a label
 
 
@@ -96,7 +97,7 @@ def label_values(cells: Sequence[Any], where: str) -> list[float]:
     """Each cell as a finite number, for regression. Raises `FinepruneError` for any other cell."""
     values = []
     for row, cell in enumerate(cells, start=1):
-        value = number(cell)
+        value = number(_LEADING_ZEROS.sub(r"\1", cell) if isinstance(cell, str) else cell)
         if value is None:
             raise FinepruneError(f"{where}, row {row}: label {cell!r} is not a number, as regression needs")
         values.append(float(value))
