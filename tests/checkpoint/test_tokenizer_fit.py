@@ -69,7 +69,7 @@ def test_every_command_says_so_in_one_line(words, tmp_path, capsys):
     words.add_tokens(["new"])
     tiny_bert().save_pretrained(tmp_path / "m")
     words.save_pretrained(tmp_path / "m")
-    (tmp_path / "d.tsv").write_text("text\tlabel\n1 new\t1\n2\t0\n" * 4)
+    (tmp_path / "d.tsv").write_text("text\tlabel\n" + "1 new\t1\n2\t0\n" * 4)
     recipe = "model: {0}\ntask: {{train: {1}, validation: {1}}}\ntraining: {{steps: 1, max_length: 8}}\n"
     (tmp_path / "r.yaml").write_text(recipe.format(tmp_path / "m", tmp_path / "d.tsv"))
     capsys.readouterr()
