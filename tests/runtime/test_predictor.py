@@ -37,7 +37,7 @@ from fineprune_runtime.predictor import (
     MultiLabelPredictor,
     TextPredictor,
 )
-from fineprune_runtime.results import MAX_LENGTH, Prediction, usual_length
+from fineprune_runtime.results import Prediction
 
 STORED = [("float32", "keep"), ("float16", "int8"), ("int8", "int4"), ("bfloat16", "float16")]
 
@@ -211,31 +211,6 @@ def test_the_usual_lengths(tmp_path):
     save(tmp_path / "b", "bert", "questions", max_position_embeddings=600)
     predictor = load(tmp_path / "b")
     assert len(predictor.logits(["good " * 700])[0]) == 384
-
-
-@pytest.mark.parametrize("task", ["text", "tokens", "questions"])
-@pytest.mark.parametrize("length", [12, 500])  # less and more than where nothing is said
-def test_the_length_of_the_run_is_the_usual_one(task, length, tmp_path):
-    """Texts are cut, or read in windows, as they were in training, with torch and without."""
-    model, tokenizer = save(tmp_path / "a", "bert", task, max_position_embeddings=600)
-    file = tmp_path / "a" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {MAX_LENGTH: length}))
-    model.config.fineprune_max_length = length
-    predictor = load(renew(tmp_path / "a"))
-    assert predictor.usual == length
-    texts = [" ".join(["good film a bad b"] * times) for times in (1, 110)]
-    ask = {"text": predict, "tokens": predict_entities, "questions": answer}[task]
-    pairs = {"questions": (["a film", "bad"], texts)}.get(task, (texts,))
-    ours, theirs = predictor.predict(*pairs), ask(model, tokenizer, *pairs)
-    assert ours == predictor.predict(*pairs, max_length=length)
-    assert theirs == ask(model, tokenizer, *pairs, max_length=length)
-    for one, other in zip(ours, theirs, strict=True):
-        close(one, other) if task == "tokens" else close([one], [other])
-
-
-@pytest.mark.parametrize("said", [None, True, 0, -4, "12", 12.0, [12]])
-def test_a_length_of_the_run_that_is_none(said):
-    assert usual_length({} if said is None else {MAX_LENGTH: said}, 7) == 7
 
 
 def test_batches_do_not_change_answers(models):
