@@ -56,13 +56,12 @@ def is_linear(module: nn.Module) -> bool:
 
     Such are nn.Linear, transformers' Conv1D, and convolutions of kernel size 1, with groups or without.
     """
-    # A model can only have a Conv1D if this process has imported its module; the core does not import it.
-    utils = sys.modules.get("transformers.pytorch_utils")
-    return isinstance(module, (nn.Linear, utils.Conv1D) if utils else nn.Linear) or is_pointwise(module)
+    return isinstance(module, nn.Linear) or is_transposed(module) or is_pointwise(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
     """Return whether a linear layer stores its matrix as inputs x outputs, as transformers' Conv1D does."""
+    # A model can only have a Conv1D if this process has imported its module; the core does not import it.
     utils = sys.modules.get("transformers.pytorch_utils")
     return utils is not None and isinstance(module, utils.Conv1D)
 

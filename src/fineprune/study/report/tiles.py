@@ -157,11 +157,14 @@ def _speed(run: RunFolder) -> Tile:
 
 def _measured_by_frontier(run: RunFolder) -> Measurement | None:
     """Return the fastest right measurement of the engine that `fineprune frontier` left for this model."""
+    known = read_measurements(run.path)
+    if not known:  # the digest reads all weights
+        return None
     content = content_of(run.path / "model", run.recipe["training"].get("max_length") or 0)
     return max(
         (
             entry
-            for entry in read_measurements(run.path)
+            for entry in known
             if entry.content == content
             and entry.runtime.startswith(ENGINE)
             and not (entry.failed or entry.wrong)
