@@ -67,7 +67,8 @@ def test_a_folder_a_run_folder_and_a_compact_folder(make_trainer, teacher, token
     fineprune.save_compact(teacher, tmp_path / "small", tokenizer=tokenizer, values="float32")
     for place in (tmp_path / "run", str(tmp_path / "run" / "model"), tmp_path / "small"):
         torch.manual_seed(0)
-        model, words = load_teacher(place)
+        model, words, source = load_teacher(place)
+        assert source == place
         assert float(torch.rand(1)) == pytest.approx(0.4963, abs=1e-4)  # the generator was not used
         assert words.get_vocab() == tokenizer.get_vocab()
         for name, value in model.named_parameters():

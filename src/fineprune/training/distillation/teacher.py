@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import find_labels
 
+from fineprune.checkpoint.loading import OpenedModel
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import Head
@@ -56,7 +57,12 @@ class Teacher:
             return self.model(**known_inputs(self.model, inputs), **asked)
 
     def terms(
-        self, student: nn.Module, passes: Sequence[Pass], labels: Tensor | None, stored: Tensor | None
+        self,
+        student: nn.Module,
+        passes: Sequence[Pass],
+        labels: Tensor | None,
+        stored: Tensor | None,
+        own: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """Return alpha · KD and the weighted distances for the student's forward passes: means over passes.
 
@@ -65,11 +71,17 @@ class Teacher:
             passes: its forward passes for this batch.
             labels: (rows, positions), for tokens and next tokens.
             stored: the teacher's answers to the batch, if they were computed before the training.
+            own: the batch in the teacher's own tokens; empty: it reads the student's.
         """
         if not passes:
             raise FinepruneError(
                 f"distillation: the training loss ran the {type(student).__name__} without gradients, as "
                 "losses that cache gradients do, so its answers cannot be compared; take another loss"
+            )
+        if own and len(passes) > 1:
+            raise FinepruneError(
+                f"distillation: the training loss ran the {type(student).__name__} {len(passes)} times, and "
+                "the batch has the teacher's tokens once; take another loss"
             )
         terms: dict[str, list[Tensor]] = {name: [] for name in self.means}
         for inputs, outputs in passes:
@@ -82,12 +94,12 @@ class Teacher:
                 states = hidden_states(outputs), hidden_states(theirs)
                 terms["hidden"].append(paired_distance(*states, config.layers, mask))
             else:
-                answer = self.answer(inputs) if stored is None else stored
-            own = answers(outputs)
+                answer = self.answer(own or inputs) if stored is None else stored
+            ours = answers(outputs)
             if config.similarity:
-                terms["similarity"].append(similarity_distance(own, answer))
+                terms["similarity"].append(similarity_distance(ours, answer))
             terms["distillation"].append(
-                distillation_loss(self.head, own, answer, config.temperature, mask, labels)
+                distillation_loss(self.head, ours, answer, config.temperature, mask, labels)
             )
         weights = {"distillation": config.alpha, "hidden": config.hidden, "similarity": config.similarity}
         return {name: weights[name] * self._mean(name, each) for name, each in terms.items()}
@@ -105,11 +117,12 @@ def known_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name in names}
 
 
-def load_teacher(source: str | Path) -> tuple[Any, Any]:
+def load_teacher(source: str | Path) -> OpenedModel:
     """Open the float32 model of a run or model folder, or of a name on the hub.
 
     Returns:
-        The model and its tokenizer, None where it has none. The state of the random generator stays.
+        The model, its tokenizer, None where it has none, and `source` as its place. The state of the random
+        generator stays.
 
     Raises:
         FinepruneError: there is no such model.
@@ -118,7 +131,7 @@ def load_teacher(source: str | Path) -> tuple[Any, Any]:
         opened = open_trained(source, hub=True)
     except FinepruneError as error:
         raise FinepruneError(f"teacher {error}") from error
-    return opened.model.float(), opened.tokenizer
+    return OpenedModel(opened.model.float(), opened.tokenizer, source)
 
 
 def check_fit(
@@ -127,6 +140,7 @@ def check_fit(
     name: str,
     tokenizers: tuple[Any, Any] = (None, None),
     longest: int | None = None,
+    own_tokens: bool = False,
 ) -> Head:
     """Return the head that both have; raise `FinepruneError` unless they answer the same about the same ids.
 
@@ -135,7 +149,8 @@ def check_fit(
         teacher: the module with the head.
         name: the teacher's name in messages.
         tokenizers: the student's and the teacher's, where they are at hand.
-        longest: tokens of the longest text of the training data.
+        longest: tokens of the longest text of the training data, as the teacher reads it.
+        own_tokens: the teacher reads the texts in tokens of its own.
     """
     if teacher is student:
         raise FinepruneError(f"{name}: is the model that is trained; pass a copy (copy.deepcopy) or another")
@@ -158,7 +173,8 @@ def check_fit(
         _check_width(student, teacher, name)
     elif head != "next_tokens":
         _check_labels(ours, others, name)
-    _check_vocabulary(ours, others, name, *tokenizers)
+    if not own_tokens:
+        _check_vocabulary(ours, others, name, *tokenizers)
     limit = longest_input(teacher)
     if longest is not None and limit is not None and longest > limit:
         raise FinepruneError(

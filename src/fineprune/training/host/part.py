@@ -14,6 +14,9 @@ class MicroBatch(NamedTuple):
     stored: Tensor | None
     """The teacher's answers to it, where they were computed before the training."""
 
+    theirs: Mapping[str, Tensor]
+    """The same texts in tokens of the teacher's own; empty where it reads the student's."""
+
     parts: int
     """The number by which a term of the loss is divided, so that it counts once in an optimizer step."""
 

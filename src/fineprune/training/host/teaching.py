@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fineprune.checkpoint.loading import OpenedModel
 from fineprune.config import Distillation
 from fineprune.errors import FinepruneError
 from fineprune.pruning.loop_checks import WITHOUT, Term
@@ -23,6 +24,13 @@ from fineprune.training.distillation.teacher import (
     load_teacher,
 )
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
+from fineprune.training.distillation.teacher_tokens import (
+    TeacherCollator,
+    check_whole_texts,
+    longest_of,
+    taken,
+    teacher_columns,
+)
 from fineprune.training.host.grafting import Grafting
 from fineprune.training.host.part import MicroBatch, Part
 
@@ -32,15 +40,19 @@ class Teaching(Part):
 
     def __init__(self, host: Any, source: nn.Module | str | Path, config: Distillation) -> None:
         """Load the teacher, and check that it fits, before anything is spent."""
-        if not isinstance(source, (nn.Module, str, Path)):
-            raise FinepruneError(f"teacher={source!r}: must be a model, a folder or a hub name")
-        model, tokenizer = (source, None) if isinstance(source, nn.Module) else load_teacher(source)
-        name = "teacher" if isinstance(source, nn.Module) else f"teacher {source}"
+        model, tokenizer, place = _opened(source)
+        name = f"teacher {place}".strip()
         own = host.processing_class or getattr(host.data_collator, "tokenizer", None)
         rows = host.train_dataset
+        self.columns = teacher_columns(rows)
         longest = max(lengths_of(rows), default=None) if are_tokenized(rows) else None
+        if self.columns:
+            longest = longest_of(rows)
         self._student, model = head_module(host.model), head_module(model)
-        head = check_fit(self._student, model, name, (own, tokenizer), longest)
+        head = check_fit(self._student, model, name, (own, tokenizer), longest, bool(self.columns))
+        if self.columns:
+            check_whole_texts(head, name, config)
+            host.data_collator = TeacherCollator(host.data_collator, _padding_of(model))
         check_similarity(head, config.similarity)
         if config.hidden:
             check_layers(self._student, model, name, config.layers)
@@ -59,7 +71,7 @@ class Teaching(Part):
 
     def change_loss(self, loss: Tensor, batch: MicroBatch) -> Tensor:
         passes = self._recorder.take()
-        terms = self._teacher.terms(self._student, passes, batch.labels, batch.stored)
+        terms = self._teacher.terms(self._student, passes, batch.labels, batch.stored, batch.theirs)
         taught = torch.stack(list(terms.values())).sum()
         if self._teacher.config.separate:
             taught = taught + unseen(terms["hidden"], self._scores())
@@ -94,6 +106,23 @@ class Teaching(Part):
                 mean.go_on(*sums[name])
 
 
+def _opened(source: Any) -> OpenedModel:
+    """Return the teacher that a caller gave, with its name for messages as its place."""
+    if isinstance(source, OpenedModel):
+        return source
+    if isinstance(source, nn.Module):
+        return OpenedModel(source, None, "")
+    if isinstance(source, (str, Path)):
+        return load_teacher(source)
+    raise FinepruneError(f"teacher={source!r}: must be a model, a folder or a hub name")
+
+
+def _padding_of(model: Any) -> int | None:
+    """Return the id of a model's padding; None where its config has none."""
+    padding: int | None = getattr(model.config, "pad_token_id", None)
+    return padding
+
+
 def unseen(term: Tensor, scores: Sequence[Tensor]) -> Tensor:
     """Return a scalar 0 whose gradient takes that of a term out of the scores, and of nothing else."""
     if not scores or not term.requires_grad:
@@ -112,8 +141,6 @@ def unseen(term: Tensor, scores: Sequence[Tensor]) -> Tensor:
 
 class StoredTeaching(Teaching):
     """The same with answers that are computed once and read from a folder; needs a single process."""
-
-    columns = (ROW,)
 
     def __init__(
         self, host: Any, source: nn.Module | str | Path, config: Distillation, folder: str | Path
@@ -135,6 +162,7 @@ class StoredTeaching(Teaching):
                 f"teacher_logits: hidden={config.hidden:g} needs the teacher's hidden states, which are not "
                 "stored; give hidden=0, or leave the stored answers out"
             )
+        self.columns = (*self.columns, ROW)
         self._folder, self._rows = Path(folder), host.train_dataset
         self._stored = host.data_collator = StoredLogits(host.data_collator, self._teacher.head)
         host.train_dataset = numbered(host.train_dataset)
@@ -149,7 +177,8 @@ class StoredTeaching(Teaching):
 
         def answer(batch: Any) -> Tensor:
             teacher.model.to(host.args.device)
-            return teacher.answer(host._prepare_inputs(batch))
+            inputs = host._prepare_inputs(batch)
+            return teacher.answer(taken(inputs) or inputs)
 
         precision, progress = host.accelerator.mixed_precision, not host.args.disable_tqdm
         self._stored.load(self._folder, rows, teacher.model, answer, precision, progress)

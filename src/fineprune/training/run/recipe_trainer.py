@@ -11,8 +11,16 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, TensorBoardCallba
 
 from fineprune._messages import one_line
 from fineprune.errors import FinepruneError
+from fineprune.tasks.batches import fitting
 from fineprune.tasks.data import Evaluation, TaskData
 from fineprune.tasks.kinds import kind_named
+from fineprune.training.distillation.heads import head_of
+from fineprune.training.distillation.teacher import load_teacher
+from fineprune.training.distillation.teacher_tokens import (
+    WHOLE_TEXTS,
+    reads_otherwise,
+    with_teacher_columns,
+)
 from fineprune.training.host.processes import this_process
 from fineprune.training.host.rated_trainer import RatedTrainer
 from fineprune.training.host.trainer import PruningTrainer
@@ -50,6 +58,9 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     train = data.train_rows(tokenizer, recipe.training.max_length)
     if train is not None and recipe.training.layer_drop:
         drop_layers(model, recipe.training.layer_drop)
+    teaching: dict[str, Any] = {}
+    if train is not None:
+        train, teaching = _taught(job, train, folder.parent)
     trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
     trainer = RatedTrainer(
         rates=recipe.training.rates,
@@ -57,7 +68,7 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
         model=model,
         args=_arguments(job, None if train is None else len(train), folder, progress),
         pruning=recipe.pruning if train is not None else None,
-        **({} if train is None else _teaching(recipe, folder.parent)),
+        **teaching,
         data_collator=data.collator(tokenizer),
         train_dataset=train,
         eval_dataset=evaluation.rows,
@@ -142,11 +153,17 @@ def tenths_between(trained: int, evaluated: int) -> int:
     return min(5, max(1, math.ceil(10 * evaluated / (_EVALUATIONS * max(1, trained)))))
 
 
-def _teaching(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Return the trainer's arguments for the teacher; none where it has no share in the loss."""
-    section = recipe.distillation
-    if section is None or (recipe.task.own_loss and not section.loss.teaches):
-        return {}
+def _taught(job: Job, train: Any, out: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the training rows, in a teacher's own tokens, too, where it has others, and the trainer's
+    arguments for the teacher; none where it has no share in the loss.
+    """
+    recipe, data, section = job.recipe, job.data, job.recipe.distillation
+    if section is None or section.teacher is None or (recipe.task.own_loss and not section.loss.teaches):
+        return train, {}
+    teacher = load_teacher(section.teacher)
+    if reads_otherwise(job.tokenizer, teacher.tokenizer) and head_of(teacher.model) in WHOLE_TEXTS:
+        length = fitting(recipe.training.max_length, *teacher[:2])
+        train = with_teacher_columns(train, data.train_rows(teacher.tokenizer, length))
     run_cache = str(out / TEACHER_LOGITS) if section.cache else None
     folder = section.cache if isinstance(section.cache, str) else run_cache
-    return {"teacher": section.teacher, "distillation": section.loss, "teacher_logits": folder}
+    return train, {"teacher": teacher, "distillation": section.loss, "teacher_logits": folder}

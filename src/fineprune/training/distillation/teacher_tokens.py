@@ -1,0 +1,109 @@
+"""Training texts in the tokens of a teacher that has a tokenizer of its own.
+
+The rows have them in columns beside the student's: `teacher_input_ids`, `teacher_attention_mask`, and what
+else the tokenizer makes. Answers to a whole text can be compared whatever tokens the two read.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fineprune.errors import FinepruneError
+from fineprune.tasks.kinds import Head
+from fineprune.training.distillation.row_lengths import are_tokenized
+
+_PREFIX = "teacher_"
+_IDS = f"{_PREFIX}input_ids"
+
+WHOLE_TEXTS: tuple[Head, ...] = ("texts", "values")
+"""The heads that answer once a text."""
+
+
+def teacher_columns(rows: Any) -> tuple[str, ...]:
+    """Return the names of the columns in a teacher's own tokens; none where rows have no such ids."""
+    if not are_tokenized(rows):
+        return ()
+    names = list(rows[0]) if isinstance(rows, list) and rows else getattr(rows, "column_names", [])
+    return tuple(name for name in names if name.startswith(_PREFIX)) if _IDS in names else ()
+
+
+def reads_otherwise(tokenizer: Any, other: Any) -> bool:
+    """Return whether two tokenizers differ in their ids; False where one of them has no vocabulary."""
+    both = (tokenizer, other)
+    return all(hasattr(one, "get_vocab") for one in both) and tokenizer.get_vocab() != other.get_vocab()
+
+
+def with_teacher_columns(rows: Any, theirs: Any) -> Any:
+    """Return a `datasets.Dataset` with what a teacher's tokenizer made of the same texts in columns beside.
+
+    Args:
+        rows: the student's rows.
+        theirs: the teacher's, in the same order; their labels are left out.
+    """
+    for name in theirs.column_names:
+        if name != "labels":
+            rows = rows.add_column(f"{_PREFIX}{name}", theirs[name][:])
+    return rows
+
+
+def longest_of(rows: Any) -> int:
+    """Return the tokens of the longest text, as the teacher reads it."""
+    columns = hasattr(rows, "column_names")
+    return max(map(len, rows[_IDS] if columns else (row[_IDS] for row in rows)), default=0)
+
+
+def taken(batch: Any) -> dict[str, Tensor]:
+    """Take the teacher's own inputs out of a batch, and return them by the names of its forward pass."""
+    names = [name for name in batch if name.startswith(_PREFIX)]
+    return {name.removeprefix(_PREFIX): batch.pop(name) for name in names}
+
+
+class TeacherCollator:
+    """A collator that pads the teacher's tokens by themselves, on the right, and leaves the rest to another."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any], padding: int | None) -> None:
+        """Prepare to collate.
+
+        Args:
+            collate: the collator of the student's columns.
+            padding: the id of the teacher's padding. None: 0, which its attention mask hides.
+        """
+        self._collate = collate
+        self._padding = padding or 0
+
+    def __call__(self, rows: list[Any]) -> Any:
+        own = [{name: value for name, value in row.items() if not _is_theirs(name)} for row in rows]
+        batch = self._collate(own)
+        for name in filter(_is_theirs, rows[0]):
+            padding = self._padding if name == _IDS else 0
+            values = [torch.as_tensor(row[name]) for row in rows]
+            batch[name] = pad_sequence(values, batch_first=True, padding_value=padding)
+        return batch
+
+
+def check_whole_texts(head: Head, name: str, config: Any) -> None:
+    """Raise `FinepruneError` for what cannot be compared between models that read other tokens.
+
+    Args:
+        head: what both answer.
+        name: the teacher's name in messages.
+        config: the `Distillation`.
+    """
+    if head not in WHOLE_TEXTS:
+        raise FinepruneError(
+            f"{name}: reads tokens of its own ({_IDS}), and the model answers {head}, which belong to the "
+            "student's tokens; only classes and values of whole texts can be compared"
+        )
+    for setting in ("hidden", "graft"):
+        if getattr(config, setting):
+            raise FinepruneError(
+                f"{name}: reads tokens of its own ({_IDS}), so its hidden states and blocks do not belong to "
+                f"the student's tokens; leave distillation's {setting} out"
+            )
+
+
+def _is_theirs(name: str) -> bool:
+    return name.startswith(_PREFIX)
