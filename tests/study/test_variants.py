@@ -74,6 +74,16 @@ def written(folder: Path, given: dict[str, dict], **more) -> Path:
             {"dense": {"steps": 400}},
             ("from dense, 300 steps", "from dense, 400 steps"),
         ),
+        (
+            {"refine": {"steps": 300, "fill": 0.01}},
+            {"refine": {"steps": 300}},
+            ("filled, 300 steps", "refined, 300 steps"),
+        ),
+        (
+            {"refine": {"steps": 300, "hold_zeros": True}},
+            {},
+            ("refined, zeros held, 300 steps", None),
+        ),
         ({"dense": {"steps": 9, "seed": 0}}, {"dense": {"steps": 9, "seed": 1}}, (None, None)),
         # No difference: defaults, what changes no result, and a teacher for each seed.
         ({"training": {"precision": "float32"}}, {}, (None, None)),

@@ -175,8 +175,15 @@ def _shape(recipe: Mapping[str, Any]) -> dict[str, Setting]:
         "densities": Setting(earlier, f"after {', '.join(map(str, earlier))}" if earlier else ""),
         "cut": Setting(None, "") if cut == (None, None) else Setting(repr(cut), f"cut first to {cut[1]}"),
         "rank": Setting(repr(rank), "" if rank is None else f"of low rank, {rank}"),
-        "refine": Setting(stage, "" if refine is None else f"refined, {_length(refine).text}"),
+        "refine": Setting(stage, "" if refine is None else f"{_refined(refine)}, {_length(refine).text}"),
     }
+
+
+def _refined(refine: Mapping[str, Any]) -> str:
+    """Return what the last stage did with the zeros of the pruned model."""
+    if refine.get("fill") is not None:
+        return "filled"
+    return "refined, zeros held" if refine.get("hold_zeros") else "refined"
 
 
 def _stage(dense: Mapping[str, Any]) -> Setting:
