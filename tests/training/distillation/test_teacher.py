@@ -126,6 +126,11 @@ def test_vocabularies_must_be_the_same(make_model, make_trainer, tokenizer, teac
     refused(
         lambda: check_fit(student, teacher, "teacher", (tokenizer, swapped)),
         "'bad' is id 5 for it and id 6 for the model",
+        "give the rows the texts in its own tokens, too: columns teacher_input_ids",
+    )
+    tokens = [BertForTokenClassification(make_model().config) for _ in range(2)]
+    refused(
+        lambda: check_fit(*tokens, "teacher", (tokenizer, swapped)), "need one vocabulary: make both from"
     )
     teacher.save_pretrained(tmp_path / "swapped")
     swapped.save_pretrained(tmp_path / "swapped")

@@ -21,6 +21,7 @@ from fineprune.training.distillation.layer_pairs import check_pairs
 from fineprune.training.distillation.losses import distillation_loss, paired_distance, similarity_distance
 from fineprune.training.distillation.passes import Pass
 from fineprune.training.distillation.running_mean import RunningMean
+from fineprune.training.distillation.teacher_tokens import WHOLE_TEXTS
 
 _RETRAIN = "train one with this recipe without its `pruning` and `distillation` sections"
 
@@ -174,7 +175,7 @@ def check_fit(
     elif head != "next_tokens":
         _check_labels(ours, others, name)
     if not own_tokens:
-        _check_vocabulary(ours, others, name, *tokenizers)
+        _check_vocabulary(ours, others, name, head, *tokenizers)
     limit = longest_input(teacher)
     if longest is not None and limit is not None and longest > limit:
         raise FinepruneError(
@@ -228,9 +229,14 @@ def _check_labels(ours: Any, theirs: Any, name: str) -> None:
             )
 
 
-def _check_vocabulary(ours: Any, theirs: Any, name: str, tokenizer: Any, other: Any) -> None:
+def _check_vocabulary(ours: Any, theirs: Any, name: str, head: Head, tokenizer: Any, other: Any) -> None:
     """The same token for each id: what the tokenizers say, or at least as many ids."""
-    remedy = "teacher and student need one vocabulary: make both from the same pre-trained family"
+    remedy = (
+        "teacher and student need one vocabulary: make both from the same pre-trained family"
+        if head not in WHOLE_TEXTS
+        else "give the rows the texts in its own tokens, too: columns teacher_input_ids and "
+        "teacher_attention_mask"
+    )
     if hasattr(tokenizer, "get_vocab") and hasattr(other, "get_vocab"):
         own, their = tokenizer.get_vocab(), other.get_vocab()
         if own == their:
