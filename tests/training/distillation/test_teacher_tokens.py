@@ -16,10 +16,10 @@ from transformers import BertForTokenClassification, BertTokenizer
 
 from fineprune import Distillation, FinepruneError, PruningConfig
 from fineprune.training.distillation.teacher_tokens import (
+    INPUTS,
     TeacherCollator,
     longest_of,
     reads_otherwise,
-    taken,
     teacher_columns,
     with_teacher_columns,
 )
@@ -62,17 +62,18 @@ def in_reversed_words(rows):
 # -- the columns ------------------------------------------------------------------------------
 
 
-def test_the_columns_stand_beside_the_students():
+def test_the_columns_stand_beside_the_students(teacher):
     rows = Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [0, 1]})
     theirs = {"input_ids": [[7], [8, 9, 7]], "attention_mask": [[1], [1, 1, 1]], "labels": [0, 1]}
     both = with_teacher_columns(rows, Dataset.from_dict(theirs))
     assert both.column_names == ["input_ids", "labels", "teacher_input_ids", "teacher_attention_mask"]
     assert both["teacher_input_ids"][:] == [[7], [8, 9, 7]]
     for kind in (both, list(both)):
-        assert sorted(teacher_columns(kind)) == ["teacher_attention_mask", "teacher_input_ids"]
+        assert sorted(teacher_columns(kind, teacher)) == ["teacher_attention_mask", "teacher_input_ids"]
         assert longest_of(kind) == 3
-    assert teacher_columns(rows) == teacher_columns([]) == ()
-    assert teacher_columns(rows.add_column("teacher_note", ["a", "b"])) == ()
+    assert teacher_columns(rows, teacher) == teacher_columns([], teacher) == ()
+    noted = both.add_column("teacher_note", ["a", "b"])  # nothing that its forward pass takes
+    assert teacher_columns(noted, teacher) == teacher_columns(both, teacher)
 
 
 def test_each_side_is_padded_to_its_own_longest_text():
@@ -84,15 +85,15 @@ def test_each_side_is_padded_to_its_own_longest_text():
     def own(rows):
         return {"input_ids": torch.tensor([row["input_ids"] for row in rows]), "keys": set(rows[0])}
 
-    batch = TeacherCollator(own, 5)(rows)
+    columns = ("teacher_input_ids", "teacher_attention_mask")
+    batch = TeacherCollator(own, columns, 5)(rows)
     assert batch["keys"] == {"input_ids"}
-    theirs = taken(batch)
-    assert {name: value.tolist() for name, value in theirs.items()} == {
+    assert {name: value.tolist() for name, value in batch[INPUTS].items()} == {
         "input_ids": [[7, 5], [8, 9]],
         "attention_mask": [[1, 0], [1, 1]],
     }
-    assert set(batch) == {"input_ids", "keys"}
-    assert TeacherCollator(own, None)(rows)["teacher_input_ids"].tolist() == [[7, 0], [8, 9]]
+    assert TeacherCollator(own, columns, None)(rows)[INPUTS]["input_ids"].tolist() == [[7, 0], [8, 9]]
+    assert set(TeacherCollator(own, columns, 5)([{"input_ids": [1]}])) == {"input_ids", "keys"}
 
 
 def test_two_tokenizers_are_compared_by_their_ids(tokenizer, reversed_words):

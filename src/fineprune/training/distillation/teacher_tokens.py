@@ -4,16 +4,20 @@ The rows have them in columns beside the student's: `teacher_input_ids`, `teache
 else the tokenizer makes. Answers to a whole text can be compared whatever tokens the two read.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fineprune.errors import FinepruneError
 from fineprune.tasks.kinds import Head
 from fineprune.training.distillation.row_lengths import are_tokenized
+
+INPUTS = "fineprune_teacher_inputs"
+"""The entry of a batch that holds what the teacher reads, by the names of its forward pass."""
 
 _PREFIX = "teacher_"
 _IDS = f"{_PREFIX}input_ids"
@@ -22,12 +26,13 @@ WHOLE_TEXTS: tuple[Head, ...] = ("texts", "values")
 """The heads that answer once a text."""
 
 
-def teacher_columns(rows: Any) -> tuple[str, ...]:
-    """Return the names of the columns in a teacher's own tokens; none where rows have no such ids."""
+def teacher_columns(rows: Any, teacher: nn.Module) -> tuple[str, ...]:
+    """Return the names of the columns that a teacher reads; none where rows have no ids for it."""
     if not are_tokenized(rows):
         return ()
     names = list(rows[0]) if isinstance(rows, list) and rows else getattr(rows, "column_names", [])
-    return tuple(name for name in names if name.startswith(_PREFIX)) if _IDS in names else ()
+    known = {f"{_PREFIX}{name}" for name in inspect.signature(teacher.forward).parameters}
+    return tuple(name for name in names if name in known) if _IDS in names else ()
 
 
 def reads_otherwise(tokenizer: Any, other: Any) -> bool:
@@ -55,33 +60,36 @@ def longest_of(rows: Any) -> int:
     return max(map(len, rows[_IDS] if columns else (row[_IDS] for row in rows)), default=0)
 
 
-def taken(batch: Any) -> dict[str, Tensor]:
-    """Take the teacher's own inputs out of a batch, and return them by the names of its forward pass."""
-    names = [name for name in batch if name.startswith(_PREFIX)]
-    return {name.removeprefix(_PREFIX): batch.pop(name) for name in names}
-
-
 class TeacherCollator:
-    """A collator that pads the teacher's tokens by themselves, on the right, and leaves the rest to another."""
+    """A collator that pads what the teacher reads, on the right, and leaves the rest to another."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], padding: int | None) -> None:
+    def __init__(
+        self, collate: Callable[[list[Any]], Any], columns: Sequence[str], padding: int | None
+    ) -> None:
         """Prepare to collate.
 
         Args:
             collate: the collator of the student's columns.
+            columns: the teacher's.
             padding: the id of the teacher's padding. None: 0, which its attention mask hides.
         """
         self._collate = collate
+        self._columns = columns
         self._padding = padding or 0
 
     def __call__(self, rows: list[Any]) -> Any:
-        own = [{name: value for name, value in row.items() if not _is_theirs(name)} for row in rows]
-        batch = self._collate(own)
-        for name in filter(_is_theirs, rows[0]):
-            padding = self._padding if name == _IDS else 0
-            values = [torch.as_tensor(row[name]) for row in rows]
-            batch[name] = pad_sequence(values, batch_first=True, padding_value=padding)
+        """Return the batch of the student's columns, with the teacher's in the entry `INPUTS`."""
+        batch = self._collate(
+            [{name: value for name, value in row.items() if name not in self._columns} for row in rows]
+        )
+        if all(name in row for row in rows for name in self._columns):  # rows to evaluate have none
+            batch[INPUTS] = {name.removeprefix(_PREFIX): self._padded(rows, name) for name in self._columns}
         return batch
+
+    def _padded(self, rows: list[Any], name: str) -> torch.Tensor:
+        values = [torch.as_tensor(row[name]) for row in rows]
+        padding = self._padding if name == _IDS else 0
+        return pad_sequence(values, batch_first=True, padding_value=padding)
 
 
 def check_whole_texts(head: Head, name: str, config: Any) -> None:
@@ -103,7 +111,3 @@ def check_whole_texts(head: Head, name: str, config: Any) -> None:
                 f"{name}: reads tokens of its own ({_IDS}), so its hidden states and blocks do not belong to "
                 f"the student's tokens; leave distillation's {setting} out"
             )
-
-
-def _is_theirs(name: str) -> bool:
-    return name.startswith(_PREFIX)

@@ -25,10 +25,10 @@ from fineprune.training.distillation.teacher import (
 )
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.distillation.teacher_tokens import (
+    INPUTS,
     TeacherCollator,
     check_whole_texts,
     longest_of,
-    taken,
     teacher_columns,
 )
 from fineprune.training.host.grafting import Grafting
@@ -44,15 +44,15 @@ class Teaching(Part):
         name = f"teacher {place}".strip()
         own = host.processing_class or getattr(host.data_collator, "tokenizer", None)
         rows = host.train_dataset
-        self.columns = teacher_columns(rows)
         longest = max(lengths_of(rows), default=None) if are_tokenized(rows) else None
+        self._student, model = head_module(host.model), head_module(model)
+        self.columns = teacher_columns(rows, model)
         if self.columns:
             longest = longest_of(rows)
-        self._student, model = head_module(host.model), head_module(model)
         head = check_fit(self._student, model, name, (own, tokenizer), longest, bool(self.columns))
         if self.columns:
             check_whole_texts(head, name, config)
-            host.data_collator = TeacherCollator(host.data_collator, _padding_of(model))
+            host.data_collator = TeacherCollator(host.data_collator, self.columns, _padding_of(model))
         check_similarity(head, config.similarity)
         if config.hidden:
             check_layers(self._student, model, name, config.layers)
@@ -178,7 +178,7 @@ class StoredTeaching(Teaching):
         def answer(batch: Any) -> Tensor:
             teacher.model.to(host.args.device)
             inputs = host._prepare_inputs(batch)
-            return teacher.answer(taken(inputs) or inputs)
+            return teacher.answer(inputs.pop(INPUTS, None) or inputs)
 
         precision, progress = host.accelerator.mixed_precision, not host.args.disable_tqdm
         self._stored.load(self._folder, rows, teacher.model, answer, precision, progress)

@@ -19,7 +19,7 @@ from fineprune.pruning.preparing import prepare
 from fineprune.pruning.pruner import Pruner
 from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher_logits import LOGITS
-from fineprune.training.distillation.teacher_tokens import taken
+from fineprune.training.distillation.teacher_tokens import INPUTS
 from fineprune.training.host import accumulation, last_batch, processes, sealing
 from fineprune.training.host.checkpoints import Checkpoints
 from fineprune.training.host.part import MicroBatch, Part, prefix_of
@@ -197,7 +197,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the host's loss; while training, with the shares of the parts."""
-        stored, theirs, labels = inputs.pop(LOGITS, None), taken(inputs), inputs.get("labels")
+        stored, theirs, labels = inputs.pop(LOGITS, None), inputs.pop(INPUTS, {}), inputs.get("labels")
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         with contextlib.ExitStack() as watching:
@@ -216,7 +216,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
         """Evaluate a batch; rows that only fill up the last one of several processes are not in the loss."""
-        taken(inputs)
+        inputs.pop(INPUTS, None)
         own = last_batch.own_rows(self, inputs)
         if own is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
