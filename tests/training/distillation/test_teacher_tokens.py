@@ -205,5 +205,6 @@ def test_texts_are_cut_to_what_the_teacher_takes(files, reversed_words, make_mod
     reversed_words.save_pretrained(tmp_path / "short")
     section = {"teacher": str(tmp_path / "short"), "alpha": 0.5}
     recipe = Recipe.from_dict(files.recipe().to_dict() | {"distillation": section})
-    run_recipe(recipe, tmp_path / "run", progress=False)
+    results = run_recipe(recipe, tmp_path / "run", progress=False)
+    assert 0 <= results["teacher_score"] <= 1  # its score is of texts as it reads them, too
     assert all(line["distillation"] > 0 for line in logged(tmp_path / "run"))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from fineprune.tasks.batches import fitting
 from fineprune.tasks.opening import open_trained
 from fineprune.training.host.processes import this_process
 from fineprune.training.run.evaluate import evaluate_model
@@ -41,7 +42,10 @@ def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
     ):  # an error of one would leave the others waiting
         return known
     model, tokenizer, _ = open_trained(source, hub=True, need_tokenizer=True)
-    return evaluate_model(model, tokenizer, replace(recipe, pruning=None, distillation=None), folder)[metric]
+    length = fitting(recipe.training.max_length, model, tokenizer)  # of another family it may take fewer
+    training = replace(recipe.training, max_length=length)
+    alone = replace(recipe, training=training, pruning=None, distillation=None)
+    return evaluate_model(model, tokenizer, alone, folder)[metric]
 
 
 def weak_teacher(teacher: float, student: float, metric: str, when: str) -> str | None:
