@@ -24,6 +24,7 @@ from fineprune.training.host import accumulation, last_batch, processes, sealing
 from fineprune.training.host.checkpoints import Checkpoints
 from fineprune.training.host.part import MicroBatch, Part, prefix_of
 from fineprune.training.host.sampler import GroupedByLength
+from fineprune.training.host.serving_length import widen_serving_length
 from fineprune.training.host.steps import Steps
 from fineprune.training.host.stopping import FiniteLoss, StopsAtSignals
 from fineprune.training.host.task_loss import TaskLoss
@@ -85,6 +86,7 @@ class PruningTrainer(Trainer):  # type: ignore[misc]
         self._parts: list[Part] = []
         super().__init__(*args, **kwargs)
         processes.one_device(self)
+        widen_serving_length(self.model, self.train_dataset)
         agreement.agree(processes.facts(self), "PruningTrainer")
         if pruning is not None:
             self._check_pruning()
