@@ -122,7 +122,7 @@ def _estimate(recipe: Recipe, folder: Path, last: bool) -> dict[str, Any]:
     loading = time.perf_counter() - started
     steps = trainer.args.max_steps
     plan = plan_of(job.recipe, trainer.model, steps, head_is_new(trainer.model))
-    for warning in (*before(job.recipe, plan), check_start(job.recipe, job.data.metric)):
+    for warning in (*before(job.recipe, plan), check_start(job.recipe, job.data)):
         if warning:
             _log.warning("%s", warning)
     watch = _Stopwatch(trainer)

@@ -132,7 +132,7 @@ def _teacher_score(job: Job, student: float, out: Path) -> float | None:
     except Exception as error:  # a score for comparison is no reason to lose a run
         warn(f"the teacher is not scored: {one_line(error)}")
         return None
-    if score is not None and (warning := weak_teacher(score, student, metric, "now")):
+    if score is not None and (warning := weak_teacher(score, student, job.data, "now")):
         warn(warning)
     return score
 

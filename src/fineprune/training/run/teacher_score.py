@@ -1,9 +1,11 @@
 """The score of a teacher beside its student's: a weak teacher makes a run worse, and nothing else says so."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from fineprune.tasks.batches import fitting
+from fineprune.tasks.data import TaskData
 from fineprune.tasks.opening import open_trained
 from fineprune.training.host.processes import this_process
 from fineprune.training.run.evaluate import evaluate_model
@@ -48,22 +50,26 @@ def teacher_score(recipe: Recipe, metric: str, folder: Path) -> float | None:
     return evaluate_model(model, tokenizer, alone, folder)[metric]
 
 
-def weak_teacher(teacher: float, student: float, metric: str, when: str) -> str | None:
-    """Return the warning about a teacher that scores less than its student; None where it does not."""
-    if teacher >= student:
+def weak_teacher(teacher: float, student: float, data: TaskData, when: str) -> str | None:
+    """Return the warning about a teacher that scores less than its student; None where it does not.
+
+    A difference below the standard error of an accuracy on as many examples is none.
+    """
+    share = min(1.0, max(0.0, student))
+    if student - teacher <= math.sqrt(share * (1 - share) / max(1, data.sizes()["validation"])):
         return None
     return (
-        f"the teacher's {metric} of {teacher:.2%} is below the {student:.2%} of the student {when}: it may "
+        f"the teacher's {data.metric} of {teacher:.2%} is below the {student:.2%} of the student {when}: it may "
         "hold the student back; name a better distillation.teacher, or a smaller distillation.alpha"
     )
 
 
-def check_start(recipe: Recipe, metric: str) -> str | None:
+def check_start(recipe: Recipe, data: TaskData) -> str | None:
     """Return the warning about a teacher below the run that the student starts from, by their results."""
     if recipe.distillation is None or recipe.distillation.teacher is None:
         return None
-    teacher = recorded_score(recipe.distillation.teacher, recipe, metric)
-    start = recorded_score(recipe.model.name, recipe, metric)
+    teacher = recorded_score(recipe.distillation.teacher, recipe, data.metric)
+    start = recorded_score(recipe.model.name, recipe, data.metric)
     if teacher is None or start is None:
         return None
-    return weak_teacher(teacher, start, metric, "that it begins with")
+    return weak_teacher(teacher, start, data, "that it begins with")

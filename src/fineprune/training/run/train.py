@@ -224,7 +224,7 @@ def _run(run: Running, stops: StopsAtSignals) -> dict[str, Any]:
     trainer.add_callback(clock)
     plan = plan_of(recipe, trainer.model, trainer.args.max_steps, head_is_new(trainer.model))
     own = [in_section(run.section, warning) for warning in before(recipe, plan)]
-    for warning in (*own, check_start(recipe, data.metric), untaught(run.earlier)):
+    for warning in (*own, check_start(recipe, data), untaught(run.earlier)):
         if warning:
             warn(warning)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
