@@ -191,7 +191,8 @@ def check_layers(student: nn.Module, teacher: nn.Module, name: str, layers: Any 
     if ours != theirs:
         raise FinepruneError(
             f"{name}: has {theirs} hidden units, the model {ours}, so their hidden states cannot be "
-            "compared; leave distillation's hidden out, or name a teacher of the model's size"
+            "compared; leave distillation's hidden out (in a recipe distillation.hidden=0), or name a "
+            "teacher of the model's size"
         )
     counts = [getattr(model.config, "num_hidden_layers", 0) or 0 for model in (student, teacher)]
     check_pairs(layers, counts[0], counts[1], name)

@@ -105,9 +105,10 @@ def check_whole_texts(head: Head, name: str, config: Any) -> None:
             f"{name}: reads tokens of its own ({_IDS}), and the model answers {head}, which belong to the "
             "student's tokens; only classes and values of whole texts can be compared"
         )
-    for setting in ("hidden", "graft"):
+    for setting, none in (("hidden", "0"), ("graft", "null")):
         if getattr(config, setting):
             raise FinepruneError(
                 f"{name}: reads tokens of its own ({_IDS}), so its hidden states and blocks do not belong to "
-                f"the student's tokens; leave distillation's {setting} out"
+                f"the student's tokens; leave distillation's {setting} out (in a recipe "
+                f"distillation.{setting}={none})"
             )

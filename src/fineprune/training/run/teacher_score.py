@@ -59,8 +59,8 @@ def weak_teacher(teacher: float, student: float, data: TaskData, when: str) -> s
     if student - teacher <= math.sqrt(share * (1 - share) / max(1, data.sizes()["validation"])):
         return None
     return (
-        f"the teacher's {data.metric} of {teacher:.2%} is below the {student:.2%} of the student {when}: it may "
-        "hold the student back; name a better distillation.teacher, or a smaller distillation.alpha"
+        f"the teacher's {data.metric} of {teacher:.2%} is below the {student:.2%} of the student {when}: it "
+        "may hold the student back; name a better distillation.teacher, or a smaller distillation.alpha"
     )
 
 
