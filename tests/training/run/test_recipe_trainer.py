@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_trainer import tenths_between
 from fineprune.training.run.train import begin, run_recipe
 
@@ -69,3 +70,18 @@ def test_attention_of_steps_and_evaluations(files, tmp_path, asked, evaluated):
     trainer.model.bert.register_forward_hook(lambda module, *_: seen.add(module.config._attn_implementation))
     trainer.evaluate()
     assert (steps, seen) == (asked or "eager", {evaluated})
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_answers_before_the_first_step_are_announced(files, make_model, tokenizer, tmp_path, capsys, cache):
+    """They take minutes of a large teacher."""
+    make_model(id2label={0: "neg", 1: "pos"}).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    section = {"teacher": str(tmp_path / "teacher"), "cache": cache}
+    recipe = Recipe.from_dict(files.recipe().to_dict() | {"distillation": section})
+    capsys.readouterr()
+    begin(recipe, tmp_path / "run", progress=True)
+    said = "teacher: answers 48 rows, unless these answers are stored, then the first step\n"
+    assert (said in capsys.readouterr().err) == cache
+    begin(recipe, tmp_path / "run", progress=False)
+    assert "teacher: answers" not in capsys.readouterr().err

@@ -61,6 +61,12 @@ def make_trainer(job: Job, model: Any, folder: Path, progress: bool) -> PruningT
     teaching: dict[str, Any] = {}
     if train is not None:
         train, teaching = _taught(job, train, folder.parent)
+        if teaching.get("teacher_logits") and progress and this_process().is_main_process:
+            print(
+                f"teacher: answers {len(train):,} rows, unless these answers are stored, then the first step",
+                file=sys.stderr,
+                flush=True,
+            )
     trackers = [] if train is None else [_tracker(name, folder) for name in recipe.training.report_to]
     trainer = RatedTrainer(
         rates=recipe.training.rates,
