@@ -34,12 +34,15 @@ def _imports_are_no_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _signals() -> None:
-    """Signals do what they do in a terminal, also where the tests run under nohup or in the background."""
+    """Signals do what they do in a terminal, also where the tests run under nohup or in the background.
+
+    For each module, since libraries that a test uses, such as Ray, leave handlers of their own.
+    """
     for name, usual in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        if number is not None and signal.getsignal(number) is not usual:
             signal.signal(number, usual)
 
 
