@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertForTokenClassification, BertTokenizer
+from transformers import BertForSequenceClassification, BertForTokenClassification, BertTokenizer
 
 from fineprune import Distillation, FinepruneError, PruningConfig
+from fineprune.training.distillation.row_lengths import lengths_of
 from fineprune.training.distillation.teacher_tokens import (
     INPUTS,
     TeacherCollator,
-    longest_of,
     reads_otherwise,
     teacher_columns,
     with_teacher_columns,
@@ -40,7 +40,10 @@ def reversed_words(tokenizer):
 @pytest.fixture
 def reversed_teacher(teacher):
     """The teacher for these ids."""
-    model = copy.deepcopy(teacher)
+    return with_reversed_ids(copy.deepcopy(teacher))
+
+
+def with_reversed_ids(model):
     with torch.no_grad():
         words = model.bert.embeddings.word_embeddings.weight
         words.copy_(words.flip(0))
@@ -70,7 +73,7 @@ def test_the_columns_stand_beside_the_students(teacher):
     assert both["teacher_input_ids"][:] == [[7], [8, 9, 7]]
     for kind in (both, list(both)):
         assert sorted(teacher_columns(kind, teacher)) == ["teacher_attention_mask", "teacher_input_ids"]
-        assert longest_of(kind) == 3
+        assert lengths_of(kind, "teacher_input_ids") == [1, 3]
     assert teacher_columns(rows, teacher) == teacher_columns([], teacher) == ()
     noted = both.add_column("teacher_note", ["a", "b"])  # nothing that its forward pass takes
     assert teacher_columns(noted, teacher) == teacher_columns(both, teacher)
@@ -175,13 +178,8 @@ def logged(folder: Path) -> list[dict[str, float]]:
 def test_a_recipe_reads_its_texts_with_both_tokenizers(files, reversed_words, tmp_path, cache):
     """The same teacher, once with the student's words, once with the reversed ones."""
     run_recipe(replace(files.recipe(), pruning=None), tmp_path / "teacher", progress=False)
-    place = tmp_path / "teacher" / "model"
-    model = type(_trained(place)).from_pretrained(place)
-    with torch.no_grad():
-        words = model.bert.embeddings.word_embeddings.weight
-        words.copy_(words.flip(0))
-    model.config.pad_token_id = len(words) - 1
-    model.save_pretrained(tmp_path / "reversed")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "teacher" / "model")
+    with_reversed_ids(model).save_pretrained(tmp_path / "reversed")
     reversed_words.save_pretrained(tmp_path / "reversed")
     results = []
     for name in ("teacher", "reversed"):
@@ -192,12 +190,6 @@ def test_a_recipe_reads_its_texts_with_both_tokenizers(files, reversed_words, tm
     assert len(first) >= 12
     assert first == second
     assert results[0]["teacher_score"] == results[1]["teacher_score"]
-
-
-def _trained(place: Path):
-    from transformers import AutoModelForSequenceClassification
-
-    return AutoModelForSequenceClassification.from_pretrained(place)
 
 
 def test_texts_are_cut_to_what_the_teacher_takes(files, reversed_words, make_model, tmp_path):

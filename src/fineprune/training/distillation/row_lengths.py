@@ -13,8 +13,8 @@ def are_tokenized(rows: Any) -> bool:
     return "input_ids" in (getattr(rows, "column_names", None) or ())
 
 
-def lengths_of(rows: Any) -> list[int]:
-    """Return the number of tokens of each row, of several texts those of the longest.
+def lengths_of(rows: Any, column: str = "input_ids") -> list[int]:
+    """Return the number of tokens of each row in a column of ids, of several texts those of the longest.
 
     A `datasets.Dataset` is read by column, which is faster.
 
@@ -23,7 +23,7 @@ def lengths_of(rows: Any) -> list[int]:
     """
     columns = hasattr(rows, "column_names")
     try:
-        every = list(rows["input_ids"] if columns else (row["input_ids"] for row in rows))
+        every = list(rows[column] if columns else (row[column] for row in rows))
     except (KeyError, ValueError) as error:  # the latter of a data set
         raise FinepruneError(
             "the rows of the training data have no input_ids, so their lengths are unknown; tokenize them, "

@@ -20,7 +20,8 @@ INPUTS = "fineprune_teacher_inputs"
 """The entry of a batch that holds what the teacher reads, by the names of its forward pass."""
 
 _PREFIX = "teacher_"
-_IDS = f"{_PREFIX}input_ids"
+IDS = f"{_PREFIX}input_ids"
+"""The column of the teacher's ids."""
 
 WHOLE_TEXTS: tuple[Head, ...] = ("texts", "values")
 """The heads that answer once a text."""
@@ -32,7 +33,7 @@ def teacher_columns(rows: Any, teacher: nn.Module) -> tuple[str, ...]:
         return ()
     names = list(rows[0]) if isinstance(rows, list) and rows else getattr(rows, "column_names", [])
     known = {f"{_PREFIX}{name}" for name in inspect.signature(teacher.forward).parameters}
-    return tuple(name for name in names if name in known) if _IDS in names else ()
+    return tuple(name for name in names if name in known) if IDS in names else ()
 
 
 def reads_otherwise(tokenizer: Any, other: Any) -> bool:
@@ -52,12 +53,6 @@ def with_teacher_columns(rows: Any, theirs: Any) -> Any:
         if name != "labels":
             rows = rows.add_column(f"{_PREFIX}{name}", theirs[name][:])
     return rows
-
-
-def longest_of(rows: Any) -> int:
-    """Return the tokens of the longest text, as the teacher reads it."""
-    columns = hasattr(rows, "column_names")
-    return max(map(len, rows[_IDS] if columns else (row[_IDS] for row in rows)), default=0)
 
 
 class TeacherCollator:
@@ -88,7 +83,7 @@ class TeacherCollator:
 
     def _padded(self, rows: list[Any], name: str) -> torch.Tensor:
         values = [torch.as_tensor(row[name]) for row in rows]
-        padding = self._padding if name == _IDS else 0
+        padding = self._padding if name == IDS else 0
         return pad_sequence(values, batch_first=True, padding_value=padding)
 
 
@@ -102,13 +97,13 @@ def check_whole_texts(head: Head, name: str, config: Any) -> None:
     """
     if head not in WHOLE_TEXTS:
         raise FinepruneError(
-            f"{name}: reads tokens of its own ({_IDS}), and the model answers {head}, which belong to the "
+            f"{name}: reads tokens of its own ({IDS}), and the model answers {head}, which belong to the "
             "student's tokens; only classes and values of whole texts can be compared"
         )
     for setting, none in (("hidden", "0"), ("graft", "null")):
         if getattr(config, setting):
             raise FinepruneError(
-                f"{name}: reads tokens of its own ({_IDS}), so its hidden states and blocks do not belong to "
+                f"{name}: reads tokens of its own ({IDS}), so its hidden states and blocks do not belong to "
                 f"the student's tokens; leave distillation's {setting} out (in a recipe "
                 f"distillation.{setting}={none})"
             )

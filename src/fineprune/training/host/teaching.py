@@ -25,10 +25,10 @@ from fineprune.training.distillation.teacher import (
 )
 from fineprune.training.distillation.teacher_logits import ROW, StoredLogits, numbered
 from fineprune.training.distillation.teacher_tokens import (
+    IDS,
     INPUTS,
     TeacherCollator,
     check_whole_texts,
-    longest_of,
     teacher_columns,
 )
 from fineprune.training.host.grafting import Grafting
@@ -44,11 +44,10 @@ class Teaching(Part):
         name = f"teacher {place}".strip()
         own = host.processing_class or getattr(host.data_collator, "tokenizer", None)
         rows = host.train_dataset
-        longest = max(lengths_of(rows), default=None) if are_tokenized(rows) else None
         self._student, model = head_module(host.model), head_module(model)
         self.columns = teacher_columns(rows, model)
-        if self.columns:
-            longest = longest_of(rows)
+        ids = IDS if self.columns else "input_ids"
+        longest = max(lengths_of(rows, ids), default=None) if are_tokenized(rows) else None
         head = check_fit(self._student, model, name, (own, tokenizer), longest, bool(self.columns))
         if self.columns:
             check_whole_texts(head, name, config)

@@ -164,8 +164,9 @@ def _taught(job: Job, train: Any, out: Path) -> tuple[Any, dict[str, Any]]:
     arguments for the teacher; none where it has no share in the loss.
     """
     recipe, data, section = job.recipe, job.data, job.recipe.distillation
-    if section is None or section.teacher is None or (recipe.task.own_loss and not section.loss.teaches):
+    if section is None or (recipe.task.own_loss and not section.loss.teaches):
         return train, {}
+    assert section.teacher is not None  # a recipe of one stage names it
     teacher = load_teacher(section.teacher)
     if reads_otherwise(job.tokenizer, teacher.tokenizer) and head_of(teacher.model) in WHOLE_TEXTS:
         length = fitting(recipe.training.max_length, *teacher[:2])
