@@ -1,9 +1,11 @@
+import contextlib
+
 import pytest
 import torch
 from support import tiny_bert
 from torch import nn
 
-from fineprune.training.host.attention import fused_attention
+from fineprune.training.host.attention import fused_attention, is_long
 
 IDS = torch.tensor([[2, 5, 7, 1], [2, 6, 1, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -55,3 +57,21 @@ def test_other_models_are_left(monkeypatch):
         assert model.config._attn_implementation == "eager"
     with fused_attention(nn.Linear(2, 2)):
         pass
+
+
+def test_long_is_by_the_padded_batch():
+    assert not is_long({"input_ids": torch.zeros(2, 191)})
+    assert is_long({"input_ids": torch.zeros(2, 192)})
+    assert not is_long({"pixel_values": torch.zeros(2, 3, 224, 224)})
+
+
+def test_gradients_are_the_same_in_the_block():
+    model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model.set_attn_implementation("eager")
+    gradients = []
+    for block in (contextlib.nullcontext, lambda: fused_attention(model)):
+        model.zero_grad()
+        with block():
+            model(IDS, attention_mask=MASK, labels=torch.tensor([0, 1])).loss.backward()
+        gradients.append([entry.grad for entry in model.parameters()])
+    torch.testing.assert_close(*gradients)

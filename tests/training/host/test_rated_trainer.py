@@ -100,3 +100,15 @@ def test_evaluations_may_leave_eager_attention(trainer, fused):
     rated.train()
     rated.evaluate(rated.train_dataset)
     assert set(seen) == {(True, "eager"), (False, "sdpa" if fused else "eager")}
+
+
+@pytest.mark.parametrize(("fused", "long_from"), [(True, 3), (True, 4), (False, 3)])
+def test_long_batches_may_leave_eager_attention(trainer, monkeypatch, fused, long_from):
+    monkeypatch.setattr("fineprune.training.host.attention._FUSED_FROM", long_from)
+    rated = trainer(Rates(), fused=fused)
+    rated.model.set_attn_implementation("eager")
+    seen = set()
+    rated.model.bert.register_forward_hook(lambda module, *_: seen.add(module.config._attn_implementation))
+    rated.train()
+    assert seen == {"sdpa" if fused and long_from == 3 else "eager"}  # its rows have three tokens
+    assert rated.model.config._attn_implementation == "eager"

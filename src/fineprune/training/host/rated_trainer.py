@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fineprune.training.host.attention import fused_attention
+from fineprune.training.host.attention import fused_attention, is_long
 from fineprune.training.host.learning_rates import Rates
 from fineprune.training.host.trainer import PruningTrainer
 
@@ -18,7 +18,7 @@ class RatedTrainer(PruningTrainer):
     lr_scheduler: Any
 
     def __init__(self, *args: Any, rates: Rates, fused: bool = False, **kwargs: Any) -> None:
-        """Take the rates, and whether evaluations may leave the model's eager attention."""
+        """Take the rates, and whether long batches and evaluations may leave the model's eager attention."""
         super().__init__(*args, **kwargs)
         self._rates, self._fused = rates, fused
         if self.args.max_steps > 0:
@@ -29,9 +29,17 @@ class RatedTrainer(PruningTrainer):
 
         The iterator of every data loader draws one, and dropout and L0 would go on from another place.
         """
-        attention = fused_attention(self.model) if self._fused else contextlib.nullcontext()
-        with torch.random.fork_rng(devices=[]), attention:
+        with torch.random.fork_rng(devices=[]), self._attention(True):
             return super().evaluation_loop(*args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Make a step's gradients, by fused attention where the batch is long enough for it to pay."""
+        with self._attention(is_long(inputs)):
+            loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        return loss
+
+    def _attention(self, fused: bool) -> contextlib.AbstractContextManager[None]:
+        return fused_attention(self.model) if fused and self._fused else contextlib.nullcontext()
 
     def _check(self, total: int) -> tuple[int, int]:
         """Return the steps of warm-up and those over which "hold" falls; raise where they do not fit."""

@@ -36,7 +36,8 @@ class ModelConfig:
     attention: str | None = None
     """How transformers computes attention, "eager" or "sdpa": the same values but for rounding, at another
     speed. None: eager for the steps of a run without dropout in bfloat16 on a CPU, where torch's fused
-    backward is slow, and "sdpa" for its evaluations; else what transformers chooses."""
+    backward is slow on batches of fewer than 192 tokens, and "sdpa" for longer ones and evaluations; else
+    what transformers chooses."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model; read it first."""
