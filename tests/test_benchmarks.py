@@ -310,3 +310,10 @@ def test_sentences(tmp_path, run, save_body):
     small = [save_compact(model, tmp_path / name).folder for name in ("one", "two")]
     said = run("sentences", *asked, "--pruned", *small)
     assert all(f"pruned {place}, engine float32" in said for place in small)
+
+
+def test_attention(run):
+    printed = run("attention", "--lengths", 8, 16, "--rounds", 1, "--precision", "float32")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["8", "16"]
+    assert all(float(ratio) > 0 for row in rows for ratio in row[1:])
