@@ -7,6 +7,13 @@
 #include <cstring>
 #include <exception>
 #include <string_view>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -44,6 +51,21 @@ void check_between(const char *name, int64_t value, int64_t most) {
         throw Error(std::string(name) + " is " + std::to_string(value) + "; 1 to " + std::to_string(most) +
                     " can be run");
 }
+
+#if defined(__x86_64__)
+// Whether the processor has tiles of bytes and of bfloat16, and the system lets this process use them.
+bool may_use_tiles() {
+#if defined(__linux__)
+    constexpr unsigned kTile = 1u << 24, kBytesOf = 1u << 25, kBf16 = 1u << 22, kAll = kTile | kBytesOf | kBf16;
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of Linux's asm/prctl.h, since 5.16
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 bool offers(int32_t dtype) { return dtype == FP_FLOAT32 || dtype == FP_INT8 || (dtype == FP_BFLOAT16 && kHasBf16); }
 
@@ -272,7 +294,9 @@ int32_t fp_runs(const char *level) {
     if (name == "avx2") return avx2;
     if (name == "avx512") return avx512;
     if (name == "avx512_vnni") return vnni;
-    if (name == "avx512_bf16") return vnni && __builtin_cpu_supports("avx512bf16");
+    const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    if (name == "avx512_bf16") return bf16;
+    if (name == "amx") return bf16 && fp::may_use_tiles();
 #elif defined(__aarch64__) && defined(__linux__)
     // Bits of Linux's asm/hwcap.h, which has names for the last two only since 5.7.
     constexpr unsigned long kDot = 1ul << 20, kI8mm = 1ul << 13, kBf16 = 1ul << 14;

@@ -11,6 +11,7 @@
 
 #include "dense.hpp"
 #include "sparse.hpp"
+#include "tiles.hpp"
 
 namespace fp {
 
@@ -112,7 +113,7 @@ struct BFloat16 {
     static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 2;
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 2;
-    static constexpr float kDense = 0.42f;
+    static constexpr float kDense = kHasTiles ? 0.09f : 0.42f;
     static constexpr Costs kCosts = {1.7f, 2.7f, 3, 15, 40};
     typedef Bf16Dot Dot;
     template <int Width>
@@ -183,7 +184,7 @@ struct Int8 {
     static constexpr int kRow = kBytes, kPartial = 4 * kTile, kStep = 4, kWords = 1;
     static constexpr int64_t kBlock = kCache / kRow;
     static constexpr int kGroup = 4;
-    static constexpr float kDense = 0.5f;
+    static constexpr float kDense = kHasTiles ? 0.1f : 0.5f;
     // Without dot4 a product takes three instructions, or far longer than the loads that are saved.
     static constexpr Costs kCosts = kHasDot4     ? Costs{1.6f, 4.4f, 5, 27, 62}
                                     : kAddsPairs ? Costs{2.3f, 7.2f, 5, 50, 90}

@@ -21,7 +21,7 @@ class Linear {
     }
     // Sizes of the memory that run() needs beside the tile, in bytes.
     size_t partial_bytes() const { return rows_ * Kernel::kPartial; }
-    size_t grouped_bytes() const { return needs_groups() ? groups_ * Kernel::kTile * 4 : 0; }
+    size_t grouped_bytes() const { return needs_groups() ? filled_groups() * Kernel::kTile * 4 : 0; }
 
     // `partial` has a row of kPartial bytes for each output; `out` may write that output's result there.
     // out(output, y): y holds the tile's `Width` tokens in natural order, in vectors of kVector<Width> bytes.
@@ -44,6 +44,8 @@ class Linear {
     }
 
   private:
+    static constexpr bool kTiles = kHasTiles && Kernel::kGroup > 1;
+
     explicit Linear(const Rows &m)
         : rows_(m.count()), columns_(m.columns()), groups_((columns_ + Kernel::kGroup - 1) / Kernel::kGroup) {
         copy_biases(m);
@@ -69,18 +71,22 @@ class Linear {
         }
     }
 
-    // A word for each group of inputs, output after output.
+    // A word for each group of inputs, output after output, or in tiles.
     void pack_dense_rows(const Rows &m) {
-        dense_.grow(dense_rows_.size() * groups_);
+        const int64_t count = int64_t(dense_rows_.size());
+        dense_.grow((kTiles ? whole_tiles(count) : count) * filled_groups());
         for (size_t i = 0; i < dense_rows_.size(); i++) {
             const uint32_t row = dense_rows_[i];
             std::vector<float> values(groups_ * Kernel::kGroup, 0.0f);
             for (int64_t k = 0; k < m.size(row); k++) values[m.element(row, k).column] = m.element(row, k).value;
             for (int64_t g = 0; g < groups_; g++)
-                dense_[i * groups_ + g] = Kernel::group(&values[g * Kernel::kGroup], row_scale(row));
+                dense_[kTiles ? word_in_tiles(i, g, groups_) : i * groups_ + g] =
+                    Kernel::group(&values[g * Kernel::kGroup], row_scale(row));
         }
     }
 
+    // Tiles have whole numbers of groups.
+    int64_t filled_groups() const { return kTiles ? whole_tiles(groups_) : groups_; }
     bool needs_groups() const { return Kernel::kGroup > 1 && (sparse_.aligned || !dense_rows_.empty()); }
     float row_scale(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? scales_[n] : 1.0f; }
     float row_total(uint32_t n) const { return Kernel::kDtype == FP_INT8 ? totals_[n] : 0.0f; }
@@ -91,20 +97,26 @@ class Linear {
         constexpr int N = Width > kLanes ? Width / kLanes : 1;
         constexpr size_t kStride = (Kernel::kGroup > 1 ? Width : Kernel::kTile) * 4;
         const Span<const char> right = Kernel::kGroup > 1 ? Span<const char>(grouped) : Span<const char>(x.rows);
-        const Span<const uint32_t> words = dense_.span();
-        const Left left{{reinterpret_cast<const char *>(words.data()), words.size() * 4}, size_t(groups_) * 4, 4};
         typedef typename Kernel::template Scale<kBytes> Scale;
-        product<typename Kernel::Dot, N>(
-            left, int64_t(dense_rows_.size()), Right{right, kStride}, groups_, [&](int64_t i, const auto *sums) {
-                const uint32_t n = dense_rows_[i];
-                alignas(kAlign) float y[N * kLanes];
-                for (int j = 0; j < N; j++)
-                    store<kBytes>(y + j * kLanes,
-                                  Scale(x, j * kLanes).apply(sums[j], row_scale(n), row_total(n)) + bias_[n]);
-                Floats<B> row[Width * 4 / B];
-                for (int j = 0; j < Width * 4 / B; j++) row[j] = load<Floats<B>>(y + j * (B / 4));
-                out(n, row);
-            });
+        const auto finish = [&](int64_t i, const auto *sums) {
+            const uint32_t n = dense_rows_[i];
+            alignas(kAlign) float y[N * kLanes];
+            for (int j = 0; j < N; j++)
+                store<kBytes>(y + j * kLanes,
+                              Scale(x, j * kLanes).apply(sums[j], row_scale(n), row_total(n)) + bias_[n]);
+            Floats<B> row[Width * 4 / B];
+            for (int j = 0; j < Width * 4 / B; j++) row[j] = load<Floats<B>>(y + j * (B / 4));
+            out(n, row);
+        };
+        typedef typename Kernel::Dot Dot;
+        const Span<const uint32_t> words = dense_.span();
+        const int64_t count = int64_t(dense_rows_.size());
+        if constexpr (kTiles) {
+            tile_product<Dot, N>(words, count, Right{right, kStride}, groups_, finish);
+        } else {
+            const Left left{{reinterpret_cast<const char *>(words.data()), words.size() * 4}, size_t(groups_) * 4, 4};
+            product<Dot, N>(left, count, Right{right, kStride}, groups_, finish);
+        }
     }
 
     // Rows in packed order to words that hold the rows of a group, in natural order.
@@ -127,6 +139,7 @@ class Linear {
                 for (int j = 0; j < 4; j++) put(to + j * B, words[j]);
             }
         }
+        std::memset(grouped + groups_ * Width * 4, 0, (filled_groups() - groups_) * Width * 4);
     }
 
     int64_t rows_ = 0, columns_ = 0, groups_ = 0;

@@ -10,7 +10,7 @@ from fineprune_runtime import Linear
 
 def most_level(level: str) -> int:
     """The largest level of an int8 weight: without VNNI, x86 adds two products of bytes in 16 bits."""
-    adds_pairs = platform.machine() in ("x86_64", "AMD64") and level not in ("avx512_vnni", "avx512_bf16")
+    adds_pairs = platform.machine() in ("x86_64", "AMD64") and level not in ("avx512_vnni", "avx512_bf16", "amx")
     return 64 if adds_pairs else 127
 
 

@@ -61,7 +61,7 @@ def test_dtypes():
     for level in LEVELS:
         offered = native.dtypes(level)
         assert {"float32", "int8"} <= set(offered) <= set(native.DTYPES)
-        assert ("bfloat16" in offered) == (level in ("avx512_bf16", "neon_i8mm") or EMULATED)
+        assert ("bfloat16" in offered) == (level in ("amx", "avx512_bf16", "neon_i8mm") or EMULATED)
     assert set(native.dtypes()) == {dtype for level in LEVELS for dtype in native.dtypes(level)}
 
 

@@ -14,7 +14,16 @@ from typing import Any
 
 from fineprune_runtime.errors import EngineError
 
-LEVELS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon_i8mm", "neon_dot", "portable")  # best first
+LEVELS = (  # best first
+    "amx",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx512",
+    "avx2",
+    "neon_i8mm",
+    "neon_dot",
+    "portable",
+)
 DTYPES = ("float32", "bfloat16", "int8")  # the number of a dtype is its index
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 MOST_ROWS, MOST_COLUMNS, MOST_THREADS = 2**20, 2**16, 1024  # MOST_COLUMNS also limits head_dim and hidden
