@@ -35,8 +35,8 @@ class Attention {
     static constexpr int kQueries = kMostVectors * kLanes;  // at once
     static constexpr bool kIntegers = Kernel::kDtype == FP_INT8 && (kHasDot4 || (kAddsShorts && !kHasBf16));
     typedef std::conditional_t<kHasDot4, HeadBytes<kHasBf16>, HeadShorts> Integers;
-    // For fewer, integers take longer to make than they save.
-    static constexpr int64_t kFewestKeys = kHasBf16 ? 112 : 24;
+    // For fewer, integers take longer to make than they save. Processors with tiles are slow at bfloat16 without them.
+    static constexpr int64_t kFewestKeys = !kHasBf16 ? 24 : kHasTiles ? 64 : 112;
 
   public:
     static constexpr bool kPairs = !kFloats && kHasBf16;

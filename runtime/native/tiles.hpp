@@ -126,7 +126,7 @@ void tile_block(const uint32_t *left, const char *right, size_t stride, int64_t 
         for (int n = 0; n < C; n++) {
             typename Dot::Sum sum{};
             for (int64_t g = 0; g < steps * kSide; g++)
-                sum = Dot::dot(sum, load<Words<>>(right + g * stride + n * kBytes),
+                sum = Dot::dot(sum, load<Words<> >(right + g * stride + n * kBytes),
                                left[word_in_tiles(m, g, steps * kSide)]);
             put(sums + m * line + n * kBytes, sum);
         }
@@ -151,8 +151,7 @@ void tile_product(Span<const uint32_t> left, int64_t rows, const Right &b, int64
         const uint32_t *from = left.at(t * steps * kSide * kSide, at_once * steps * kSide * kSide);
         for (int n = 0; n < N; n += kColumns) {
             const char *right = b.words.data() + n * 64;
-            if (at_once > 1)
-                tile_block<Dot, kAtOnce, kColumns>(from, right, b.stride, steps, sums + n * 64, kLine);
+            if (at_once > 1) tile_block<Dot, kAtOnce, kColumns>(from, right, b.stride, steps, sums + n * 64, kLine);
             else tile_block<Dot, 1, kColumns>(from, right, b.stride, steps, sums + n * 64, kLine);
         }
         const int64_t first = t * kSide, count = std::min(rows - first, at_once * kSide);

@@ -1,4 +1,4 @@
-"""Attention over long texts, where int8 takes integers: bytes from 112 or 24 tokens, or 16 bits from 24."""
+"""Attention over long texts, where int8 takes integers: bytes from 24, 64 or 112 tokens, or 16 bits."""
 
 import math
 
@@ -9,8 +9,8 @@ from runtime.engines import PAIRS, EncoderCase, check_encoder, floats, layer, li
 from fineprune_runtime import Encoder
 
 everywhere = pytest.mark.parametrize(("level", "dtype"), PAIRS)
-# Integers begin at 24 or 112; sums of 16 bits end after 256 keys; four bytes are multiplied together.
-LENGTHS = (23, 24, 25, 111, 112, 113, 255, 256, 257, 300, 513)
+# Integers begin at 24, 64 or 112; sums of 16 bits end after 256 keys; four bytes are multiplied together.
+LENGTHS = (23, 24, 25, 63, 64, 65, 111, 112, 113, 255, 256, 257, 300, 513)
 WIDE = 64
 CLOSE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.08}
 
