@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from fineprune_runtime import levels
+
 
 class BreakEven(NamedTuple):
     """Densities of equal speed; 1: sparse is faster at every density that was measured."""
@@ -13,29 +15,40 @@ class BreakEven(NamedTuple):
 
 
 # `python benchmarks/engine.py --break-even`: an encoder of BERT-base's shape, 1 x 128 tokens, one thread,
-# random masks of the same density in each matrix, on an AMD core with AVX-512, VNNI and bfloat16
-# (docs/engine.md).
-BREAK_EVEN = {
+# random masks of the same density in each matrix (docs/engine.md). On an AMD core with AVX-512, VNNI and
+# bfloat16:
+_VECTORS = {
     "float32": BreakEven(torch=1.0, openvino_int8=0.12),
     "bfloat16": BreakEven(torch=1.0, openvino_int8=0.20),
     "int8": BreakEven(torch=1.0, openvino_int8=0.32),
 }
+# On an Intel core with AMX, which speeds up dense models. In int8 the two are equal above the limit.
+_TILES = {
+    "float32": BreakEven(torch=0.57, openvino_int8=0.08),
+    "bfloat16": BreakEven(torch=1.0, openvino_int8=0.05),
+    "int8": BreakEven(torch=1.0, openvino_int8=0.10),
+}
 
 
-_RIVAL = "(dense: OpenVINO int8; dense torch is slower at every density)"
+def limits() -> dict[str, BreakEven]:
+    """Return the densities of equal speed of each dtype, on the kind of processor that this one is."""
+    return _TILES if "amx" in levels() else _VECTORS
+
+
+_RIVAL = "(dense: OpenVINO int8; dense torch is slower at these densities)"
 
 
 def faster(density: float) -> dict[str, bool]:
     """Return, for each dtype of the engine, whether it beats OpenVINO's dense int8 at this density."""
-    return {dtype: density < min(limits) for dtype, limits in BREAK_EVEN.items()}
+    return {dtype: density < min(each) for dtype, each in limits().items()}
 
 
 def advice(density: float) -> str:
     """Return one line for the user about the engine's speed at this density."""
     answers = faster(density)
-    limits = {dtype: f"{dtype} below {min(BREAK_EVEN[dtype]):.0%}" for dtype in answers}
-    yes = [limits[dtype] for dtype, is_faster in answers.items() if is_faster]
-    no = [limits[dtype] for dtype, is_faster in answers.items() if not is_faster]
+    below = {dtype: f"{dtype} below {min(each):.0%}" for dtype, each in limits().items()}
+    yes = [below[dtype] for dtype, is_faster in answers.items() if is_faster]
+    no = [below[dtype] for dtype, is_faster in answers.items() if not is_faster]
     if not no:
         said = f"the engine is faster than a dense model at this density: {', '.join(yes)}"
     elif not yes:
