@@ -1,11 +1,14 @@
 """A recipe of two stages: a dense fine-tuning, then pruning from there with that teacher."""
 
+import gc
 import json
+import weakref
 
 import pytest
 from training.run.test_train_resumed import killed
 
 from fineprune import FinepruneError
+from fineprune.training.run import train
 from fineprune.training.run.recipe import Recipe
 from fineprune.training.run.recipe_check import check_recipe, summary_lines
 from fineprune.training.run.train import run_recipe
@@ -179,3 +182,22 @@ def test_a_teacher_may_be_left_out_only_where_a_dense_stage_is_it(files):
 def test_two_stages_without_pruning_train_on(staged, tmp_path):
     results = run_recipe(staged(pruning=None), tmp_path / "out", progress=False)
     assert (results["density"], results["steps"], results["dense"]["steps"]) == (1.0, 12, 6)
+
+
+def test_a_stage_begins_without_the_models_of_those_before(staged, tmp_path, monkeypatch):
+    build, made, alive = train.build_model, [], []
+
+    def watched(*args):
+        alive.append(sum(model() is not None for model in made))
+        model, tokenizer = build(*args)
+        made.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(train, "build_model", watched)
+    gc.collect()
+    gc.disable()  # else it depends on when Python collects
+    try:
+        run_recipe(staged(), tmp_path / "run", progress=False)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]  # the last stage to see that it can run, the dense one, the last

@@ -7,6 +7,7 @@ written last, `results.json`. Every file there is complete, so a run that was ki
 """
 
 import contextlib
+import gc
 import logging
 import sys
 from dataclasses import replace
@@ -131,6 +132,7 @@ def _run_before(recipe: Recipe, out: Path, progress: bool, home: Path, again: st
             _, trainer = begin(last, out, progress=False)
         if recipe.is_tuned and head_is_new(trainer.model):
             raise not_tuned(recipe.model.name)
+        del trainer  # or its model is there while the stage trains
     with agreement.together("run"), sealing.writing(out, out / CHECKPOINTS):
         if first:
             write_text(out / "recipe.yaml", recipe.to_yaml())
@@ -175,6 +177,7 @@ def _check_whole(recipe: Recipe, folder: Path) -> None:
 def begin(recipe: Recipe, out: Path, progress: bool) -> tuple[Job, PruningTrainer]:
     """Load data and model, and make the trainer, for a recipe of one stage; nothing is trained yet."""
     data = recipe.task.load()
+    gc.collect()  # the trainer of a stage or run before is in cycles, which hold its model and optimizer
     set_seed(recipe.training.seed)
     model, tokenizer = build_model(
         recipe.model.name,
