@@ -34,15 +34,16 @@ def _imports_are_no_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _signals() -> None:
     """Signals do what they do in a terminal, also where the tests run under nohup or in the background.
 
-    For each module, since libraries that a test uses, such as Ray, leave handlers of their own.
+    For each test, since libraries that one uses, such as Ray, leave handlers of their own; and without asking
+    which one is there, since Python does not know of those in C.
     """
     for name, usual in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not usual:
+        if number is not None:
             signal.signal(number, usual)
 
 
