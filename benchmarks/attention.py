@@ -12,7 +12,7 @@ steps of a run in bfloat16 without dropout are eager on short batches alone
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -35,40 +35,31 @@ def _model(attention: str, dropout: float) -> BertForSequenceClassification:
     return BertForSequenceClassification(config).train()
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(
+    model: BertForSequenceClassification, inputs: dict[str, Any], bfloat16: bool, step: bool
+) -> float:
     start = time.process_time()
-    work()
+    with torch.set_grad_enabled(step), torch.autocast("cpu", torch.bfloat16, bfloat16):
+        loss = model(**inputs).loss
+    if step:
+        loss.backward()
+        model.zero_grad()
     return time.process_time() - start
 
 
-def _ratios(length: int, dropout: float, precision: str, rounds: int) -> tuple[float, float]:
+def _ratios(length: int, dropout: float, bfloat16: bool, rounds: int) -> list[float]:
     """Return the median ratios of eager to fused: a step's forward and backward pass, and a forward pass."""
     models = [_model(attention, dropout) for attention in ("eager", "sdpa")]
     ids = torch.randint(3000, (max(2, TOKENS // length), length))
     mask = torch.ones_like(ids)
     mask[0, -(length // 8) :] = 0
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    labels = torch.zeros(len(ids), dtype=torch.long)
-    steps, passes = [], []
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(len(ids), dtype=torch.long)}
+    ratios: list[list[float]] = [[], []]
     for _ in range(rounds + 1):
-        one, two = [], []
-        for model in models:
-
-            def step(model: BertForSequenceClassification = model) -> None:
-                with torch.autocast("cpu", torch.bfloat16, precision == "bfloat16"):
-                    loss = model(**inputs, labels=labels).loss
-                loss.backward()
-                model.zero_grad()
-
-            def forward(model: BertForSequenceClassification = model) -> None:
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, precision == "bfloat16"):
-                    model(**inputs)
-
-            one.append(_seconds(step))
-            two.append(_seconds(forward))
-        steps.append(one[0] / one[1])
-        passes.append(two[0] / two[1])
-    return statistics.median(steps[1:]), statistics.median(passes[1:])  # without the first, which warms up
+        for found, step in zip(ratios, (True, False), strict=True):
+            eager, fused = (_seconds(model, inputs, bfloat16, step) for model in models)
+            found.append(eager / fused)
+    return [statistics.median(found[1:]) for found in ratios]  # without the first, which warms up
 
 
 def main() -> None:
@@ -83,7 +74,7 @@ def main() -> None:
     print(f"{args.precision}, dropout {args.dropout}, eager / fused")
     print("| tokens | a step | a forward pass |\n|---:|---:|---:|")
     for length in args.lengths:
-        step, forward = _ratios(length, args.dropout, args.precision, args.rounds)
+        step, forward = _ratios(length, args.dropout, args.precision == "bfloat16", args.rounds)
         print(f"| {length} | {step:.2f} | {forward:.2f} |", flush=True)
 
 
