@@ -7,6 +7,8 @@
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= auto
+# A process that ends is replaced, and repeats its test: twice, since one that hangs takes minutes each time.
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --max-worker-restart 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,8 +53,7 @@ demo: $(STAMP)  ## prune the embedded model on the embedded data, no network
 	$(BIN)/fineprune demo $(ARGS)
 
 test: $(STAMP)  ## the tests that need neither network nor data sets
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not realdata" -n $(JOBS) --maxprocesses 8 \
-		--dist loadfile $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not realdata" $(PARALLEL) $(ARGS)
 
 # Laid over .venv by PYTHONPATH: the oldest transformers that pyproject.toml allows, and what that asks for.
 $(OLDEST)/.installed: $(STAMP)
@@ -62,8 +63,7 @@ $(OLDEST)/.installed: $(STAMP)
 	@touch $@
 
 oldest: $(OLDEST)/.installed  ## tests of training, saving and loading with the oldest supported transformers
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(OLDEST_TESTS) -n $(JOBS) \
-		--maxprocesses 8 --dist loadfile $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest $(OLDEST_TESTS) $(PARALLEL) $(ARGS)
 
 realdata: $(STAMP)  ## the tests on the real data sets of FINEPRUNE_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m realdata $(ARGS)

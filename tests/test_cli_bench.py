@@ -2,7 +2,6 @@
 
 import errno
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -159,12 +158,12 @@ def test_a_measurement_that_is_stopped_is_kept(during, rounds, loaded, why, fold
     def turn(call, seconds):
         turns.append(call)
         if len(turns) == 2 * 3 + 2 and during == "round 4":  # two peers in three rounds, and one more
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return usual(call, seconds)
 
     def measured(request):
         if request.way != "torch":
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return Loading("torch", 0.25, 1.0, 2.0, 300.0)
 
     monkeypatch.setattr(timing, "_turn", turn)
@@ -181,7 +180,11 @@ def test_a_measurement_that_is_stopped_is_kept(during, rounds, loaded, why, fold
 def test_a_measurement_that_is_stopped_early_keeps_nothing(folder, monkeypatch, names):
     (folder / "results.json").write_text("{}")
     before = names(folder)
-    monkeypatch.setattr(timing, "_turn", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timing, "_turn", stopped)
     assert call("bench", folder, "--length", 8) == 130
     assert names(folder) == before
 

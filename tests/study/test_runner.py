@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
+import forked
 import pytest
 from filelock import FileLock
 from transformers import Trainer
@@ -106,40 +105,24 @@ def test_a_run_that_was_cut_goes_on(recipe_file, tmp_path, monkeypatch):
 # -- processes --------------------------------------------------------------------------------
 
 
-def stub(run, out, place, threads):
-    """In the place of `work`: writes what it was given; dies or fails where the task says so."""
-    import os
-    import time
-
-    begun = out / ".study" / f"{run.name}.begun"
-    begun.touch()
-    if run.cell.task in ("dies", "ends"):
-        time.sleep(0.5)  # until the others have begun
-        if run.cell.task == "ends":
-            raise SystemExit(75)  # as at SIGTERM
-        os._exit(9)
-    if run.cell.task == "waits" and not (out / "waited").exists():
-        (out / "waited").touch()
-        time.sleep(60)
-    begun.unlink()
-    (out / run.name).mkdir(exist_ok=True)
-    (out / run.name / "given").write_text(f"{os.getpid()} {place} {threads}")
-    return run.name, "done"
+WORKER = Path(__file__).with_name("pool_worker.py")
 
 
-stub.__module__ = "__main__"  # so that workers get it by value: they cannot import this file
+def in_processes(case: str, recipe: Path, out: Path, argument: str) -> dict:
+    """What a study of pool_worker.py came to."""
+    results = out.with_name("results.json")
+    done = forked.python(WORKER, case, recipe, out, argument, results, seconds=280)
+    assert done.returncode == 0, done.stderr
+    return json.loads(results.read_text())
 
 
 @pytest.mark.parametrize("how", ["dies", "ends"])
-def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_path, monkeypatch, how):
+def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_path, how):
     out = tmp_path / "out"
-    monkeypatch.setattr(runner, "work", stub)
-    tasks = {how: [], "waits": [], "c": [], "d": []}
-    said: list[str] = []
-    failures = run_study(make_runs(recipe_file, out, tasks), out, jobs=2, say=said.append)
+    found = in_processes("dying", recipe_file, out, how)
     killed = "its process was killed, probably out of memory"
-    assert failures == [Failure(f"{how}-movement-0.25-s0", killed, "")]
-    assert sorted(line.partition(" ")[2] for line in said) == [
+    assert found["failures"] == [[f"{how}-movement-0.25-s0", killed, ""]]
+    assert sorted(line.partition(" ")[2] for line in found["said"]) == [
         "c-movement-0.25-s0: done",
         "d-movement-0.25-s0: done",
         f"{how}-movement-0.25-s0: FAILED: {killed}",
@@ -147,47 +130,16 @@ def test_a_process_that_is_killed_takes_no_other_run_with_it(recipe_file, tmp_pa
     ]
     given = [path.read_text().split(" ") for path in out.glob("*/given")]
     cores = len(os.sched_getaffinity(0))
-    assert {tuple(words[1:]) for words in given} == {(os.getcwd(), str(max(1, cores // 2)))}
-    assert str(os.getpid()) not in {words[0] for words in given}
-
-
-def saving_stub(run, out, place, threads):
-    """In the place of `work`: a run that takes a minute, and a while to save when it is told to end."""
-    import time
-
-    (out / f"{run.name}.begun").touch()
-    try:
-        time.sleep(60)
-    except (KeyboardInterrupt, SystemExit):
-        time.sleep(0.5 + 0.5 * run.cell.seed)
-        (out / f"{run.name}.saved").touch()
-        raise
-    return run.name, "done"
-
-
-saving_stub.__module__ = "__main__"
+    assert {tuple(words[1:]) for words in given} == {(found["place"], str(max(1, cores // 2)))}
+    assert str(found["process"]) not in {words[0] for words in given}
 
 
 @pytest.mark.parametrize(
-    ("number", "ending"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("name", "ending"), [("SIGTERM", "SystemExit(75)"), ("SIGINT", "KeyboardInterrupt()")]
 )
-def test_a_signal_lets_all_runs_save_and_begins_none(recipe_file, tmp_path, monkeypatch, number, ending):
+def test_a_signal_lets_all_runs_save_and_begins_none(recipe_file, tmp_path, name, ending):
     out = tmp_path / "out"
-    monkeypatch.setattr(runner, "work", saving_stub)
-
-    def tell():
-        end = time.monotonic() + 200
-        while len(list(out.glob("*.begun"))) < 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        if time.monotonic() < end:
-            os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=tell)
-    thread.start()
-    with pytest.raises(ending) as stop:
-        run_study(make_runs(recipe_file, out, seed=[0, 1, 2]), out, jobs=2)
-    thread.join()
-    assert getattr(stop.value, "code", 75) == 75
+    assert in_processes("told", recipe_file, out, name) == {"ending": ending}
     assert {path.name for path in out.glob("*.saved")} == {
         "a-movement-0.25-s0.saved",
         "a-movement-0.25-s1.saved",
@@ -226,7 +178,7 @@ time.sleep(60)
 
 
 def test_a_second_study_is_refused_until_the_first_is_gone(recipe_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "work", stub)
+    monkeypatch.setattr(runner, "work", lambda run, out, place, threads: (run.name, "done"))
     out = tmp_path / "out"
     (out / ".study").mkdir(parents=True)
     runs = make_runs(recipe_file, out)
