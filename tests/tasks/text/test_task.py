@@ -112,3 +112,22 @@ def test_files_that_are_no_tables_are_refused_before_their_columns(write):
     place = write("v.json", '[{"text": "a", "label": "x"}]')
     with pytest.raises(FinepruneError, match=r"\*\.json; write one object a line and name it v\.jsonl"):
         ClassificationConfig(validation=place).check_files()
+
+
+CHAPTERS = "text\tlabel\na\t3.1\nb\t3.10\nc\t3.2\nd\t3.1\ne\t3.10\nf\t3.2\n"
+
+
+def test_numbers_that_repeat_may_be_names(write):
+    files = {"train": write("t.tsv", CHAPTERS), "validation": write("v.tsv", "text\tlabel\ng\t3.1\n")}
+    said = r"t\.tsv: labels such as '3\.1' are numbers, so this is a regression; set task\.metric=pearson, or"
+    with pytest.warns(FinepruneWarning, match=said):
+        assert ClassificationConfig(**files).load().labels is None
+    assert ClassificationConfig(**files, metric="pearson").load().labels is None
+    named = ClassificationConfig(**files, labels=("3.1", "3.10", "3.2")).load()
+    assert (named.labels, named.train.labels) == (("3.1", "3.10", "3.2"), [0, 1, 2, 0, 1, 2])
+
+
+def test_numbers_that_differ_are_values(write):
+    rows = "text\tlabel\na\t3.1\nb\t0.5\nc\t2\n"
+    files = {"train": write("t.tsv", rows), "validation": write("v.tsv", rows.replace("\na\t", "\ne\t"))}
+    assert ClassificationConfig(**files).load().metric == "pearson"

@@ -180,13 +180,22 @@ class ClassificationConfig(Source):
             )
         label_rules.check_labels(texts.cells, texts.where)
         labels = label_rules.infer_labels(texts.cells, texts.where)
-        if labels is None and self.metric is not None:
-            example = next(cell for cell in texts.cells if isinstance(label_rules.number(cell), float))
+        if labels is not None:
+            return labels
+        example = next(cell for cell in texts.cells if isinstance(label_rules.number(cell), float))
+        if self.metric is not None:
             raise FinepruneError(
                 f"{texts.where}: label {example!r} is a value, not a class, but metric is {self.metric!r}; "
                 f"allowed: {', '.join(REGRESSION)}"
             )
-        return labels
+        if 1 < len(set(texts.cells)) <= len(texts.cells) / 2:  # as names do: chapters 3.1 and 3.10
+            warnings.warn(
+                f"{texts.where}: labels such as {example!r} are numbers, so this is a regression; set "
+                "task.metric=pearson, or list them as task.labels if they are the names of classes",
+                FinepruneWarning,
+                stacklevel=2,
+            )
+        return None
 
     def _check_columns(self) -> None:
         if not isinstance(self.columns, tuple):
