@@ -287,6 +287,7 @@ def test_two_stages_need_to_be_said(tmp_path):
     [
         ("frontier-small", 40, "sst2-6-dense-s0", "sst2-mpnet-6-soft_movement-0.03-distilled-s0-elements"),
         ("frontier-minilm", 20, "sst2-6-dense-s0", "sst2-3-soft_movement-0.03-distilled-s0-elements"),
+        ("shapes", 24, "sst2-6-dense-s0", "sst2-3-soft_movement.heads-0.25-distilled-s2"),
         ("short-levers", 126, "sst2-dense-s0", "mrpc-pins-0.03-distilled-s2-norm-rate"),
         (
             "embeddings",

@@ -44,6 +44,19 @@ MARKDOWN = """\
 """  # noqa: E501
 
 
+def test_a_share_is_of_the_dense_runs_of_the_same_seeds(tmp_path, write_results):
+    for seed, dense, magnitude in ((0, 0.8, None), (1, 0.6, 0.54), (2, 0.5, 0.45)):
+        write_results(f"mnli-dense-s{seed}", "dense", None, {"accuracy": dense})
+        if magnitude is not None:
+            write_results(f"mnli-magnitude-0.1-s{seed}", "magnitude", 0.1, {"accuracy": magnitude})
+    write_results("mnli-movement-0.1-s1", "movement", 0.1, {"accuracy": 0.57})
+    write_results("mnli-movement-0.1-s7", "movement", 0.1, {"accuracy": 0.57})
+    (table,) = tables(collect(tmp_path / "out", []))
+    shares = {line[1]: line[3] for line in table.lines}
+    # 49.5 of 55, the mean of seeds 1 and 2; seed 7 has no dense run, so 57 of all, 63.3.
+    assert shares == {"dense": "100.0%", "magnitude": "90.0%", "movement": "90.0%"}
+
+
 def test_markdown(rows):
     assert as_markdown(tables(rows)) == MARKDOWN
 

@@ -121,9 +121,16 @@ def dense_of(group: Group, among: Iterable[Group]) -> Group | None:
 
 
 def dense_mean(group: Group, among: Iterable[Group]) -> float | None:
-    """Return the mean of the dense runs in the group's main metric, in percent; None if it is unknown."""
+    """Return the mean of the dense runs in the group's main metric, in percent; None if it is unknown.
+
+    The dense runs are those of the group's seeds, or all where a seed has none: some seeds lie higher.
+    """
     dense = dense_of(group, among)
-    return None if dense is None or group.metric is None else dense.mean(group.metric)
+    if dense is None or group.metric is None:
+        return None
+    seeds = {row.cell.seed for row in group.rows if row.results is not None}
+    same = [row for row in dense.rows if row.results is not None and row.cell.seed in seeds]
+    return Group(dense.cell, same if len(same) == len(seeds) else dense.rows).mean(group.metric)
 
 
 def share(group: Group, among: Iterable[Group]) -> float | None:
