@@ -7,8 +7,10 @@
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= auto
-# A process that ends is replaced, and repeats its test: twice, since one that hangs takes minutes each time.
-PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --max-worker-restart 2
+# A test that the timeout of 300 s does not end, as it hangs in C or in its cleaning up: all stacks are printed, and its
+# process ends. One that ends is replaced, and repeats its test: twice at most, as that takes minutes each time.
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --max-worker-restart 2 \
+	-o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true
 
 VENV := .venv
 BIN := $(VENV)/bin
