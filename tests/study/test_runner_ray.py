@@ -29,6 +29,9 @@ def _cluster():
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TMPDIR", folder)
+        # Ray's own is 15: other tests then keep workers from importing torch for minutes, and in `ray.wait`
+        # pytest-timeout's alarm is lost.
+        patch.setenv("RAY_worker_niceness", "0")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
