@@ -295,7 +295,7 @@ def test_two_stages_need_to_be_said(tmp_path):
             "embeddings-pins-0.25-distilled-s0-all",
             "embeddings-pins.levels-0.5-distilled-s2-all",
         ),
-        ("methods", 172, "sst2-dense-s0", "squad-fisher-0.03-distilled-s2"),
+        ("methods", 192, "sst2-dense-s0", "squad-admm-0.03-distilled-s2"),
         ("structures", 162, "sst2-dense-s0", "mnli-soft_movement.heads-0.1-distilled-s2-refined"),
         ("short-runs", 132, "sst2-dense-s0", "squad-l0-0.03-distilled-s2"),
         ("paper-table2", 27, "squad-dense-s0", "qqp-soft_movement-0.03-s0"),
